@@ -1,0 +1,149 @@
+"""The contract of a framework adapter: load, space, calibrate, apply, runner, save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizationConfig
+from autotune.space import TuningSpace
+
+Array: TypeAlias = npt.NDArray[Any]
+Feeds: TypeAlias = Mapping[str, Array]
+"""One batch: an array for every input of the model, by the input's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """What a model says of one of its inputs or outputs.
+
+    Attributes:
+        name: The graph's own name.
+        dtype: Element type.
+        shape: A number for a fixed dimension, a name or None for a free one.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+class Model(Protocol):
+    """A model as an adapter holds it; opaque to the core but for these."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the graph and its weights: equal for equal models, on every host."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in graph order, constants excluded."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in graph order."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the serialized model, external data included."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: what was left undone and why, a line each."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a model is executed, chosen by the user and the same for every candidate.
+
+    Attributes:
+        threads: Threads inside of one call.
+    """
+
+    threads: int = 1
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """A model ready to run."""
+
+    def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
+        """Run one batch and return the outputs in graph order."""
+        ...
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+class Adapter(Protocol[ModelT]):
+    """Makes one framework's models tunable.
+
+    An adapter has no state: everything it knows of a model is in the model object that :meth:`load` returns. It
+    imports its framework at import time of its own module and nowhere else is that framework imported.
+    """
+
+    name: str
+
+    def load(self, source: object) -> ModelT:
+        """Read a model and prepare it for quantization; called once per run.
+
+        Args:
+            source: A path or the framework's own object.
+
+        Raises:
+            ModelError: It is missing, corrupt or not what this adapter reads.
+        """
+        ...
+
+    def space(self, model: ModelT) -> TuningSpace:
+        """What each op may become on this hardware; called once per run."""
+        ...
+
+    def calibrate(self, model: ModelT, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
+        """Run the fp32 model once over ``batches`` and gather the statistics of every tensor that may be quantized.
+
+        Args:
+            model: The fp32 model.
+            batches: Iterated once.
+            seed: Of the subsample that feeds the histograms.
+
+        Raises:
+            DataError: There is no batch, or a batch that the model cannot read.
+        """
+        ...
+
+    def apply(self, model: ModelT, config: QuantizationConfig, statistics: CalibrationStatistics) -> ModelT:
+        """Make the candidate that ``config`` describes; called once per trial. Leaves ``model`` as it is.
+
+        Raises:
+            ApplyError: The config cannot be applied to this model.
+        """
+        ...
+
+    def runner(self, model: ModelT, execution: Execution) -> Runner:
+        """Make the model ready to run; several runners may live side by side without disturbing each other.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        ...
+
+    def save(self, model: ModelT, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the model so that a reader sees the old file or the new one, never a part; ``metadata`` goes into it.
+
+        Raises:
+            WorkspaceError: The file cannot be written.
+        """
+        ...
+

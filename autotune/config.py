@@ -1,0 +1,280 @@
+"""What one candidate is: a choice for every op, and for the graph as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self
+
+
+class Precision(StrEnum):
+    """How an op computes."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+    """Static int8: weights and activations are quantized, activation ranges come from calibration."""
+
+
+class QuantizedType(StrEnum):
+    """The integer type that a tensor is stored in."""
+
+    U8 = "u8"
+    S8 = "s8"
+
+
+class Granularity(StrEnum):
+    """How many scales a tensor has."""
+
+    PER_TENSOR = "per_tensor"
+    PER_CHANNEL = "per_channel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorScheme:
+    """How a tensor's real values map to integers: ``real = scale * (integer - zero_point)``.
+
+    Attributes:
+        dtype: Integer type.
+        symmetric: Whether the range is symmetric around zero. With ``s8`` the zero point is 0, with ``u8`` it is 128.
+        granularity: One scale for the tensor, or one per output channel.
+    """
+
+    dtype: QuantizedType
+    symmetric: bool = False
+    granularity: Granularity = Granularity.PER_TENSOR
+
+    def __str__(self) -> str:
+        """Short form, as in ``u8 asymmetric per_tensor``; :meth:`parse` reads it."""
+        return f"{self.dtype} {'symmetric' if self.symmetric else 'asymmetric'} {self.granularity}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``str`` wrote.
+
+        Raises:
+            ValueError: ``text`` is not of the form ``dtype symmetry granularity``.
+        """
+        parts = text.split()
+        if len(parts) != 3 or parts[1] not in ("symmetric", "asymmetric"):
+            raise ValueError(f"A tensor scheme must read like 'u8 asymmetric per_tensor', but got {text!r}")
+        return cls(
+            dtype=QuantizedType(parts[0]), symmetric=parts[1] == "symmetric", granularity=Granularity(parts[2])
+        )
+
+
+class CalibrationMethod(StrEnum):
+    """The families of algorithms that turn a tensor's statistics into the range that is quantized."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    KL = "kl"
+    MSE = "mse"
+
+
+@dataclass(frozen=True)
+class CalibrationAlgorithm:
+    """One way to choose a tensor's range from its statistics.
+
+    Attributes:
+        method: The family.
+        percentile: For ``percentile`` only: the share of values, in percent, that the range covers.
+    """
+
+    method: CalibrationMethod
+    percentile: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.method is CalibrationMethod.PERCENTILE) != (self.percentile is not None):
+            raise ValueError(f"A percentile belongs to method 'percentile' and to no other, but got {self!r}")
+        if self.percentile is not None and not 50.0 < self.percentile <= 100.0:
+            raise ValueError(f"`50 < percentile <= 100` must hold, but got {self.percentile}")
+
+    def __str__(self) -> str:
+        """Short form, ``minmax`` or ``percentile:99.99``; :meth:`parse` reads it."""
+        return f"{self.method}:{self.percentile:g}" if self.percentile is not None else str(self.method)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``str`` wrote.
+
+        Raises:
+            ValueError: The method is unknown, or the percentile is missing or out of range.
+        """
+        name, _, percentile = text.partition(":")
+        return cls(CalibrationMethod(name), float(percentile) if percentile else None)
+
+
+MINMAX = CalibrationAlgorithm(CalibrationMethod.MINMAX)
+PERCENTILE = CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.99)
+KL = CalibrationAlgorithm(CalibrationMethod.KL)
+MSE = CalibrationAlgorithm(CalibrationMethod.MSE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpConfig:
+    """One op's choice.
+
+    Attributes:
+        precision: How the op computes.
+        activation: For int8, how the tensors that the op reads are quantized. A tensor has one scheme: the first int8
+            op in graph order that reads it decides, and where only fp32 ops read it, the int8 op that wrote it.
+        weight: For int8 ops with constant weights, how these are quantized.
+        calibration: For static int8, the algorithm that chooses the ranges of the tensors that the op reads.
+    """
+
+    precision: Precision = Precision.FP32
+    activation: TensorScheme | None = None
+    weight: TensorScheme | None = None
+    calibration: CalibrationAlgorithm | None = None
+
+    def __str__(self) -> str:
+        parts = [str(self.precision)]
+        if self.activation is not None:
+            parts.append(f"activation {self.activation}")
+        if self.weight is not None:
+            parts.append(f"weight {self.weight}")
+        if self.calibration is not None:
+            parts.append(str(self.calibration))
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, str]:
+        """The fields that are set, as strings."""
+        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {name: str(value) for name, value in values if value is not None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: A value is not one of those known.
+            TypeError: A key is unknown.
+        """
+        readers: dict[str, Any] = {
+            "precision": Precision,
+            "activation": TensorScheme.parse,
+            "weight": TensorScheme.parse,
+            "calibration": CalibrationAlgorithm.parse,
+        }
+        return cls(**{name: readers[name](value) if name in readers else value for name, value in data.items()})
+
+
+FP32 = OpConfig()
+"""The op stays as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Choices for the graph as a whole.
+
+    Attributes:
+        reduce_range: Weights use 7 of their 8 bits, so that the sum of two u8 x s8 products cannot exceed the 16 bits
+            in which CPUs without VNNI accumulate them.
+    """
+
+    reduce_range: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults: a field that is added later changes no stored hash."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            TypeError: A key is unknown.
+        """
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationConfig:
+    """A choice for every op of a model, and for the graph.
+
+    Attributes:
+        ops: The choice of each op, by node name. An op that is not named stays fp32.
+        recipe: The choices for the graph.
+    """
+
+    ops: Mapping[str, OpConfig] = field(default_factory=dict)
+    recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
+        kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
+        object.__setattr__(self, "ops", kept)
+
+    def __getitem__(self, op: str) -> OpConfig:
+        return self.ops.get(op, FP32)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that depend on nothing but the choices; the same on every host and in every run."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def is_fp32(self) -> bool:
+        """Whether no op is quantized."""
+        return not self.ops
+
+    def replace(self, ops: Mapping[str, OpConfig]) -> Self:
+        """This config with other choices for the named ops."""
+        return dataclasses.replace(self, ops={**self.ops, **ops})
+
+    def precisions(self) -> Counter[Precision]:
+        """How many ops compute in which precision; fp32 ops are not counted, since they may go unnamed."""
+        return Counter(choice.precision for choice in self.ops.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that :meth:`from_json` reads; ops that differ in nothing share one entry."""
+        choices: dict[OpConfig, list[str]] = {}
+        for name, choice in self.ops.items():
+            choices.setdefault(choice, []).append(name)
+        data: dict[str, Any] = {
+            "ops": [{"names": names, **choice.to_json()} for choice, names in choices.items()],
+        }
+        if recipe := self.recipe.to_json():
+            data["recipe"] = recipe
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: A value is not one of those known.
+            TypeError: A key is unknown.
+        """
+        ops = {}
+        for entry in data["ops"]:
+            choice = OpConfig.from_json({key: value for key, value in entry.items() if key != "names"})
+            ops.update(dict.fromkeys(entry["names"], choice))
+        return cls(ops=ops, recipe=Recipe.from_json(data.get("recipe", {})))
+
+    def diff(self, other: QuantizationConfig) -> str:
+        """What changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""
+        lines = [
+            f"{name}: {self[name]} -> {other[name]}"
+            for name in sorted({*self.ops, *other.ops})
+            if self[name] != other[name]
+        ]
+        for f in dataclasses.fields(Recipe):
+            before, after = getattr(self.recipe, f.name), getattr(other.recipe, f.name)
+            if before != after:
+                lines.append(f"recipe.{f.name}: {before} -> {after}")
+        return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""The contract of a strategy: given the history, propose the next config, or say that there is none."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+
+from autotune.config import QuantizationConfig
+from autotune.criterion import Criterion
+from autotune.space import TuningSpace
+from autotune.trial import Trial
+
+
+class Objective(StrEnum):
+    """What the best model has least of."""
+
+    LATENCY = "latency"
+    SIZE = "size"
+    MEMORY = "memory"
+
+
+class Insights(Protocol):
+    """What can be learnt of the ops without a full evaluation. Each is measured when first asked for and then stored."""
+
+    def sensitivity(self) -> Mapping[str, float]:
+        """By op: the relative error at the model's outputs when this op alone takes its preferred choice.
+
+        The squared error over the squared output (a noise-to-signal ratio), on a few calibration samples. For small
+        errors the ratios of several ops add up.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a strategy works on; the same object for every call of one run.
+
+    Attributes:
+        space: What may be chosen.
+        criterion: The accuracy target.
+        objective: What to minimise under it.
+        seed: Of every random choice.
+        insights: What can be learnt of the ops at less than an evaluation's price.
+    """
+
+    space: TuningSpace
+    criterion: Criterion
+    objective: Objective
+    seed: int
+    insights: Insights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """The next config to try.
+
+    Attributes:
+        config: What to try.
+        note: Why, in a few words for the trial table.
+        needs_accuracy: Ask for the accuracy even of a candidate that is slower than the best so far, which otherwise
+            is pruned before its accuracy is evaluated.
+    """
+
+    config: QuantizationConfig
+    note: str = ""
+    needs_accuracy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhausted:
+    """There is nothing left to try.
+
+    Attributes:
+        reason: Why, for the report.
+    """
+
+    reason: str
+
+
+Draw: TypeAlias = Callable[[Mapping[str, BaseDistribution]], Mapping[str, Any]]
+"""Draws a value for each named distribution from the study's sampler; the values are stored with the trial."""
+
+
+class Strategy(ABC):
+    """Proposes configs.
+
+    A strategy keeps no state between calls: what it proposes is a function of the problem and of the trials. That is
+    what lets a killed run resume and several workers share one history. Its constructor takes its options, nothing
+    else.
+    """
+
+    def sampler(self, problem: Problem) -> BaseSampler | None:  # noqa: ARG002
+        """The Optuna sampler behind ``draw``; called once per run, before the first proposal. None: Optuna's own."""
+        return None
+
+    @abstractmethod
+    def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:
+        """Propose the next config; called once per trial.
+
+        Args:
+            problem: The same in every call of one run.
+            trials: All trials so far by number, the fp32 baseline first; those of other workers may be running.
+                Failed ones are among them. A config that is among them is answered from there and costs nothing,
+                but a strategy that proposes nothing new many times in a row is taken to be exhausted.
+            draw: Draws from the study's sampler.
+        """

@@ -1,0 +1,122 @@
+"""What was tried, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from autotune.config import QuantizationConfig
+from autotune.criterion import Interval, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was measured of one candidate. A figure that was not needed is None: a slow candidate has no accuracy.
+
+    Attributes:
+        accuracy: The metric that the criterion judges, in its own unit, over ``samples`` samples.
+        loss: Against the fp32 baseline, as the criterion defines it (a share for a relative criterion).
+        loss_interval: Where per-sample results are known.
+        verdict: Whether the accuracy target is kept.
+        metrics: All metrics, the judged one included.
+        latency_ms: Median of one call.
+        speedup: Ratio of medians, baseline over candidate, from interleaved runs.
+        speedup_interval: Bootstrap interval of that ratio.
+        size_bytes: Of the serialized model.
+        peak_memory_bytes: Of the process that ran the candidate, where it had one of its own.
+        samples: How many samples the accuracy comes from; None where the user's function kept it to itself.
+        samples_total: How many a full evaluation has.
+    """
+
+    accuracy: float | None = None
+    loss: float | None = None
+    loss_interval: Interval | None = None
+    verdict: Verdict | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    latency_ms: float | None = None
+    speedup: float | None = None
+    speedup_interval: Interval | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    samples: int | None = None
+    samples_total: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that :meth:`from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        values = dict(data)
+        for name in ("loss_interval", "speedup_interval"):
+            if values.get(name) is not None:
+                values[name] = Interval(**values[name])
+        if values.get("verdict") is not None:
+            values["verdict"] = Verdict(values["verdict"])
+        return cls(**values)
+
+
+class TrialState(StrEnum):
+    """How far a trial has come."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    """Everything that was asked for was measured."""
+    PRUNED = "pruned"
+    """Dropped early, since what was measured already rules it out; ``reason`` says why."""
+    FAILED = "failed"
+    """Nothing usable was measured; ``reason`` says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One candidate: what was asked and what came of it.
+
+    Attributes:
+        number: Position in the history; 0 is the fp32 baseline.
+        config: What was asked.
+        state: How far it has come.
+        measurement: What was measured; None for a trial that runs or failed.
+        reason: Why it failed or was pruned.
+        duration_s: Wall time it took, in seconds.
+        note: Why the strategy proposed it, in its own words.
+        params: What a sampler drew, by parameter.
+    """
+
+    number: int
+    config: QuantizationConfig
+    state: TrialState
+    measurement: Measurement | None = None
+    reason: str | None = None
+    duration_s: float | None = None
+    note: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.state in (TrialState.COMPLETED, TrialState.PRUNED) and self.measurement is None:
+            raise ValueError(f"Trial {self.number} is {self.state} and must have a measurement")
+        if self.state in (TrialState.FAILED, TrialState.PRUNED) and not self.reason:
+            raise ValueError(f"Trial {self.number} is {self.state} and must say why")
+
+    @property
+    def loss(self) -> float | None:
+        """The measured loss, where there is one."""
+        return None if self.measurement is None else self.measurement.loss
+
+    @property
+    def speedup(self) -> float | None:
+        """The measured speedup, where there is one."""
+        return None if self.measurement is None else self.measurement.speedup
+
+    @property
+    def met(self) -> bool:
+        """Whether it was measured in full and keeps the accuracy target."""
+        return (
+            self.state is TrialState.COMPLETED
+            and self.measurement is not None
+            and self.measurement.verdict is Verdict.MET
+        )
