@@ -1,0 +1,200 @@
+"""What a user's data loader yields, as checked batches that a model can read."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autotune.adapter import Array, Feeds, TensorSpec
+from autotune.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch as a model reads it.
+
+    Attributes:
+        feeds: An array for every input of the model.
+        labels: Whatever came with it; None where nothing did.
+        size: Samples in it: the first dimension of the first input that has a free first dimension, else 1.
+    """
+
+    feeds: Feeds
+    labels: Any
+    size: int
+
+
+def iterate(loader: Iterable[object], inputs: Sequence[TensorSpec], *, labelled: bool | None = None) -> Iterator[Batch]:
+    """The batches of a loader, each checked against the model's inputs.
+
+    Args:
+        loader: Yields ``inputs`` or ``(inputs, labels)``; ``inputs`` is an array, a tuple or list in graph order, or a
+            dict by input name.
+        inputs: The model's inputs.
+        labelled: Whether labels come along; None: told from the first item's form.
+
+    Raises:
+        DataError: It yields nothing, or something that the model cannot read.
+    """
+    count = 0
+    for index, item in enumerate(_open(loader)):
+        if labelled is None:
+            labelled = _looks_labelled(item, len(inputs))
+        if labelled:
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise DataError(
+                    f"Batch {index} of the data loader must be `(inputs, labels)`, but it is {_describe(item)}"
+                )
+            raw, labels = item
+        else:
+            raw, labels = item, None
+        feeds = as_feeds(raw, inputs, where=f"batch {index} of the data loader")
+        yield Batch(feeds=feeds, labels=labels, size=batch_size(feeds, inputs))
+        count += 1
+    if count == 0:
+        raise DataError("The data loader must yield at least one batch, but it is empty")
+
+
+def as_feeds(raw: object, inputs: Sequence[TensorSpec], *, where: str) -> Feeds:
+    """One batch of inputs as a dict by input name, each array of the dtype and shape that the model declares.
+
+    Python lists and torch tensors are taken as arrays. float64 is narrowed to float32 and integers are widened where
+    no value changes; everything else of another dtype is an error, uint8 pictures for a float32 input included.
+
+    Raises:
+        DataError: An input is missing or unknown, or has another dtype or shape than the model declares.
+    """
+    if isinstance(raw, Mapping):
+        expected = [spec.name for spec in inputs]
+        if set(raw) != set(expected):
+            raise DataError(f"{where} must name the model's inputs {expected}, but names {sorted(map(str, raw))}")
+        values = [raw[name] for name in expected]
+    elif isinstance(raw, (tuple, list)) and not (len(inputs) == 1 and len(raw) != 1):
+        values = list(raw)
+    else:
+        values = [raw]
+    if len(values) != len(inputs):
+        raise DataError(
+            f"{where} must have an array for each of the model's {len(inputs)} inputs "
+            f"({', '.join(spec.name for spec in inputs)}), but has {len(values)}"
+        )
+    return {spec.name: _as_array(value, spec, where) for value, spec in zip(values, inputs, strict=True)}
+
+
+def batch_size(feeds: Feeds, inputs: Sequence[TensorSpec]) -> int:
+    """How many samples a batch has."""
+    for spec in inputs:
+        if spec.shape and not isinstance(spec.shape[0], int):
+            return int(feeds[spec.name].shape[0])
+    first = inputs[0]
+    return int(feeds[first.name].shape[0]) if first.shape else 1
+
+
+def resize_batch(feeds: Feeds, inputs: Sequence[TensorSpec], size: int) -> Feeds:
+    """The same inputs with ``size`` samples, repeated or cut; inputs with a fixed first dimension stay as they are."""
+    resized = {}
+    for spec in inputs:
+        array = feeds[spec.name]
+        if spec.shape and not isinstance(spec.shape[0], int) and array.shape[0] != size:
+            array = np.take(array, np.arange(size) % array.shape[0], axis=0)
+        resized[spec.name] = np.ascontiguousarray(array)
+    return resized
+
+
+def fingerprint(batches: Iterable[Batch]) -> str:
+    """A hash of all inputs in their order; labels do not count."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, array in batch.feeds.items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes() if array.dtype != object else repr(array).encode())
+    return digest.hexdigest()[:16]
+
+
+def limit(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
+    """The first batches that together have at least ``samples`` samples; all of them where it is None."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.size
+        if samples is not None and seen >= samples:
+            return
+
+
+def require_repeatable(loader: Iterable[object], name: str) -> None:
+    """See that a loader can be iterated again, without consuming it.
+
+    Raises:
+        DataError: It is an iterator, and so can be read only once, or no iterable at all.
+    """
+    iterator = _open(loader)
+    if iterator is loader:
+        raise DataError(
+            f"The {name} must be iterable again and again, but a {type(loader).__name__} can be read only once. "
+            "Pass a list of batches, a torch DataLoader, or an object whose __iter__ starts anew"
+        )
+
+
+def _open(loader: Iterable[object]) -> Iterator[object]:
+    try:
+        return iter(loader)
+    except TypeError:
+        raise DataError(
+            f"A data loader must be an iterable of batches, but it is {_describe(loader)}"
+        ) from None
+
+
+def _looks_labelled(item: object, inputs: int) -> bool:
+    """Whether a loader's item is ``(inputs, labels)``: a pair, and not merely the two inputs of a two-input model."""
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        return False
+    return inputs == 1 or isinstance(item[0], (tuple, list, Mapping))
+
+
+def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype != spec.dtype:
+        array = _as_dtype(array, spec, where)
+    fits = len(array.shape) == len(spec.shape) and all(
+        not isinstance(want, int) or have == want for have, want in zip(array.shape, spec.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
+        raise DataError(f"Input {spec.name!r} needs shape ({wanted}), but {where} has {array.shape}")
+    if 0 in array.shape:
+        raise DataError(f"Input {spec.name!r} needs at least one element, but {where} has shape {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def _as_dtype(array: Array, spec: TensorSpec, where: str) -> Array:
+    both_float = array.dtype.kind == "f" and spec.dtype.kind == "f"
+    both_int = array.dtype.kind in "iu" and spec.dtype.kind in "iu"
+    if both_float:
+        return array.astype(spec.dtype)
+    if both_int:
+        cast = array.astype(spec.dtype)
+        if bool(np.all(cast == array)):
+            return cast
+    raise DataError(
+        f"Input {spec.name!r} needs dtype {spec.dtype}, but {where} has {array.dtype}. Convert it in the loader"
+    )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def first_batch(loader: Iterable[object], inputs: Sequence[TensorSpec]) -> Batch:
+    """The first batch of a loader.
+
+    Raises:
+        DataError: There is none, or the model cannot read it.
+    """
+    return next(itertools.islice(iterate(loader, inputs), 1))
