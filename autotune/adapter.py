@@ -146,4 +146,3 @@ class Adapter(Protocol[ModelT]):
             WorkspaceError: The file cannot be written.
         """
         ...
-

@@ -26,7 +26,7 @@ class Objective(StrEnum):
 
 
 class Insights(Protocol):
-    """What can be learnt of the ops without a full evaluation. Each is measured when first asked for and then stored."""
+    """What can be learnt of the ops without a full evaluation; measured when first asked for, and then stored."""
 
     def sensitivity(self) -> Mapping[str, float]:
         """By op: the relative error at the model's outputs when this op alone takes its preferred choice.
