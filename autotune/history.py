@@ -229,8 +229,8 @@ def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
     )
     if len(study.directions) != len(directions):
         raise WorkspaceError(
-            f"{storage} holds a study of {len(study.directions)} objectives, but this strategy needs {len(directions)}. "
-            "Choose another workspace"
+            f"{storage} holds a study of {len(study.directions)} objectives, but this strategy "
+            f"needs {len(directions)}. Choose another workspace"
         )
     return study
 
