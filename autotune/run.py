@@ -94,26 +94,27 @@ class Run(Generic[ModelT]):
             data.require_repeatable(loader, "dataloader")
             model = self._adapter.load(source)
             space = self._tuner.restriction.apply(self._adapter.space(model))
-            batches = list(data.limit(data.iterate(loader, model.inputs), self._tuner.sampling_size))
-            fingerprint = data.fingerprint(batches)
+            first = data.first_batch(loader, model.inputs)
+            kept = self._workspace is not None or self._tuner.storage is not None
+            fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
         self._note(*model.notes)
         if not space.tunable:
             self._note("No op of this model can be quantized here")
         history = self._open_history(model, space, fingerprint)
-        statistics = self._calibrate(model, [batch.feeds for batch in batches], fingerprint)
+        statistics = self._calibrate(model, loader, fingerprint)
         insights = MeasuredInsights(
             adapter=self._adapter,
             model=model,
             space=space,
             statistics=statistics,
-            feeds=[batch.feeds for batch in data.limit(batches, _INSIGHT_SAMPLES)],
+            feeds=[batch.feeds for batch in data.limit(data.iterate(loader, model.inputs), _INSIGHT_SAMPLES)],
             execution=self._execution,
             history=history,
         )
         return _Setup(
             model=model,
             statistics=statistics,
-            evaluator=self._evaluator(model, batches[0].feeds),
+            evaluator=self._evaluator(model, first.feeds),
             history=history,
             problem=Problem(
                 space=space,
@@ -141,7 +142,11 @@ class Run(Generic[ModelT]):
         storage = self._tuner.storage or self._workspace
         return History(storage, identity, multi_objective=self._strategy.multi_objective)
 
-    def _calibrate(self, model: ModelT, feeds: Sequence[Feeds], fingerprint: str) -> CalibrationStatistics:
+    def _calibration_batches(self, model: ModelT, loader: Iterable[object]) -> Iterable[data.Batch]:
+        """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
+        return data.limit(data.iterate(loader, model.inputs), self._tuner.sampling_size)
+
+    def _calibrate(self, model: ModelT, loader: Iterable[object], fingerprint: str) -> CalibrationStatistics:
         """The statistics of this model on this data, from the workspace where they are there."""
         self._observer.phase("calibrate")
         cached = None
@@ -150,6 +155,7 @@ class Run(Generic[ModelT]):
             if cached.is_file():
                 return CalibrationStatistics.load(cached)
         with self._stopwatch("calibrate"):
+            feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
             statistics = self._adapter.calibrate(model, feeds, seed=self._tuner.seed)
             if cached is not None:
                 cached.parent.mkdir(parents=True, exist_ok=True)
