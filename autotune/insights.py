@@ -52,11 +52,11 @@ class MeasuredInsights(Generic[ModelT]):
 
         Costs a candidate and a few inferences per op. An op whose candidate fails counts as infinitely sensitive.
         """
-        stored = self._history.insight("sensitivity")
+        stored = self._history.kept("sensitivity")
         if stored is None:
             expected = self._outputs(self._model)
             stored = {op.name: self._noise_to_signal(op.name, expected) for op in self._space.tunable}
-            self._history.keep_insight("sensitivity", stored)
+            self._history.keep("sensitivity", stored)
         return {name: float(value) for name, value in stored.items()}
 
     def _noise_to_signal(self, op: str, expected: Sequence[Sequence[Array]]) -> float:

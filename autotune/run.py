@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
@@ -16,7 +16,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, UserFunction
-from autotune.history import History
+from autotune.history import SETUP, SUMMARY, History
 from autotune.host import current_host
 from autotune.insights import MeasuredInsights
 from autotune.result import TuningResult
@@ -140,7 +140,10 @@ class Run(Generic[ModelT]):
             "host": current_host().fingerprint,
         }
         storage = self._tuner.storage or self._workspace
-        return History(storage, identity, multi_objective=self._strategy.multi_objective)
+        history = History(storage, identity, multi_objective=self._strategy.multi_objective)
+        about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
+        history.keep(SETUP, {**about, "op_types": _op_types(space)})
+        return history
 
     def _calibration_batches(self, model: ModelT, loader: Iterable[object]) -> Iterable[data.Batch]:
         """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
@@ -202,7 +205,7 @@ class Run(Generic[ModelT]):
             outputs = runner(data.as_feeds(batch, inputs, where="the batch"))
             return outputs[0] if len(outputs) == 1 else outputs
 
-        return TuningResult(
+        result = TuningResult(
             verdict=conclusion.verdict,
             best=conclusion.best,
             baseline=trials[0],
@@ -211,7 +214,7 @@ class Run(Generic[ModelT]):
             interrupted=end.interrupted,
             criterion=self._tuner.criterion,
             history=trials,
-            space=setup.problem.space,
+            op_types=_op_types(setup.problem.space),
             costly_ops=self._costly_ops(setup, conclusion, end),
             final=final,
             notes=self._notes,
@@ -219,6 +222,8 @@ class Run(Generic[ModelT]):
             _run=run,
             _save=lambda path: self._adapter.save(best, path, self._metadata(conclusion.best)),
         )
+        setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
+        return result
 
     def _candidate(self, setup: _Setup[ModelT], trial: Trial) -> ModelT:
         if trial.config.is_fp32:
@@ -248,7 +253,7 @@ class Run(Generic[ModelT]):
     def _costly_ops(self, setup: _Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
         """The ops whose quantization costs most, where the target is not met."""
         late = end.interrupted or (self._deadline is not None and time.monotonic() > self._deadline)
-        if conclusion.verdict is Verdict.MET or (late and setup.history.insight("sensitivity") is None):
+        if conclusion.verdict is Verdict.MET or (late and setup.history.kept("sensitivity") is None):
             return {}
         with self._stopwatch("insights"):
             ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
@@ -270,6 +275,10 @@ class Run(Generic[ModelT]):
         for note in notes:
             self._notes.append(note)
             self._observer.note(note)
+
+
+def _op_types(space: TuningSpace) -> dict[str, str]:
+    return {op.name: op.op_type for op in space.ops}
 
 
 def _require_writable(folder: Path) -> None:
