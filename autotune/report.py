@@ -164,7 +164,8 @@ def _scatter(result: TuningSummary) -> str:
     right, bottom = width - margin, height - margin
     axes = (
         f'<path d="M{margin} {margin}V{bottom}H{right}" fill="none" stroke="var(--line)"/>'
-        f'<path d="M{margin} {target:.1f}H{right}" stroke="var(--missed)" stroke-dasharray="4"/><text x="{margin + 4}" y="{target - 4}">target</text>'
+        f'<path d="M{margin} {target:.1f}H{right}" stroke="var(--missed)" stroke-dasharray="4"/>'
+        f'<text x="{margin + 4}" y="{target - 4:.1f}">target</text>'
         f'<text x="{right}" y="{height - 12}" text-anchor="end">speedup, up to {fast:.2f}x</text>'
         f'<text x="8" y="{margin - 16}">loss, up to {format_loss(top, result.criterion)}</text>'
     )
