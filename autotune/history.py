@@ -31,8 +31,8 @@ FORMAT_VERSION = 1
 STUDY_NAME = "autotune"
 DATABASE = "study.db"
 
-CONSTRAINT = "autotune:constraint"
-"""User attribute of a trial: ``[loss - target]``, where it was measured; what a constrained sampler reads."""
+CONSTRAINT = "loss"
+"""Constraint of a trial: ``loss - target``, where it was measured; every constrained sampler of Optuna reads it."""
 
 SETUP = "setup"
 """Key of :meth:`History.keep`: what a reader needs to make sense of the trials of a run that did not end."""
@@ -167,7 +167,7 @@ class History:
     def _tell(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
         measurement = trial.measurement
         if measurement is not None and measurement.loss is not None:
-            opened.handle.set_user_attr(CONSTRAINT, [measurement.loss - target])
+            opened.handle.set_constraint(CONSTRAINT, measurement.loss - target)
         values = self._values(measurement, objective) if measurement is not None else None
         if trial.state is TrialState.COMPLETED and values is not None:
             self._study.tell(opened.handle, values)
