@@ -98,6 +98,18 @@ class Evaluator(Generic[ModelT]):
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
         return _measurement(self._model.size_bytes, own, score, speedup=1.0, interval=certain)
 
+    def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
+        """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.
+
+        Per-sample results come from the cache; where that is gone they are computed anew.
+
+        Raises:
+            CriterionError: The figures are no baseline for the criterion.
+            DeadlineReached: The deadline passed.
+        """
+        model = self._checked(self._baseline_runner(), deadline)
+        self._scorer.resume(baseline.metrics, model, self._progress)
+
     def evaluate(
         self,
         candidate: ModelT,

@@ -47,6 +47,10 @@ class Scorer(Protocol):
         """Evaluate the fp32 model."""
         ...
 
+    def resume(self, figures: Mapping[str, float], model: CheckedModel, progress: Progress) -> None:
+        """Take the fp32 model's figures from an earlier run, and what else is needed from a cache or the model."""
+        ...
+
     def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:
         """Evaluate a candidate; ``complete`` forbids to end early."""
         ...
@@ -95,6 +99,10 @@ class FunctionScorer:
         for name, criterion in self._targets(figures).items():
             criterion.check_baseline(figures[name])
         self._baseline = dict(figures)
+
+    def resume(self, figures: Mapping[str, float], model: CheckedModel, progress: Progress) -> None:  # noqa: ARG002
+        """Take the baseline's figures from an earlier run, without a call of ``eval_fn``."""
+        self.restore(figures)
 
     def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:  # noqa: ARG002
         """Call ``eval_fn`` on a candidate.

@@ -28,6 +28,11 @@ class UserFunction:
     function: Callable[[Any], object]
     criteria: Mapping[str, Criterion] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> str:
+        """What a history says of it: figures from different sources are not compared."""
+        return f"eval_fn with targets for {sorted(self.criteria)}" if self.criteria else "eval_fn"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData:
@@ -52,6 +57,12 @@ class LabelledData:
     label_free: bool = False
     early_stopping: bool = True
     memory_bytes: int | None = None
+
+    @property
+    def identity(self) -> str:
+        """What a history says of it: figures from different sources are not compared."""
+        metrics = ", ".join(metric.name for metric in self.metrics)
+        return f"{metrics}, holdout {'by size' if self.holdout is None else format(self.holdout, 'g')}"
 
     def __post_init__(self) -> None:
         if not self.metrics:

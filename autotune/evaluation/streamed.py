@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,10 @@ class SampleScorer:
         )
         self._records = self._run(model, progress)
         return self._score(self._records)
+
+    def resume(self, figures: Mapping[str, float], model: CheckedModel, progress: Progress) -> None:  # noqa: ARG002
+        """Per-sample results from the cache, or computed anew."""
+        self.baseline(model, progress)
 
     def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:
         return self._score(self._run(model, progress))
