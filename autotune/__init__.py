@@ -1,0 +1,1 @@
+"""Find the fastest quantized model whose accuracy loss stays under a target, on the machine that will run it."""

@@ -63,9 +63,7 @@ class TensorScheme:
         parts = text.split()
         if len(parts) != 3 or parts[1] not in ("symmetric", "asymmetric"):
             raise ValueError(f"A tensor scheme must read like 'u8 asymmetric per_tensor', but got {text!r}")
-        return cls(
-            dtype=QuantizedType(parts[0]), symmetric=parts[1] == "symmetric", granularity=Granularity(parts[2])
-        )
+        return cls(dtype=QuantizedType(parts[0]), symmetric=parts[1] == "symmetric", granularity=Granularity(parts[2]))
 
 
 class CalibrationMethod(StrEnum):
@@ -182,11 +180,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults: a field that is added later changes no stored hash."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
-        }
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

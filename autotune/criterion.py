@@ -57,7 +57,9 @@ class Criterion:
         for name in ("relative", "absolute"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise CriterionError(f"`{name} >= 0` must hold, but got {value}: the target is the largest loss allowed")
+                raise CriterionError(
+                    f"`{name} >= 0` must hold, but got {value}: the target is the largest loss allowed"
+                )
         if self.relative is not None and self.relative >= 1:
             raise CriterionError(
                 f"`relative < 1` must hold, but got {self.relative}: it is a share, so that 1 % is 0.01"

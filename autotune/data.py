@@ -144,9 +144,7 @@ def _open(loader: Iterable[object]) -> Iterator[object]:
     try:
         return iter(loader)
     except TypeError:
-        raise DataError(
-            f"A data loader must be an iterable of batches, but it is {_describe(loader)}"
-        ) from None
+        raise DataError(f"A data loader must be an iterable of batches, but it is {_describe(loader)}") from None
 
 
 def _looks_labelled(item: object, inputs: int) -> bool:

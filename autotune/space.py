@@ -238,7 +238,7 @@ class TuningSpace:
         return QuantizationConfig(ops=ops, recipe=Recipe(**recipe))
 
     def encode(self, config: QuantizationConfig) -> dict[str, Any]:
-        """The point of :meth:`distributions` that decodes to ``config``; fields that do not count get their first value.
+        """The point of :meth:`distributions` that decodes to ``config``; fields without effect get their first value.
 
         Raises:
             ValueError: ``config`` lies outside of this space.
@@ -266,7 +266,7 @@ class TuningSpace:
 
 
 def _nearest(wanted: _Value | None, offered: Sequence[_Value]) -> _Value | None:
-    """The offered value that shares most fields with the wanted one; the first of equals, None where nothing is offered."""
+    """The offered value that shares most fields with the wanted one, the first of equals; None if none is offered."""
     if not offered:
         return None
     if wanted is None or wanted in offered:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -26,7 +26,7 @@ class Objective(StrEnum):
 
 
 class Insights(Protocol):
-    """What can be learnt of the ops without a full evaluation. Each is measured when first asked for and then stored."""
+    """What can be learnt of the ops without a full evaluation; measured when first asked for, and then stored."""
 
     def sensitivity(self) -> Mapping[str, float]:
         """By op: the relative error at the model's outputs when this op alone takes its preferred choice.
@@ -95,8 +95,20 @@ class Strategy(ABC):
     else.
     """
 
-    def sampler(self, problem: Problem) -> BaseSampler | None:  # noqa: ARG002
-        """The Optuna sampler behind ``draw``; called once per run, before the first proposal. None: Optuna's own."""
+    multi_objective: ClassVar[bool] = False
+    """Whether the study behind ``draw`` has three values, latency ratio, loss and size, instead of the objective."""
+
+    def sampler(self, problem: Problem, seed: int) -> BaseSampler | None:  # noqa: ARG002
+        """The Optuna sampler behind ``draw``; called before every proposal.
+
+        Args:
+            problem: The same in every call of one run.
+            seed: Derived from the problem's seed and the trial's number, so that a resumed run draws what the
+                uninterrupted one would have drawn.
+
+        Returns:
+            A sampler, or None for a random one with this seed.
+        """
         return None
 
     @abstractmethod
