@@ -39,8 +39,8 @@ class Member:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def rows(self, start: int = 0) -> Iterator[npt.NDArray[Any]]:
-        """The rows from number ``start`` on.
+    def rows(self) -> Iterator[npt.NDArray[Any]]:
+        """The rows in their order.
 
         Raises:
             DataError: The archive is damaged.
@@ -51,9 +51,7 @@ class Member:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
                 _read_header(stream)
-                # A row is where all before it end, so that those must be decompressed; nothing is kept of them.
-                _skip(stream, start * row_bytes)
-                for first in range(start, self.shape[0], per_read):
+                for first in range(0, self.shape[0], per_read):
                     count = min(per_read, self.shape[0] - first)
                     data = stream.read(count * row_bytes)
                     yield from np.frombuffer(data, dtype=self.dtype).reshape(count, *row_shape)
@@ -98,11 +96,3 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     version = npy.read_magic(stream)
     # Version 3 differs from 2 in the encoding of field names alone, and is written for structured arrays only.
     return npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
-
-
-def _skip(stream: IO[bytes], count: int) -> None:
-    while count > 0:
-        data = stream.read(min(count, _CHUNK_BYTES))
-        if not data:
-            raise EOFError("it ends early")
-        count -= len(data)

@@ -17,7 +17,6 @@ from autotune.experiment.preprocessing import Array, Step, preprocess
 from autotune.experiment.section import FilePath, Reference, Section, broken_rule, only
 
 _KINDS = ("npz", "image_folder", "function")
-_CACHE_BYTES = 256 * 2**20
 
 
 class Npz(Section):
@@ -114,8 +113,8 @@ class Source(Protocol):
         """Whether labels come along."""
         ...
 
-    def samples(self, start: int) -> Iterator[tuple[Array | dict[str, Array], Any]]:
-        """The samples from number ``start`` on, each with its label or None."""
+    def samples(self) -> Iterator[tuple[Array | dict[str, Array], Any]]:
+        """The samples, each with its label or None."""
         ...
 
 
@@ -148,11 +147,11 @@ class NpzSource:
         """Whether labels come along."""
         return self._labels is not None
 
-    def samples(self, start: int) -> Iterator[tuple[Array | dict[str, Array], Any]]:
-        """The samples from number ``start`` on, each with its label or None."""
-        columns = {name: member.rows(start) for name, member in self._inputs.items()}
-        labels = None if self._labels is None else self._labels.rows(start)
-        for _ in range(start, self._length):
+    def samples(self) -> Iterator[tuple[Array | dict[str, Array], Any]]:
+        """The samples, each with its label or None."""
+        columns = {name: member.rows() for name, member in self._inputs.items()}
+        labels = None if self._labels is None else self._labels.rows()
+        for _ in range(self._length):
             row: dict[str, Array] = {name: next(column) for name, column in columns.items()}
             yield row if self._by_name else row[""], None if labels is None else next(labels)
 
@@ -171,17 +170,16 @@ class ImageSource:
         """Whether labels come along."""
         return True
 
-    def samples(self, start: int) -> Iterator[tuple[Array, int]]:
-        """The pictures from number ``start`` on, each uint8 of shape (height, width, 3), with its class."""
-        for path, label in self._pictures[start:]:
+    def samples(self) -> Iterator[tuple[Array, int]]:
+        """The pictures, each uint8 of shape (height, width, 3), with its class."""
+        for path, label in self._pictures:
             yield read_picture(path), label
 
 
 class Loader:
-    """Batches of preprocessed samples; can be iterated again and again.
+    """Batches of preprocessed samples, made as they are asked for; can be iterated again and again.
 
-    The first 256 MiB of preprocessed batches are kept, so that a set that fits is preprocessed once however many
-    candidates are evaluated on it; the arrays are read-only, since all passes share them.
+    Nothing is kept between passes: an evaluation keeps the batches that it needs again, within its own limit.
     """
 
     def __init__(self, source: Source, steps: Sequence[Step], *, batch_size: int, limit: int | None) -> None:
@@ -189,9 +187,6 @@ class Loader:
         self._steps = tuple(steps)
         self._batch_size = batch_size
         self._samples = len(source) if limit is None else min(limit, len(source))
-        self._cache: list[Any] = []
-        self._cached_bytes = 0
-        self._cache_is_open = True
 
     def __len__(self) -> int:
         """How many batches there are; the last may be smaller."""
@@ -203,17 +198,9 @@ class Loader:
         return self._samples
 
     def __iter__(self) -> Iterator[Any]:
-        index = 0
-        while index < len(self._cache):
-            yield self._cache[index]
-            index += 1
-        if index == len(self):
-            return
-        samples = self._source.samples(index * self._batch_size)
-        for number in range(index, len(self)):
-            batch = self._make(samples, min(self._batch_size, self._samples - number * self._batch_size))
-            self._keep(number, batch)
-            yield batch
+        samples = self._source.samples()
+        for start in range(0, self._samples, self._batch_size):
+            yield self._make(samples, min(self._batch_size, self._samples - start))
 
     def _make(self, samples: Iterator[tuple[Any, Any]], size: int) -> Any:
         inputs, labels = [], []
@@ -232,39 +219,13 @@ class Loader:
             batch = _stack(inputs)
         return (batch, _stack(labels)) if self._source.labelled else batch
 
-    def _keep(self, number: int, batch: Any) -> None:
-        """Keep a batch for later passes while there is room; batches are kept in their order, without gaps."""
-        if not self._cache_is_open or number != len(self._cache):
-            return
-        size = sum(array.nbytes for array in _arrays(batch))
-        if self._cached_bytes + size > _CACHE_BYTES:
-            self._cache_is_open = False
-            return
-        self._cache.append(batch)
-        self._cached_bytes += size
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: everything but the kept batches."""
-        return {**self.__dict__, "_cache": [], "_cached_bytes": 0, "_cache_is_open": True}
-
 
 def _stack(samples: Sequence[Any]) -> Array:
     shapes = dict.fromkeys(np.shape(sample) for sample in samples)
     if len(shapes) > 1:
         raise DataError(
             "The samples of one batch must have the same shape after preprocessing, but have "
-            f"{' and '.join(map(str, shapes))}. Bring them to one size with `resize` and `center_crop`, or set `batch_size: 1`"
+            f"{' and '.join(map(str, shapes))}. Bring them to one size with `resize` and "
+            "`center_crop`, or set `batch_size: 1`"
         )
-    stacked = np.stack(samples)
-    stacked.setflags(write=False)
-    return stacked
-
-
-def _arrays(batch: Any) -> Iterator[Array]:
-    if isinstance(batch, tuple):
-        for part in batch:
-            yield from _arrays(part)
-    elif isinstance(batch, dict):
-        yield from batch.values()
-    else:
-        yield batch
+    return np.stack(samples)

@@ -68,13 +68,8 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     except ValidationError as error:
         raise ExperimentError("\n".join(_problems(error, root))) from None
     experiment._path = path
+    experiment._where = lambda keys: _position(_locate(root, keys)[1])
     return experiment
-
-
-def line_of(path: Path, *keys: str) -> str:
-    """Where a key stands, as ``file:line``, for errors that are found later; where it is missing, the nearest above."""
-    _, node = _locate(_compose(path), keys)
-    return _position(node)
 
 
 def _compose(path: Path) -> yaml.MappingNode:

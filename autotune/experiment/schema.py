@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -199,7 +200,7 @@ class Strategy(Section):
     # What further keys there are depends on the strategy, which checks them.
     model_config = ConfigDict(extra="allow")
 
-    name: str = "auto"
+    name: str = "basic"
     """The strategy. Its options stand beside it."""
 
     @property
@@ -286,6 +287,7 @@ class Experiment(Section):
     """What is searched for."""
 
     _path: Path = PrivateAttr(default=Path())
+    _where: Callable[[Sequence[str]], str] = PrivateAttr(default=".".join)
 
     @property
     def path(self) -> Path:
@@ -296,6 +298,10 @@ class Experiment(Section):
     def directory(self) -> Path:
         """The folder of that file."""
         return self._path.parent
+
+    def where(self, *keys: str) -> str:
+        """Where a key stands, as ``file:line``; where it is missing, the nearest key above it."""
+        return self._where(keys)
 
     @property
     def workspace(self) -> Path:
