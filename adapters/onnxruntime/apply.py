@@ -107,9 +107,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     return _quantize(model, proto, placement, overrides)
 
 
-def _quantize(
-    model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides
-) -> OnnxModel:
+def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> OnnxModel:
     # Types are in place already; this is how ONNX Runtime's quantizer recognises that.
     metadata = list(proto.metadata_props)
     producer = proto.producer_name, proto.producer_version
@@ -141,9 +139,13 @@ def _own_weights(
     for op in placement.ops:
         if op.weight is None:
             continue
-        readers = {(op.weight, other.weight_axis, config[other.name]) for other in placement.ops if other.weight == op.weight}
+        readers = {
+            (op.weight, other.weight_axis, config[other.name]) for other in placement.ops if other.weight == op.weight
+        }
         count = sum(other.weight == op.weight for other in placement.ops)
-        alone = len(graph.readers[op.weight]) == count and len(readers) == 1 and op.weight not in graph.read_by_subgraphs
+        alone = (
+            len(graph.readers[op.weight]) == count and len(readers) == 1 and op.weight not in graph.read_by_subgraphs
+        )
         if alone and op.weight not in graph.outputs:
             own[op.name] = tensors[op.weight]
             continue

@@ -68,9 +68,7 @@ class OnnxModel:
     @cached_property
     def size_bytes(self) -> int:
         """Size of the serialized model, external data included."""
-        external = sum(
-            tensor_bytes(tensor) for tensor in self.proto.graph.initializer if is_external(tensor)
-        )
+        external = sum(tensor_bytes(tensor) for tensor in self.proto.graph.initializer if is_external(tensor))
         return int(self.proto.ByteSize()) + external
 
     def tensor(self, tensor: onnx.TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
@@ -81,8 +79,10 @@ class OnnxModel:
 
     def _values(self, tensor: onnx.TensorProto) -> Iterator[bytes]:
         if not is_external(tensor):
-            yield numpy_helper.to_array(tensor).tobytes() if tensor.data_type != onnx.TensorProto.STRING else b"".join(
-                tensor.string_data
+            yield (
+                numpy_helper.to_array(tensor).tobytes()
+                if tensor.data_type != onnx.TensorProto.STRING
+                else b"".join(tensor.string_data)
             )
             return
         assert self.external_dir is not None

@@ -95,7 +95,9 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
     try:
         folded = optimized_graph(proto, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     except ApplyError as error:
-        raise ModelError(f"{error}. It must run in ONNX Runtime {onnxruntime.__version__} before it can be tuned") from error
+        raise ModelError(
+            f"{error}. It must run in ONNX Runtime {onnxruntime.__version__} before it can be tuned"
+        ) from error
     used = {node.domain for node in folded.graph.node} | {o.domain for o in proto.opset_import}
     kept = [opset for opset in folded.opset_import if opset.domain in used]
     del folded.opset_import[:]

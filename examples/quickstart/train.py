@@ -145,9 +145,7 @@ def train() -> DigitsNet:
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     steps = len(labels) // BATCH_SIZE
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=EPOCHS * steps, pct_start=0.2
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * steps, pct_start=0.2)
     for epoch in range(EPOCHS):
         for chosen in torch.randperm(len(labels), generator=generator)[: steps * BATCH_SIZE].split(BATCH_SIZE):
             loss = functional.cross_entropy(network(augment(images[chosen], generator)), labels[chosen])
