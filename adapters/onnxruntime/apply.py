@@ -25,7 +25,7 @@ from autotune.calibration import (
     affine_parameters,
     weight_parameters,
 )
-from autotune.config import Granularity, OpConfig, QuantizationConfig, QuantizedType, TensorScheme
+from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 
 _QUANT_TYPES = {QuantizedType.U8: QuantType.QUInt8, QuantizedType.S8: QuantType.QInt8}
@@ -187,7 +187,7 @@ def _override(parameters: AffineParameters, dtype: QuantizedType) -> dict[str, A
 
 def _constant_overrides(op: QuantizableOp, model: OnnxModel, graph: Graph, placement: Placement) -> _Overrides:
     """Parameters of the constants that an op reads like activations: their exact range, in its integer type."""
-    dtype = placement.groups[op.output].dtype
+    dtype = placement.groups[op.activations[0]].dtype
     overrides: _Overrides = {}
     for name in op.constants:
         values = model.tensor(graph.initializers[name])
@@ -212,9 +212,9 @@ def _weight_override(
     values = model.tensor(weight)
     if is_external(weight):
         weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    parameters = weight_parameters(
-        values, scheme, axis=axis, algorithm=algorithm, reduce_range=config.recipe.reduce_range
-    )
+    # Percentiles and KL divergence speak of distributions; a weight is known value by value.
+    method = CalibrationMethod.MSE if algorithm.method is CalibrationMethod.MSE else CalibrationMethod.MINMAX
+    parameters = weight_parameters(values, scheme, axis or 0, method, config.recipe.reduce_range)
     scales = np.atleast_1d(np.asarray(parameters.scale, np.float64))
     scales = _room_for_bias(scales, op, model, float(np.asarray(activation.scale)))
     zero_points = np.broadcast_to(np.asarray(parameters.zero_point), scales.shape)
