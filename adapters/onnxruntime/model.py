@@ -68,9 +68,7 @@ class OnnxModel:
     @cached_property
     def size_bytes(self) -> int:
         """Size of the serialized model, external data included."""
-        external = sum(
-            tensor_bytes(tensor) for tensor in self.proto.graph.initializer if is_external(tensor)
-        )
+        external = sum(tensor_bytes(tensor) for tensor in self.proto.graph.initializer if is_external(tensor))
         return int(self.proto.ByteSize()) + external
 
     def tensor(self, tensor: onnx.TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
@@ -81,8 +79,10 @@ class OnnxModel:
 
     def _values(self, tensor: onnx.TensorProto) -> Iterator[bytes]:
         if not is_external(tensor):
-            yield numpy_helper.to_array(tensor).tobytes() if tensor.data_type != onnx.TensorProto.STRING else b"".join(
-                tensor.string_data
+            yield (
+                numpy_helper.to_array(tensor).tobytes()
+                if tensor.data_type != onnx.TensorProto.STRING
+                else b"".join(tensor.string_data)
             )
             return
         assert self.external_dir is not None
@@ -106,10 +106,9 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     if not is_external(tensor):
         return int(tensor.ByteSize())
     elements = int(np.prod(tensor.dims, dtype=np.int64))
-    bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}.get(tensor.data_type)
-    if bits is not None:
-        return (elements * bits + 7) // 8
-    return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        return (elements + 1) // 2
+    return elements * int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
 
 
 def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | None, TemporaryDirectory[str] | None]:

@@ -50,8 +50,7 @@ def _close_constants(proto: onnx.ModelProto) -> None:
     if len(inputs) < len(proto.graph.input):
         del proto.graph.input[:]
         proto.graph.input.extend(inputs)
-    if proto.ir_version < _MINIMUM_IR:
-        proto.ir_version = _MINIMUM_IR
+    proto.ir_version = max(proto.ir_version, _MINIMUM_IR)
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
@@ -95,7 +94,9 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
     try:
         folded = optimized_graph(proto, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     except ApplyError as error:
-        raise ModelError(f"{error}. It must run in ONNX Runtime {onnxruntime.__version__} before it can be tuned") from error
+        raise ModelError(
+            f"{error}. It must run in ONNX Runtime {onnxruntime.__version__} before it can be tuned"
+        ) from error
     used = {node.domain for node in folded.graph.node} | {o.domain for o in proto.opset_import}
     kept = [opset for opset in folded.opset_import if opset.domain in used]
     del folded.opset_import[:]

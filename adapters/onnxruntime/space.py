@@ -57,9 +57,7 @@ def _op_space(op: QuantizableOp, graph: Graph) -> OpSpace:
     if op.weight is not None:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
         weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
-    int8 = PrecisionSpace(
-        precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS
-    )
+    int8 = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
     op_type = op.node.op_type
     precisions = (FP32_SPACE, int8) if op_type in _FP32_FIRST else (int8, FP32_SPACE)
     return OpSpace(name=op.name, op_type=op_type, precisions=precisions)
