@@ -43,7 +43,9 @@ def main() -> NoReturn:
     try:
         app()
     except AutotuneError as error:
-        Console(stderr=True).print(Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
+        Console(stderr=True).print(
+            Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True
+        )
         sys.exit(ExitStatus.BAD_INPUT if isinstance(error, InputError) else ExitStatus.FAILED)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted before there was anything to save.")

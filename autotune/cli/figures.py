@@ -9,7 +9,7 @@ from autotune.trial import Trial
 def loss_text(loss: float | None, criterion: Criterion, interval: Interval | None = None) -> str:
     """A loss with its sign: in percent where it is a share of the baseline, else in the metric's unit."""
     if loss is None:
-        return "–"
+        return "-"
 
     def one(value: float) -> str:
         return f"{value:+.2%}" if criterion.relative is not None else f"{value:+.4g}"
@@ -29,25 +29,25 @@ def target_text(criterion: Criterion) -> str:
 
 def number_text(value: float | None, digits: int = 4) -> str:
     """A number with so many digits after the point."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def latency_text(latency_ms: float | None) -> str:
     """A latency in milliseconds with three significant digits or more."""
-    return "–" if latency_ms is None else f"{latency_ms:.3f} ms" if latency_ms < 10 else f"{latency_ms:.1f} ms"
+    return "-" if latency_ms is None else f"{latency_ms:.3f} ms" if latency_ms < 10 else f"{latency_ms:.1f} ms"
 
 
 def speedup_text(speedup: float | None, interval: Interval | None = None) -> str:
     """A speedup over fp32."""
     if speedup is None:
-        return "–"
+        return "-"
     return f"{speedup:.2f}x" + (f" ({interval.low:.2f}x to {interval.high:.2f}x)" if interval is not None else "")
 
 
 def bytes_text(size: int | None) -> str:
     """A size in bytes, in the unit that suits it."""
     if size is None:
-        return "–"
+        return "-"
     amount = float(size)
     for unit in ("B", "KiB", "MiB"):
         if amount < 1024:

@@ -74,7 +74,9 @@ class ProgressDisplay(Observer):
         """A stage of the run begins."""
         self._phase, self._detail, self._done = name, detail, None
         title = _PHASES.get(name, name.capitalize())
-        self._print(Text(f"{seconds_text(self._elapsed_s):>6}  {title}" + (f": {detail}" if detail else ""), style="dim"))
+        self._print(
+            Text(f"{seconds_text(self._elapsed_s):>6}  {title}" + (f": {detail}" if detail else ""), style="dim")
+        )
         if name == "search":
             self._search_started = time.monotonic()
         if name == "baseline":

@@ -13,7 +13,9 @@ from autotune.result import read_summary
 
 
 def report(
-    workspace: Annotated[Path, typer.Argument(help="The workspace of a run, also of one that was ended or still runs.")],
+    workspace: Annotated[
+        Path, typer.Argument(help="The workspace of a run, also of one that was ended or still runs.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the report; WORKSPACE/report.html by default.")
     ] = None,

@@ -26,7 +26,9 @@ def run(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the file: tuning.random_seed=1. Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replace a value of the file: tuning.random_seed=1. Repeatable."
+        ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Candidates to try at the most.")] = None,
@@ -55,8 +57,8 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
     tuning = experiment.tuning
     console.print(
         Text("autotune ", style="bold").append(
-            f"{experiment.model.path.name}: least {tuning.objective} at a {target_text(tuning.accuracy_criterion.criterion)}, "
-            f"strategy {tuning.strategy.name}",
+            f"{experiment.model.path.name}: least {tuning.objective} at a "
+            f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}",
             style="default",
         ),
         soft_wrap=True,
