@@ -94,6 +94,10 @@ class Adapter(Protocol[ModelT]):
     """
 
     name: str
+    """As users write it after ``framework:``."""
+
+    suffix: str
+    """Of the files that :meth:`save` writes, the dot included."""
 
     def load(self, source: object) -> ModelT:
         """Read a model and prepare it for quantization; called once per run.

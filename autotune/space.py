@@ -266,7 +266,7 @@ class TuningSpace:
 
 
 def _nearest(wanted: _Value | None, offered: Sequence[_Value]) -> _Value | None:
-    """The offered value that shares most fields with the wanted one, the first of equals; None where none is offered."""
+    """The offered value that shares most fields with the wanted one, the first of equals; None if none is offered."""
     if not offered:
         return None
     if wanted is None or wanted in offered:

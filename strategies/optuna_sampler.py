@@ -69,7 +69,7 @@ class OptunaSampler(Strategy):
         return Proposal(config=problem.space.decode(params), note=f"drawn by {type(self.inner).__name__}")
 
 
-class SamplerStopped(Exception):  # noqa: N818  # a signal, as StopIteration is
+class SamplerStopped(Exception):  # a signal, as StopIteration is
     """An enumerating sampler is asked for more after it called ``Study.stop``."""
 
 

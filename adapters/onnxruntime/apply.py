@@ -1,0 +1,241 @@
+"""Make the candidate that a config describes, through ONNX Runtime's own QDQ quantizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import TensorData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from autotune.adapter import Array
+from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.model import OnnxModel, spill
+from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
+from autotune.calibration import (
+    AffineParameters,
+    CalibrationStatistics,
+    activation_range,
+    affine_parameters,
+    weight_parameters,
+)
+from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizationConfig, QuantizedType, TensorScheme
+from autotune.errors import ApplyError
+
+_QUANT_TYPES = {QuantizedType.U8: QuantType.QUInt8, QuantizedType.S8: QuantType.QInt8}
+_DTYPES = {QuantizedType.U8: np.dtype(np.uint8), QuantizedType.S8: np.dtype(np.int8)}
+
+_Overrides = dict[str, list[dict[str, Any]]]
+
+
+class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no types
+    """ONNX Runtime's quantizer, told which tensors stay fp32."""
+
+    def __init__(self, proto: onnx.ModelProto, quantized: set[str], nodes: list[str], overrides: _Overrides) -> None:
+        self._quantized = quantized
+        super().__init__(
+            proto,
+            per_channel=False,  # the overrides say which weights are
+            reduce_range=False,  # the overrides' scales account for it
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            # Scales come from the overrides; the quantizer wants a range for every tensor all the same.
+            tensors_range={
+                name: TensorData(lowest=np.float32(0), highest=np.float32(1)) for name in overrides if name in quantized
+            },
+            nodes_to_quantize=nodes,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list({node.op_type for node in proto.graph.node}),
+            extra_options={
+                "TensorQuantOverrides": overrides,
+                "ForceQuantizeNoInputCheck": True,  # `nodes` names those followers alone that have something to follow
+                "QDQDisableWeightAdjustForInt32Bias": True,  # done here, for all channels at once
+            },
+        )
+
+    def quantize_activation_tensor(self, tensor_name: str) -> None:
+        if tensor_name in self._quantized:
+            super().quantize_activation_tensor(tensor_name)
+
+    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
+        if output_name in self._quantized:
+            super().quantize_output_same_as_input(output_name, input_name, node_name)
+
+
+def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
+    """The candidate that ``config`` describes; ``model`` stays as it is.
+
+    A tensor has one scheme, as :class:`autotune.config.OpConfig` says, and with it go the tensors that share its scale.
+    Two things are the same for every config, since anything else breaks the fusion into integer kernels: the range of a
+    tensor that a Relu or Clip cuts lies within what that lets through, whatever the scheme's symmetry, and all int8 ops
+    that are connected use the integer type of the first of them.
+
+    Raises:
+        ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
+    """
+    graph = Graph(model.proto)
+    ops, _ = quantizable_ops(graph)
+    unknown = sorted(set(config.ops) - {op.name for op in ops})
+    if unknown:
+        raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
+    if config.is_fp32:
+        return model
+    placement = place(graph, ops, config)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    weights = _own_weights(proto, graph, placement, config)
+    activations = {
+        name: parameters
+        for group in {id(group): group for group in placement.groups.values()}.values()
+        for parameters in [_group_parameters(group, statistics)]
+        for name in group.tensors
+    }
+    overrides: _Overrides = {
+        name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
+    }
+    for op in placement.ops:
+        overrides.update(_constant_overrides(op, model, graph, placement))
+        if op.weight is not None:
+            weight = weights[op.name]
+            overrides[weight.name] = _weight_override(op, model, weight, config, activations[op.activations[0]])
+    return _quantize(model, proto, placement, overrides)
+
+
+def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> OnnxModel:
+    # Types are in place already; this is how ONNX Runtime's quantizer recognises that.
+    metadata = list(proto.metadata_props)
+    producer = proto.producer_name, proto.producer_version
+    proto.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    nodes = [op.name for op in placement.ops] + sorted(placement.followers)
+    quantized = set(placement.groups) | {name for op in placement.ops for name in op.constants}
+    try:
+        result: onnx.ModelProto = _Quantizer(proto, quantized, nodes, overrides).quantize_model()
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
+    del result.metadata_props[:]
+    result.metadata_props.extend(metadata)
+    result.producer_name, result.producer_version = producer
+    external_dir, folder = spill(result, model.external_dir)
+    return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
+
+
+def _own_weights(
+    proto: onnx.ModelProto, graph: Graph, placement: Placement, config: QuantizationConfig
+) -> dict[str, onnx.TensorProto]:
+    """The weight of each int8 op in ``proto``, copied where others read it as something else.
+
+    The quantizer gives the dequantized weight to all who read it; ops whose config agrees keep sharing it.
+    """
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = {node.name: node for node in proto.graph.node}
+    own: dict[str, onnx.TensorProto] = {}
+    copies: dict[tuple[str, int | None, OpConfig], onnx.TensorProto] = {}
+    for op in placement.ops:
+        if op.weight is None:
+            continue
+        readers = {
+            (op.weight, other.weight_axis, config[other.name]) for other in placement.ops if other.weight == op.weight
+        }
+        count = sum(other.weight == op.weight for other in placement.ops)
+        alone = (
+            len(graph.readers[op.weight]) == count and len(readers) == 1 and op.weight not in graph.read_by_subgraphs
+        )
+        if alone and op.weight not in graph.outputs:
+            own[op.name] = tensors[op.weight]
+            continue
+        key = (op.weight, op.weight_axis, config[op.name])
+        if key not in copies:
+            copy = proto.graph.initializer.add()
+            copy.CopyFrom(tensors[op.weight])
+            copy.name = f"{op.weight}/{op.name}"
+            copies[key] = copy
+        nodes[op.name].input[1] = copies[key].name
+        own[op.name] = copies[key]
+    return own
+
+
+def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:
+    observed = statistics.tensors.get(group.observed)
+    if observed is None:
+        raise ApplyError(
+            f"Every quantized tensor needs statistics, but {group.observed!r} has none. "
+            "Calibrate this model anew: the statistics belong to another one, or no batch reaches this tensor"
+        )
+    scheme, algorithm = group.choice.activation, group.choice.calibration
+    assert scheme is not None
+    assert algorithm is not None
+    if group.low > -np.inf or group.high < np.inf:
+        scheme = dataclasses.replace(scheme, symmetric=False)
+    low, high = activation_range(observed, algorithm, scheme)
+    scheme = dataclasses.replace(scheme, dtype=group.dtype)
+    return affine_parameters(max(low, group.low), min(high, group.high), scheme)
+
+
+def _override(parameters: AffineParameters, dtype: QuantizedType) -> dict[str, Any]:
+    return {
+        "quant_type": _QUANT_TYPES[dtype],
+        "scale": np.asarray(parameters.scale, np.float32).reshape(()),
+        "zero_point": np.asarray(parameters.zero_point).astype(_DTYPES[dtype]).reshape(()),
+    }
+
+
+def _constant_overrides(op: QuantizableOp, model: OnnxModel, graph: Graph, placement: Placement) -> _Overrides:
+    """Parameters of the constants that an op reads like activations: their exact range, in its integer type."""
+    dtype = placement.groups[op.activations[0]].dtype
+    overrides: _Overrides = {}
+    for name in op.constants:
+        values = model.tensor(graph.initializers[name])
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        parameters = affine_parameters(min(low, 0.0), max(high, 0.0), TensorScheme(dtype=dtype))
+        overrides[name] = [_override(parameters, dtype)]
+    return overrides
+
+
+def _weight_override(
+    op: QuantizableOp,
+    model: OnnxModel,
+    weight: onnx.TensorProto,
+    config: QuantizationConfig,
+    activation: AffineParameters,
+) -> list[dict[str, Any]]:
+    choice = config[op.name]
+    scheme, algorithm = choice.weight, choice.calibration
+    assert scheme is not None
+    assert algorithm is not None
+    axis = op.weight_axis if scheme.granularity is Granularity.PER_CHANNEL else None
+    values = model.tensor(weight)
+    if is_external(weight):
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    # Percentiles and KL divergence speak of distributions; a weight is known value by value.
+    method = CalibrationMethod.MSE if algorithm.method is CalibrationMethod.MSE else CalibrationMethod.MINMAX
+    parameters = weight_parameters(values, scheme, axis or 0, method, config.recipe.reduce_range)
+    scales = np.atleast_1d(np.asarray(parameters.scale, np.float64))
+    scales = _room_for_bias(scales, op, model, float(np.asarray(activation.scale)))
+    zero_points = np.broadcast_to(np.asarray(parameters.zero_point), scales.shape)
+    quant_type, dtype = _QUANT_TYPES[scheme.dtype], _DTYPES[scheme.dtype]
+    entries = [
+        {"quant_type": quant_type, "scale": scale, "zero_point": zero_point}
+        for scale, zero_point in zip(scales.astype(np.float32), zero_points.astype(dtype), strict=True)
+    ]
+    if axis is None:
+        return entries
+    entries[0]["axis"] = axis
+    return entries
+
+
+def _room_for_bias(scales: Array, op: QuantizableOp, model: OnnxModel, activation_scale: float) -> Array:
+    """Widen weight scales so that no bias, whose scale is the product of both scales, exceeds its 32 bits."""
+    if op.bias is None:
+        return scales
+    bias = next(tensor for tensor in model.proto.graph.initializer if tensor.name == op.bias)
+    magnitude = np.abs(model.tensor(bias).astype(np.float64))
+    if scales.size == 1:
+        magnitude = magnitude.max(keepdims=True)
+    smallest: Array = np.maximum(scales, magnitude * 1.0001 / np.iinfo(np.int32).max / activation_scale)
+    return smallest

@@ -1,0 +1,33 @@
+"""Calibration: statistics from one pass over data, ranges from the statistics, scales from the ranges."""
+
+from autotune.calibration.affine import (
+    AffineParameters,
+    affine_parameters,
+    dequantize,
+    fake_quantize,
+    integer_range,
+    quantize,
+    weight_parameters,
+)
+from autotune.calibration.collector import StatisticsCollector
+from autotune.calibration.histogram import Histogram, HistogramCollector
+from autotune.calibration.moments import ChannelMoments
+from autotune.calibration.ranges import activation_range
+from autotune.calibration.statistics import CalibrationStatistics, TensorStatistics
+
+__all__ = [
+    "AffineParameters",
+    "CalibrationStatistics",
+    "ChannelMoments",
+    "Histogram",
+    "HistogramCollector",
+    "StatisticsCollector",
+    "TensorStatistics",
+    "activation_range",
+    "affine_parameters",
+    "dequantize",
+    "fake_quantize",
+    "integer_range",
+    "quantize",
+    "weight_parameters",
+]

@@ -1,0 +1,139 @@
+"""What one pass over calibration data leaves of each tensor, and its file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.calibration.histogram import Histogram
+from autotune.calibration.moments import ChannelMoments
+from autotune.errors import WorkspaceError
+
+FORMAT_VERSION = 1
+
+_MOMENTS = ("minimum", "maximum", "mean", "variance")
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What is known of one tensor.
+
+    Attributes:
+        minimum: Smallest of all values.
+        maximum: Largest of all values.
+        count: How many values there were.
+        histogram: Of all values or of an even subsample of them.
+        channels: Per channel, where the tensor was given a channel axis.
+    """
+
+    minimum: float
+    maximum: float
+    count: int
+    histogram: Histogram
+    channels: ChannelMoments | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationStatistics:
+    """What one pass of the fp32 model over the calibration data leaves; its size does not depend on that data's.
+
+    Attributes:
+        tensors: By the tensor's name in the graph.
+        samples: How many samples were seen.
+    """
+
+    tensors: Mapping[str, TensorStatistics]
+    samples: int
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` file; a reader sees the old file or the new one, never a part.
+
+        Raises:
+            WorkspaceError: It cannot be written.
+        """
+        temporary: Path | None = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                np.savez_compressed(file, allow_pickle=False, **self._arrays())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            raise WorkspaceError(f"The calibration statistics cannot be written to {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            WorkspaceError: It is missing, damaged or of another format version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                version = int(archive["format_version"])
+                if version != FORMAT_VERSION:
+                    raise WorkspaceError(
+                        f"{path} must have format version {FORMAT_VERSION}, but has {version}. "
+                        "Delete it to calibrate anew"
+                    )
+                return cls._read(archive)
+        except (OSError, KeyError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise WorkspaceError(
+                f"{path} must be a file of calibration statistics, but cannot be read ({error}). "
+                "Delete it to calibrate anew"
+            ) from error
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        values = list(self.tensors.values())
+        histograms = [value.histogram for value in values]
+        moments = [value.channels for value in values]
+        present = [each for each in moments if each is not None]
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "format_version": np.array(FORMAT_VERSION, np.int64),
+            "samples": np.array(self.samples, np.int64),
+            "names": np.array(list(self.tensors), dtype=np.str_),
+            "extremes": np.array([(v.minimum, v.maximum) for v in values], np.float64).reshape(-1, 2),
+            "counts": np.array([value.count for value in values], np.int64),
+            "histogram_bins": np.array([each.bins for each in histograms], np.int64),
+            "histogram_ranges": np.array([(each.low, each.high) for each in histograms], np.float64).reshape(-1, 2),
+            "histogram_counts": np.concatenate([np.empty(0, np.int64), *(each.counts for each in histograms)]),
+            "channel_sizes": np.array([-1 if each is None else each.mean.size for each in moments], np.int64),
+            "channel_axes": np.array([0 if each is None else each.axis for each in moments], np.int64),
+        }
+        for name in _MOMENTS:
+            arrays[f"channel_{name}"] = np.concatenate([np.empty(0), *(getattr(each, name) for each in present)])
+        return arrays
+
+    @classmethod
+    def _read(cls, archive: Mapping[str, npt.NDArray[Any]]) -> Self:
+        arrays = {name: archive[name] for name in archive}
+        sizes = arrays["channel_sizes"]
+        bin_ends = np.cumsum(arrays["histogram_bins"])
+        channel_ends = np.cumsum(np.maximum(sizes, 0))
+        tensors = {}
+        for index, name in enumerate(arrays["names"].tolist()):
+            bins, size = int(arrays["histogram_bins"][index]), int(sizes[index])
+            low, high = map(float, arrays["histogram_ranges"][index])
+            counts = arrays["histogram_counts"][bin_ends[index] - bins : bin_ends[index]].copy()
+            channels = None
+            if size >= 0:
+                part = slice(int(channel_ends[index]) - size, int(channel_ends[index]))
+                channels = ChannelMoments(
+                    int(arrays["channel_axes"][index]),
+                    *(arrays[f"channel_{moment}"][part].copy() for moment in _MOMENTS),
+                )
+            minimum, maximum = map(float, arrays["extremes"][index])
+            histogram = Histogram(counts, low, high)
+            tensors[name] = TensorStatistics(minimum, maximum, int(arrays["counts"][index]), histogram, channels)
+        return cls(tensors, int(arrays["samples"]))

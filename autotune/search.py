@@ -1,0 +1,220 @@
+"""The tuner loop: propose, apply, measure, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import numpy as np
+from optuna.samplers import BaseSampler, RandomSampler
+
+from autotune.adapter import Adapter, ModelT
+from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizationConfig
+from autotune.errors import DeadlineReached, WorkspaceError
+from autotune.evaluation import Evaluation, Evaluator
+from autotune.history import History, OpenTrial
+from autotune.observer import Observer
+from autotune.selection import incumbent
+from autotune.stopwatch import Stopwatch
+from autotune.strategy import Exhausted, Problem, Strategy
+from autotune.trial import Trial, TrialState
+
+MAX_REPEATS = 20
+"""Proposals in a row that are no new config, after which a strategy counts as exhausted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When a search ends at the latest.
+
+    Attributes:
+        max_trials: Trials in the history, the baseline not counted.
+        deadline: As ``time.monotonic()`` counts, in seconds.
+    """
+
+    max_trials: int | None = None
+    deadline: float | None = None
+
+    def reached(self, trials: int) -> str | None:
+        """Which limit is reached, or None."""
+        if self.max_trials is not None and trials >= self.max_trials:
+            return f"max_trials: {self.max_trials} were tried"
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return "timeout: the time is up"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchEnd:
+    """Why a search ended."""
+
+    reason: str
+    interrupted: bool = False
+
+
+class Search(Generic[ModelT]):
+    """Runs trials until the strategy is exhausted, a limit is reached or the user stops it.
+
+    Args:
+        adapter: Makes the candidates.
+        model: The fp32 model.
+        statistics: Of its calibration.
+        evaluator: Measures the candidates.
+        history: Where trials are recorded.
+        problem: What the strategy works on.
+        strategy: Proposes the configs.
+        limits: When to end at the latest.
+        observer: Is told of every trial.
+        stopwatch: Counts the time of each activity.
+        on_best: Called with the candidate and its trial whenever a new best keeps the target.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapter: Adapter[ModelT],
+        model: ModelT,
+        statistics: CalibrationStatistics,
+        evaluator: Evaluator[ModelT],
+        history: History,
+        problem: Problem,
+        strategy: Strategy,
+        limits: Limits,
+        observer: Observer,
+        stopwatch: Stopwatch,
+        on_best: Callable[[ModelT, Trial], None],
+    ) -> None:
+        self._adapter = adapter
+        self._model = model
+        self._statistics = statistics
+        self._evaluator = evaluator
+        self._history = history
+        self._problem = problem
+        self._strategy = strategy
+        self._limits = limits
+        self._observer = observer
+        self._stopwatch = stopwatch
+        self._on_best = on_best
+
+    def baseline(self) -> Trial:
+        """Measure the fp32 model as trial 0, unless the history has it already.
+
+        Raises:
+            Exception: Whatever the user's own ``eval_fn`` raises, unchanged.
+        """
+        trials = self._history.trials
+        if trials and trials[0].measurement is not None:
+            with self._stopwatch("evaluate"):
+                self._evaluator.resume(trials[0].measurement, deadline=self._limits.deadline)
+            return trials[0]
+        opened = self._history.open(RandomSampler(seed=self._problem.seed))
+        config = QuantizationConfig()
+        self._history.start(opened, config, "fp32 baseline")
+        self._observer.trial_started(opened.number, config, "fp32 baseline")
+        started = time.monotonic()
+        with self._stopwatch("evaluate"):
+            measurement = self._evaluator.baseline(deadline=self._limits.deadline)
+        trial = Trial(
+            number=opened.number,
+            config=config,
+            state=TrialState.COMPLETED,
+            measurement=measurement,
+            duration_s=time.monotonic() - started,
+            note="fp32 baseline",
+        )
+        self._record(opened, trial)
+        return trial
+
+    def run(self) -> SearchEnd:
+        """Run trials until there is a reason to end; Ctrl-C is one."""
+        try:
+            return SearchEnd(reason=self._run())
+        except KeyboardInterrupt:
+            return SearchEnd(reason="interrupted by the user", interrupted=True)
+        except DeadlineReached:
+            return SearchEnd(reason="timeout: the time is up")
+
+    def _run(self) -> str:
+        repeats = 0
+        while True:
+            trials = self._history.trials
+            if reason := self._limits.reached(len(trials) - 1):
+                return reason
+            opened = self._history.open(self._sampler())
+            with self._stopwatch("propose"):
+                proposal = self._strategy.propose(self._problem, trials, opened.draw)
+            if isinstance(proposal, Exhausted):
+                self._history.discard(opened)
+                return proposal.reason
+            earlier = next((trial for trial in trials if trial.config == proposal.config), None)
+            if earlier is not None:
+                self._history.repeat(opened, earlier, self._problem.objective, self._problem.criterion.target)
+                repeats += 1
+                if repeats >= MAX_REPEATS:
+                    return f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before"
+                continue
+            repeats = 0
+            self._history.start(opened, proposal.config, proposal.note)
+            self._observer.trial_started(opened.number, proposal.config, proposal.note)
+            self._try(opened, trials, proposal.config, proposal.note, proposal.needs_accuracy)
+
+    def _sampler(self) -> BaseSampler:
+        entropy = np.random.SeedSequence([self._problem.seed, self._history.next_number])
+        seed = int(entropy.generate_state(1)[0])
+        return self._strategy.sampler(self._problem, seed) or RandomSampler(seed=seed)
+
+    def _try(
+        self, opened: OpenTrial, trials: Sequence[Trial], config: QuantizationConfig, note: str, needs_accuracy: bool
+    ) -> None:
+        """Apply and measure one config, and record what came of it."""
+        started = time.monotonic()
+        best = incumbent(trials, self._problem.objective)
+        candidate: ModelT | None = None
+        outcome: Evaluation | str
+        try:
+            with self._stopwatch("apply"):
+                candidate = self._adapter.apply(self._model, config, self._statistics)
+            with self._stopwatch("evaluate"):
+                outcome = self._evaluator.evaluate(
+                    candidate,
+                    incumbent=best.measurement if best is not None and not best.config.is_fp32 else None,
+                    needs_accuracy=needs_accuracy,
+                    deadline=self._limits.deadline,
+                )
+        except (DeadlineReached, WorkspaceError):
+            raise
+        except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it
+            outcome = _describe(error)
+        failed = isinstance(outcome, str)
+        trial = Trial(
+            number=opened.number,
+            config=config,
+            state=TrialState.FAILED if isinstance(outcome, str) else outcome.state,
+            measurement=None if isinstance(outcome, str) else outcome.measurement,
+            reason=outcome if isinstance(outcome, str) else outcome.reason,
+            duration_s=time.monotonic() - started,
+            note=note,
+        )
+        self._record(opened, trial)
+        new_best = incumbent(self._history.trials, self._problem.objective)
+        if not failed and new_best is not None and new_best.number == trial.number and candidate is not None:
+            with self._stopwatch("save"):
+                self._on_best(candidate, trial)
+
+    def _record(self, opened: OpenTrial, trial: Trial) -> None:
+        self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)
+        self._observer.trial_finished(trial, incumbent(self._history.trials, self._problem.objective))
+
+
+def _describe(error: Exception) -> str:
+    """One line that says what failed; ours speak for themselves, others are named by their type."""
+    cause = error.__cause__
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else ""
+    text = first if type(error).__module__.startswith("autotune") else f"{type(error).__name__}: {first}"
+    if cause is not None and str(cause) not in text:
+        text += f" ({type(cause).__name__}: {cause})"
+    return text[:500]
