@@ -166,7 +166,8 @@ class History:
 
     def _tell(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
         measurement = trial.measurement
-        if measurement is not None and measurement.loss is not None:
+        # Where the loss is one of the values it must not be a constraint as well, or the front would end at the target.
+        if measurement is not None and measurement.loss is not None and not self._multi_objective:
             opened.handle.set_constraint(CONSTRAINT, measurement.loss - target)
         values = self._values(measurement, objective) if measurement is not None else None
         if trial.state is TrialState.COMPLETED and values is not None:
