@@ -68,7 +68,119 @@ class TuningSummary:
         """The trials that no other one beats in both loss and speedup, fastest first."""
         return trial_table(pareto_front(self.history))
 
-    def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:
+    def precision_table(self) -> pd.DataFrame:
+        """How many ops of each type compute in which precision, in the best model."""
+        return precision_table(self.op_types, self.best)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a report that a browser shows, in one file that needs nothing else.
+
+        Raises:
+            WorkspaceError: The file cannot be written.
+        """
+        from autotune.report import write_report  # noqa: PLC0415  a report reads results, results need no report
+
+        return write_report(self, Path(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the trials, which are in the history."""
+        return {
+            "verdict": str(self.verdict),
+            "best": self.best.number,
+            "reason": self.reason,
+            "end_reason": self.end_reason,
+            "interrupted": self.interrupted,
+            "criterion": dataclasses.asdict(self.criterion),
+            "op_types": dict(self.op_types),
+            "costly_ops": dict(self.costly_ops),
+            "final": None if self.final is None else self.final.to_json(),
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], history: Sequence[Trial]) -> TuningSummary:
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            data: The JSON value.
+            history: Every trial by number, the baseline first.
+        """
+        values = {
+            **data,
+            "verdict": Verdict(data["verdict"]),
+            "best": next(trial for trial in history if trial.number == data["best"]),
+            "criterion": Criterion(**data["criterion"]),
+            "final": None if data["final"] is None else Measurement.from_json(data["final"]),
+        }
+        return cls(baseline=history[0], history=history, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningResult(TuningSummary):
+    """What a run returns: the summary, and the tuned model itself."""
+
+    _run: Callable[[object], Array | tuple[Array, ...]]
+    _save: Callable[[Path], None]
+
+    def model(self, inputs: object) -> Array | tuple[Array, ...]:
+        """Run the tuned model on one batch.
+
+        Args:
+            inputs: An array, a tuple in graph order or a dict by input name.
+
+        Returns:
+            One array, or a tuple where the model has several outputs.
+        """
+        return self._run(inputs)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the tuned model, with its config, measured loss, host and our version in its metadata.
+
+        Raises:
+            WorkspaceError: The file cannot be written.
+        """
+        self._save(Path(path))
+        return Path(path)
+
+
+def read_summary(storage: Path | str) -> TuningSummary:
+    """The summary of a run from its workspace, also of one that was killed or still runs.
+
+    Args:
+        storage: The workspace folder, or the Optuna storage URL.
+
+    Raises:
+        WorkspaceError: There is no history, or none with a measured baseline.
+    """
+    trials, about = read_study(storage)
+    if not trials or trials[0].measurement is None:
+        raise WorkspaceError(f"{storage} holds no measured baseline yet, so that there is nothing to report")
+    stored = about.get(SUMMARY)
+    if stored is not None and stored["trials"] == len(trials):
+        return TuningSummary.from_json({k: v for k, v in stored.items() if k != "trials"}, trials)
+    setup = about[SETUP]
+    conclusion = conclude(trials, Objective(setup["objective"]))
+    return TuningSummary(
+        verdict=conclusion.verdict,
+        best=conclusion.best,
+        baseline=trials[0],
+        reason=conclusion.reason,
+        end_reason="it has not: the run was killed, or is still running",
+        criterion=Criterion(**setup["criterion"]),
+        history=trials,
+        op_types=setup["op_types"],
+    )
+
+
+def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row per trial with what was measured, as figures; missing ones are NaN."""
+    rows = [_row(trial) for trial in trials]
+    columns = list(_row(trials[0])) if trials else []
+    return pd.DataFrame(rows, columns=columns).set_index("number") if rows else pd.DataFrame()
+
+
+def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:
     """How many ops of each type compute in which precision in a trial's config, the most frequent type first."""
     counts: dict[str, Counter[str]] = {}
     for op, kind in op_types.items():
