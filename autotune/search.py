@@ -106,7 +106,9 @@ class Search(Generic[ModelT]):
             Exception: Whatever the user's own ``eval_fn`` raises, unchanged.
         """
         trials = self._history.trials
-        if trials:
+        if trials and trials[0].measurement is not None:
+            with self._stopwatch("evaluate"):
+                self._evaluator.resume(trials[0].measurement, deadline=self._limits.deadline)
             return trials[0]
         opened = self._history.open(RandomSampler(seed=self._problem.seed))
         config = QuantizationConfig()
