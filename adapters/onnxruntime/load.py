@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
 from autotune.adapters.onnxruntime.graph import is_external
@@ -52,7 +51,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError; protobuf ships no types
         raise ModelError(
             f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes)"
         ) from error

@@ -106,10 +106,9 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     if not is_external(tensor):
         return int(tensor.ByteSize())
     elements = int(np.prod(tensor.dims, dtype=np.int64))
-    bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}.get(tensor.data_type)
-    if bits is not None:
-        return (elements * bits + 7) // 8
-    return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        return (elements + 1) // 2
+    return elements * int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
 
 
 def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | None, TemporaryDirectory[str] | None]:

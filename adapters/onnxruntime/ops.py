@@ -21,7 +21,7 @@ QDQ_OPSET = 10
 FOLLOWERS = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "GatherElements", "MaxPool"}
 )
-"""Ops that move or pick values: in int8 where what they read is, with the same scale, and without a choice of theirs."""
+"""Ops that move or pick values: they go along in int8, with the scale of what they read, and have no choice."""
 
 CLIPS = frozenset({"Relu", "Clip"})
 """Ops that disappear into the integer range of the op before them."""
@@ -115,10 +115,11 @@ def _require_float(graph: Graph, tensor: str) -> None:
 def _constant(graph: Graph, tensor: str, what: str) -> TensorProto:
     if tensor not in graph.initializers:
         raise _Refusal(f"its {what} is computed at run time")
-    if graph.initializers[tensor].data_type != TensorProto.FLOAT:
-        name = TensorProto.DataType.Name(graph.initializers[tensor].data_type).lower()
+    constant = graph.initializers[tensor]
+    if constant.data_type != TensorProto.FLOAT:
+        name = TensorProto.DataType.Name(constant.data_type).lower()
         raise _Refusal(f"its {what} is {name}, not float32")
-    return graph.initializers[tensor]
+    return constant
 
 
 def _bias(node: onnx.NodeProto, graph: Graph, channels: int) -> str | None:

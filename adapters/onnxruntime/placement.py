@@ -12,7 +12,7 @@ import onnx
 
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, FOLLOWERS, SHARES_SCALE, QuantizableOp
-from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType
+from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType
 
 _MAXPOOL_OPSET = 12
 """MaxPool reads 8-bit integers from here on."""
@@ -35,7 +35,7 @@ class ScaleGroup:
     observed: str
     low: float = -math.inf
     high: float = math.inf
-    choice: OpConfig = OpConfig()
+    choice: OpConfig = FP32
     dtype: QuantizedType = QuantizedType.U8
 
 
@@ -77,7 +77,7 @@ def place(graph: Graph, ops: list[QuantizableOp], config: QuantizationConfig) ->
         if op is not None or node.name in followers:
             written.update(outputs)
             _share(node, graph, groups, follower=op is None)
-    _decide(graph, int8, groups, config)
+    _decide(int8, groups, config)
     return Placement(ops=int8, followers=frozenset(followers), groups=groups)
 
 
@@ -165,9 +165,7 @@ def _join(groups: dict[str, ScaleGroup], first: str, second: str, *, observed: s
     return group
 
 
-def _decide(
-    graph: Graph, int8: tuple[QuantizableOp, ...], groups: dict[str, ScaleGroup], config: QuantizationConfig
-) -> None:
+def _decide(int8: tuple[QuantizableOp, ...], groups: dict[str, ScaleGroup], config: QuantizationConfig) -> None:
     """Give each group the config that decides, and one integer type to all groups that int8 ops connect.
 
     An integer kernel reads and writes one type. Between u8 and s8 the integers differ by 128 and the values not at all,

@@ -50,8 +50,7 @@ def _close_constants(proto: onnx.ModelProto) -> None:
     if len(inputs) < len(proto.graph.input):
         del proto.graph.input[:]
         proto.graph.input.extend(inputs)
-    if proto.ir_version < _MINIMUM_IR:
-        proto.ir_version = _MINIMUM_IR
+    proto.ir_version = max(proto.ir_version, _MINIMUM_IR)
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
