@@ -30,7 +30,7 @@ class TensorStatistics:
         minimum: Smallest of all values.
         maximum: Largest of all values.
         count: How many values there were.
-        histogram: Of all values or of an even subsample of them.
+        histogram: Of all values: exact in the tails, scaled up from a subsample in the bulk of a large tensor.
         channels: Per channel, where the tensor was given a channel axis.
     """
 
