@@ -96,25 +96,27 @@ class SampledHistogramCollector:
 
     def _scan(self, flat: npt.NDArray[Any]) -> tuple[tuple[float, float], npt.NDArray[Any]]:
         """Smallest and largest value, NaN where there is one, and the values that are binned in full."""
-        lows, highs, tails = [], [], []
+        low, high = math.inf, -math.inf
+        tails = []
         everything = self._stride == 1 or self._low > self._high
         for start in range(0, flat.size, _BLOCK):
             block = flat[start : start + _BLOCK]
-            low, high = block.min(), block.max()
-            lows.append(low)
-            highs.append(high)
+            block_low, block_high = float(np.minimum.reduce(block)), float(np.maximum.reduce(block))
+            if math.isnan(block_low):
+                return (block_low, block_high), flat[:0]
+            low, high = min(low, block_low), max(high, block_high)
             if everything:
                 continue
-            above = high >= self._high
-            if low < self._low:
+            if block_low < self._low:
                 mask = block < self._low
-                tails.append(block[mask | (block >= self._high) if above else mask])
-            elif above:
+                if block_high >= self._high:
+                    mask |= block >= self._high
+                tails.append(block[mask])
+            elif block_high >= self._high:
                 tails.append(block[block >= self._high])
-        extremes = float(np.min(lows)), float(np.max(highs))
         if everything:
-            return extremes, flat
-        return extremes, np.concatenate(tails) if tails else flat[:0]
+            return (low, high), flat
+        return (low, high), tails[0] if len(tails) == 1 else np.concatenate(tails or [flat[:0]])
 
     def _thin(self, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
         runs, rest = divmod(flat.size, _RUN)
