@@ -80,7 +80,7 @@ class CalibrationStatistics:
             WorkspaceError: It is missing, damaged or of another format version.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 version = int(archive["format_version"])
                 if version != FORMAT_VERSION:
                     raise WorkspaceError(
