@@ -2,7 +2,8 @@
 
 Run from the root of the repository: ``python benchmarks/calibration_cost.py``. A round runs the plain model over all
 images and then calibrates on them, session and ranges of all algorithms for all tensors included; rounds alternate, so
-that what disturbs the machine disturbs both.
+that what disturbs the machine disturbs both. Everything runs on one thread, and seconds are those of the CPU: on a shared
+machine the wall clock says how long others kept it.
 """
 
 from __future__ import annotations
@@ -105,16 +106,16 @@ def cost(
     plain, passes, ranges = [], [], []
     derived = 0
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         for feeds in batches:
             session.run(None, feeds)
-        between = time.perf_counter()
+        between = time.process_time()
         gathered = calibrate(model, tensors, axes if moments else {}, batches, seed)
-        gathering = time.perf_counter()
+        gathering = time.process_time()
         derived = derive(gathered)
         plain.append(between - start)
         passes.append(gathering - between)
-        ranges.append(time.perf_counter() - gathering)
+        ranges.append(time.process_time() - gathering)
     ratio = [(p + r) / q for p, r, q in zip(passes, ranges, plain, strict=True)]
     excess = [p + r - 2 * q for p, r, q in zip(passes, ranges, plain, strict=True)]
     return {

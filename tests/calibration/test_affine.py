@@ -114,13 +114,14 @@ def test_mse_is_never_worse_than_minmax_in_any_channel(weight, scheme, reduce_ra
 
 @pytest.mark.parametrize("scheme", ALL, ids=str)
 def test_mse_clips_where_it_pays(scheme):
-    weight = np.random.default_rng(2).standard_t(3, size=(16, 2000)).astype(np.float32)
+    weight = np.random.default_rng(2).standard_normal((4, 50_000)).astype(np.float32)
+    weight[:, :2] = -12.0, 12.0
 
     def error(algorithm: CalibrationMethod) -> float:
         params = weight_parameters(weight, scheme, 0, algorithm)
         return float(np.mean((fake_quantize(weight, params, scheme, axis=0) - weight) ** 2))
 
-    assert error(CalibrationMethod.MSE) < 0.95 * error(CalibrationMethod.MINMAX)
+    assert error(CalibrationMethod.MSE) < 0.93 * error(CalibrationMethod.MINMAX)
 
 
 def test_rounding_is_half_to_even_as_in_onnx():
