@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
@@ -97,6 +98,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     }
     for op in placement.ops:
         overrides.update(_constant_overrides(op, model, graph, placement))
+    _bring_in(proto, model, {name for op in placement.ops for name in (op.bias, *op.constants) if name})
     quantize_weights(proto, model, placement.ops, config, activations)
     return _quantize(model, proto, placement, overrides)
 
@@ -119,6 +121,13 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
     result.producer_name, result.producer_version = producer
     external_dir, folder = spill(result, model.external_dir)
     return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
+
+
+def _bring_in(proto: onnx.ModelProto, model: OnnxModel, names: set[str]) -> None:
+    """Take constants that the quantizer reads out of their files."""
+    for tensor in proto.graph.initializer:
+        if tensor.name in names and is_external(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(model.tensor(tensor), tensor.name))
 
 
 def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:
