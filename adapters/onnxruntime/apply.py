@@ -13,6 +13,7 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
@@ -61,9 +62,9 @@ class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no t
         if tensor_name in self._quantized:
             super().quantize_activation_tensor(tensor_name)
 
-    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
-        if output_name in self._quantized:
-            super().quantize_output_same_as_input(output_name, input_name, node_name)
+    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:  # noqa: ARG002
+        # What shares a scale has been decided; an AveragePool, for one, does better with a scale of its own.
+        self.quantize_activation_tensor(output_name)
 
 
 def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
@@ -114,6 +115,7 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
         quantizer.model.topological_sort()
+        keep_fp32(result)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
     del result.metadata_props[:]

@@ -71,7 +71,7 @@ def image_batches(
 
 
 def small_cnn() -> onnx.ModelProto:
-    """Convolution, depthwise convolution with ReLU6, residual Add, average pool and a classifier; ``x`` to ``logits``."""
+    """Convolution, depthwise convolution with ReLU6, residual Add, average pool, classifier; ``x`` to ``logits``."""
     nodes = [
         node("Conv", "x w1", "c1", pads=[1, 1, 1, 1]),
         node("BatchNormalization", "c1 gamma beta mean variance", "n1"),
