@@ -99,7 +99,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     }
     for op in placement.ops:
         overrides.update(_constant_overrides(op, model, graph, placement))
-    _bring_in(proto, model, {name for op in placement.ops for name in (op.bias, *op.constants) if name})
+    _bring_in(proto, model, graph, placement)
     quantize_weights(proto, model, placement.ops, config, activations)
     return _quantize(model, proto, placement, overrides)
 
@@ -125,11 +125,23 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
     return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
 
 
-def _bring_in(proto: onnx.ModelProto, model: OnnxModel, names: set[str]) -> None:
-    """Take constants that the quantizer reads out of their files."""
-    for tensor in proto.graph.initializer:
-        if tensor.name in names and is_external(tensor):
+def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:
+    """Take constants that the quantizer reads out of their files, and give each int8 op a bias of its own.
+
+    The quantizer leaves a bias that several ops read to all of them as integers, to those in fp32 too.
+    """
+    wanted = {name for op in placement.ops for name in (op.bias, *op.constants) if name}
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in wanted}
+    for tensor in tensors.values():
+        if is_external(tensor):
             tensor.CopyFrom(numpy_helper.from_array(model.tensor(tensor), tensor.name))
+    nodes = {node.name: node for node in proto.graph.node}
+    for op in placement.ops:
+        if op.bias is not None and not graph.read_once(op.bias):
+            own = proto.graph.initializer.add()
+            own.CopyFrom(tensors[op.bias])
+            own.name = f"{op.bias}/{op.name}"
+            nodes[op.name].input[2] = own.name
 
 
 def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:

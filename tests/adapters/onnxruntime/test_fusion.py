@@ -174,12 +174,12 @@ def test_fp32_op_between_int8_ops_stays_fp32(op_type: str) -> None:
         nodes = [
             node("Flatten", "x", "f"),
             node("Gemm", "f w1", "a"),
-            node("Gemm", "a w2 b", "c"),
+            node("Gemm", "f w2 b", "c"),
             node("Relu", "c", "m"),
             node("Gemm", "m w3", "second"),
         ]
-        constants = {"w1": normal(192, 16), "w2": normal(16, 16, seed=1), "b": normal(16), "w3": normal(16, 4, seed=2)}
-        proto = build(nodes, {"x": ("N", 3, 8, 8)}, {"second": None}, constants)
+        constants = {"w1": normal(192, 16), "w2": normal(192, 16, seed=1), "b": normal(16), "w3": normal(16, 4, seed=2)}
+        proto = build(nodes, {"x": ("N", 3, 8, 8)}, {"second": None, "a": None}, constants)
     else:
         middle = [node(op_type, "a w3 b1", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "m")]
         proto = around(middle, "m", constants={"w3": normal(8, 8, 3, 3, seed=5)})
