@@ -53,7 +53,7 @@ def second_conv(name: str = "b") -> onnx.NodeProto:
 
 
 def scalar(value: float) -> Array:
-    return np.float32(value)[...]
+    return np.array(value, dtype=np.float32)
 
 
 CASES: dict[str, tuple[Sequence[onnx.NodeProto], Mapping[str, Array], dict[str, int]]] = {
