@@ -32,7 +32,7 @@ def run(arguments: list[str], directory: Path, environment: dict[str, str]) -> s
 
 def test_yaml_meets_the_target_and_leaves_a_model(quickstart: Path, environment: dict[str, str]) -> None:
     command = ["-m", "autotune", "run", str(quickstart / "quickstart.yaml")]
-    run([*command, "--set", "tuning.exit_policy.max_trials=8"], quickstart.parent, environment)
+    run([*command, "--set", "tuning.exit_policy.max_trials=3"], quickstart.parent, environment)
     written = list((quickstart / "runs" / "quickstart").glob("*.onnx"))
     assert written
     types = {node.op_type for node in onnx.load(written[0]).graph.node}
