@@ -200,7 +200,9 @@ class Search:
     def _predicted_losses(self) -> Vector:
         """What each op loses in int8: sensitivity times a scale for all, then corrected for each op."""
         sensitivity, target = self._sensitivity, self._problem.criterion.target
-        features = np.array([~fp32 for fp32, _, _ in self._losses], dtype=float).reshape(len(self._losses), len(self.ops))
+        features = np.array([~fp32 for fp32, _, _ in self._losses], dtype=float).reshape(
+            len(self._losses), len(self.ops)
+        )
         observed = np.array([loss for _, loss, _ in self._losses])
         # Losses do not add up far away from the target, so that what was seen there counts less.
         noise = np.array([math.hypot(noise, 0.3 * (loss - target)) for _, loss, noise in self._losses])
