@@ -76,7 +76,7 @@ def test_a_truncated_archive_is_reported_when_it_is_read(tmp_path: Path) -> None
     data[5000:6000] = bytes(1000)
     path.write_bytes(data)
     loader = make_dataset({"npz": {"path": str(path), "inputs": "x"}}).open(tmp_path)
-    with pytest.raises(DataError, match="'x' of .* cannot be read to its end"):
+    with pytest.raises(DataError, match=r"'x' of .* cannot be read to its end"):
         list(loader)
 
 

@@ -235,7 +235,7 @@ def test_files_that_are_no_experiment(file: Path, text: str, message: str) -> No
 
 
 def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
-    with pytest.raises(ExperimentError, match="There is no experiment file .*autotune init"):
+    with pytest.raises(ExperimentError, match=r"There is no experiment file .*autotune init"):
         load_experiment(file)
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ExperimentError, match="cannot be read"):
