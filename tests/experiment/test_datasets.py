@@ -90,6 +90,15 @@ def test_samples_of_different_shapes_need_a_batch_size_of_one(tmp_path: Path) ->
         batches({**section, "batch_size": 2})
 
 
+def test_image_folder_reads_one_of_each_class_in_turn(tmp_path: Path) -> None:
+    for name, count in (("ant", 1), ("bee", 3), ("cat", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.new("L", (2, 2)).save(tmp_path / name / f"{number}.png")
+    got = batches({"image_folder": {"path": str(tmp_path)}, "limit": 5})
+    assert [int(labels[0]) for _, labels in got] == [0, 1, 2, 1, 2]
+
+
 def test_image_folder_numbers_classes_in_alphabetical_order(tmp_path: Path) -> None:
     for label, name in enumerate(("ant", "bee", "cat")):
         (tmp_path / name / "nested").mkdir(parents=True)
