@@ -41,6 +41,9 @@ def test_the_same_command_continues_a_run(command: Command, experiment: Path) ->
 MODULE = """
 calls = 0
 
+def interrupted_at_once(model):
+    raise KeyboardInterrupt
+
 def interrupted(model):
     global calls
     calls += 1
@@ -88,6 +91,14 @@ def test_ctrl_c_leaves_the_best_so_far(command: Command, experiment: Path, tmp_p
     assert "Traceback" not in outcome.err
     assert "Tune results" in outcome.out
     assert (tmp_path / "work" / "best.onnx").is_file()
+
+
+def test_ctrl_c_before_there_is_a_best(command: Command, experiment: Path, tmp_path: Path) -> None:
+    _with_function(experiment, "interrupted_at_once")
+    outcome = command("run", experiment)
+    assert outcome.status == 130
+    assert f"is kept in {tmp_path / 'work'}; the same command continues" in outcome.out
+    assert "Traceback" not in outcome.err
 
 
 def test_a_bug_in_the_users_function_shows_the_users_own_traceback(command: Command, experiment: Path) -> None:
