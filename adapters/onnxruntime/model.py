@@ -19,7 +19,8 @@ from autotune.adapters.onnxruntime.graph import is_external
 IN_MEMORY_LIMIT = 2**31 - 2**27
 """Bytes of weights that a model keeps in its own message. protobuf ends at 2 GiB; the rest is for graph and growth."""
 
-_SMALL_TENSOR_BYTES = 1024
+SMALL_TENSOR_BYTES = 1024
+"""Tensors up to here stay in the message always: shapes, bounds, scales."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +96,11 @@ class OnnxModel:
                 yield chunk
 
 
+def fits_in_message(size_bytes: int) -> bool:
+    """Whether weights of this size can stay in a model's own message."""
+    return size_bytes < IN_MEMORY_LIMIT
+
+
 def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external tensor."""
     info = external_data_helper.ExternalDataInfo(tensor)
@@ -118,7 +124,7 @@ def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | Non
         The folder of the external data from now on, and the handle that deletes it where it is a temporary one.
     """
     inside = sum(tensor_bytes(tensor) for tensor in proto.graph.initializer if not is_external(tensor))
-    if inside < IN_MEMORY_LIMIT:
+    if fits_in_message(inside):
         return external_dir, None
     folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="autotune-weights-", ignore_cleanup_errors=True)
     write_weights(proto, external_dir, Path(folder.name) / "weights.data")
@@ -133,7 +139,7 @@ def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path)
     """
     with path.open("wb") as file:
         for tensor in proto.graph.initializer:
-            if tensor_bytes(tensor) < _SMALL_TENSOR_BYTES or tensor.data_type == onnx.TensorProto.STRING:
+            if tensor_bytes(tensor) < SMALL_TENSOR_BYTES or tensor.data_type == onnx.TensorProto.STRING:
                 continue
             values = numpy_helper.to_array(tensor, base_dir="" if external_dir is None else str(external_dir))
             raw = numpy_helper.from_array(values).raw_data

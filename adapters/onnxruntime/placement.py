@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import onnx
 
 from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, FOLLOWERS, SHARES_SCALE, QuantizableOp
+from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, SHARES_SCALE, QuantizableOp, follows
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType
-
-_MAXPOOL_OPSET = 12
-"""MaxPool reads 8-bit integers from here on."""
 
 
 @dataclass(kw_only=True)
@@ -86,8 +83,8 @@ def _quantized_tensors(graph: Graph, int8: tuple[QuantizableOp, ...]) -> set[str
     read = {name for op in int8 for name in op.activations}
     wanted: dict[str, bool] = {}
     for node in reversed(graph.nodes):
-        follows = node.op_type in FOLLOWERS | CLIPS
-        passes_on = follows and any(wanted.get(name, False) for name in node.output)
+        passes = node.op_type in CLIPS or follows(node, graph)
+        passes_on = passes and any(wanted.get(name, False) for name in node.output)
         for name in node.input:
             wanted[name] = wanted.get(name, False) or name in read or (passes_on and name == node.input[0])
     outputs = {
@@ -104,9 +101,7 @@ def _follows(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup], 
     if node.op_type in CLIPS:
         # It disappears only into a tensor that is its own and that an int8 op writes.
         return source in written and _own(source, graph, groups) and _bounds(node, graph) is not None
-    if node.op_type == "MaxPool":
-        return graph.opset >= _MAXPOOL_OPSET and len(node.output) == 1
-    return node.op_type in FOLLOWERS
+    return follows(node, graph)
 
 
 def _own(source: str, graph: Graph, groups: dict[str, ScaleGroup]) -> bool:

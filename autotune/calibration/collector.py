@@ -14,6 +14,11 @@ from autotune.calibration.moments import MomentsCollector
 from autotune.calibration.statistics import CalibrationStatistics, TensorStatistics
 from autotune.errors import DataError
 
+_RUN = 16
+"""Neighbours taken together: a cache line of float32, which is fetched as a whole for any one of them."""
+
+_BLOCK = 1 << 17
+
 SUBSAMPLE = 16384
 """Values of the first array of a tensor that its histogram is fed with; later arrays are thinned as the first."""
 
@@ -22,8 +27,8 @@ class StatisticsCollector:
     """Gathers :class:`CalibrationStatistics`; memory depends on the number of tensors, not of samples.
 
     Minimum, maximum and channel moments are exact. The histogram of a tensor with large arrays is fed with every n-th
-    value, from a random start; n has no common divisor with the array's size, so that no row, column or channel is
-    left out.
+    run of 16 neighbours, from a random start; n has no common divisor with the number of runs, so that no row, column
+    or channel is left out.
 
     Args:
         channel_axes: The axis that counts channels, for each tensor whose channel moments are wanted.
@@ -77,26 +82,41 @@ class _TensorCollector:
 
     def update(self, array: npt.NDArray[Any]) -> None:
         flat = array.reshape(-1)
-        minimum, maximum = float(flat.min()), float(flat.max())
-        check_finite(self._name, minimum, maximum)
         if self._moments is not None:
-            self._moments.update(array)
+            minimum, maximum = self._moments.update(array)
+        else:
+            minimum, maximum = _extremes(flat)
+            check_finite(self._name, minimum, maximum)
         self._minimum, self._maximum = min(self._minimum, minimum), max(self._maximum, maximum)
         self._count += flat.size
-        self._histogram.update(self._thinned(flat))
+        self._histogram.update(self._thinned(flat), (minimum, maximum))
 
     def _thinned(self, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The part of an array that the histogram is fed with."""
         if self._subsample is None:
             return flat
         if not self._stride:
             self._stride = max(1, flat.size // self._subsample)
-        stride = self._stride
-        if stride == 1:
+        runs, rest = divmod(flat.size, _RUN)
+        if self._stride == 1 or runs == 0:
             return flat
-        while math.gcd(stride, flat.size) != 1:
+        stride = self._stride
+        while math.gcd(stride, runs) != 1:
             stride += 1
-        return flat[int(self._random.integers(stride)) :: stride]
+        shift = int(self._random.integers(rest + 1))
+        return flat[shift : shift + runs * _RUN].reshape(runs, _RUN)[int(self._random.integers(stride)) :: stride]
 
     def finish(self) -> TensorStatistics:
         channels = None if self._moments is None else self._moments.finish()
         return TensorStatistics(self._minimum, self._maximum, self._count, self._histogram.finish(), channels)
+
+
+def _extremes(flat: npt.NDArray[Any]) -> tuple[float, float]:
+    """Smallest and largest value; NaN where there is one."""
+    if flat.size <= _BLOCK:
+        return float(flat.min()), float(flat.max())
+    # both reductions on a part that the cache holds, so that memory is read once
+    starts = range(0, flat.size, _BLOCK)
+    parts = [(flat[start : start + _BLOCK].min(), flat[start : start + _BLOCK].max()) for start in starts]
+    low, high = np.array(parts).T
+    return float(low.min()), float(high.max())

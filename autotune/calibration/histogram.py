@@ -127,22 +127,28 @@ class HistogramCollector:
         self._minimum = math.inf
         self._maximum = -math.inf
 
-    def update(self, values: npt.NDArray[Any]) -> None:
-        """Count values; float64 is used throughout, so that floats of any width are binned exactly.
+    def update(self, values: npt.NDArray[Any], extremes: tuple[float, float] | None = None) -> None:
+        """Count values.
+
+        Args:
+            values: Floats of any shape.
+            extremes: A smallest and a largest value that the bins have to reach, where they are known already: those of
+                the tensor that ``values`` are drawn from. None: those of ``values``.
 
         Raises:
             DataError: A value is NaN, infinite or larger than float32 can say.
         """
         if values.size == 0:
             return
-        flat = values.reshape(-1).astype(np.float64)
-        minimum, maximum = float(flat.min()), float(flat.max())
+        minimum, maximum = (float(values.min()), float(values.max())) if extremes is None else extremes
         check_finite(self._name, minimum, maximum)
         self._cover(minimum, maximum)
-        flat *= math.ldexp(1.0, -self._exponent)
-        np.floor(flat, out=flat)
-        flat -= self._first
-        self._counts += np.bincount(flat.astype(np.intp), minlength=self._bins)
+        # float64 bins floats of every width exactly
+        positions = values.reshape(-1).astype(np.float64)
+        positions *= math.ldexp(1.0, -self._exponent)
+        np.floor(positions, out=positions)
+        positions -= self._first
+        self._counts += np.bincount(positions.astype(np.intp), minlength=self._bins)
 
     def merge(self, other: HistogramCollector) -> None:
         """Add what another collector has counted; it stays as it is.
@@ -173,6 +179,8 @@ class HistogramCollector:
 
     def _cover(self, minimum: float, maximum: float) -> None:
         """Widen and move the bins until they hold the given values and all before."""
+        if self._minimum <= minimum and maximum <= self._maximum:
+            return
         fresh = self._minimum > self._maximum
         self._minimum, self._maximum = min(minimum, self._minimum), max(maximum, self._maximum)
         exponent = self._smallest_exponent()

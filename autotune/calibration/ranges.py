@@ -75,8 +75,8 @@ def activation_range(
 def _fit(low: float, high: float, scheme: TensorScheme) -> tuple[float, float]:
     if not scheme.symmetric:
         return low, high
-    bound = max(-low, high)
-    return 0.0 - bound, bound  # not -bound, which is -0.0 for an empty range
+    bound = max(high, 0.0 - low)  # not -low, which is -0.0 for an empty range
+    return 0.0 - bound, bound
 
 
 def _percentile_range(histogram: Histogram, share: float, scheme: TensorScheme) -> tuple[float, float]:

@@ -12,7 +12,7 @@ def loss_text(loss: float | None, criterion: Criterion, interval: Interval | Non
         return "-"
 
     def one(value: float) -> str:
-        return f"{value:+.2%}" if criterion.relative is not None else f"{value:+.4g}"
+        return f"{value * 100:+.2f} %" if criterion.relative is not None else f"{value:+.4g}"
 
     return one(loss) + (f" ({one(interval.low)} to {one(interval.high)})" if interval is not None else "")
 

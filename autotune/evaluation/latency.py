@@ -214,12 +214,13 @@ def race_latency(
         if decided or ended or look >= options.max_pairs:
             break
         look = min(options.max_pairs, math.ceil(look * _GROWTH))
-    return _result(stopwatch, len(finalists), alive, options, decided, seed)
+    return _race_result(stopwatch, alive, options, decided=decided, seed=seed)
 
 
-def _result(
-    stopwatch: _Stopwatch, count: int, alive: list[int], options: LatencyOptions, decided: bool, seed: int
+def _race_result(
+    stopwatch: _Stopwatch, alive: list[int], options: LatencyOptions, *, decided: bool, seed: int
 ) -> RaceResult:
+    count = stopwatch.members - 1
     speedups, intervals, rounds = [], [], []
     for index in range(1, count + 1):
         times = stopwatch.times_ms([0, index])
@@ -282,6 +283,11 @@ class _Stopwatch:
         self._deadline = deadline
         self._end = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds * share
         self._times: list[list[int]] = [[] for _ in callables]
+
+    @property
+    def members(self) -> int:
+        """How many callables there are."""
+        return len(self._callables)
 
     def warm_up(self, members: Sequence[int]) -> None:
         """Run every member ``warmup`` times, in turn."""

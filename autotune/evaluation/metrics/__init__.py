@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 
 from autotune.errors import InputError
 from autotune.evaluation.metrics.metric import MeanMetric, Metric
 from autotune.evaluation.metrics.topk import TopK
+from autotune.nearest import suggestion
 
 METRICS: dict[str, type[Metric]] = {
     "topk": TopK,
@@ -22,15 +22,14 @@ def create_metric(name: str, **options: object) -> Metric:
         InputError: The name is unknown, or the metric has no such option or needs one that is missing.
     """
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"There is no metric {name!r}.{hint} Known: {', '.join(sorted(METRICS))}")
+        raise InputError(f"There is no metric {name!r}{suggestion(name, METRICS)}. Known: {', '.join(sorted(METRICS))}")
     made = METRICS[name]
     parameters = inspect.signature(made).parameters
     for option in options:
         if option not in parameters:
             known = ", ".join(parameters) or "none"
-            raise InputError(f"Metric {name!r} has no option {option!r}; its options: {known}")
+            hint = suggestion(option, parameters)
+            raise InputError(f"Metric {name!r} has no option {option!r}{hint}; its options: {known}")
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in options:
             raise InputError(f"Metric {name!r} needs the option {key!r}")
