@@ -2,8 +2,8 @@
 
 Run from the root of the repository: ``python benchmarks/calibration_cost.py``. A round runs the plain model over all
 images and then calibrates on them, session and ranges of all algorithms for all tensors included; rounds alternate, so
-that what disturbs the machine disturbs both. Everything runs on one thread, and seconds are those of the CPU: on a shared
-machine the wall clock says how long others kept it.
+that what disturbs the machine disturbs both. Everything runs on one thread, and seconds are those of the CPU: on a
+shared machine the wall clock says how long others kept it.
 """
 
 from __future__ import annotations
