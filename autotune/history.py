@@ -18,7 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,8 +31,13 @@ FORMAT_VERSION = 1
 STUDY_NAME = "autotune"
 DATABASE = "study.db"
 
-CONSTRAINT = "autotune:constraint"
-"""User attribute of a trial: ``[loss - target]``, where it was measured; what a constrained sampler reads."""
+CONSTRAINT = "loss"
+"""Constraint of a trial: ``loss - target``, where it was measured; every constrained sampler of Optuna reads it."""
+
+SETUP = "setup"
+"""Key of :meth:`History.keep`: what a reader needs to make sense of the trials of a run that did not end."""
+SUMMARY = "summary"
+"""Key of :meth:`History.keep`: what the run came to."""
 
 _CONFIG, _NOTE, _MEASUREMENT = "autotune:config", "autotune:note", "autotune:measurement"
 _STATE, _REASON, _DURATION, _DUPLICATE = (
@@ -41,7 +46,7 @@ _STATE, _REASON, _DURATION, _DUPLICATE = (
     "autotune:duration_s",
     "autotune:duplicate_of",
 )
-_IDENTITY, _FORMAT, _INSIGHT = "autotune:identity", "autotune:format", "autotune:insight:"
+_IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +109,9 @@ class History:
         return OpenTrial(number=handle.number, handle=handle)
 
     def discard(self, opened: OpenTrial) -> None:
-        """End a trial that got no config."""
+        """End a trial that got no config or no outcome; its config counts as untried. A finished trial stays."""
         with _storage_errors(None):
-            self._study.tell(opened.handle, state=OptunaState.FAIL)
+            self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
 
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""
@@ -141,14 +146,17 @@ class History:
                 handle.set_user_attr(_DURATION, trial.duration_s)
             self._tell(opened, trial, objective, target)
 
-    def insight(self, name: str) -> Any:
-        """What :meth:`keep_insight` stored, or None."""
-        return self._study.user_attrs.get(_INSIGHT + name)
+    def kept(self, name: str) -> Any:
+        """What :meth:`keep` stored, or None."""
+        return self._study.user_attrs.get(_KEPT + name)
 
-    def keep_insight(self, name: str, value: Any) -> None:
-        """Store a JSON value that was measured once for the run, so that a resumed run decides on the same figures."""
+    def keep(self, name: str, value: Any) -> None:
+        """Store a JSON value beside the trials.
+
+        What was measured once for the run is kept here, so that a resumed run decides on the same figures.
+        """
         with _storage_errors(None):
-            self._study.set_user_attr(_INSIGHT + name, value)
+            self._study.set_user_attr(_KEPT + name, value)
 
     def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
         trial = _to_trial(frozen)
@@ -158,8 +166,9 @@ class History:
 
     def _tell(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
         measurement = trial.measurement
-        if measurement is not None and measurement.loss is not None:
-            opened.handle.set_user_attr(CONSTRAINT, [measurement.loss - target])
+        # Where the loss is one of the values it must not be a constraint as well, or the front would end at the target.
+        if measurement is not None and measurement.loss is not None and not self._multi_objective:
+            opened.handle.set_constraint(CONSTRAINT, measurement.loss - target)
         values = self._values(measurement, objective) if measurement is not None else None
         if trial.state is TrialState.COMPLETED and values is not None:
             self._study.tell(opened.handle, values)
@@ -200,8 +209,8 @@ class History:
             self._study.tell(trial.number, state=OptunaState.FAIL)
 
 
-def read_trials(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, str]]:
-    """The trials in a workspace and what they are about, without changing anything there.
+def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]:
+    """The trials of a history and what was kept beside them, without changing anything there.
 
     Raises:
         WorkspaceError: There is no history.
@@ -209,9 +218,15 @@ def read_trials(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, str]
     if isinstance(storage, Path) and not (storage / DATABASE).is_file():
         raise WorkspaceError(f"{storage} holds no history ({DATABASE} is missing): is it the workspace of a run?")
     with _storage_errors(storage):
-        study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(storage))
-    trials = [_to_trial(trial) for trial in study.get_trials(deepcopy=False) if _counts(trial)]
-    return trials, study.user_attrs.get(_IDENTITY, {})
+        try:
+            study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(storage))
+        except KeyError:
+            raise WorkspaceError(
+                f"{storage} holds no study called {STUDY_NAME!r}: is it the storage of a run?"
+            ) from None
+        trials = [_to_trial(trial) for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+        kept = {key.removeprefix(_KEPT): value for key, value in study.user_attrs.items() if key.startswith(_KEPT)}
+    return trials, kept
 
 
 def objective_value(measurement: Measurement, objective: Objective) -> float | None:
@@ -223,7 +238,7 @@ def objective_value(measurement: Measurement, objective: Objective) -> float | N
 
 
 def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
-    directions = ["minimize"] * (3 if multi_objective else 1)
+    directions = [StudyDirection.MINIMIZE] * (3 if multi_objective else 1)
     study = optuna.create_study(
         storage=_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,18 @@ from typing import Any
 import pandas as pd
 
 from autotune.adapter import Array
+from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
-from autotune.selection import pareto_front
-from autotune.space import TuningSpace
+from autotune.errors import WorkspaceError
+from autotune.history import SETUP, SUMMARY, read_study
+from autotune.selection import conclude, pareto_front
+from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningResult:
-    """The tuned model, how good it is, and how it was found.
+class TuningSummary:
+    """What a run found and how; what a report shows, and what a workspace keeps.
 
     Attributes:
         verdict: Whether ``best`` keeps the accuracy target.
@@ -31,7 +36,7 @@ class TuningResult:
         interrupted: Whether the user ended it.
         criterion: The target.
         history: Every trial by number, the baseline first.
-        space: What could be chosen.
+        op_types: The type of every op that could be tuned, by name.
         costly_ops: The ops whose quantization costs most, worst first, with their noise-to-signal ratio at the
             model's outputs; empty where the target is met.
         final: ``best`` on data that the search never saw, where some was held out.
@@ -44,14 +49,77 @@ class TuningResult:
     baseline: Trial
     reason: str
     end_reason: str
-    interrupted: bool
+    interrupted: bool = False
     criterion: Criterion
     history: Sequence[Trial]
-    space: TuningSpace
-    costly_ops: Mapping[str, float]
-    final: Measurement | None
-    notes: Sequence[str]
-    seconds: Mapping[str, float]
+    op_types: Mapping[str, str]
+    costly_ops: Mapping[str, float] = field(default_factory=dict)
+    final: Measurement | None = None
+    notes: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial, by number."""
+        return trial_table(self.history)
+
+    @cached_property
+    def pareto(self) -> pd.DataFrame:
+        """The trials that no other one beats in both loss and speedup, fastest first."""
+        return trial_table(pareto_front(self.history))
+
+    def precision_table(self) -> pd.DataFrame:
+        """How many ops of each type compute in which precision, in the best model."""
+        return precision_table(self.op_types, self.best)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a report that a browser shows, in one file that needs nothing else.
+
+        Raises:
+            WorkspaceError: The file cannot be written.
+        """
+        from autotune.report import write_report  # noqa: PLC0415  a report reads results, results need no report
+
+        return write_report(self, Path(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the trials, which are in the history."""
+        return {
+            "verdict": str(self.verdict),
+            "best": self.best.number,
+            "reason": self.reason,
+            "end_reason": self.end_reason,
+            "interrupted": self.interrupted,
+            "criterion": dataclasses.asdict(self.criterion),
+            "op_types": dict(self.op_types),
+            "costly_ops": dict(self.costly_ops),
+            "final": None if self.final is None else self.final.to_json(),
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], history: Sequence[Trial]) -> TuningSummary:
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            data: The JSON value.
+            history: Every trial by number, the baseline first.
+        """
+        values = {
+            **data,
+            "verdict": Verdict(data["verdict"]),
+            "best": next(trial for trial in history if trial.number == data["best"]),
+            "criterion": Criterion(**data["criterion"]),
+            "final": None if data["final"] is None else Measurement.from_json(data["final"]),
+        }
+        return cls(baseline=history[0], history=history, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningResult(TuningSummary):
+    """What a run returns: the summary, and the tuned model itself."""
+
     _run: Callable[[object], Array | tuple[Array, ...]]
     _save: Callable[[Path], None]
 
@@ -75,29 +143,34 @@ class TuningResult:
         self._save(Path(path))
         return Path(path)
 
-    @cached_property
-    def trials(self) -> pd.DataFrame:
-        """A row per trial, by number."""
-        return trial_table(self.history)
 
-    @cached_property
-    def pareto(self) -> pd.DataFrame:
-        """The trials that no other one beats in both loss and speedup, fastest first."""
-        return trial_table(pareto_front(self.history))
+def read_summary(storage: Path | str) -> TuningSummary:
+    """The summary of a run from its workspace, also of one that was killed or still runs.
 
-    def precision_table(self) -> pd.DataFrame:
-        """How many ops of each type compute in which precision, in the best model."""
-        return precision_table(self.space, self.best)
+    Args:
+        storage: The workspace folder, or the Optuna storage URL.
 
-    def report(self, path: str | Path) -> Path:
-        """Write a report that a browser shows, in one file that needs nothing else.
-
-        Raises:
-            WorkspaceError: The file cannot be written.
-        """
-        from autotune.report import write_report  # noqa: PLC0415  a report reads results, results need no report
-
-        return write_report(self, Path(path))
+    Raises:
+        WorkspaceError: There is no history, or none with a measured baseline.
+    """
+    trials, about = read_study(storage)
+    if not trials or trials[0].measurement is None:
+        raise WorkspaceError(f"{storage} holds no measured baseline yet, so that there is nothing to report")
+    stored = about.get(SUMMARY)
+    if stored is not None and stored["trials"] == len(trials):
+        return TuningSummary.from_json({k: v for k, v in stored.items() if k != "trials"}, trials)
+    setup = about[SETUP]
+    conclusion = conclude(trials, Objective(setup["objective"]))
+    return TuningSummary(
+        verdict=conclusion.verdict,
+        best=conclusion.best,
+        baseline=trials[0],
+        reason=conclusion.reason,
+        end_reason="it has not: the run was killed, or is still running",
+        criterion=Criterion(**setup["criterion"]),
+        history=trials,
+        op_types=setup["op_types"],
+    )
 
 
 def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -107,15 +180,17 @@ def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("number") if rows else pd.DataFrame()
 
 
-def precision_table(space: TuningSpace, trial: Trial) -> pd.DataFrame:
-    """How many ops of each type compute in which precision in a trial's config."""
-    rows = [{"op type": op.op_type, "precision": str(trial.config[op.name].precision)} for op in space.ops]
-    if not rows:
-        return pd.DataFrame(columns=["total"])
-    table = pd.crosstab(*(pd.Series([row[key] for row in rows], name=key) for key in ("op type", "precision")))
-    table.columns.name = None
-    table.insert(0, "total", table.sum(axis=1))
-    return table.sort_values("total", ascending=False, kind="stable")
+def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:
+    """How many ops of each type compute in which precision in a trial's config, the most frequent type first."""
+    counts: dict[str, Counter[str]] = {}
+    for op, kind in op_types.items():
+        counts.setdefault(kind, Counter())[str(trial.config[op].precision)] += 1
+    used = [str(precision) for precision in Precision if any(count[precision] for count in counts.values())]
+    rows = [
+        {"op type": kind, "total": count.total(), **{name: count[name] for name in used}}
+        for kind, count in sorted(counts.items(), key=lambda item: -item[1].total())
+    ]
+    return pd.DataFrame(rows, columns=["op type", "total", *used]).set_index("op type")
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
@@ -16,7 +16,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, UserFunction
-from autotune.history import History
+from autotune.history import SETUP, SUMMARY, History
 from autotune.host import current_host
 from autotune.insights import MeasuredInsights
 from autotune.result import TuningResult
@@ -102,19 +102,22 @@ class Run(Generic[ModelT]):
             self._note("No op of this model can be quantized here")
         history = self._open_history(model, space, fingerprint)
         statistics = self._calibrate(model, loader, fingerprint)
+        latency_feeds = data.resize_batch(first.feeds, model.inputs, self._tuner.batch_size)
         insights = MeasuredInsights(
             adapter=self._adapter,
             model=model,
             space=space,
             statistics=statistics,
             feeds=[batch.feeds for batch in data.limit(data.iterate(loader, model.inputs), _INSIGHT_SAMPLES)],
+            latency_feeds=latency_feeds,
             execution=self._execution,
             history=history,
+            stopwatch=self._stopwatch,
         )
         return _Setup(
             model=model,
             statistics=statistics,
-            evaluator=self._evaluator(model, first.feeds),
+            evaluator=self._evaluator(model, latency_feeds),
             history=history,
             problem=Problem(
                 space=space,
@@ -140,7 +143,10 @@ class Run(Generic[ModelT]):
             "host": current_host().fingerprint,
         }
         storage = self._tuner.storage or self._workspace
-        return History(storage, identity, multi_objective=self._strategy.multi_objective)
+        history = History(storage, identity, multi_objective=self._strategy.multi_objective)
+        about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
+        history.keep(SETUP, {**about, "op_types": _op_types(space)})
+        return history
 
     def _calibration_batches(self, model: ModelT, loader: Iterable[object]) -> Iterable[data.Batch]:
         """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
@@ -172,7 +178,7 @@ class Run(Generic[ModelT]):
             source=self._source,
             criterion=self._tuner.criterion,
             latency=latency,
-            feeds=data.resize_batch(feeds, model.inputs, self._tuner.batch_size),
+            feeds=feeds,
             seed=self._tuner.seed,
             cache=None if self._workspace is None else self._workspace / "cache",
             on_progress=None,
@@ -202,7 +208,7 @@ class Run(Generic[ModelT]):
             outputs = runner(data.as_feeds(batch, inputs, where="the batch"))
             return outputs[0] if len(outputs) == 1 else outputs
 
-        return TuningResult(
+        result = TuningResult(
             verdict=conclusion.verdict,
             best=conclusion.best,
             baseline=trials[0],
@@ -211,7 +217,7 @@ class Run(Generic[ModelT]):
             interrupted=end.interrupted,
             criterion=self._tuner.criterion,
             history=trials,
-            space=setup.problem.space,
+            op_types=_op_types(setup.problem.space),
             costly_ops=self._costly_ops(setup, conclusion, end),
             final=final,
             notes=self._notes,
@@ -219,6 +225,8 @@ class Run(Generic[ModelT]):
             _run=run,
             _save=lambda path: self._adapter.save(best, path, self._metadata(conclusion.best)),
         )
+        setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
+        return result
 
     def _candidate(self, setup: _Setup[ModelT], trial: Trial) -> ModelT:
         if trial.config.is_fp32:
@@ -248,10 +256,9 @@ class Run(Generic[ModelT]):
     def _costly_ops(self, setup: _Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
         """The ops whose quantization costs most, where the target is not met."""
         late = end.interrupted or (self._deadline is not None and time.monotonic() > self._deadline)
-        if conclusion.verdict is Verdict.MET or (late and setup.history.insight("sensitivity") is None):
+        if conclusion.verdict is Verdict.MET or (late and setup.history.kept("sensitivity") is None):
             return {}
-        with self._stopwatch("insights"):
-            ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
+        ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
         return dict(ranked[:_COSTLY_OPS])
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
@@ -263,13 +270,17 @@ class Run(Generic[ModelT]):
             "autotune:measurement": json.dumps(measured.to_json()),
             "autotune:criterion": str(self._tuner.criterion),
             "autotune:host": json.dumps(host.to_json()),
-            "autotune:version": host.versions["autotune-quantization"],
+            "autotune:version": host.packages.get("autotune-quantization", "uninstalled"),
         }
 
     def _note(self, *notes: str) -> None:
         for note in notes:
             self._notes.append(note)
             self._observer.note(note)
+
+
+def _op_types(space: TuningSpace) -> dict[str, str]:
+    return {op.name: op.op_type for op in space.ops}
 
 
 def _require_writable(folder: Path) -> None:

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
 from autotune.errors import WorkspaceError
-from autotune.history import CONSTRAINT, History, read_trials
+from autotune.history import CONSTRAINT, History, read_study
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 
@@ -53,7 +53,7 @@ def test_a_reopened_workspace_returns_the_same_trials(tmp_path: Path) -> None:
         record(history, QuantizationConfig(), state=TrialState.FAILED),
     ]
     assert list(History(tmp_path, IDENTITY).trials) == written
-    assert list(read_trials(tmp_path)[0]) == written
+    assert list(read_study(tmp_path)[0]) == written
 
 
 def test_the_sampler_is_told_the_latency_ratio_and_the_constraint() -> None:
@@ -99,9 +99,9 @@ def test_a_multi_objective_study_gets_three_values_and_keeps_pruned_trials() -> 
 
 def test_insights_survive_a_restart(tmp_path: Path) -> None:
     history = History(tmp_path, IDENTITY)
-    assert history.insight("sensitivity") is None
-    history.keep_insight("sensitivity", {"a": 0.5})
-    assert History(tmp_path, IDENTITY).insight("sensitivity") == {"a": 0.5}
+    assert history.kept("sensitivity") is None
+    history.keep("sensitivity", {"a": 0.5})
+    assert History(tmp_path, IDENTITY).kept("sensitivity") == {"a": 0.5}
 
 
 def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
@@ -113,4 +113,4 @@ def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_workspace_without_history_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="holds no history"):
-        read_trials(tmp_path)
+        read_study(tmp_path)

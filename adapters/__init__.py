@@ -1,0 +1,83 @@
+"""The frameworks whose models can be tuned, by the name that a user gives."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any, cast
+
+from autotune.adapter import Adapter
+from autotune.errors import InputError, MissingDependencyError
+
+__all__ = ["ADAPTERS", "ENTRY_POINT_GROUP", "Registration", "adapter_names", "get_adapter"]
+
+ENTRY_POINT_GROUP = "autotune.adapters"
+"""Other distributions register an adapter class under this group of entry points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """Where an adapter lives.
+
+    Attributes:
+        module: Imported only when the adapter is asked for.
+        attribute: The adapter's class, constructed without arguments.
+        extra: The extra of this distribution that brings the framework; None where the core depends on it.
+    """
+
+    module: str
+    attribute: str
+    extra: str | None = None
+
+
+ADAPTERS: dict[str, Registration] = {
+    "onnxruntime": Registration(module="autotune.adapters.onnxruntime", attribute="OnnxRuntimeAdapter"),
+}
+
+
+def adapter_names() -> tuple[str, ...]:
+    """All names that :func:`get_adapter` knows: those built in, then those of other distributions."""
+    others = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    return (*ADAPTERS, *sorted(others - set(ADAPTERS)))
+
+
+def get_adapter(name: str) -> Adapter[Any]:
+    """The adapter of that name; its framework is imported now.
+
+    Raises:
+        InputError: No adapter has this name.
+        MissingDependencyError: Its framework is not installed.
+    """
+    registration = ADAPTERS.get(name)
+    if registration is None:
+        return _from_entry_point(name)
+    try:
+        module = importlib.import_module(registration.module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == "autotune":
+            raise
+        extra = f"[{registration.extra}]" if registration.extra else ""
+        raise MissingDependencyError(
+            f"The adapter {name!r} needs the package {error.name!r}, which is not installed. "
+            f"Install it with `pip install 'autotune-quantization{extra}'`"
+        ) from error
+    return cast("Adapter[Any]", getattr(module, registration.attribute)())
+
+
+def _from_entry_point(name: str) -> Adapter[Any]:
+    points = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name))
+    if not points:
+        known = adapter_names()
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise InputError(f"An adapter must be one of {', '.join(known)}, but got {name!r}.{hint}")
+    try:
+        adapter = points[0].load()
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"The adapter {name!r} ({points[0].value}) needs the package {error.name!r}, which is not installed. "
+            f"Install it with `pip install {error.name}`"
+        ) from error
+    return cast("Adapter[Any]", adapter())

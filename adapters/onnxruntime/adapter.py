@@ -1,0 +1,109 @@
+"""The ONNX Runtime adapter: the contract's methods, each in a file of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from autotune.adapter import Execution, Feeds, Runner
+from autotune.adapters.onnxruntime import profile
+from autotune.adapters.onnxruntime.apply import apply_config
+from autotune.adapters.onnxruntime.calibration import calibrate
+from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.load import read_model
+from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.prepare import prepare
+from autotune.adapters.onnxruntime.save import save_model
+from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
+from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
+from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizationConfig
+from autotune.host import current_host
+from autotune.space import TuningSpace
+
+
+class OnnxRuntimeAdapter:
+    """ONNX models on ONNX Runtime's CPU execution provider; see :class:`autotune.adapter.Adapter`."""
+
+    name = "onnxruntime"
+    suffix = ".onnx"
+
+    def load(self, source: object) -> OnnxModel:
+        """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.
+
+        Raises:
+            ModelError: It is missing, corrupt, no ONNX model, or ONNX Runtime cannot run it.
+        """
+        model = prepare(read_model(source))
+        _, left_out = quantizable_ops(Graph(model.proto))
+        return dataclasses.replace(model, notes=(*model.notes, *left_out))
+
+    def space(self, model: OnnxModel) -> TuningSpace:
+        """What each op may become on this host."""
+        return tuning_space(Graph(model.proto), current_host())
+
+    def calibrate(self, model: OnnxModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
+        """Gather the statistics of all tensors around ops that have an integer kernel.
+
+        Raises:
+            DataError: There is no batch, or a batch that the model cannot read.
+        """
+        tensors, channel_axes = observed_tensors(Graph(model.proto))
+        return calibrate(model.proto, tensors, channel_axes, batches, seed, model.external_dir)
+
+    def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
+        """The candidate as a QDQ model.
+
+        Raises:
+            ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
+        """
+        return apply_config(model, config, statistics)
+
+    def runner(self, model: OnnxModel, execution: Execution) -> Runner:
+        """A session on the CPU.
+
+        Raises:
+            ApplyError: ONNX Runtime refuses the model.
+        """
+        session = open_session(model.proto, model.external_dir, session_options(execution))
+        return SessionRunner(session, keep=model)
+
+    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the model; ``metadata`` goes into its ``metadata_props``.
+
+        Raises:
+            WorkspaceError: The file cannot be written.
+        """
+        save_model(model, path, metadata)
+
+    def op_seconds(
+        self, models: Sequence[OnnxModel], feeds: Feeds, execution: Execution
+    ) -> Sequence[Mapping[str, float]]:
+        """By model, by op: seconds of its kernels in one call; see :class:`autotune.adapter.CostModel`.
+
+        Raises:
+            ApplyError: ONNX Runtime refuses a model.
+        """
+        fp32 = Graph(models[0].proto)
+        ops, _ = quantizable_ops(fp32)
+        return [profile.by_op(seconds, fp32, ops) for seconds in profile.profile(models, feeds, execution)]
+
+    def conversion_seconds(
+        self, model: OnnxModel, statistics: CalibrationStatistics, execution: Execution
+    ) -> Mapping[str, float]:
+        """By op: seconds of one QuantizeLinear and one DequantizeLinear on its output for one sample."""
+        ops, _ = quantizable_ops(Graph(model.proto))
+        elements = {
+            op.name: max(1, statistics.tensors[op.output].count // statistics.samples)
+            for op in ops
+            if op.output in statistics.tensors
+        }
+        seconds = profile.conversion_seconds(list(elements.values()), execution)
+        return {name: seconds[count] for name, count in elements.items()}
+
+    def neighbours(self, model: OnnxModel) -> Mapping[str, Sequence[str]]:
+        """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
+        graph = Graph(model.proto)
+        return profile.neighbours(graph, quantizable_ops(graph)[0])

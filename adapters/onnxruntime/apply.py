@@ -1,0 +1,181 @@
+"""Make the candidate that a config describes, through ONNX Runtime's own QDQ quantizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import TensorData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
+from autotune.adapters.onnxruntime.model import OnnxModel, spill
+from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
+from autotune.adapters.onnxruntime.weights import quantize_weights
+from autotune.calibration import (
+    AffineParameters,
+    CalibrationStatistics,
+    activation_range,
+    affine_parameters,
+)
+from autotune.config import QuantizationConfig, QuantizedType, TensorScheme
+from autotune.errors import ApplyError
+
+_QUANT_TYPES = {QuantizedType.U8: QuantType.QUInt8, QuantizedType.S8: QuantType.QInt8}
+_DTYPES = {QuantizedType.U8: np.dtype(np.uint8), QuantizedType.S8: np.dtype(np.int8)}
+
+_Overrides = dict[str, list[dict[str, Any]]]
+
+
+class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no types
+    """ONNX Runtime's quantizer, told which tensors stay fp32."""
+
+    def __init__(self, proto: onnx.ModelProto, quantized: set[str], nodes: list[str], overrides: _Overrides) -> None:
+        self._quantized = quantized
+        super().__init__(
+            proto,
+            per_channel=False,  # the overrides say which weights are
+            reduce_range=False,  # the overrides' scales account for it
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            # Scales come from the overrides; the quantizer wants a range for every tensor all the same.
+            tensors_range={
+                name: TensorData(lowest=np.float32(0), highest=np.float32(1)) for name in overrides if name in quantized
+            },
+            nodes_to_quantize=nodes,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list({node.op_type for node in proto.graph.node}),
+            extra_options={
+                "TensorQuantOverrides": overrides,
+                "ForceQuantizeNoInputCheck": True,  # `nodes` names those followers alone that have something to follow
+                "QDQDisableWeightAdjustForInt32Bias": True,  # done already, for all channels at once
+            },
+        )
+
+    def quantize_activation_tensor(self, tensor_name: str) -> None:
+        if tensor_name in self._quantized:
+            super().quantize_activation_tensor(tensor_name)
+
+    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:  # noqa: ARG002
+        # What shares a scale has been decided; an AveragePool, for one, does better with a scale of its own.
+        self.quantize_activation_tensor(output_name)
+
+
+def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
+    """The candidate that ``config`` describes; ``model`` stays as it is.
+
+    A tensor has one scheme, as :class:`autotune.config.OpConfig` says, and with it go the tensors that share its scale.
+    Two things are the same for every config, since anything else breaks the fusion into integer kernels: the range of a
+    tensor that a Relu or Clip cuts lies within what that lets through, whatever the scheme's symmetry, and all int8 ops
+    that are connected use the integer type of the first of them.
+
+    Raises:
+        ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
+    """
+    graph = Graph(model.proto)
+    ops, _ = quantizable_ops(graph)
+    unknown = sorted(set(config.ops) - {op.name for op in ops})
+    if unknown:
+        raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
+    if config.is_fp32:
+        return model
+    placement = place(graph, ops, config)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    activations = {
+        name: parameters
+        for group in {id(group): group for group in placement.groups.values()}.values()
+        for parameters in [_group_parameters(group, statistics)]
+        for name in group.tensors
+    }
+    overrides: _Overrides = {
+        name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
+    }
+    for op in placement.ops:
+        overrides.update(_constant_overrides(op, model, graph, placement))
+    _bring_in(proto, model, graph, placement)
+    quantize_weights(proto, model, placement.ops, config, activations)
+    return _quantize(model, proto, placement, overrides)
+
+
+def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> OnnxModel:
+    # Types are in place already; this is how ONNX Runtime's quantizer recognises that.
+    metadata = list(proto.metadata_props)
+    producer = proto.producer_name, proto.producer_version
+    proto.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    nodes = [op.name for op in placement.ops] + sorted(placement.followers)
+    quantized = set(placement.groups) | {name for op in placement.ops for name in op.constants}
+    try:
+        quantizer = _Quantizer(proto, quantized, nodes, overrides)
+        result: onnx.ModelProto = quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        keep_fp32(result)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
+    del result.metadata_props[:]
+    result.metadata_props.extend(metadata)
+    result.producer_name, result.producer_version = producer
+    external_dir, folder = spill(result, model.external_dir)
+    return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
+
+
+def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:
+    """Take constants that the quantizer reads out of their files, and give each int8 op a bias of its own.
+
+    The quantizer leaves a bias that several ops read to all of them as integers, to those in fp32 too.
+    """
+    wanted = {name for op in placement.ops for name in (op.bias, *op.constants) if name}
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in wanted}
+    for tensor in tensors.values():
+        if is_external(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(model.tensor(tensor), tensor.name))
+    nodes = {node.name: node for node in proto.graph.node}
+    for op in placement.ops:
+        if op.bias is not None and not graph.read_once(op.bias):
+            own = proto.graph.initializer.add()
+            own.CopyFrom(tensors[op.bias])
+            own.name = f"{op.bias}/{op.name}"
+            nodes[op.name].input[2] = own.name
+
+
+def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:
+    observed = statistics.tensors.get(group.observed)
+    if observed is None:
+        raise ApplyError(
+            f"Every quantized tensor needs statistics, but {group.observed!r} has none. "
+            "Calibrate this model anew: the statistics belong to another one, or no batch reaches this tensor"
+        )
+    scheme, algorithm = group.choice.activation, group.choice.calibration
+    assert scheme is not None
+    assert algorithm is not None
+    if group.low > -np.inf or group.high < np.inf:
+        scheme = dataclasses.replace(scheme, symmetric=False)
+    low, high = activation_range(observed, algorithm, scheme)
+    scheme = dataclasses.replace(scheme, dtype=group.dtype)
+    return affine_parameters(max(low, group.low), min(high, group.high), scheme)
+
+
+def _override(parameters: AffineParameters, dtype: QuantizedType) -> dict[str, Any]:
+    return {
+        "quant_type": _QUANT_TYPES[dtype],
+        "scale": np.asarray(parameters.scale, np.float32).reshape(()),
+        "zero_point": np.asarray(parameters.zero_point).astype(_DTYPES[dtype]).reshape(()),
+    }
+
+
+def _constant_overrides(op: QuantizableOp, model: OnnxModel, graph: Graph, placement: Placement) -> _Overrides:
+    """Parameters of the constants that an op reads like activations: their exact range, in its integer type."""
+    dtype = placement.groups[op.activations[0]].dtype
+    overrides: _Overrides = {}
+    for name in op.constants:
+        values = model.tensor(graph.initializers[name])
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        parameters = affine_parameters(min(low, 0.0), max(high, 0.0), TensorScheme(dtype=dtype))
+        overrides[name] = [_override(parameters, dtype)]
+    return overrides

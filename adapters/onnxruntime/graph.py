@@ -1,0 +1,107 @@
+"""A model's graph, indexed: who writes a tensor, who reads it, what is constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import onnx
+from onnx import numpy_helper
+
+from autotune.adapter import Array
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+class Graph:
+    """An index over the top level of a model's graph; it must not outlive a change of the graph."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.nodes = list(proto.graph.node)
+        self.initializers: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.outputs = {output.name for output in proto.graph.output}
+        self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                if name:
+                    self.readers.setdefault(name, []).append(node)
+        self.read_by_subgraphs = {name for node in self.nodes for name in _outer_reads(node)}
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set; 0 where the model uses none of it."""
+        return next((int(o.version) for o in self.proto.opset_import if o.domain in _STANDARD_DOMAINS), 0)
+
+    @cached_property
+    def types(self) -> dict[str, onnx.TypeProto.Tensor]:
+        """Element type and shape of every tensor of which they are known."""
+        graph = self.proto.graph
+        return {
+            value.name: value.type.tensor_type
+            for value in (*graph.value_info, *graph.input, *graph.output)
+            if value.type.HasField("tensor_type")
+        }
+
+    def elem_type(self, tensor: str) -> int:
+        """``TensorProto.DataType`` of a tensor; 0 where it is unknown."""
+        if tensor in self.initializers:
+            return int(self.initializers[tensor].data_type)
+        return int(self.types[tensor].elem_type) if tensor in self.types else 0
+
+    def rank(self, tensor: str) -> int | None:
+        """Number of dimensions; None where it is unknown."""
+        if tensor in self.initializers:
+            return len(self.initializers[tensor].dims)
+        if tensor in self.types and self.types[tensor].HasField("shape"):
+            return len(self.types[tensor].shape.dim)
+        return None
+
+    def read_once(self, tensor: str) -> bool:
+        """Whether exactly one node reads a tensor, and nobody outside of the graph's top level does."""
+        return (
+            len(self.readers.get(tensor, ())) == 1
+            and tensor not in self.outputs
+            and tensor not in self.read_by_subgraphs
+        )
+
+    def constant(self, tensor: str) -> Array | None:
+        """The value of a small constant; None where it is not constant."""
+        if tensor not in self.initializers or is_external(self.initializers[tensor]):
+            return None
+        value: Array = numpy_helper.to_array(self.initializers[tensor])
+        return value
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Whether a node belongs to the standard operator set."""
+    return node.domain in _STANDARD_DOMAINS
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's values lie outside of the model's own file."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    """A node's attributes as Python values."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside of a node, ``If`` and ``Loop`` and ``Scan`` for example."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _outer_reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that the graphs inside of a node read; those that they define themselves do no harm."""
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from inner.input
+            yield from _outer_reads(inner)
+        yield from (output.name for output in graph.output)

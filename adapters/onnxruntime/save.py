@@ -1,0 +1,56 @@
+"""Write a model so that a reader sees the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from autotune.adapters.onnxruntime.model import OnnxModel, write_weights
+from autotune.errors import WorkspaceError
+
+
+def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write ``model`` to ``path``; weights that do not fit into one file go into a second beside it.
+
+    Raises:
+        WorkspaceError: It cannot be written; what was there before still is.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    _set_metadata(proto, metadata)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The weights' file has the model's hash in its name: until the new model replaces the old one, the old one finds
+    # its own.
+    weights = path.with_name(f"{path.name}.{model.fingerprint}.data")
+    written: list[Path] = []
+    try:
+        if model.external_dir is not None:
+            written.append(weights.with_name(f".{weights.name}.{os.getpid()}.tmp"))
+            write_weights(proto, model.external_dir, written[-1])
+            for tensor in proto.graph.initializer:
+                for entry in tensor.external_data:
+                    if entry.key == "location":
+                        entry.value = weights.name
+        written.append(temporary)
+        with temporary.open("wb") as file:
+            file.write(proto.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        if model.external_dir is not None:
+            written[0].replace(weights)
+        temporary.replace(path)
+    except OSError as error:
+        raise WorkspaceError(
+            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
+        ) from error
+    finally:
+        for leftover in written:
+            leftover.unlink(missing_ok=True)
+
+
+def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    kept = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, {**kept, **metadata})

@@ -1,0 +1,108 @@
+"""ONNX Runtime sessions: how a model is opened and run, and what ONNX Runtime makes of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from autotune.adapter import Array, Execution, Feeds
+from autotune.errors import ApplyError
+
+_ERROR_SEVERITY = 3
+onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)
+
+
+class SessionRunner:
+    """A session with the names of its outputs; see :class:`autotune.adapter.Runner`.
+
+    Args:
+        session: The session.
+        keep: Lives as long as the runner: the model, whose weights the session may have mapped from a temporary file.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, keep: object = None) -> None:
+        self._session = session
+        self._keep = keep
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
+        """Run one batch and return the outputs in graph order.
+
+        Raises:
+            ApplyError: ONNX Runtime fails; the message is the first line of its own.
+        """
+        try:
+            return tuple(self._session.run(self._outputs, dict(feeds)))
+        except Exception as error:  # classes of its own, without a common root but Exception
+            raise ApplyError(f"ONNX Runtime failed to run the model: {_first_line(error)}") from error
+
+
+def session_options(execution: Execution) -> onnxruntime.SessionOptions:
+    """Options under which sessions side by side do not disturb each other."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERROR_SEVERITY
+    options.intra_op_num_threads = execution.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Threads that spin while they wait take the cores from whoever is measured next; measured with two threads on two
+    # cores, where two sessions of one model otherwise differ by half.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def open_session(
+    proto: onnx.ModelProto, external_dir: Path | None, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """Open a model that lies in memory, its external data in ``external_dir``.
+
+    Raises:
+        ApplyError: ONNX Runtime refuses the model; the message is the first line of its own.
+    """
+    if external_dir is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(external_dir))
+    try:
+        return onnxruntime.InferenceSession(
+            proto.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime raises classes of its own without a common root but Exception
+        raise ApplyError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+
+
+def optimized_graph(
+    proto: onnx.ModelProto,
+    external_dir: Path | None = None,
+    level: Any = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+) -> onnx.ModelProto:
+    """The graph that ONNX Runtime makes of a model before it runs it.
+
+    Args:
+        proto: The model.
+        external_dir: Where its external data lies.
+        level: How far it goes. The default leaves out what only changes the memory layout for this CPU.
+
+    Raises:
+        ApplyError: ONNX Runtime refuses the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = session_options(Execution())
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = str(path)
+        open_session(proto, external_dir, options)
+        return onnx.load(path)
+
+
+def optimized_op_counts(proto: onnx.ModelProto, external_dir: Path | None = None) -> Counter[str]:
+    """How many nodes of each type ONNX Runtime executes; a Q or DQ among integer kernels shows here."""
+    return Counter(node.op_type for node in optimized_graph(proto, external_dir).graph.node)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -1,0 +1,90 @@
+"""What each op may become in ONNX Runtime on this host."""
+
+from __future__ import annotations
+
+from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
+from autotune.config import (
+    KL,
+    MINMAX,
+    MSE,
+    CalibrationAlgorithm,
+    CalibrationMethod,
+    Granularity,
+    Precision,
+    QuantizedType,
+    TensorScheme,
+)
+from autotune.host import Host
+from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
+
+_ALGORITHMS = (
+    MINMAX,
+    *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
+    KL,
+    MSE,
+)
+
+_U8 = TensorScheme(dtype=QuantizedType.U8)
+_U8_SYMMETRIC = TensorScheme(dtype=QuantizedType.U8, symmetric=True)
+_S8 = TensorScheme(dtype=QuantizedType.S8)
+_S8_SYMMETRIC = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
+
+# On x86, ONNX Runtime turns s8 activations back into u8 or runs slower kernels: s8s8 was measured at 0.72 to 0.83 of
+# fp32's speed where u8s8 reaches 2.0 to 3.4. Arm has kernels for both.
+_ACTIVATIONS = (_U8, _U8_SYMMETRIC, _S8, _S8_SYMMETRIC)
+
+_PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
+_PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
+
+_FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
+"""Small steps around saturation carry these ops' results, and they cost little time; int8 is offered, not preferred."""
+
+
+def tuning_space(graph: Graph, host: Host) -> TuningSpace:
+    """The space of a prepared model."""
+    ops, _ = quantizable_ops(graph)
+    return TuningSpace(
+        ops=tuple(_op_space(op, graph) for op in ops),
+        # Where two u8 x s8 products saturate, weights of 7 bits are what ONNX Runtime's documentation advises.
+        recipe=RecipeSpace(reduce_range=(True, False) if host.saturates_u8s8 else (False,)),
+    )
+
+
+def _op_space(op: QuantizableOp, graph: Graph) -> OpSpace:
+    weights: tuple[TensorScheme, ...] = ()
+    if op.weight is not None:
+        per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
+        weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
+    int8 = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    op_type = op.node.op_type
+    precisions = (FP32_SPACE, int8) if op_type in _FP32_FIRST else (int8, FP32_SPACE)
+    return OpSpace(name=op.name, op_type=op_type, precisions=precisions)
+
+
+def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The tensors whose statistics :func:`~autotune.adapters.onnxruntime.apply.apply_config` may ask for.
+
+    Returns:
+        Their names in graph order, and the channel axis of those whose channels have a meaning.
+    """
+    ops, _ = quantizable_ops(graph)
+    wanted: dict[str, None] = {}
+    axes: dict[str, int] = {}
+    for op in ops:
+        for name in (*op.activations, op.output):
+            wanted[name] = None
+            rank = graph.rank(name)
+            if op.node.op_type == "Conv" and rank is not None:
+                axes[name] = 1
+            elif op.node.op_type in ("Gemm", "MatMul") and rank:
+                axes.setdefault(name, rank - 1)
+    for node in graph.nodes:
+        if node.op_type in CLIPS | FOLLOWERS and node.input[0] in wanted:
+            wanted[node.output[0]] = None
+            if node.op_type in CLIPS and node.input[0] in axes:
+                axes.setdefault(node.output[0], axes[node.input[0]])
+    order = {name: None for value in graph.proto.graph.input for name in (value.name,)}
+    order.update({name: None for node in graph.nodes for name in node.output})
+    return tuple(name for name in order if name in wanted), axes

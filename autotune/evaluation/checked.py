@@ -1,0 +1,112 @@
+"""A model as the evaluator runs it: its outputs are checked, and it ends when the run's time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from autotune.adapter import Array, Feeds, Runner, TensorSpec
+from autotune.data import as_feeds
+from autotune.errors import DeadlineReached, OutputError, TrialError
+
+
+class CheckedModel:
+    """What ``eval_fn`` gets: ``model(inputs)`` gives one array, or a tuple where the model has several outputs.
+
+    Args:
+        runner: Runs the model.
+        inputs: The inputs of the fp32 model.
+        outputs: The outputs of the fp32 model.
+        deadline: A ``time.monotonic()`` value after which a call raises.
+        finite: Names of the outputs in which NaN and infinity are an error.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        deadline: float | None,
+        finite: frozenset[str],
+    ) -> None:
+        self._runner = runner
+        self._inputs = inputs
+        self._outputs = outputs
+        self._deadline = deadline
+        self._finite = finite
+        self._failure: TrialError | None = None
+
+    def __call__(self, inputs: object) -> Array | tuple[Array, ...]:
+        """Run one batch: an array, a tuple in graph order, or a dict by input name."""
+        outputs = self.run(as_feeds(inputs, self._inputs, where="The batch given to the model"))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, feeds: Feeds) -> tuple[Array, ...]:
+        """Run one batch and check what comes out.
+
+        Raises:
+            DeadlineReached: The time given to the run is over.
+            OutputError: An output is not finite, or has another number of dimensions than fp32's.
+        """
+        self.raise_failure()
+        try:
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise DeadlineReached("The time given to the run ended while accuracy was being evaluated")
+            outputs = self._runner(feeds)
+            self._check(outputs)
+        except TrialError as error:
+            self._failure = error
+            raise
+        return outputs
+
+    def raise_failure(self) -> None:
+        """Raise again what a call raised before: an ``eval_fn`` may have caught it along with its own errors."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _check(self, outputs: tuple[Array, ...]) -> None:
+        if len(outputs) != len(self._outputs):
+            raise OutputError(f"The candidate must have {len(self._outputs)} outputs, but has {len(outputs)}")
+        for spec, output in zip(self._outputs, outputs, strict=True):
+            if output.ndim != len(spec.shape) and spec.shape:
+                raise OutputError(
+                    f"Output {spec.name!r} must have {len(spec.shape)} dimensions, but has shape {output.shape}"
+                )
+            if spec.name in self._finite:
+                check_finite(spec.name, output)
+
+
+def all_finite(output: Array) -> bool:
+    """Whether an output has neither NaN nor infinity."""
+    return output.dtype.kind not in "fc" or bool(np.isfinite(output).all())
+
+
+def check_finite(name: str, output: Array) -> None:
+    """See that an output has neither NaN nor infinity.
+
+    Raises:
+        OutputError: It has; the message names the output and counts them.
+    """
+    if not all_finite(output):
+        bad = int(np.size(output) - np.isfinite(output).sum())
+        raise OutputError(f"Output {name!r} must be finite, but {bad} of its {output.size} values are NaN or infinite")
+
+
+def check_same_shapes(outputs: Sequence[TensorSpec], expected: Sequence[Array], actual: Sequence[Array]) -> None:
+    """See that a candidate's outputs have the shapes of the fp32 model's on the same inputs.
+
+    Raises:
+        OutputError: The number of outputs or the shape of one differs; the message names it.
+    """
+    if len(actual) != len(expected):
+        raise OutputError(
+            f"The candidate must have the {len(expected)} outputs of the fp32 model, but has {len(actual)}"
+        )
+    for spec, want, have in zip(outputs, expected, actual, strict=True):
+        if have.shape != want.shape:
+            raise OutputError(
+                f"Output {spec.name!r} must have the shape {want.shape} of the fp32 model's, but it has {have.shape}"
+            )

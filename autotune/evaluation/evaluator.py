@@ -1,0 +1,274 @@
+"""Measures candidates, cheapest figure first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+from autotune.adapter import Adapter, Array, Feeds, ModelT, Runner
+from autotune.criterion import Criterion, Interval
+from autotune.errors import TrialError
+from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
+from autotune.evaluation.latency import LatencyComparison, LatencyOptions, RaceResult, compare_latency, race_latency
+from autotune.evaluation.score import FunctionScorer, Progress, Score, Scorer
+from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
+from autotune.evaluation.streamed import SampleScorer
+from autotune.trial import Measurement, TrialState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came of measuring one candidate.
+
+    Attributes:
+        state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the dearer ones needless.
+        measurement: What was measured.
+        reason: Why it was pruned.
+    """
+
+    state: TrialState
+    measurement: Measurement
+    reason: str | None = None
+
+
+class Evaluator(Generic[ModelT]):
+    """Measures candidates against one fp32 model: size, then latency, then accuracy, and no more than is needed.
+
+    Args:
+        adapter: Makes models ready to run.
+        model: The fp32 model.
+        source: Where accuracy comes from.
+        criterion: The accuracy target.
+        latency: How latency is measured.
+        feeds: One batch for latency, of ``latency.batch_size`` samples.
+        seed: Of the order of calls and samples, and of resampling.
+        cache: Folder in which the fp32 model's per-sample results are kept; None keeps nothing.
+        on_progress: Told how many samples an accuracy evaluation has seen.
+
+    Raises:
+        CriterionError: The metric and the criterion contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapter: Adapter[ModelT],
+        model: ModelT,
+        source: UserFunction | LabelledData,
+        criterion: Criterion,
+        latency: LatencyOptions,
+        feeds: Feeds,
+        seed: int,
+        cache: Path | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        check_direction(source, criterion)
+        self._adapter = adapter
+        self._model = model
+        self._latency = latency
+        self._feeds = feeds
+        self._seed = seed
+        self._progress: Progress = on_progress or (lambda _done, _total: None)
+        self._runner: Runner | None = None
+        self._expected: tuple[Array, ...] = ()
+        self._scorer: Scorer
+        if isinstance(source, UserFunction):
+            self._scorer = FunctionScorer(source, criterion)
+        else:
+            self._scorer = SampleScorer(source, criterion, model.inputs, seed=seed, cache=cache, key=model.fingerprint)
+
+    def baseline(self, *, deadline: float | None = None) -> Measurement:
+        """Measure the fp32 model itself; called once, before any candidate.
+
+        Args:
+            deadline: A ``time.monotonic()`` value.
+
+        Raises:
+            EvaluationFunctionError: ``eval_fn`` returned no score.
+            CriterionError: The score is no baseline for the criterion.
+            DeadlineReached: The deadline passed.
+        """
+        runner = self._baseline_runner()
+        score = self._scorer.baseline(self._checked(runner, deadline), self._progress)
+        call = self._call(runner)
+        own = compare_latency(call, call, self._latency, seed=self._seed, deadline=deadline)
+        certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
+        return _measurement(self._model.size_bytes, own, score, speedup=1.0, interval=certain)
+
+    def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
+        """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.
+
+        Per-sample results come from the cache; where that is gone they are computed anew.
+
+        Raises:
+            CriterionError: The figures are no baseline for the criterion.
+            DeadlineReached: The deadline passed.
+        """
+        model = self._checked(self._baseline_runner(), deadline)
+        self._scorer.resume(baseline.metrics, model, self._progress)
+
+    def evaluate(
+        self,
+        candidate: ModelT,
+        *,
+        incumbent: Measurement | None = None,
+        needs_accuracy: bool = False,
+        deadline: float | None = None,
+    ) -> Evaluation:
+        """Measure a candidate.
+
+        Args:
+            candidate: The model to measure.
+            incumbent: The fastest so far that keeps the target: a candidate that is proven slower is pruned without
+                an accuracy evaluation. None where speed is not the objective.
+            needs_accuracy: Evaluate accuracy all the same, and do not end it early.
+            deadline: A ``time.monotonic()`` value.
+
+        Raises:
+            ApplyError: The framework refuses the candidate.
+            OutputError: Its outputs are not finite, or of another shape than fp32's.
+            TrialError: ``eval_fn`` failed on it.
+            DeadlineReached: The deadline passed.
+        """
+        baseline = self._baseline_runner()
+        runner = self._candidate_runner(candidate)
+        compared = compare_latency(
+            self._call(baseline), self._call(runner), self._latency, seed=self._seed, deadline=deadline
+        )
+        fastest = incumbent.speedup if incumbent is not None else None
+        if fastest is not None and not needs_accuracy and compared.interval.high < fastest:
+            return Evaluation(
+                state=TrialState.PRUNED,
+                measurement=_measurement(candidate.size_bytes, compared, None),
+                reason=f"slower than the best that keeps the target: {compared.speedup:.2f}x, and not {fastest:.2f}x",
+            )
+        score = self._scorer.candidate(self._checked(runner, deadline), self._progress, complete=needs_accuracy)
+        return Evaluation(
+            state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
+            measurement=_measurement(candidate.size_bytes, compared, score),
+            reason=score.stopped,
+        )
+
+    def race(self, finalists: Sequence[ModelT], *, deadline: float | None = None) -> RaceResult:
+        """Run finalists against each other, with the fp32 model among them, until the fastest is known.
+
+        Raises:
+            ApplyError: The framework refuses one of them.
+            DeadlineReached: The deadline passed before anything could be said.
+        """
+        baseline = self._call(self._baseline_runner())
+        calls = [self._call(self._candidate_runner(finalist)) for finalist in finalists]
+        return race_latency(baseline, calls, self._latency, seed=self._seed, deadline=deadline)
+
+    def run_once(self, model: ModelT) -> None:
+        """Load a model and run the latency batch: the work during which peak memory is taken.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        self._adapter.runner(model, self._latency.execution)(self._feeds)
+
+    def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
+        """See the samples that an early accepted candidate was spared; called for the one that is to be the answer.
+
+        Args:
+            candidate: The model.
+            measured: What is known of it; its latency stays as it is.
+            deadline: A ``time.monotonic()`` value.
+
+        Raises:
+            TrialError: It cannot be evaluated.
+            DeadlineReached: The deadline passed.
+        """
+        if measured.samples == measured.samples_total:
+            return measured
+        model = self._checked(self._candidate_runner(candidate), deadline)
+        return _with_score(measured, self._scorer.candidate(model, self._progress, complete=True))
+
+    def holdout(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement | None:
+        """Measure a candidate's accuracy on data that the search never saw; None where nothing was held out.
+
+        The best of many is picked with luck, and its figure from the search tells of that luck too.
+
+        Raises:
+            TrialError: It cannot be evaluated.
+            DeadlineReached: The deadline passed.
+        """
+        reference = self._checked(self._baseline_runner(), deadline)
+        model = self._checked(self._candidate_runner(candidate), deadline)
+        score = self._scorer.holdout(reference, model, self._progress)
+        return None if score is None else _with_score(Measurement(size_bytes=candidate.size_bytes), score)
+
+    def _baseline_runner(self) -> Runner:
+        if self._runner is None:
+            self._runner = self._adapter.runner(self._model, self._latency.execution)
+            self._expected = self._runner(self._feeds)
+        return self._runner
+
+    def _candidate_runner(self, candidate: ModelT) -> Runner:
+        """A candidate made ready to run, its outputs checked against the fp32 model's on the latency batch."""
+        self._baseline_runner()
+        runner = self._adapter.runner(candidate, self._latency.execution)
+        try:
+            outputs = runner(self._feeds)
+        except TrialError:
+            raise
+        except Exception as error:
+            raise TrialError(f"The candidate fails when it runs: {type(error).__name__}: {error}") from error
+        check_same_shapes(self._model.outputs, self._expected, outputs)
+        finite = self._finite()
+        for spec, output in zip(self._model.outputs, outputs, strict=True):
+            if spec.name in finite:
+                check_finite(spec.name, output)
+        return runner
+
+    def _finite(self) -> frozenset[str]:
+        """Outputs that must be finite: those that are so in the fp32 model, which may well write -inf into a mask."""
+        pairs = zip(self._model.outputs, self._expected, strict=True)
+        return frozenset(spec.name for spec, output in pairs if all_finite(output))
+
+    def _checked(self, runner: Runner, deadline: float | None) -> CheckedModel:
+        return CheckedModel(
+            runner,
+            inputs=self._model.inputs,
+            outputs=self._model.outputs,
+            deadline=deadline,
+            finite=self._finite(),
+        )
+
+    def _call(self, runner: Runner) -> Callable[[], object]:
+        feeds = self._feeds
+        return lambda: runner(feeds)
+
+
+def _measurement(
+    size_bytes: int,
+    compared: LatencyComparison,
+    score: Score | None,
+    *,
+    speedup: float | None = None,
+    interval: Interval | None = None,
+) -> Measurement:
+    measured = Measurement(
+        latency_ms=compared.candidate_ms,
+        speedup=compared.speedup if speedup is None else speedup,
+        speedup_interval=interval or compared.interval,
+        size_bytes=size_bytes,
+    )
+    return measured if score is None else _with_score(measured, score)
+
+
+def _with_score(measured: Measurement, score: Score) -> Measurement:
+    return dataclasses.replace(
+        measured,
+        accuracy=score.accuracy,
+        loss=score.loss,
+        loss_interval=score.interval,
+        verdict=score.verdict,
+        metrics=dict(score.metrics),
+        samples=score.samples,
+        samples_total=score.samples_total,
+    )

@@ -1,0 +1,167 @@
+"""The evaluation data: loaded once where memory allows, and then read in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+from autotune.adapter import Array, Feeds, TensorSpec
+from autotune.data import Batch, iterate, require_repeatable
+from autotune.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Samples that are run together.
+
+    Attributes:
+        samples: Their positions in the data set.
+        feeds: The model's inputs.
+        labels: In the form of the loader's; None where there are none.
+    """
+
+    samples: Array
+    feeds: Feeds
+    labels: Any
+
+
+class SampleStore:
+    """A data set as units that can be evaluated on their own: single samples, or the loader's batches.
+
+    Samples are units where all batches are in memory and share their shapes. Else batches are: in any order where they
+    are in memory or the loader can be indexed, in the loader's own order where it can only be iterated.
+
+    Args:
+        loader: Yields ``(inputs, labels)`` or ``inputs``.
+        inputs: The inputs of the model.
+        labelled: Whether labels come along.
+        memory_bytes: Most memory in which batches are kept; None: a quarter of what is free.
+    """
+
+    def __init__(
+        self, loader: Iterable[object], inputs: Sequence[TensorSpec], *, labelled: bool, memory_bytes: int | None
+    ) -> None:
+        require_repeatable(loader, "evaluation data loader")
+        self._loader = loader
+        self._inputs = inputs
+        self._labelled = labelled
+        self._batches: list[Batch] | None = []
+        self._sizes: list[int] = []
+        self._read(psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        self.total = int(self._starts[-1])
+        self.by_sample = self._batches is not None and self._sliceable(self._batches)
+        self.any_order = self._batches is not None or _indexable(loader)
+
+    @property
+    def units(self) -> list[Array]:
+        """Positions of the samples of each unit, in the loader's order."""
+        if self.by_sample:
+            return list(np.arange(self.total).reshape(-1, 1))
+        return [np.arange(start, stop) for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)]
+
+    def chunks(self, units: Array) -> Iterator[Chunk]:
+        """The given units in the given order, put together to batches of the loader's size where they are samples.
+
+        Args:
+            units: Indices into :attr:`units`; ascending where :attr:`any_order` is false.
+        """
+        if self.by_sample:
+            assert self._batches is not None
+            size = max(self._sizes)
+            for start in range(0, len(units), size):
+                yield self._gather(np.asarray(units[start : start + size]))
+            return
+        for unit, batch in self._pick(units):
+            yield Chunk(
+                samples=np.arange(self._starts[unit], self._starts[unit + 1]), feeds=batch.feeds, labels=batch.labels
+            )
+
+    def _read(self, memory_bytes: int) -> None:
+        digest = hashlib.blake2b(digest_size=12)
+        held = 0
+        for batch in self._iterate():
+            self._sizes.append(batch.size)
+            _hash(digest, batch)
+            held += sum(array.nbytes for array in batch.feeds.values())
+            if held > memory_bytes:
+                self._batches = None
+            elif self._batches is not None:
+                self._batches.append(batch)
+        self.fingerprint = digest.hexdigest()
+
+    def _iterate(self) -> Iterator[Batch]:
+        for index, batch in enumerate(iterate(self._loader, self._inputs, labelled=self._labelled)):
+            if self._labelled:
+                _check_labels(batch, index)
+            yield batch
+
+    def _sliceable(self, batches: list[Batch]) -> bool:
+        """Whether samples of different batches can be put together to one batch."""
+        if any(not spec.shape or isinstance(spec.shape[0], int) for spec in self._inputs):
+            return False
+        shapes = {tuple(array.shape[1:] for array in batch.feeds.values()) for batch in batches}
+        sizes_agree = all(array.shape[0] == batch.size for batch in batches for array in batch.feeds.values())
+        return len(shapes) == 1 and sizes_agree
+
+    def _gather(self, samples: Array) -> Chunk:
+        assert self._batches is not None
+        batch_of = np.searchsorted(self._starts, samples, side="right") - 1
+        rows = samples - self._starts[batch_of]
+        picked = [(self._batches[batch], int(row)) for batch, row in zip(batch_of, rows, strict=True)]
+        feeds = {spec.name: np.stack([batch.feeds[spec.name][row] for batch, row in picked]) for spec in self._inputs}
+        labels = _join_labels([(batch.labels, row) for batch, row in picked]) if self._labelled else None
+        return Chunk(samples=samples, feeds=feeds, labels=labels)
+
+    def _pick(self, units: Array) -> Iterator[tuple[int, Batch]]:
+        if self._batches is not None:
+            for unit in units:
+                yield unit, self._batches[unit]
+        elif _indexable(self._loader):
+            for unit in units:
+                items = [self._loader[unit]]  # type: ignore[index]  # checked by _indexable
+                yield unit, next(iterate(items, self._inputs, labelled=self._labelled))
+        else:
+            wanted = set(units.tolist())
+            for unit, batch in enumerate(self._iterate()):
+                if unit in wanted:
+                    yield unit, batch
+
+
+def _indexable(loader: object) -> bool:
+    return isinstance(loader, Sequence)
+
+
+def _check_labels(batch: Batch, index: int) -> None:
+    parts = batch.labels.values() if isinstance(batch.labels, Mapping) else [batch.labels]
+    for part in parts:
+        try:
+            count = len(part)
+        except TypeError:
+            count = 1
+        if count != batch.size:
+            raise DataError(
+                f"Batch {index} of the evaluation data has {batch.size} samples, but {count} labels. "
+                "Labels must come one per sample, in the order of the inputs"
+            )
+
+
+def _join_labels(rows: list[tuple[Any, int]]) -> Any:
+    first = rows[0][0]
+    if isinstance(first, Mapping):
+        return {name: _join_labels([(labels[name], row) for labels, row in rows]) for name in first}
+    values = [labels[row] if hasattr(labels, "__getitem__") else labels for labels, row in rows]
+    return values if isinstance(first, (list, tuple)) else np.asarray(values)
+
+
+def _hash(digest: Any, batch: Batch) -> None:
+    for name, array in batch.feeds.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(pickle.dumps(array.tolist()) if array.dtype == object else np.ascontiguousarray(array).tobytes())
+    digest.update(pickle.dumps(batch.labels))

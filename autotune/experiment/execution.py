@@ -1,0 +1,87 @@
+"""Runs what an experiment file describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from autotune.errors import CriterionError, ExperimentError, InputError, StrategyError
+from autotune.evaluation import Metric, create_metric
+from autotune.experiment.references import resolve
+from autotune.experiment.schema import Experiment
+from autotune.observer import Observer
+from autotune.result import TuningResult
+from autotune.tuner import Tuner
+
+_SECTIONS: dict[type[InputError], tuple[str, ...]] = {
+    ExperimentError: ("quantization",),
+    StrategyError: ("tuning", "strategy"),
+    CriterionError: ("tuning", "accuracy_criterion"),
+}
+"""The section that is to blame for an error that shows only when model and data are there."""
+
+
+def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
+    """Tune the model of an experiment.
+
+    Args:
+        experiment: As :func:`load_experiment` read it.
+        observer: Is told what the run does.
+
+    Raises:
+        InputError: Something that the experiment names cannot be used.
+        Exception: What the user's own functions raise, unchanged.
+    """
+    loader = experiment.calibration.dataset.open(experiment.directory)
+    sources = _accuracy_sources(experiment)
+    try:
+        return make_tuner(experiment, observer).tune(experiment.model.path, loader, **sources)
+    except tuple(_SECTIONS) as error:
+        keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
+        raise type(error)(f"{experiment.where(*keys)}: {error}") from error
+
+
+def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
+    """The tuner that an experiment describes."""
+    tuning, performance = experiment.tuning, experiment.evaluation.performance
+    return Tuner(
+        criterion=tuning.accuracy_criterion.criterion,
+        strategy=tuning.strategy.name,
+        strategy_options=tuning.strategy.options,
+        objective=tuning.objective,
+        max_trials=tuning.exit_policy.max_trials,
+        timeout_s=tuning.exit_policy.timeout,
+        seed=tuning.random_seed,
+        threads=performance.threads,
+        batch_size=performance.batch_size,
+        warmup=performance.warmup,
+        sampling_size=experiment.calibration.sampling_size,
+        workspace=experiment.workspace,
+        storage=tuning.storage,
+        framework=experiment.model.framework,
+        restriction=experiment.quantization.restriction(),
+        observer=observer,
+    )
+
+
+def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
+    """What ``Tuner.tune`` takes to measure accuracy."""
+    accuracy = experiment.evaluation.accuracy
+    if accuracy.function is not None:
+        function: Callable[..., Any] = resolve(accuracy.function, experiment.directory)
+        return {"eval_fn": function}
+    assert accuracy.metric is not None
+    assert accuracy.dataset is not None
+    metric = _metric(experiment, accuracy.metric, accuracy.options)
+    if not accuracy.dataset.labelled:
+        where = experiment.where("evaluation", "accuracy", "dataset")
+        raise ExperimentError(f"{where}: metric {accuracy.metric!r} needs labels: name their array as `labels`")
+    loader: Iterable[object] = accuracy.dataset.open(experiment.directory)
+    return {"metric": metric, "eval_dataloader": loader}
+
+
+def _metric(experiment: Experiment, name: str, options: dict[str, Any]) -> Metric:
+    try:
+        return create_metric(name, **options)
+    except InputError as error:
+        raise ExperimentError(f"{experiment.where('evaluation', 'accuracy', 'metric')}: {error}") from error

@@ -1,0 +1,22 @@
+"""The JSON Schema of experiment files, by which editors complete and check them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from autotune.experiment.schema import Experiment
+
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
+"""The schema as it is shipped. ``autotune schema -o autotune/experiment/schema.json`` writes it anew."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of what :func:`load_experiment` reads, in JSON Schema draft 2020-12."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Experiment.model_json_schema()}
+
+
+def json_schema_text() -> str:
+    """The schema as it is written to files."""
+    return json.dumps(json_schema(), indent=2) + "\n"

@@ -1,0 +1,239 @@
+"""Reads an experiment file, and says of every problem in which line it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from autotune.errors import ExperimentError
+from autotune.experiment.allowed import allowed_keys
+from autotune.experiment.schema import Experiment
+from autotune.nearest import suggestion
+
+_WORDS = {
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "tuple_type": "must be a list",
+    "model_type": "must be a section with keys of its own",
+    "model_attributes_type": "must be a section with keys of its own",
+    "dict_type": "must be keys and values",
+}
+"""What pydantic's errors mean to someone who writes YAML, where its own words speak of Python."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it today: 1e-3 is a number, and a date is no type of its own."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|nan|NaN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and check an experiment file. Nothing that it names is opened.
+
+    Args:
+        path: The file.
+        overrides: Values to put in place of the file's, each as ``key.key=value`` with the value in YAML.
+
+    Raises:
+        ExperimentError: The file cannot be read, or does not fit the schema; all problems at once, each with its line.
+    """
+    path = Path(path)
+    root = _compose(path)
+    for override in overrides:
+        _override(root, override)
+    try:
+        document = json.dumps(_construct(root))
+        experiment = Experiment.model_validate_json(document, context={"directory": path.parent})
+    except ValidationError as error:
+        raise ExperimentError("\n".join(_problems(error, root))) from None
+    experiment._path = path
+    experiment._where = lambda keys: _position(_locate(root, keys)[1])
+    return experiment
+
+
+def _compose(path: Path) -> yaml.MappingNode:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ExperimentError(f"There is no experiment file {path}. `autotune init MODEL` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"The experiment file {path} cannot be read: {error}") from None
+    root = _parse(text, str(path))
+    if not isinstance(root, yaml.MappingNode):
+        raise ExperimentError(
+            f"{path}: must hold keys and values, such as `model:`. `autotune init MODEL` writes a file"
+        )
+    _check_tree(root)
+    return root
+
+
+def _parse(text: str, name: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        raise ExperimentError(f"{where}: is not YAML: {error.problem or error}") from None
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{name}: is not YAML: {error}") from None
+    finally:
+        loader.dispose()
+    return node
+
+
+def _check_tree(root: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
+    """Resolve merge keys, and refuse what a reader would not see.
+
+    That is: keys given twice, of which the last would win, keys that are no text, and an alias in its own anchor.
+    """
+    if any(root is node for node in above):
+        raise ExperimentError(f"{_position(root)}: an alias must not stand inside of what it names")
+    inside = (*above, root)
+    if isinstance(root, yaml.SequenceNode):
+        for value in root.value:
+            _check_tree(value, inside)
+    if not isinstance(root, yaml.MappingNode):
+        return
+    seen: dict[str, yaml.Node] = {}
+    for key, value in root.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ExperimentError(f"{_position(key)}: a key must be a name")
+        if key.value in seen:
+            first = seen[key.value].start_mark.line + 1
+            raise ExperimentError(f"{_position(key)}: key {key.value!r} is given twice; the first is in line {first}")
+        seen[key.value] = key
+        _check_tree(value, inside)
+    if any(key.tag == "tag:yaml.org,2002:merge" for key in seen.values()):
+        loader = _Loader("")
+        try:
+            loader.flatten_mapping(root)
+        except yaml.MarkedYAMLError as error:
+            raise ExperimentError(f"{_position(root)}: {error.problem}") from None
+        finally:
+            loader.dispose()
+        root.value = list({key.value: (key, value) for key, value in root.value}.values())
+
+
+def _construct(node: yaml.Node) -> Any:
+    loader = _Loader("")
+    try:
+        if isinstance(node, yaml.MappingNode):
+            return {key.value: _construct(value) for key, value in node.value}
+        if isinstance(node, yaml.SequenceNode):
+            return [_construct(value) for value in node.value]
+        return loader.construct_object(node)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{_position(node)}: {getattr(error, 'problem', error)}") from None
+    finally:
+        loader.dispose()
+
+
+def _override(root: yaml.MappingNode, override: str) -> None:
+    """Put a node in the place of another, so that errors in it are found like those of the file."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    name = f"--set {override}"
+    if not equals or not all(keys):
+        raise ExperimentError(f"{name}: must read like `tuning.exit_policy.max_trials=20`")
+    value = _parse(text, name) or yaml.ScalarNode("tag:yaml.org,2002:null", "null", _mark(name), _mark(name))
+    _check_tree(value)
+    node: yaml.Node = root
+    for depth, key in enumerate(keys):
+        if not isinstance(node, yaml.MappingNode):
+            raise ExperimentError(f"{name}: {'.'.join(keys[:depth])} has no keys")
+        last = depth == len(keys) - 1
+        entry = next((entry for entry in node.value if entry[0].value == key), None)
+        if entry is None or last:
+            new = value if last else yaml.MappingNode("tag:yaml.org,2002:map", [], _mark(name), _mark(name))
+            place = len(node.value) if entry is None else node.value.index(entry)
+            node.value[place : place + 1] = [
+                (yaml.ScalarNode("tag:yaml.org,2002:str", key, _mark(name), _mark(name)), new)
+            ]
+            node = new
+        else:
+            node = entry[1]
+
+
+def _mark(name: str) -> yaml.Mark:
+    return yaml.Mark(name, 0, 0, 0, "", 0)
+
+
+def _position(node: yaml.Node) -> str:
+    mark = node.start_mark
+    return mark.name if mark.name.startswith("--set ") else f"{mark.name}:{mark.line + 1}"
+
+
+def _locate(node: yaml.Node, loc: Sequence[int | str]) -> tuple[list[int | str], yaml.Node]:
+    """The deepest node on the way to ``loc``, and how far that way goes; for a key, the key's own node."""
+    shown: list[int | str] = []
+    marked: yaml.Node = node
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            entry = next((entry for entry in node.value if entry[0].value == part), None)
+            if entry is not None:
+                marked, node = entry
+                shown.append(part)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            marked = node = node.value[part]
+            shown.append(part)
+    return shown, marked
+
+
+def _problems(error: ValidationError, root: yaml.Node) -> list[str]:
+    """A line for each place with a problem, in the order of the file; the branches of a union share one."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for details in error.errors(include_url=False):
+        shown, node = _locate(root, details["loc"])
+        place, message = ": ".join(filter(None, (_position(node), _dotted(shown)))), _message(details)
+        if details["type"] == "missing":  # at the place of the section that misses it, as others may be
+            place, message = f"{place}: {message}", ""
+        messages = found.setdefault((node.start_mark.line, place), [])
+        if message not in messages:
+            messages.append(message)
+    lines = ((line, ": ".join(filter(None, (place, ", or ".join(texts))))) for (line, place), texts in found.items())
+    return [text for _, text in sorted(lines, key=itemgetter(0))]
+
+
+def _dotted(parts: Sequence[int | str]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _message(details: ErrorDetails) -> str:
+    kind, loc = details["type"], details["loc"]
+    if kind == "extra_forbidden":
+        known = allowed_keys(Experiment, loc[:-1])
+        return f"unknown key {loc[-1]!r}{suggestion(str(loc[-1]), known)}. Allowed here: {', '.join(known)}"
+    if kind == "missing":
+        return f"key {loc[-1]!r} is missing"
+    value = details["input"]
+    text = _WORDS.get(kind) or details["msg"].replace("Input should be", "must be")
+    if isinstance(value, (Mapping, BaseModel)) or kind == "broken_rule":
+        return text
+    return f"{text}, but got {json.dumps(value)}"

@@ -1,0 +1,309 @@
+"""The sections of an experiment file. What is parsed is frozen and typed; nothing is read or imported by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, create_model, model_validator
+
+from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity, Precision, QuantizedType
+from autotune.criterion import Criterion
+from autotune.errors import CriterionError
+from autotune.experiment.datasets import Dataset
+from autotune.experiment.section import FilePath, OneOrMore, Reference, Section, broken_rule
+from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
+from autotune.space import RecipeSpace
+from autotune.strategy import Objective
+
+_Count = Annotated[int, Field(gt=0)]
+_Seconds = Annotated[float, Field(gt=0)]
+
+
+class Model(Section):
+    """The trained fp32 model."""
+
+    path: FilePath
+    """The model's file; a relative path starts at the folder of this file."""
+    framework: str = "onnxruntime"
+    """The framework that runs it."""
+
+
+class Calibration(Section):
+    """The data from which ranges are learnt: some samples of the training set."""
+
+    dataset: Dataset
+    """Where the samples come from. Labels are not needed."""
+    sampling_size: _Count | None = 100
+    """How many samples are used; null uses all."""
+
+
+class Approach(StrEnum):
+    """When the ranges of activations are found."""
+
+    STATIC = "static"
+
+
+def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
+    for text in values:
+        if text in [str(method) for method in CalibrationMethod]:
+            continue
+        try:
+            CalibrationAlgorithm.parse(text)
+        except ValueError:
+            methods = ", ".join(CalibrationMethod)
+            raise broken_rule(
+                f"must be one of {methods}, or a percentile such as percentile:99.99, but got {text!r}"
+            ) from None
+    return values
+
+
+class WeightScheme(Section):
+    """What is allowed for weights."""
+
+    dtype: OneOrMore[QuantizedType] | None = None
+    """Integer types."""
+    symmetric: bool | None = None
+    """Whether ranges are symmetric around zero."""
+    granularity: OneOrMore[Granularity] | None = None
+    """One scale for the tensor, or one for each output channel."""
+
+    def restriction(self) -> SchemeRestriction:
+        """The same, as a space understands it."""
+        return SchemeRestriction(dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
+
+
+class ActivationScheme(WeightScheme):
+    """What is allowed for the tensors that an op reads."""
+
+    algorithm: Annotated[OneOrMore[str], AfterValidator(_is_algorithm)] | None = None
+    """Calibration algorithms: minmax, kl, mse, percentile (any), or one percentile such as percentile:99.99."""
+
+
+class OpChoices(Section):
+    """What is allowed for some ops. What is not mentioned stays free."""
+
+    precision: OneOrMore[Precision] | None = None
+    """Precisions."""
+    activation: ActivationScheme = ActivationScheme()
+    """The tensors that the op reads."""
+    weight: WeightScheme = WeightScheme()
+    """Its constant weights."""
+
+    def restriction(self) -> OpRestriction:
+        """The same, as a space understands it."""
+        return OpRestriction(
+            precision=self.precision,
+            activation=self.activation.restriction(),
+            weight=self.weight.restriction(),
+            algorithm=self.activation.algorithm,
+        )
+
+
+if TYPE_CHECKING:
+
+    class Recipes(Section):
+        """What is allowed for the graph as a whole; made of the fields of :class:`RecipeSpace`."""
+
+else:
+    Recipes = create_model(
+        "Recipes",
+        __base__=Section,
+        __doc__="What is allowed for the graph as a whole.",
+        **{
+            name: (OneOrMore[typing.get_args(hint)[0]] | None, None)
+            for name, hint in typing.get_type_hints(RecipeSpace).items()
+            if name in {f.name for f in dataclasses.fields(RecipeSpace)}
+        },
+    )
+
+
+class Quantization(Section):
+    """What may be chosen. Without this section, everything that the framework offers on this machine."""
+
+    approach: Approach = Approach.STATIC
+    """`static`: activation ranges come from calibration."""
+    op_type: dict[str, OpChoices] = Field(default_factory=dict)
+    """By op type, as in `Conv: {weight: {granularity: per_channel}}`."""
+    op_name: dict[str, OpChoices] = Field(default_factory=dict)
+    """By op name, or by a pattern such as `block1/*`; comes before `op_type`."""
+    recipes: Recipes = Recipes()
+    """For the graph as a whole."""
+
+    def restriction(self) -> SpaceRestriction:
+        """The same, as a space understands it."""
+        recipe = {name: getattr(self.recipes, name) for name in type(self.recipes).model_fields}
+        return SpaceRestriction(
+            op_type={name: choices.restriction() for name, choices in self.op_type.items()},
+            op_name={name: choices.restriction() for name, choices in self.op_name.items()},
+            recipe={name: values for name, values in recipe.items() if values is not None},
+        )
+
+
+class Accuracy(Section):
+    """How a model is scored: a built-in `metric` over a labelled `dataset`, or your own `function`."""
+
+    # What further keys there are depends on the metric, which checks them.
+    model_config = ConfigDict(extra="allow")
+
+    metric: str | None = None
+    """A built-in metric. Its options stand beside it, as in `{metric: topk, k: 5}`."""
+    dataset: Dataset | None = None
+    """The data that `metric` is evaluated on."""
+    function: Reference | None = None
+    """A Python callable, as `module:function`. It gets a callable model and returns a number, or a dict of numbers."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The metric's own options."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.metric is None) == (self.function is None):
+            raise broken_rule("must have one of the keys metric and function")
+        if self.metric is not None and self.dataset is None:
+            raise broken_rule("`metric` needs a `dataset` beside it")
+        if self.function is not None and (self.dataset is not None or self.options):
+            extra = ", ".join((["dataset"] if self.dataset is not None else []) + list(self.options))
+            raise broken_rule(f"`function` reads its own data; it takes no {extra}")
+        return self
+
+
+class Performance(Section):
+    """How latency is measured."""
+
+    threads: _Count = 1
+    """Threads inside of one call."""
+    batch_size: _Count = 1
+    """Samples in one call."""
+    warmup: Annotated[int, Field(ge=0)] = 10
+    """Calls before the first one that counts."""
+
+
+class Evaluation(Section):
+    """How a candidate is judged."""
+
+    accuracy: Accuracy
+    """How it is scored."""
+    performance: Performance = Performance()
+    """How it is timed."""
+
+
+class Strategy(Section):
+    """How the space is searched."""
+
+    # What further keys there are depends on the strategy, which checks them.
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "basic"
+    """The strategy. Its options stand beside it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The strategy's own options."""
+        return dict(self.model_extra or {})
+
+
+class AccuracyCriterion(Section):
+    """The accuracy target. Without any, 1 % relative."""
+
+    relative: float | None = None
+    """The largest loss, as a share of the fp32 model's figure: 0.01 is 1 %."""
+    absolute: float | None = None
+    """The largest loss, in the metric's own unit."""
+    higher_is_better: bool = True
+    """Whether a larger figure is a better one."""
+    confidence: float | None = None
+    """Where given, only an upper bound of the loss at this confidence counts as met."""
+
+    _criterion: Criterion = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _can_be_decided(self) -> Self:
+        try:
+            self._criterion = Criterion(
+                relative=self.relative,
+                absolute=self.absolute,
+                higher_is_better=self.higher_is_better,
+                confidence=self.confidence,
+            )
+        except CriterionError as error:
+            raise broken_rule(str(error)) from None
+        return self
+
+    @property
+    def criterion(self) -> Criterion:
+        """The same, as the tuner understands it."""
+        return self._criterion
+
+
+class ExitPolicy(Section):
+    """When the search ends, whatever it has found."""
+
+    timeout: _Seconds | None = None
+    """Seconds of wall time for the whole run; null for no limit."""
+    max_trials: _Count | None = 50
+    """How many candidates are tried; null for no limit."""
+
+
+class Tuning(Section):
+    """What is searched for, and for how long."""
+
+    strategy: Strategy = Strategy()
+    """How the space is searched."""
+    accuracy_criterion: AccuracyCriterion = AccuracyCriterion()
+    """What may be lost."""
+    objective: Objective = Objective.LATENCY
+    """What the best model has least of."""
+    exit_policy: ExitPolicy = ExitPolicy()
+    """When the search ends."""
+    random_seed: int = 0
+    """Of every random choice."""
+    workspace: FilePath | None = None
+    """The folder for the history and the models; the same folder resumes. By default `runs/` and this file's name."""
+    storage: str | None = None
+    """An Optuna storage URL for the history, in place of a file in the workspace."""
+
+
+class Experiment(Section):
+    """What `autotune run` reads."""
+
+    model_config = ConfigDict(title="autotune experiment")
+
+    model: Model
+    """The trained fp32 model."""
+    calibration: Calibration
+    """The data from which ranges are learnt."""
+    quantization: Quantization = Quantization()
+    """What may be chosen."""
+    evaluation: Evaluation
+    """How a candidate is judged."""
+    tuning: Tuning = Tuning()
+    """What is searched for."""
+
+    _path: Path = PrivateAttr(default=Path())
+    _where: Callable[[Sequence[str]], str] = PrivateAttr(default=".".join)
+
+    @property
+    def path(self) -> Path:
+        """The file that this was read from."""
+        return self._path
+
+    @property
+    def directory(self) -> Path:
+        """The folder of that file."""
+        return self._path.parent
+
+    def where(self, *keys: str) -> str:
+        """Where a key stands, as ``file:line``; where it is missing, the nearest key above it."""
+        return self._where(keys)
+
+    @property
+    def workspace(self) -> Path:
+        """Where the history and the models live."""
+        return self.tuning.workspace or self.directory / "runs" / self._path.stem

@@ -1,0 +1,129 @@
+"""What all sections of an experiment file have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
+
+_Value = TypeVar("_Value")
+
+
+def broken_rule(text: str) -> PydanticCustomError:
+    """An error of a validator of ours, which says by itself what must hold and what was given."""
+    return PydanticCustomError("broken_rule", "{text}", {"text": text})
+
+
+class Section(BaseModel):
+    """A part of an experiment file: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Choice(Section):
+    """A section that holds one of its keys, which says what kind of thing it is."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    def chosen(self) -> Any:
+        """What the one key holds."""
+        return only(self, tuple(type(self).model_fields))
+
+
+def only(section: Section, names: tuple[str, ...]) -> Any:
+    """The one of these fields that is set.
+
+    Raises:
+        PydanticCustomError: None of them is set, or several are.
+    """
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        raise broken_rule(
+            f"must have one of the keys {', '.join(names)}, but has {' and '.join(given) or 'none of them'}"
+        )
+    return getattr(section, given[0])
+
+
+def _beside_experiment(path: Path, info: ValidationInfo) -> Path:
+    directory = (info.context or {}).get("directory")
+    path = path.expanduser()
+    return path if directory is None else Path(directory) / path
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_experiment)]
+"""A path; a relative one starts at the experiment file's own directory."""
+
+
+def _is_reference(text: str) -> str:
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        raise broken_rule(f"must read like 'package.module:function', but got {text!r}")
+    return text
+
+
+Reference = Annotated[str, AfterValidator(_is_reference)]
+"""A Python callable, as ``module:function``."""
+
+
+def _as_tuple(value: object) -> object:
+    return value if isinstance(value, list) or value is None else [value]
+
+
+# The file is checked as strict JSON, where an enum is its text and a tuple a list. What a validator hands on counts as
+# Python, where strict would mean the enum and the tuple themselves.
+_Lax = Field(strict=False)
+
+
+class _ItemOrArray:
+    """Says in the JSON Schema what the validator takes: an item or an array of them."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array]}
+
+
+OneOrMore = Annotated[tuple[Annotated[_Value, _Lax], ...], _Lax, BeforeValidator(_as_tuple), _ItemOrArray()]
+"""A list of values; a single one may be written without brackets."""
+
+
+def _as_pair(value: object) -> object:
+    return [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _positive(size: tuple[int, int]) -> tuple[int, int]:
+    if min(size) < 1:
+        raise broken_rule(f"must be positive, but got {list(size)}")
+    return size
+
+
+Size = Annotated[
+    tuple[int, int],
+    _Lax,
+    BeforeValidator(_as_pair),
+    AfterValidator(_positive),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "exclusiveMinimum": 0},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "exclusiveMinimum": 0},
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+            ]
+        }
+    ),
+]
+"""Height and width in pixels; one number for both."""

@@ -1,0 +1,197 @@
+"""What a user allows of a tuning space: by op type, by op name, and for the graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.config import CalibrationAlgorithm, Granularity, Precision, QuantizedType, TensorScheme
+from autotune.errors import ExperimentError
+from autotune.nearest import suggestion
+from autotune.space import OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
+
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemeRestriction:
+    """Which tensor schemes are allowed. A field that is None allows everything.
+
+    Attributes:
+        dtype: Integer types.
+        symmetric: Whether ranges are symmetric.
+        granularity: Numbers of scales.
+    """
+
+    dtype: tuple[QuantizedType, ...] | None = None
+    symmetric: bool | None = None
+    granularity: tuple[Granularity, ...] | None = None
+
+    def allows(self, scheme: TensorScheme) -> bool:
+        """Whether ``scheme`` is allowed."""
+        return (
+            (self.dtype is None or scheme.dtype in self.dtype)
+            and (self.symmetric is None or scheme.symmetric == self.symmetric)
+            and (self.granularity is None or scheme.granularity in self.granularity)
+        )
+
+    def overridden_by(self, other: SchemeRestriction) -> SchemeRestriction:
+        """This restriction with the fields that ``other`` sets."""
+        return dataclasses.replace(self, **_set_fields(other))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpRestriction:
+    """Which choices are allowed for some ops. A field that is None allows everything.
+
+    Attributes:
+        precision: Precisions.
+        activation: Schemes of the tensors that the op reads.
+        weight: Schemes of constant weights.
+        algorithm: Calibration algorithms, as ``minmax`` or ``percentile:99.99``; a bare ``percentile`` allows each of
+            the percentiles that the op offers.
+    """
+
+    precision: tuple[Precision, ...] | None = None
+    activation: SchemeRestriction = SchemeRestriction()
+    weight: SchemeRestriction = SchemeRestriction()
+    algorithm: tuple[str, ...] | None = None
+
+    def overridden_by(self, other: OpRestriction) -> OpRestriction:
+        """This restriction with the fields that ``other`` sets."""
+        return OpRestriction(
+            precision=self.precision if other.precision is None else other.precision,
+            activation=self.activation.overridden_by(other.activation),
+            weight=self.weight.overridden_by(other.weight),
+            algorithm=self.algorithm if other.algorithm is None else other.algorithm,
+        )
+
+    def apply(self, space: PrecisionSpace) -> PrecisionSpace:
+        """The choices of one precision that are allowed; an axis on which none is left is empty."""
+        return dataclasses.replace(
+            space,
+            activations=tuple(scheme for scheme in space.activations if self.activation.allows(scheme)),
+            weights=tuple(scheme for scheme in space.weights if self.weight.allows(scheme)),
+            algorithms=tuple(algorithm for algorithm in space.algorithms if self._allows_algorithm(algorithm)),
+        )
+
+    def _allows_algorithm(self, algorithm: CalibrationAlgorithm) -> bool:
+        return self.algorithm is None or str(algorithm) in self.algorithm or str(algorithm.method) in self.algorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceRestriction:
+    """What a user allows of a space; the ``quantization`` section of an experiment.
+
+    An op takes the restriction of its type; the fields that a restriction by name sets come before it, those of a later
+    name before those of an earlier one.
+
+    Attributes:
+        op_type: By op type.
+        op_name: By op name, or by a pattern of op names such as ``block1/*``.
+        recipe: The values allowed for fields of the recipe.
+    """
+
+    op_type: Mapping[str, OpRestriction] = field(default_factory=dict)
+    op_name: Mapping[str, OpRestriction] = field(default_factory=dict)
+    recipe: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def apply(self, space: TuningSpace) -> TuningSpace:
+        """The part of ``space`` that is allowed, the adapter's order of preference kept.
+
+        An op of a restricted type, or one that a pattern matches, keeps its choices of precision where it cannot
+        compute in any that is asked for; an op that is named must offer what is asked for.
+
+        Raises:
+            ExperimentError: A name or a type matches no op, or a restriction leaves an op without any choice.
+        """
+        matched = self._matches(space)
+        ops = []
+        for op in space.ops:
+            wanted = self.op_type.get(op.op_type, OpRestriction())
+            for pattern, names in matched.items():
+                if op.name in names:
+                    wanted = wanted.overridden_by(self.op_name[pattern])
+            ops.append(_restrict(op, wanted, named=op.name in self.op_name))
+        return TuningSpace(ops=tuple(ops), recipe=self._restrict_recipe(space.recipe))
+
+    def _matches(self, space: TuningSpace) -> dict[str, frozenset[str]]:
+        """The ops that each name or pattern stands for."""
+        types = dict.fromkeys(op.op_type for op in space.ops)
+        for op_type in self.op_type:
+            if op_type not in types:
+                raise ExperimentError(
+                    f"`quantization.op_type` must name op types of the model, but it has no {op_type!r}"
+                    f"{suggestion(op_type, types)}. It has: {', '.join(types) or 'none that can be quantized'}"
+                )
+        matched = {}
+        for pattern in self.op_name:
+            names = frozenset({pattern} & set(space.by_name))
+            if not names and _GLOB & set(pattern):
+                names = frozenset(fnmatch.filter(space.by_name, pattern))
+            if not names:
+                raise ExperimentError(
+                    f"`quantization.op_name` must name ops that can be quantized, but {pattern!r} matches none"
+                    f"{suggestion(pattern, space.by_name)}. `autotune inspect MODEL` lists them"
+                )
+            matched[pattern] = names
+        return matched
+
+    def _restrict_recipe(self, recipe: RecipeSpace) -> RecipeSpace:
+        kept: dict[str, Any] = {}
+        for name, allowed in self.recipe.items():
+            offered = getattr(recipe, name)
+            kept[name] = tuple(value for value in offered if value in allowed)
+            if not kept[name]:
+                raise ExperimentError(
+                    f"`quantization.recipes.{name}` must allow one of the values that there are for this model "
+                    f"({_listed(offered)}), but it allows {_listed(allowed)}"
+                )
+        return dataclasses.replace(recipe, **kept)
+
+
+def _restrict(op: OpSpace, wanted: OpRestriction, *, named: bool) -> OpSpace:
+    precisions = op.precisions
+    if wanted.precision is not None:
+        kept = tuple(space for space in precisions if space.precision in wanted.precision)
+        if not kept and named:
+            raise ExperimentError(
+                f"Op {op.name!r} ({op.op_type}) can compute in {_listed(space.precision for space in precisions)}, "
+                f"but `precision` allows {_listed(wanted.precision)}"
+            )
+        precisions = kept or precisions
+    return dataclasses.replace(op, precisions=tuple(_restrict_precision(op, space, wanted) for space in precisions))
+
+
+def _restrict_precision(op: OpSpace, space: PrecisionSpace, wanted: OpRestriction) -> PrecisionSpace:
+    kept = wanted.apply(space)
+    for axis, asked in (
+        ("activations", wanted.activation),
+        ("weights", wanted.weight),
+        ("algorithms", wanted.algorithm),
+    ):
+        if getattr(space, axis) and not getattr(kept, axis):
+            fields = {"algorithm": asked} if isinstance(asked, tuple) else _set_fields(asked)
+            allowed = _listed(f"{key} {_shown(value)}" for key, value in fields.items())
+            raise ExperimentError(
+                f"Op {op.name!r} ({op.op_type}) in {space.precision} offers the {axis} "
+                f"{_listed(getattr(space, axis))}, and none of them fits what `quantization` allows: {allowed}"
+            )
+    return kept
+
+
+def _set_fields(restriction: Any) -> dict[str, Any]:
+    """The fields that are not None."""
+    values = ((f.name, getattr(restriction, f.name)) for f in dataclasses.fields(restriction))
+    return {name: value for name, value in values if value is not None}
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _shown(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

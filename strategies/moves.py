@@ -1,0 +1,91 @@
+"""The moves that strategies share: configs that treat all ops alike, and the order in which ops fall back to fp32."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
+from autotune.history import objective_value
+from autotune.space import OpSpace, PrecisionSpace, TuningSpace
+from autotune.strategy import Problem
+from autotune.trial import Trial
+
+
+def uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, str]]:
+    """Configs that treat all ops alike, and what is particular about each.
+
+    First the adapter's preference, then it with one thing changed: the calibration algorithm, the weight scheme, a
+    recipe option, the precision, the activation scheme. Each once; their number does not grow with that of the ops.
+    """
+    seen = set()
+    for config, note in _uniform_configs(space):
+        if config not in seen:
+            seen.add(config)
+            yield config, note
+
+
+def _uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, str]]:
+    preferred = space.preferred
+    yield preferred, "every op as preferred"
+    for algorithm in _offered(space, lambda within: within.algorithms):
+        yield _with(space, calibration=algorithm), f"every op with {algorithm} calibration"
+    for weight in _offered(space, lambda within: within.weights):
+        yield _with(space, weight=weight), f"every op with {weight} weights"
+    for recipe in space.recipe.recipes():
+        changed = [
+            f"{f.name}={getattr(recipe, f.name)}"
+            for f in dataclasses.fields(recipe)
+            if getattr(recipe, f.name) != getattr(preferred.recipe, f.name)
+        ]
+        if len(changed) == 1:
+            yield dataclasses.replace(preferred, recipe=recipe), f"every op as preferred, {changed[0]}"
+    for precision in Precision:
+        choices = {op.name: within.preferred for op in space.ops if (within := op.space_of(precision)) is not None}
+        if precision is not Precision.FP32 and choices:
+            yield preferred.replace(choices), f"every op that can be in {precision}"
+    for activation in _offered(space, lambda within: within.activations):
+        yield _with(space, activation=activation), f"every op with {activation} activations"
+
+
+def _offered(space: TuningSpace, axis: Callable[[PrecisionSpace], tuple[object, ...]]) -> list[object]:
+    """The values that any op offers in its preferred precision."""
+    return list(dict.fromkeys(value for op in space.ops for value in axis(op.precisions[0])))
+
+
+def _with(space: TuningSpace, **change: object) -> QuantizationConfig:
+    """The preferred config, each op changed where it offers the change."""
+    return space.preferred.replace(
+        {op.name: choice for op in space.ops if (choice := _changed(op, change)) in op.precisions[0]}
+    )
+
+
+def _changed(op: OpSpace, change: dict[str, object]) -> OpConfig:
+    return dataclasses.replace(op.preferred, **change)  # type: ignore[arg-type]  # the field's own values
+
+
+def can_fall_back(space: TuningSpace) -> list[str]:
+    """The ops that may compute in fp32 or in something else, in graph order."""
+    return [op.name for op in space.tunable if FP32 in op]
+
+
+def most_precise(space: TuningSpace) -> QuantizationConfig:
+    """Every op in fp32 that can be, the others as preferred."""
+    return space.preferred.replace(dict.fromkeys(can_fall_back(space), FP32))
+
+
+def fallback_order(problem: Problem) -> list[str]:
+    """The ops that can fall back to fp32, the most sensitive first; equals in graph order."""
+    sensitivity = problem.insights.sensitivity()
+    return sorted(can_fall_back(problem.space), key=lambda name: -sensitivity.get(name, 0.0))
+
+
+def cost_of(problem: Problem, trial: Trial) -> float:
+    """What the objective says of a trial, less is better; infinite where it was not measured."""
+    cost = None if trial.measurement is None else objective_value(trial.measurement, problem.objective)
+    return float("inf") if cost is None else cost
+
+
+def loss_of(trial: Trial) -> float:
+    """The measured loss; infinite where there is none."""
+    return float("inf") if trial.loss is None else trial.loss

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.config import (
+    FP32,
+    KL,
+    MINMAX,
+    MSE,
+    PERCENTILE,
+    CalibrationAlgorithm,
+    CalibrationMethod,
+    Granularity,
+    OpConfig,
+    Precision,
+    QuantizationConfig,
+    QuantizedType,
+    Recipe,
+    TensorScheme,
+)
+
+schemes = st.builds(
+    TensorScheme,
+    dtype=st.sampled_from(QuantizedType),
+    symmetric=st.booleans(),
+    granularity=st.sampled_from(Granularity),
+)
+ops = st.just(FP32) | st.builds(
+    OpConfig,
+    precision=st.just(Precision.INT8),
+    activation=schemes,
+    weight=st.none() | schemes,
+    calibration=st.sampled_from([MINMAX, PERCENTILE, KL, MSE]),
+)
+configs = st.builds(
+    QuantizationConfig,
+    ops=st.dictionaries(st.text(min_size=1, max_size=8), ops, max_size=6),
+    recipe=st.builds(Recipe, reduce_range=st.booleans()),
+)
+
+
+@given(configs)
+def test_json_round_trip(config: QuantizationConfig) -> None:
+    read = QuantizationConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert read == config
+    assert read.fingerprint == config.fingerprint
+    assert hash(read) == hash(config)
+
+
+@given(configs, configs)
+def test_configs_differ_exactly_where_diff_says_so(one: QuantizationConfig, other: QuantizationConfig) -> None:
+    assert (one.diff(other) == "") == (one == other) == (one.fingerprint == other.fingerprint)
+
+
+def test_the_fingerprint_is_the_same_on_every_host_and_in_every_version() -> None:
+    # Stored histories hold it: a change of this value orphans them.
+    config = QuantizationConfig(
+        ops={"conv": OpConfig(precision=Precision.INT8, calibration=PERCENTILE)}, recipe=Recipe(reduce_range=True)
+    )
+    assert config.fingerprint == "a5297fcbd1697491"
+
+
+def test_an_fp32_entry_is_no_entry() -> None:
+    assert QuantizationConfig(ops={"a": FP32}) == QuantizationConfig()
+    assert QuantizationConfig(ops={"a": FP32}).is_fp32
+    assert QuantizationConfig()["anything"] == FP32
+
+
+def test_the_order_of_ops_does_not_count() -> None:
+    int8 = OpConfig(precision=Precision.INT8)
+    one = QuantizationConfig(ops={"a": int8, "b": int8})
+    assert one == QuantizationConfig(ops={"b": int8, "a": int8})
+    assert one.to_json() == QuantizationConfig(ops={"b": int8, "a": int8}).to_json()
+
+
+def test_diff_names_the_op_and_both_choices() -> None:
+    u8 = TensorScheme(dtype=QuantizedType.U8)
+    before = QuantizationConfig(ops={"conv": OpConfig(precision=Precision.INT8, activation=u8, calibration=KL)})
+    after = QuantizationConfig(recipe=Recipe(reduce_range=True))
+    assert before.diff(after).splitlines() == [
+        "conv: int8, activation u8 asymmetric per_tensor, kl -> fp32",
+        "recipe.reduce_range: False -> True",
+    ]
+
+
+@pytest.mark.parametrize("text", ["percentile", "minmax:99.9", "percentile:40", "entropie"])
+def test_a_calibration_algorithm_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"percentile|entropie"):
+        CalibrationAlgorithm.parse(text)
+
+
+def test_calibration_algorithms_read_what_they_write() -> None:
+    for algorithm in (MINMAX, KL, MSE, CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.999)):
+        assert CalibrationAlgorithm.parse(str(algorithm)) == algorithm
+
+
+@pytest.mark.parametrize("text", ["u8", "u8 lopsided per_tensor", "u9 symmetric per_tensor", "u8 symmetric per_row"])
+def test_a_tensor_scheme_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"u8|u9|per_row"):
+        TensorScheme.parse(text)
