@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--subsamples", type=int, nargs="*", default=[1024, 4096, 16384])
+    parser.add_argument("--subsamples", type=int, nargs="*", default=[4096, 8192, 16384])
     parser.add_argument("--effect-images", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/calibration_cost.json"))
