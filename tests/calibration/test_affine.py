@@ -114,7 +114,7 @@ def test_mse_is_never_worse_than_minmax_in_any_channel(
         params = weight_parameters(weight, scheme, 0, algorithm, reduce_range)
         left = fake_quantize(weight, params, scheme, axis=0, reduce_range=reduce_range)
         squares = (left.astype(np.float64) - weight) ** 2
-        return squares.sum(axis=1) if scheme.granularity is Granularity.PER_CHANNEL else squares.sum()
+        return np.asarray(squares.sum(axis=1) if scheme.granularity is Granularity.PER_CHANNEL else squares.sum())
 
     assert np.all(errors(CalibrationMethod.MSE) <= errors(CalibrationMethod.MINMAX) * (1 + 1e-5) + 1e-10)
 

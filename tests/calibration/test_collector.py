@@ -108,7 +108,7 @@ def test_channel_moments_match_those_of_all_values(arrays: Any, shift: float) ->
 
 
 @pytest.mark.parametrize("axis", [1, -1, 0])
-def test_moments_along_any_axis(axis: int | None) -> None:
+def test_moments_along_any_axis(axis: int) -> None:
     rng = np.random.default_rng(2)
     array = (rng.standard_normal((6, 5, 7)) * 3 + 100).astype(np.float32)
     found = collect(array, axis=axis).channels
