@@ -11,6 +11,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from autotune.adapter import Adapter, Execution, Feeds, TensorSpec
 from autotune.adapters import get_adapter
@@ -50,7 +51,9 @@ def benchmark(
     sizes = [model.size_bytes for model in loaded]
     console.print(_table(models, sizes, comparisons))
     if not all(comparison.decided for comparison in comparisons):
-        console.print("An interval in parentheses wider than ±2 % is undecided: the machine is busy.", highlight=False)
+        console.print(
+            "A speedup whose interval is wider than 2 % either way is undecided: the machine is busy.", highlight=False
+        )
 
 
 def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[LatencyComparison]) -> Table:
@@ -64,7 +67,7 @@ def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[L
     pairs = ["", *(str(comparison.pairs) for comparison in comparisons)]
     for path, time, speedup, size, count in zip(models, times, speedups, sizes, pairs, strict=True):
         figures = (latency_text(value) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
-        table.add_row(str(path), *figures, speedup, bytes_text(size), count)
+        table.add_row(Text(str(path)), *figures, speedup, bytes_text(size), count)
     return table
 
 

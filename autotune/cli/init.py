@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from autotune.adapter import Model, TensorSpec
 from autotune.adapters import get_adapter
@@ -97,7 +98,7 @@ def init(
     op_name = space.ops[0].name if space.ops else "conv_0"
     write_text(output, experiment_text(loaded, path=path, framework=framework, op_name=op_name, name=output.stem))
     console = Console()
-    console.print(f"Wrote {output}. Fill in the data, then: autotune run {output}", soft_wrap=True, highlight=False)
+    console.print(Text(f"Wrote {output}. Fill in the data, then: autotune run {output}"), soft_wrap=True)
 
 
 def experiment_text(model: Model, *, path: Path, framework: str, op_name: str, name: str) -> str:
