@@ -18,13 +18,12 @@ from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 
-_NOTICEABLE = 0.005
-"""A predicted gain below this share is not worth an evaluation: paired latency medians do not resolve it."""
+_NOTICEABLE = 0.01
+"""A predicted gain below this share is not worth an evaluation: paired latency medians hardly resolve it."""
 
 
-_STEP = 0.25
-_MOST_ALLOWED = 2.0
-"""In giving back, predicted losses of up to twice the target are tried, in steps of a quarter."""
+_GIVE_BACK = (1.0, 1.1, 1.25, 1.5)
+"""Shares of the target that the predicted loss may reach. Above 1, ops return to int8 whose loss may be overrated."""
 
 _MOST_MISSES = 8
 """After as many halvings the loss allowed for is 1/256 of the target."""
@@ -55,7 +54,7 @@ class Auto(PlannedStrategy):
     ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), give-back (``mse_v2``).
     """
 
-    def __init__(self, *, patience: int = 3, templates: int = 8) -> None:
+    def __init__(self, *, patience: int = 4, templates: int = 8) -> None:
         """Choose how persistent the search is.
 
         Args:
@@ -78,25 +77,21 @@ class Auto(PlannedStrategy):
         template, note = _best_template(problem, self.templates)
         first = yield Proposal(config=template, note=note, needs_accuracy=True)
         search = Search(problem, template, baseline, first)
-        allowed, idle, misses = 1.0, 0, 0
+        idle = misses = 0
         while True:
-            fp32 = search.next(allowed)
-            if fp32 is None and search.won and allowed < _MOST_ALLOWED:
-                allowed += _STEP  # give back: look where the loss may have been overrated
-                continue
+            # A bisection until something wins; from then on what is predicted to win, at last with losses overrated.
+            levels = _GIVE_BACK if search.won else (0.5**misses,)
+            fp32 = next((choice for allowed in levels if (choice := search.next(allowed)) is not None), None)
             if fp32 is None:
                 return search.reason()
             note = f"{int(fp32.sum())} of {len(fp32)} ops in fp32, predicted loss {search.predicted_loss(fp32):.2%}"
             trial = yield Proposal(config=search.config(fp32), note=note)
             if search.add(fp32, trial):
-                allowed, idle = 1.0, 0
-                continue
-            if search.won:
+                idle = 0
+            elif search.won:
                 idle += 1
-                allowed = 1.0 if idle == 1 else allowed + _STEP
             else:
                 misses += 1
-                allowed /= 2
             if idle >= self.patience:
                 return f"target met, and the last {idle} candidates predicted to be faster did not win"
             if misses >= _MOST_MISSES:

@@ -80,14 +80,11 @@ class MomentsCollector:
         self._count = 0
         self._minimum = self._maximum = self._mean = self._squares = np.empty(0)
 
-    def update(self, array: npt.NDArray[Any]) -> tuple[float, float]:
+    def update(self, array: npt.NDArray[Any]) -> None:
         """Add an array's values.
 
         Args:
             array: Floats, contiguous, with at least one value.
-
-        Returns:
-            The array's smallest and largest value.
 
         Raises:
             DataError: A value is not finite, or the array has another number of channels than those before or no such
@@ -96,8 +93,7 @@ class MomentsCollector:
         axis = self._resolve(array)
         view = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :]))
         minimum, maximum = _extremes(view)
-        extremes = float(minimum.min()), float(maximum.max())
-        check_finite(self._name, *extremes)
+        check_finite(self._name, float(minimum.min()), float(maximum.max()))
         count = view.shape[0] * view.shape[2]
         mean, squares = _mean_and_squares(view, minimum, maximum)
         if self._count == 0:
@@ -105,7 +101,6 @@ class MomentsCollector:
         else:
             self._minimum, self._maximum = np.minimum(self._minimum, minimum), np.maximum(self._maximum, maximum)
         self._merge(count, mean, squares)
-        return extremes
 
     def finish(self) -> ChannelMoments:
         """What all arrays so far have in sum.
