@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -149,4 +149,29 @@ class Adapter(Protocol[ModelT]):
         Raises:
             WorkspaceError: The file cannot be written.
         """
+        ...
+
+
+@runtime_checkable
+class CostModel(Protocol):
+    """What an adapter adds to the contract where its framework can profile: what single ops cost."""
+
+    def op_seconds(self, models: Sequence[Any], feeds: Feeds, execution: Execution) -> Sequence[Mapping[str, float]]:
+        """By model, by op: seconds of its kernels in one call, without conversions; the models are run in turn.
+
+        An op that was fused into another one has no entry.
+
+        Raises:
+            ApplyError: The framework refuses a model.
+        """
+        ...
+
+    def conversion_seconds(
+        self, model: Any, statistics: CalibrationStatistics, execution: Execution
+    ) -> Mapping[str, float]:
+        """By op: seconds of converting its output to int8 and back once."""
+        ...
+
+    def neighbours(self, model: Any) -> Mapping[str, Sequence[str]]:
+        """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
         ...

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -154,13 +154,14 @@ class OpConfig:
             ValueError: A value is not one of those known.
             TypeError: A key is unknown.
         """
-        readers: dict[str, Any] = {
+        readers: dict[str, Callable[[str], Any]] = {
             "precision": Precision,
             "activation": TensorScheme.parse,
             "weight": TensorScheme.parse,
             "calibration": CalibrationAlgorithm.parse,
         }
-        return cls(**{name: readers[name](value) if name in readers else value for name, value in data.items()})
+        values: dict[str, Any] = {name: readers.get(name, str)(value) for name, value in data.items()}
+        return cls(**values)
 
 
 FP32 = OpConfig()

@@ -18,7 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -109,9 +109,9 @@ class History:
         return OpenTrial(number=handle.number, handle=handle)
 
     def discard(self, opened: OpenTrial) -> None:
-        """End a trial that got no config."""
+        """End a trial that got no config or no outcome; its config counts as untried. A finished trial stays."""
         with _storage_errors(None):
-            self._study.tell(opened.handle, state=OptunaState.FAIL)
+            self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
 
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""
@@ -166,7 +166,8 @@ class History:
 
     def _tell(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
         measurement = trial.measurement
-        if measurement is not None and measurement.loss is not None:
+        # Where the loss is one of the values it must not be a constraint as well, or the front would end at the target.
+        if measurement is not None and measurement.loss is not None and not self._multi_objective:
             opened.handle.set_constraint(CONSTRAINT, measurement.loss - target)
         values = self._values(measurement, objective) if measurement is not None else None
         if trial.state is TrialState.COMPLETED and values is not None:
@@ -237,7 +238,7 @@ def objective_value(measurement: Measurement, objective: Objective) -> float | N
 
 
 def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
-    directions = ["minimize"] * (3 if multi_objective else 1)
+    directions = [StudyDirection.MINIMIZE] * (3 if multi_objective else 1)
     study = optuna.create_study(
         storage=_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )

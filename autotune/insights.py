@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Generic
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Generic
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT
+from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT
 from autotune.calibration import CalibrationStatistics
-from autotune.config import QuantizationConfig
+from autotune.config import Precision, QuantizationConfig
 from autotune.errors import TrialError
 from autotune.history import History
 from autotune.space import TuningSpace
+from autotune.stopwatch import Stopwatch
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -24,8 +26,10 @@ class MeasuredInsights(Generic[ModelT]):
         space: Its ops.
         statistics: Of its calibration.
         feeds: A few calibration batches, the same for every op.
+        latency_feeds: One batch for profiles.
         execution: How candidates run.
         history: Where the figures are kept.
+        stopwatch: Counts the time that they cost.
     """
 
     def __init__(
@@ -36,37 +40,94 @@ class MeasuredInsights(Generic[ModelT]):
         space: TuningSpace,
         statistics: CalibrationStatistics,
         feeds: Sequence[Feeds],
+        latency_feeds: Feeds,
         execution: Execution,
         history: History,
+        stopwatch: Stopwatch,
     ) -> None:
         self._adapter = adapter
         self._model = model
         self._space = space
         self._statistics = statistics
         self._feeds = feeds
+        self._latency_feeds = latency_feeds
         self._execution = execution
         self._history = history
+        self._stopwatch = stopwatch
 
     def sensitivity(self) -> Mapping[str, float]:
         """By op: squared error over squared output, when this op alone takes its preferred choice.
 
         Costs a candidate and a few inferences per op. An op whose candidate fails counts as infinitely sensitive.
         """
-        stored = self._history.kept("sensitivity")
-        if stored is None:
-            expected = self._outputs(self._model)
-            stored = {op.name: self._noise_to_signal(op.name, expected) for op in self._space.tunable}
-            self._history.keep("sensitivity", stored)
-        return {name: float(value) for name, value in stored.items()}
+        return dict(self._kept("sensitivity", self._sensitivity))
 
-    def _noise_to_signal(self, op: str, expected: Sequence[Sequence[Array]]) -> float:
-        choice = self._space.by_name[op].preferred
-        config = QuantizationConfig(ops={op: choice}, recipe=self._space.recipe.preferred)
+    def output_error(self, config: QuantizationConfig) -> float:
+        """The same ratio for any config; infinite for one that fails."""
+        return float(self._kept(f"error:{config.fingerprint}", lambda: self._error(config)))
+
+    def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
+        """By op and precision: seconds of one call, from profiles of the fp32 and of the preferred model."""
+        stored = self._kept("op_latency", self._op_latency)
+        return {op: {Precision(name): value for name, value in by.items()} for op, by in stored.items()}
+
+    def crossing_latency(self) -> Mapping[str, float]:
+        """By op: seconds of converting its output to int8 and back once."""
+        return dict(self._kept("crossing_latency", self._crossing_latency))
+
+    def neighbours(self) -> Mapping[str, Sequence[str]]:
+        """By op: the ops that read its output."""
+        return self._adapter.neighbours(self._model) if isinstance(self._adapter, CostModel) else {}
+
+    def hessian_sensitivity(self) -> Mapping[str, float] | None:
+        """None: no adapter differentiates its models so far."""
+        return None
+
+    def _kept(self, name: str, measure: Callable[[], Any]) -> Any:
+        value = self._history.kept(name)
+        if value is None:
+            with self._stopwatch("insights"):
+                value = measure()
+            self._history.keep(name, value)
+        return value
+
+    def _sensitivity(self) -> dict[str, float]:
+        recipe = self._space.recipe.preferred
+        configs = {
+            op.name: QuantizationConfig(ops={op.name: op.preferred}, recipe=recipe) for op in self._space.tunable
+        }
+        return {name: self._error(config) for name, config in configs.items()}
+
+    def _error(self, config: QuantizationConfig) -> float:
         try:
             outputs = self._outputs(self._adapter.apply(self._model, config, self._statistics))
         except TrialError:
             return float("inf")
-        return noise_to_signal(expected, outputs)
+        return noise_to_signal(self._expected, outputs)
+
+    def _op_latency(self) -> dict[str, dict[str, float]]:
+        if not isinstance(self._adapter, CostModel):
+            return {}
+        preferred = self._space.preferred
+        try:
+            candidate = self._adapter.apply(self._model, preferred, self._statistics)
+            before, after = self._adapter.op_seconds([self._model, candidate], self._latency_feeds, self._execution)
+        except TrialError:
+            return {}
+        return {
+            op.name: {str(Precision.FP32): before[op.name], str(preferred[op.name].precision): after[op.name]}
+            for op in self._space.tunable
+            if op.name in before and op.name in after and preferred[op.name].precision is not Precision.FP32
+        }
+
+    def _crossing_latency(self) -> dict[str, float]:
+        if not isinstance(self._adapter, CostModel):
+            return {}
+        return dict(self._adapter.conversion_seconds(self._model, self._statistics, self._execution))
+
+    @cached_property
+    def _expected(self) -> list[tuple[Array, ...]]:
+        return self._outputs(self._model)
 
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
         run = self._adapter.runner(model, self._execution)

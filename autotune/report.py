@@ -92,22 +92,25 @@ def _headline(result: TuningSummary) -> str:
 
 
 def _comparison(result: TuningSummary) -> str:
-    best, baseline = result.best.measurement, result.baseline.measurement
-    columns: dict[str, Measurement | None] = {"fp32": baseline, "tuned": best}
+    columns = {
+        "fp32": result.baseline.measurement or Measurement(),
+        "tuned": result.best.measurement or Measurement(),
+    }
     if result.final is not None:
         columns["tuned, on data held out"] = result.final
+    loss = f"loss (target: {result.criterion})"
     rows = {
-        "accuracy": [_figure(m and m.accuracy, "{:.4f}") for m in columns.values()],
-        f"loss (target: {result.criterion})": [
-            format_loss(m and m.loss, result.criterion, m and m.loss_interval) for m in columns.values()
-        ],
-        "latency, median": [_figure(m and m.latency_ms, "{:.3f} ms") for m in columns.values()],
-        "speedup": [format_speedup(m and m.speedup, m and m.speedup_interval) for m in columns.values()],
-        "size": [_figure(m and m.size_bytes and m.size_bytes / 1e6, "{:.2f} MB") for m in columns.values()],
-        "samples": [_figure(m and m.samples, "{:d}") for m in columns.values()],
+        name: {
+            "accuracy": _figure(m.accuracy, "{:.4f}"),
+            loss: format_loss(m.loss, result.criterion, m.loss_interval),
+            "latency, median": _figure(m.latency_ms, "{:.3f} ms"),
+            "speedup": format_speedup(m.speedup, m.speedup_interval),
+            "size": "-" if m.size_bytes is None else f"{m.size_bytes / 1e6:.2f} MB",
+            "samples": _figure(m.samples, "{:d}"),
+        }
+        for name, m in columns.items()
     }
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(columns)).reset_index(names="")
-    return _table(frame)
+    return _table(pd.DataFrame(rows).reset_index(names=""))
 
 
 def _trials(result: TuningSummary) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.adapter import Array
+from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import WorkspaceError
 from autotune.history import SETUP, SUMMARY, read_study
@@ -179,14 +181,16 @@ def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:
-    """How many ops of each type compute in which precision in a trial's config."""
-    rows = [{"op type": kind, "precision": str(trial.config[op].precision)} for op, kind in op_types.items()]
-    if not rows:
-        return pd.DataFrame(columns=["total"])
-    table = pd.crosstab(*(pd.Series([row[key] for row in rows], name=key) for key in ("op type", "precision")))
-    table.columns.name = None
-    table.insert(0, "total", table.sum(axis=1))
-    return table.sort_values("total", ascending=False, kind="stable")
+    """How many ops of each type compute in which precision in a trial's config, the most frequent type first."""
+    counts: dict[str, Counter[str]] = {}
+    for op, kind in op_types.items():
+        counts.setdefault(kind, Counter())[str(trial.config[op].precision)] += 1
+    used = [str(precision) for precision in Precision if any(count[precision] for count in counts.values())]
+    rows = [
+        {"op type": kind, "total": count.total(), **{name: count[name] for name in used}}
+        for kind, count in sorted(counts.items(), key=lambda item: -item[1].total())
+    ]
+    return pd.DataFrame(rows, columns=["op type", "total", *used]).set_index("op type")
 
 
 def _row(trial: Trial) -> dict[str, Any]:

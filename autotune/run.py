@@ -102,19 +102,22 @@ class Run(Generic[ModelT]):
             self._note("No op of this model can be quantized here")
         history = self._open_history(model, space, fingerprint)
         statistics = self._calibrate(model, loader, fingerprint)
+        latency_feeds = data.resize_batch(first.feeds, model.inputs, self._tuner.batch_size)
         insights = MeasuredInsights(
             adapter=self._adapter,
             model=model,
             space=space,
             statistics=statistics,
             feeds=[batch.feeds for batch in data.limit(data.iterate(loader, model.inputs), _INSIGHT_SAMPLES)],
+            latency_feeds=latency_feeds,
             execution=self._execution,
             history=history,
+            stopwatch=self._stopwatch,
         )
         return _Setup(
             model=model,
             statistics=statistics,
-            evaluator=self._evaluator(model, first.feeds),
+            evaluator=self._evaluator(model, latency_feeds),
             history=history,
             problem=Problem(
                 space=space,
@@ -175,7 +178,7 @@ class Run(Generic[ModelT]):
             source=self._source,
             criterion=self._tuner.criterion,
             latency=latency,
-            feeds=data.resize_batch(feeds, model.inputs, self._tuner.batch_size),
+            feeds=feeds,
             seed=self._tuner.seed,
             cache=None if self._workspace is None else self._workspace / "cache",
             on_progress=None,
@@ -255,8 +258,7 @@ class Run(Generic[ModelT]):
         late = end.interrupted or (self._deadline is not None and time.monotonic() > self._deadline)
         if conclusion.verdict is Verdict.MET or (late and setup.history.kept("sensitivity") is None):
             return {}
-        with self._stopwatch("insights"):
-            ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
+        ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
         return dict(ranked[:_COSTLY_OPS])
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
@@ -268,7 +270,7 @@ class Run(Generic[ModelT]):
             "autotune:measurement": json.dumps(measured.to_json()),
             "autotune:criterion": str(self._tuner.criterion),
             "autotune:host": json.dumps(host.to_json()),
-            "autotune:version": host.versions["autotune-quantization"],
+            "autotune:version": host.packages.get("autotune-quantization", "uninstalled"),
         }
 
     def _note(self, *notes: str) -> None:

@@ -49,8 +49,8 @@ class PrecisionSpace:
 
     def configs(self) -> Iterator[OpConfig]:
         """Every config once, preferred ones first."""
-        axes = ((axis or (None,)) for axis in (self.activations, self.weights, self.algorithms))
-        for activation, weight, calibration in itertools.product(*axes):
+        axes = itertools.product(self.activations or (None,), self.weights or (None,), self.algorithms or (None,))
+        for activation, weight, calibration in axes:
             yield OpConfig(precision=self.precision, activation=activation, weight=weight, calibration=calibration)
 
     def __contains__(self, config: OpConfig) -> bool:

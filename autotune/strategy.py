@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
-from autotune.config import QuantizationConfig
+from autotune.config import Precision, QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.space import TuningSpace
 from autotune.trial import Trial
@@ -33,6 +33,40 @@ class Insights(Protocol):
 
         The squared error over the squared output (a noise-to-signal ratio), on a few calibration samples. For small
         errors the ratios of several ops add up.
+        """
+        ...
+
+    def output_error(self, config: QuantizationConfig) -> float:
+        """The same noise-to-signal ratio for any config, on the same few samples; an evaluation's price in miniature.
+
+        Infinite for a config that cannot be applied or whose outputs are not finite.
+        """
+        ...
+
+    def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
+        """By op and precision: seconds that the op takes in one call, as profiles of whole models give them.
+
+        One profile of the fp32 model, and one of the model whose ops all take their preferred choice; conversions
+        between precisions are not part of it. An op that does not appear in both, or that was fused into another, has
+        no entry; without a profile the mapping is empty.
+        """
+        ...
+
+    def crossing_latency(self) -> Mapping[str, float]:
+        """By op: seconds of converting its output between fp32 and int8 once; an op that is not known has no entry."""
+        ...
+
+    def neighbours(self) -> Mapping[str, Sequence[str]]:
+        """By op: the ops of the space that read its output, directly or through nodes that pass int8 on unchanged.
+
+        Ops whose output no op of the space reads may be left out.
+        """
+        ...
+
+    def hessian_sensitivity(self) -> Mapping[str, float] | None:
+        """By op: trace of the Hessian of the loss with regard to its weights, times their squared quantization error.
+
+        None where the adapter cannot differentiate its models.
         """
         ...
 

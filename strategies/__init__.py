@@ -15,8 +15,17 @@ from typing import Any
 from optuna.samplers import BaseSampler
 
 from autotune.errors import StrategyError
+from autotune.strategies.auto import Auto
 from autotune.strategies.basic import Basic
+from autotune.strategies.bayesian import Bayesian
+from autotune.strategies.conservative import Conservative
+from autotune.strategies.exhaustive import Exhaustive
+from autotune.strategies.hawq import Hawq
+from autotune.strategies.mse import Mse
+from autotune.strategies.mse_v2 import MseV2
 from autotune.strategies.optuna_sampler import OptunaSampler
+from autotune.strategies.pareto import Pareto
+from autotune.strategies.random import Random
 from autotune.strategy import Strategy
 
 __all__ = ["ENTRY_POINT_GROUP", "STRATEGIES", "as_strategy", "create_strategy", "strategy_class", "strategy_names"]
@@ -24,7 +33,16 @@ __all__ = ["ENTRY_POINT_GROUP", "STRATEGIES", "as_strategy", "create_strategy", 
 ENTRY_POINT_GROUP = "autotune.strategies"
 
 STRATEGIES: dict[str, type[Strategy]] = {
+    "auto": Auto,
     "basic": Basic,
+    "bayesian": Bayesian,
+    "conservative": Conservative,
+    "exhaustive": Exhaustive,
+    "hawq": Hawq,
+    "mse": Mse,
+    "mse_v2": MseV2,
+    "pareto": Pareto,
+    "random": Random,
 }
 """The built-in strategies by name."""
 

@@ -69,6 +69,11 @@ def can_fall_back(space: TuningSpace) -> list[str]:
     return [op.name for op in space.tunable if FP32 in op]
 
 
+def most_precise(space: TuningSpace) -> QuantizationConfig:
+    """Every op in fp32 that can be, the others as preferred."""
+    return space.preferred.replace(dict.fromkeys(can_fall_back(space), FP32))
+
+
 def fallback_order(problem: Problem) -> list[str]:
     """The ops that can fall back to fp32, the most sensitive first; equals in graph order."""
     sensitivity = problem.insights.sensitivity()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autotune.adapter import Execution, Feeds, Runner
+from autotune.adapters.onnxruntime import profile
 from autotune.adapters.onnxruntime.apply import apply_config
 from autotune.adapters.onnxruntime.calibration import calibrate
 from autotune.adapters.onnxruntime.graph import Graph
@@ -27,6 +28,7 @@ class OnnxRuntimeAdapter:
     """ONNX models on ONNX Runtime's CPU execution provider; see :class:`autotune.adapter.Adapter`."""
 
     name = "onnxruntime"
+    suffix = ".onnx"
 
     def load(self, source: object) -> OnnxModel:
         """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.
@@ -75,3 +77,33 @@ class OnnxRuntimeAdapter:
             WorkspaceError: The file cannot be written.
         """
         save_model(model, path, metadata)
+
+    def op_seconds(
+        self, models: Sequence[OnnxModel], feeds: Feeds, execution: Execution
+    ) -> Sequence[Mapping[str, float]]:
+        """By model, by op: seconds of its kernels in one call; see :class:`autotune.adapter.CostModel`.
+
+        Raises:
+            ApplyError: ONNX Runtime refuses a model.
+        """
+        fp32 = Graph(models[0].proto)
+        ops, _ = quantizable_ops(fp32)
+        return [profile.by_op(seconds, fp32, ops) for seconds in profile.profile(models, feeds, execution)]
+
+    def conversion_seconds(
+        self, model: OnnxModel, statistics: CalibrationStatistics, execution: Execution
+    ) -> Mapping[str, float]:
+        """By op: seconds of one QuantizeLinear and one DequantizeLinear on its output for one sample."""
+        ops, _ = quantizable_ops(Graph(model.proto))
+        elements = {
+            op.name: max(1, statistics.tensors[op.output].count // statistics.samples)
+            for op in ops
+            if op.output in statistics.tensors
+        }
+        seconds = profile.conversion_seconds(list(elements.values()), execution)
+        return {name: seconds[count] for name, count in elements.items()}
+
+    def neighbours(self, model: OnnxModel) -> Mapping[str, Sequence[str]]:
+        """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
+        graph = Graph(model.proto)
+        return profile.neighbours(graph, quantizable_ops(graph)[0])

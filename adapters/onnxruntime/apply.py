@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,19 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
+from autotune.adapters.onnxruntime.weights import quantize_weights
 from autotune.calibration import (
     AffineParameters,
     CalibrationStatistics,
     activation_range,
     affine_parameters,
-    weight_parameters,
 )
-from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizationConfig, QuantizedType, TensorScheme
+from autotune.config import QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 
 _QUANT_TYPES = {QuantizedType.U8: QuantType.QUInt8, QuantizedType.S8: QuantType.QInt8}
@@ -55,7 +54,7 @@ class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no t
             extra_options={
                 "TensorQuantOverrides": overrides,
                 "ForceQuantizeNoInputCheck": True,  # `nodes` names those followers alone that have something to follow
-                "QDQDisableWeightAdjustForInt32Bias": True,  # done here, for all channels at once
+                "QDQDisableWeightAdjustForInt32Bias": True,  # done already, for all channels at once
             },
         )
 
@@ -63,9 +62,9 @@ class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no t
         if tensor_name in self._quantized:
             super().quantize_activation_tensor(tensor_name)
 
-    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
-        if output_name in self._quantized:
-            super().quantize_output_same_as_input(output_name, input_name, node_name)
+    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:  # noqa: ARG002
+        # What shares a scale has been decided; an AveragePool, for one, does better with a scale of its own.
+        self.quantize_activation_tensor(output_name)
 
 
 def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
@@ -89,7 +88,6 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     placement = place(graph, ops, config)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    weights = _own_weights(proto, graph, placement, config)
     activations = {
         name: parameters
         for group in {id(group): group for group in placement.groups.values()}.values()
@@ -101,9 +99,8 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     }
     for op in placement.ops:
         overrides.update(_constant_overrides(op, model, graph, placement))
-        if op.weight is not None:
-            weight = weights[op.name]
-            overrides[weight.name] = _weight_override(op, model, weight, config, activations[op.activations[0]])
+    _bring_in(proto, model, graph, placement)
+    quantize_weights(proto, model, placement.ops, config, activations)
     return _quantize(model, proto, placement, overrides)
 
 
@@ -115,7 +112,10 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
     nodes = [op.name for op in placement.ops] + sorted(placement.followers)
     quantized = set(placement.groups) | {name for op in placement.ops for name in op.constants}
     try:
-        result: onnx.ModelProto = _Quantizer(proto, quantized, nodes, overrides).quantize_model()
+        quantizer = _Quantizer(proto, quantized, nodes, overrides)
+        result: onnx.ModelProto = quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        keep_fp32(result)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
     del result.metadata_props[:]
@@ -125,39 +125,23 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
     return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
 
 
-def _own_weights(
-    proto: onnx.ModelProto, graph: Graph, placement: Placement, config: QuantizationConfig
-) -> dict[str, onnx.TensorProto]:
-    """The weight of each int8 op in ``proto``, copied where others read it as something else.
+def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:
+    """Take constants that the quantizer reads out of their files, and give each int8 op a bias of its own.
 
-    The quantizer gives the dequantized weight to all who read it; ops whose config agrees keep sharing it.
+    The quantizer leaves a bias that several ops read to all of them as integers, to those in fp32 too.
     """
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    wanted = {name for op in placement.ops for name in (op.bias, *op.constants) if name}
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in wanted}
+    for tensor in tensors.values():
+        if is_external(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(model.tensor(tensor), tensor.name))
     nodes = {node.name: node for node in proto.graph.node}
-    own: dict[str, onnx.TensorProto] = {}
-    copies: dict[tuple[str, int | None, OpConfig], onnx.TensorProto] = {}
     for op in placement.ops:
-        if op.weight is None:
-            continue
-        readers = {
-            (op.weight, other.weight_axis, config[other.name]) for other in placement.ops if other.weight == op.weight
-        }
-        count = sum(other.weight == op.weight for other in placement.ops)
-        alone = (
-            len(graph.readers[op.weight]) == count and len(readers) == 1 and op.weight not in graph.read_by_subgraphs
-        )
-        if alone and op.weight not in graph.outputs:
-            own[op.name] = tensors[op.weight]
-            continue
-        key = (op.weight, op.weight_axis, config[op.name])
-        if key not in copies:
-            copy = proto.graph.initializer.add()
-            copy.CopyFrom(tensors[op.weight])
-            copy.name = f"{op.weight}/{op.name}"
-            copies[key] = copy
-        nodes[op.name].input[1] = copies[key].name
-        own[op.name] = copies[key]
-    return own
+        if op.bias is not None and not graph.read_once(op.bias):
+            own = proto.graph.initializer.add()
+            own.CopyFrom(tensors[op.bias])
+            own.name = f"{op.bias}/{op.name}"
+            nodes[op.name].input[2] = own.name
 
 
 def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:
@@ -195,47 +179,3 @@ def _constant_overrides(op: QuantizableOp, model: OnnxModel, graph: Graph, place
         parameters = affine_parameters(min(low, 0.0), max(high, 0.0), TensorScheme(dtype=dtype))
         overrides[name] = [_override(parameters, dtype)]
     return overrides
-
-
-def _weight_override(
-    op: QuantizableOp,
-    model: OnnxModel,
-    weight: onnx.TensorProto,
-    config: QuantizationConfig,
-    activation: AffineParameters,
-) -> list[dict[str, Any]]:
-    choice = config[op.name]
-    scheme, algorithm = choice.weight, choice.calibration
-    assert scheme is not None
-    assert algorithm is not None
-    axis = op.weight_axis if scheme.granularity is Granularity.PER_CHANNEL else None
-    values = model.tensor(weight)
-    if is_external(weight):
-        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    # Percentiles and KL divergence speak of distributions; a weight is known value by value.
-    method = CalibrationMethod.MSE if algorithm.method is CalibrationMethod.MSE else CalibrationMethod.MINMAX
-    parameters = weight_parameters(values, scheme, axis or 0, method, config.recipe.reduce_range)
-    scales = np.atleast_1d(np.asarray(parameters.scale, np.float64))
-    scales = _room_for_bias(scales, op, model, float(np.asarray(activation.scale)))
-    zero_points = np.broadcast_to(np.asarray(parameters.zero_point), scales.shape)
-    quant_type, dtype = _QUANT_TYPES[scheme.dtype], _DTYPES[scheme.dtype]
-    entries = [
-        {"quant_type": quant_type, "scale": scale, "zero_point": zero_point}
-        for scale, zero_point in zip(scales.astype(np.float32), zero_points.astype(dtype), strict=True)
-    ]
-    if axis is None:
-        return entries
-    entries[0]["axis"] = axis
-    return entries
-
-
-def _room_for_bias(scales: Array, op: QuantizableOp, model: OnnxModel, activation_scale: float) -> Array:
-    """Widen weight scales so that no bias, whose scale is the product of both scales, exceeds its 32 bits."""
-    if op.bias is None:
-        return scales
-    bias = next(tensor for tensor in model.proto.graph.initializer if tensor.name == op.bias)
-    magnitude = np.abs(model.tensor(bias).astype(np.float64))
-    if scales.size == 1:
-        magnitude = magnitude.max(keepdims=True)
-    smallest: Array = np.maximum(scales, magnitude * 1.0001 / np.iinfo(np.int32).max / activation_scale)
-    return smallest

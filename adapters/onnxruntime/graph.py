@@ -19,7 +19,7 @@ class Graph:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.nodes = list(proto.graph.node)
-        self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.initializers: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.outputs = {output.name for output in proto.graph.output}
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[onnx.NodeProto]] = {}

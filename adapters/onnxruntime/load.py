@@ -6,11 +6,17 @@ import os
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
 from autotune.adapters.onnxruntime.graph import is_external
-from autotune.adapters.onnxruntime.model import IN_MEMORY_LIMIT, OnnxModel, external_place, spill
+from autotune.adapters.onnxruntime.model import (
+    SMALL_TENSOR_BYTES,
+    OnnxModel,
+    external_place,
+    fits_in_message,
+    spill,
+    tensor_bytes,
+)
 from autotune.errors import ModelError
 
 _ACCEPTED = "a path, the bytes of an ONNX file or an onnx.ModelProto"
@@ -52,7 +58,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError; protobuf ships no types
         raise ModelError(
             f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes)"
         ) from error
@@ -83,10 +89,10 @@ def _with_weights(proto: onnx.ModelProto, folder: Path, name: str) -> OnnxModel:
                 "Put the file beside the model, as it was exported"
             )
         total += length
-    if total + proto.ByteSize() >= IN_MEMORY_LIMIT:
-        return OnnxModel(proto=proto, external_dir=folder)
+    fits = fits_in_message(total + proto.ByteSize())
     for tensor in tensors:
-        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-    return OnnxModel(proto=proto)
+        if fits or tensor_bytes(tensor) <= SMALL_TENSOR_BYTES:
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return OnnxModel(proto=proto, external_dir=None if fits else folder)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -19,7 +21,20 @@ from autotune.adapters.onnxruntime.graph import is_external
 IN_MEMORY_LIMIT = 2**31 - 2**27
 """Bytes of weights that a model keeps in its own message. protobuf ends at 2 GiB; the rest is for graph and growth."""
 
-_SMALL_TENSOR_BYTES = 1024
+SMALL_TENSOR_BYTES = 1024
+"""Tensors up to here stay in the message always: shapes, bounds, scales."""
+
+
+class TemporaryFolder:
+    """A folder that is deleted with this object, or when the process ends.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="autotune-weights-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +51,7 @@ class OnnxModel:
     proto: onnx.ModelProto
     external_dir: Path | None = None
     notes: tuple[str, ...] = ()
-    folder: TemporaryDirectory[str] | None = None
+    folder: TemporaryFolder | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,6 +110,11 @@ class OnnxModel:
                 yield chunk
 
 
+def fits_in_message(size_bytes: int) -> bool:
+    """Whether weights of this size can stay in a model's own message."""
+    return size_bytes < IN_MEMORY_LIMIT
+
+
 def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external tensor."""
     info = external_data_helper.ExternalDataInfo(tensor)
@@ -106,24 +126,23 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     if not is_external(tensor):
         return int(tensor.ByteSize())
     elements = int(np.prod(tensor.dims, dtype=np.int64))
-    bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}.get(tensor.data_type)
-    if bits is not None:
-        return (elements * bits + 7) // 8
-    return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        return (elements + 1) // 2
+    return elements * int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
 
 
-def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | None, TemporaryDirectory[str] | None]:
+def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | None, TemporaryFolder | None]:
     """Bring a message that would exceed protobuf's limit under it: move its weights to a file, in place.
 
     Returns:
         The folder of the external data from now on, and the handle that deletes it where it is a temporary one.
     """
     inside = sum(tensor_bytes(tensor) for tensor in proto.graph.initializer if not is_external(tensor))
-    if inside < IN_MEMORY_LIMIT:
+    if fits_in_message(inside):
         return external_dir, None
-    folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="autotune-weights-", ignore_cleanup_errors=True)
-    write_weights(proto, external_dir, Path(folder.name) / "weights.data")
-    return Path(folder.name), folder
+    folder = TemporaryFolder()
+    write_weights(proto, external_dir, folder.path / "weights.data")
+    return folder.path, folder
 
 
 def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path) -> None:
@@ -134,7 +153,7 @@ def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path)
     """
     with path.open("wb") as file:
         for tensor in proto.graph.initializer:
-            if tensor_bytes(tensor) < _SMALL_TENSOR_BYTES or tensor.data_type == onnx.TensorProto.STRING:
+            if tensor_bytes(tensor) < SMALL_TENSOR_BYTES or tensor.data_type == onnx.TensorProto.STRING:
                 continue
             values = numpy_helper.to_array(tensor, base_dir="" if external_dir is None else str(external_dir))
             raw = numpy_helper.from_array(values).raw_data

@@ -18,16 +18,31 @@ from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard, 
 QDQ_OPSET = 10
 """QuantizeLinear and DequantizeLinear exist from here on."""
 
+_MAXPOOL_OPSET = 12
+"""MaxPool reads 8-bit integers from here on."""
+
+_RESIZE_OPSET = 11
+"""ONNX Runtime's quantizer leaves an older Resize alone."""
+
 FOLLOWERS = frozenset(
-    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "GatherElements", "MaxPool"}
+    {
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "MaxPool",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
-"""Ops that move or pick values: in int8 where what they read is, with the same scale, and without a choice of theirs."""
+"""Ops that move or pick values: they go along in int8, with the scale of what they read, and have no choice."""
 
 CLIPS = frozenset({"Relu", "Clip"})
 """Ops that disappear into the integer range of the op before them."""
-
-SHARES_SCALE = frozenset({"AveragePool", "Resize"})
-"""Ops whose output ONNX Runtime's quantizer gives the scale of their input."""
 
 FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Ops with an integer kernel that writes fp32 where nobody reads int8."""
@@ -88,6 +103,18 @@ def quantizable_ops(graph: Graph) -> tuple[list[QuantizableOp], list[str]]:
     return ops, [_line(op_type, reason, names) for (op_type, reason), names in refused.items()]
 
 
+def follows(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a node of :data:`FOLLOWERS` can go along in int8."""
+    if node.op_type not in FOLLOWERS or not is_standard(node):
+        return False
+    if node.op_type == "MaxPool":
+        return graph.opset >= _MAXPOOL_OPSET and len(node.output) == 1
+    if node.op_type == "Resize":
+        # Interpolation has no integer kernel: ONNX Runtime leaves the Q and DQ around it.
+        return graph.opset >= _RESIZE_OPSET and attributes(node).get("mode", b"nearest") == b"nearest"
+    return True
+
+
 def _line(op_type: str, reason: str, names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{op_type} {shown} stays fp32: {reason}"
@@ -115,10 +142,11 @@ def _require_float(graph: Graph, tensor: str) -> None:
 def _constant(graph: Graph, tensor: str, what: str) -> TensorProto:
     if tensor not in graph.initializers:
         raise _Refusal(f"its {what} is computed at run time")
-    if graph.initializers[tensor].data_type != TensorProto.FLOAT:
-        name = TensorProto.DataType.Name(graph.initializers[tensor].data_type).lower()
+    constant = graph.initializers[tensor]
+    if constant.data_type != TensorProto.FLOAT:
+        name = TensorProto.DataType.Name(constant.data_type).lower()
         raise _Refusal(f"its {what} is {name}, not float32")
-    return graph.initializers[tensor]
+    return constant
 
 
 def _bias(node: onnx.NodeProto, graph: Graph, channels: int) -> str | None:
@@ -186,15 +214,6 @@ def _first_input(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:  # noqa: 
     return QuantizableOp(node=node, activations=(node.input[0],))
 
 
-def _resize(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
-    if graph.opset < 11:
-        raise _Refusal(f"ONNX Runtime's integer kernel needs opset 11, and the model has {graph.opset}")
-    mode = attributes(node).get("mode", b"nearest")
-    if mode not in (b"nearest", b"linear"):
-        raise _Refusal(f"ONNX Runtime has no integer kernel for mode {mode!r}")
-    return _first_input(node, graph)
-
-
 _READERS: dict[str, Callable[[onnx.NodeProto, Graph], QuantizableOp]] = {
     "Conv": _conv,
     "Gemm": _gemm,
@@ -205,7 +224,6 @@ _READERS: dict[str, Callable[[onnx.NodeProto, Graph], QuantizableOp]] = {
     "AveragePool": _first_input,
     "GlobalAveragePool": _first_input,
     "LeakyRelu": _first_input,
-    "Resize": _resize,
     "Sigmoid": _first_input,
     "Softmax": _first_input,
 }

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import onnx
 
 from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, FOLLOWERS, SHARES_SCALE, QuantizableOp
-from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType
-
-_MAXPOOL_OPSET = 12
-"""MaxPool reads 8-bit integers from here on."""
+from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, QuantizableOp, follows
+from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType
 
 
 @dataclass(kw_only=True)
@@ -35,7 +32,7 @@ class ScaleGroup:
     observed: str
     low: float = -math.inf
     high: float = math.inf
-    choice: OpConfig = OpConfig()
+    choice: OpConfig = FP32
     dtype: QuantizedType = QuantizedType.U8
 
 
@@ -77,7 +74,7 @@ def place(graph: Graph, ops: list[QuantizableOp], config: QuantizationConfig) ->
         if op is not None or node.name in followers:
             written.update(outputs)
             _share(node, graph, groups, follower=op is None)
-    _decide(graph, int8, groups, config)
+    _decide(int8, groups, config)
     return Placement(ops=int8, followers=frozenset(followers), groups=groups)
 
 
@@ -86,8 +83,8 @@ def _quantized_tensors(graph: Graph, int8: tuple[QuantizableOp, ...]) -> set[str
     read = {name for op in int8 for name in op.activations}
     wanted: dict[str, bool] = {}
     for node in reversed(graph.nodes):
-        follows = node.op_type in FOLLOWERS | CLIPS
-        passes_on = follows and any(wanted.get(name, False) for name in node.output)
+        passes = node.op_type in CLIPS or follows(node, graph)
+        passes_on = passes and any(wanted.get(name, False) for name in node.output)
         for name in node.input:
             wanted[name] = wanted.get(name, False) or name in read or (passes_on and name == node.input[0])
     outputs = {
@@ -104,9 +101,7 @@ def _follows(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup], 
     if node.op_type in CLIPS:
         # It disappears only into a tensor that is its own and that an int8 op writes.
         return source in written and _own(source, graph, groups) and _bounds(node, graph) is not None
-    if node.op_type == "MaxPool":
-        return graph.opset >= _MAXPOOL_OPSET and len(node.output) == 1
-    return node.op_type in FOLLOWERS
+    return follows(node, graph)
 
 
 def _own(source: str, graph: Graph, groups: dict[str, ScaleGroup]) -> bool:
@@ -140,19 +135,30 @@ def _share(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup], *,
         output = node.output[0]
         group = _join(groups, node.input[0], output, observed=output)
         group.low, group.high = max(group.low, bounds[0]), min(group.high, bounds[1])
-    elif follower or node.op_type in SHARES_SCALE:
+    elif follower:
         for name in node.output:
             if name in groups:
                 _join(groups, node.input[0], name, observed=groups[node.input[0]].observed)
     elif node.op_type == "Concat":
-        # An input that nobody else reads loses nothing by the output's scale, to which it would be rounded anyway, and
-        # Concat becomes a copy.
-        output = node.output[0]
-        for name in dict.fromkeys(node.input):
-            if name in groups and groups[name] is not groups[output] and _own(name, graph, groups):
-                bounds_kept = groups[output].low, groups[output].high
-                group = _join(groups, name, output, observed=output)
-                group.low, group.high = bounds_kept
+        _share_concat(node, graph, groups)
+
+
+def _share_concat(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup]) -> None:
+    """Give a Concat's inputs the scale of its output where that costs nothing; Concat becomes a copy.
+
+    An input that nobody else reads loses nothing: it would be rounded to that scale anyway. An input in which a Relu
+    has disappeared keeps its own scale, which does the Relu's work, unless all others are cut alike.
+    """
+    output = node.output[0]
+    names = list(dict.fromkeys(node.input))
+    bounds = {(groups[name].low, groups[name].high) if name in groups else None for name in names}
+    alike = len(bounds) == 1
+    for name in names:
+        if name not in groups or groups[name] is groups[output] or not _own(name, graph, groups):
+            continue
+        low, high = groups[name].low, groups[name].high
+        if alike or (low == -math.inf and high == math.inf):
+            _join(groups, name, output, observed=output)
 
 
 def _join(groups: dict[str, ScaleGroup], first: str, second: str, *, observed: str) -> ScaleGroup:
@@ -165,9 +171,7 @@ def _join(groups: dict[str, ScaleGroup], first: str, second: str, *, observed: s
     return group
 
 
-def _decide(
-    graph: Graph, int8: tuple[QuantizableOp, ...], groups: dict[str, ScaleGroup], config: QuantizationConfig
-) -> None:
+def _decide(int8: tuple[QuantizableOp, ...], groups: dict[str, ScaleGroup], config: QuantizationConfig) -> None:
     """Give each group the config that decides, and one integer type to all groups that int8 ops connect.
 
     An integer kernel reads and writes one type. Between u8 and s8 the integers differ by 128 and the values not at all,

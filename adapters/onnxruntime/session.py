@@ -31,8 +31,15 @@ class SessionRunner:
         self._outputs = [output.name for output in session.get_outputs()]
 
     def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
-        """Run one batch and return the outputs in graph order."""
-        return tuple(self._session.run(self._outputs, dict(feeds)))
+        """Run one batch and return the outputs in graph order.
+
+        Raises:
+            ApplyError: ONNX Runtime fails; the message is the first line of its own.
+        """
+        try:
+            return tuple(self._session.run(self._outputs, dict(feeds)))
+        except Exception as error:  # classes of its own, without a common root but Exception
+            raise ApplyError(f"ONNX Runtime failed to run the model: {_first_line(error)}") from error
 
 
 def session_options(execution: Execution) -> onnxruntime.SessionOptions:
@@ -64,8 +71,7 @@ def open_session(
             proto.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime raises classes of its own without a common root but Exception
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ApplyError(f"ONNX Runtime refuses the model: {lines[0]}") from error
+        raise ApplyError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
 
 
 def optimized_graph(
@@ -95,3 +101,8 @@ def optimized_graph(
 def optimized_op_counts(proto: onnx.ModelProto, external_dir: Path | None = None) -> Counter[str]:
     """How many nodes of each type ONNX Runtime executes; a Q or DQ among integer kernels shows here."""
     return Counter(node.op_type for node in optimized_graph(proto, external_dir).graph.node)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -1,0 +1,75 @@
+"""The commands by name, and how what goes wrong in them is told."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import traceback
+from types import TracebackType
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from autotune.cli.benchmark import benchmark
+from autotune.cli.exit_status import ExitStatus
+from autotune.cli.init import init
+from autotune.cli.inspect import inspect
+from autotune.cli.report import report
+from autotune.cli.run import run
+from autotune.cli.schema import schema
+from autotune.errors import AutotuneError, InputError
+
+_EPILOG = (
+    "Exit status: 0 target met, 1 a failure of the run, 2 bad input, 3 finished but the target was missed or is "
+    "undecided, 130 ended by Ctrl-C."
+)
+
+app = typer.Typer(
+    name="autotune",
+    help="Find the fastest quantized model whose accuracy loss stays under a target, on this machine.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (init, inspect, run, report, benchmark, schema):
+    app.command()(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit status."""
+    try:
+        app()
+    except AutotuneError as error:
+        Console(stderr=True).print(
+            Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True
+        )
+        sys.exit(ExitStatus.BAD_INPUT if isinstance(error, InputError) else ExitStatus.FAILED)
+    except Exception as error:
+        traceback.print_exception(type(error), error, _from_users_code(error.__traceback__))
+        sys.exit(ExitStatus.FAILED)
+    sys.exit(ExitStatus.MET)
+
+
+def _from_users_code(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from where the user's own code begins; all of it where no such code took part.
+
+    Our frames above a user's function say nothing about what is wrong in it.
+    """
+    ours_seen, at = False, frames
+    while at is not None:
+        ours = str(at.tb_frame.f_globals.get("__name__")).partition(".")[0] == "autotune"
+        if ours_seen and not ours and _is_users(at.tb_frame.f_code.co_filename):
+            return at
+        # What starts the command, a script of pip's making, is no code of the user's either: ours comes first.
+        ours_seen = ours_seen or ours
+        at = at.tb_next
+    return frames
+
+
+def _is_users(filename: str) -> bool:
+    """Whether a source file is neither Python's own nor that of an installed package."""
+    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return not filename.startswith(("<", *places))

@@ -1,0 +1,129 @@
+"""``autotune benchmark``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autotune.adapter import Adapter, Execution, Feeds, TensorSpec
+from autotune.adapters import get_adapter
+from autotune.cli.figures import bytes_text, latency_text, speedup_text
+from autotune.cli.inspect import shape_text
+from autotune.errors import InputError
+from autotune.evaluation import LatencyComparison, LatencyOptions, compare_latency
+
+
+def benchmark(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL MODEL...", help="The first one is compared against.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads inside of one call.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one call.")] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls before the first one that counts.")] = 10,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape", metavar="INPUT=1,3,224,224", help="Shape of an input with free dimensions. Repeatable."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    framework: Annotated[str, typer.Option(help="The framework that runs the models.")] = "onnxruntime",
+) -> None:
+    """Compare the latency of models, interleaved call by call so that what slows the machine slows all."""
+    if len(models) < 2:
+        raise InputError(f"A comparison needs two models or more, but got {len(models)}")
+    adapter = get_adapter(framework)
+    options = LatencyOptions(threads=threads, batch_size=batch_size, warmup=warmup)
+    loaded = [adapter.load(path) for path in models]
+    feeds = _random_feeds(loaded[0].inputs, batch_size, _parse_shapes(shapes or ()), seed)
+    for path, model in zip(models[1:], loaded[1:], strict=True):
+        _require_same_inputs(models[0], loaded[0].inputs, path, model.inputs)
+    calls = [_call(adapter, model, options.execution, feeds) for model in loaded]
+    console = Console()
+    with console.status("Measuring"):
+        comparisons = [compare_latency(calls[0], call, options, seed=seed) for call in calls[1:]]
+    sizes = [model.size_bytes for model in loaded]
+    console.print(_table(models, sizes, comparisons))
+    if not all(comparison.decided for comparison in comparisons):
+        console.print(
+            "A speedup whose interval is wider than 2 % either way is undecided: the machine is busy.", highlight=False
+        )
+
+
+def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[LatencyComparison]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("Model", overflow="fold")
+    for heading in ("p50", "p90", "p99", "Speedup", "Size", "Pairs"):
+        table.add_column(heading, justify="right")
+    first = comparisons[0].baseline_percentiles
+    times = [first, *(comparison.candidate_percentiles for comparison in comparisons)]
+    speedups = ["1.00x", *(speedup_text(comparison.speedup, comparison.interval) for comparison in comparisons)]
+    pairs = ["", *(str(comparison.pairs) for comparison in comparisons)]
+    for path, time, speedup, size, count in zip(models, times, speedups, sizes, pairs, strict=True):
+        figures = (latency_text(value) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
+        table.add_row(Text(str(path)), *figures, speedup, bytes_text(size), count)
+    return table
+
+
+def _call(adapter: Adapter[Any], model: Any, execution: Execution, feeds: Feeds) -> Callable[[], object]:
+    runner = adapter.runner(model, execution)
+    return lambda: runner(feeds)
+
+
+def _parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in texts:
+        name, _, dims = text.rpartition("=")
+        parts = dims.split(",")
+        if not name or not all(part.strip().isdecimal() for part in parts):
+            raise InputError(f"A shape must read like `data=1,3,224,224`, but got {text!r}")
+        shapes[name] = tuple(int(part) for part in parts)
+    return shapes
+
+
+def _random_feeds(
+    inputs: Sequence[TensorSpec], batch_size: int, shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> Feeds:
+    """Random inputs: latency does not depend on the values, as long as indices stay in small ranges."""
+    names = [spec.name for spec in inputs]
+    for name in shapes:
+        if name not in names:
+            raise InputError(f"`--shape` must name inputs of the model ({', '.join(names)}), but got {name!r}")
+    random = np.random.default_rng(seed)
+    feeds: dict[str, Any] = {}
+    for spec in inputs:
+        shape = shapes.get(spec.name) or _shape(spec, batch_size)
+        if spec.dtype.kind == "f":
+            feeds[spec.name] = random.standard_normal(shape).astype(spec.dtype)
+        else:
+            feeds[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)
+    return feeds
+
+
+def _shape(spec: TensorSpec, batch_size: int) -> tuple[int, ...]:
+    shape = [dim if isinstance(dim, int) else None for dim in spec.shape]
+    if shape and shape[0] is None:
+        shape[0] = batch_size
+    fixed = tuple(dim for dim in shape if dim is not None)
+    if len(fixed) != len(shape):
+        raise InputError(
+            f"Input {spec.name!r} has free dimensions besides the first: {shape_text(spec)}. "
+            f"Give its shape, as in `--shape {spec.name}={','.join('1' if d is None else str(d) for d in shape)}`"
+        )
+    return fixed
+
+
+def _require_same_inputs(first: Path, expected: Sequence[TensorSpec], path: Path, inputs: Sequence[TensorSpec]) -> None:
+    wanted, got = ({spec.name: (spec.dtype, len(spec.shape)) for spec in specs} for specs in (expected, inputs))
+    if wanted != got:
+        raise InputError(
+            f"All models must have the same inputs, but {first} has "
+            f"{', '.join(f'{s.name} {s.dtype} {shape_text(s)}' for s in expected)} and {path} has "
+            f"{', '.join(f'{s.name} {s.dtype} {shape_text(s)}' for s in inputs)}"
+        )

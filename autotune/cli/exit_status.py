@@ -1,0 +1,20 @@
+"""What a shell is told of how a command ended."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """The exit statuses of the command ``autotune``."""
+
+    MET = 0
+    """It did what was asked; for a run: the accuracy target is met."""
+    FAILED = 1
+    """The run failed, through us or through the user's own code."""
+    BAD_INPUT = 2
+    """Something that was given cannot be used."""
+    NOT_MET = 3
+    """The run finished, but the target is missed or undecided; the best-effort model is written all the same."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C, as shells count it; the best so far is written."""

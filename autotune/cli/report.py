@@ -1,0 +1,32 @@
+"""``autotune report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from autotune.cli.tables import print_outcome
+from autotune.result import read_summary
+
+
+def report(
+    workspace: Annotated[
+        Path, typer.Argument(help="The workspace of a run, also of one that was ended or still runs.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the report; WORKSPACE/report.html by default.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="The Optuna storage URL, where the history is not in the workspace.")
+    ] = None,
+) -> None:
+    """Show what a run found, and write a report for the browser."""
+    summary = read_summary(storage or workspace)
+    console = Console()
+    print_outcome(console, summary)
+    written = summary.report(output or workspace / "report.html")
+    console.print(Text(f"Report: {written}"), soft_wrap=True)

@@ -1,0 +1,91 @@
+"""``autotune run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from autotune.cli.exit_status import ExitStatus
+from autotune.cli.figures import target_text
+from autotune.cli.progress import ProgressDisplay
+from autotune.cli.tables import print_outcome
+from autotune.criterion import Verdict
+from autotune.experiment import Experiment, load_experiment
+from autotune.experiment.execution import tune_experiment
+from autotune.result import TuningResult
+
+
+def run(
+    experiment_file: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT.yaml", help="What to tune; `autotune init MODEL` writes one.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replace a value of the file: tuning.random_seed=1. Repeatable."
+        ),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
+    max_trials: Annotated[int | None, typer.Option(help="Candidates to try at the most.")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="Folder for the history and the models.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
+    ] = None,
+) -> None:
+    """Tune a model as an experiment file says. The same command continues a run that was ended."""
+    shorthands = {
+        "tuning.exit_policy.timeout": timeout,
+        "tuning.exit_policy.max_trials": max_trials,
+        "tuning.workspace": None if workspace is None else str(workspace.absolute()),
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
+    experiment = load_experiment(experiment_file, [*(overrides or ()), *given])
+    console = Console()
+    _print_heading(console, experiment)
+    policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
+    with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
+        result = _tune(console, experiment, display)
+    _finish(console, experiment, result, output)
+
+
+def _tune(console: Console, experiment: Experiment, display: ProgressDisplay) -> TuningResult:
+    try:
+        return tune_experiment(experiment, display)
+    except KeyboardInterrupt:
+        # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
+        kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."
+        console.print(Text(kept), soft_wrap=True)
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+
+
+def _print_heading(console: Console, experiment: Experiment) -> None:
+    tuning = experiment.tuning
+    console.print(
+        Text("autotune ", style="bold").append(
+            f"{experiment.model.path.name}: least {tuning.objective} at a "
+            f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}",
+            style="default",
+        ),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
+    print_outcome(console, result)
+    saved = result.save(output) if output is not None else _best_model(experiment.workspace)
+    report = result.report(experiment.workspace / "report.html")
+    console.print(Text(f"Model:  {saved}\nReport: {report}"), soft_wrap=True, highlight=False)
+    if result.interrupted:
+        raise typer.Exit(ExitStatus.INTERRUPTED)
+    raise typer.Exit(ExitStatus.MET if result.verdict is Verdict.MET else ExitStatus.NOT_MET)
+
+
+def _best_model(workspace: Path) -> Path:
+    """The model that the run keeps in its workspace."""
+    return next(iter(sorted(workspace.glob("best.*"))))

@@ -1,0 +1,54 @@
+"""Fallback along second-order sensitivity."""
+
+from __future__ import annotations
+
+from autotune.config import FP32
+from autotune.errors import StrategyError
+from autotune.strategies.moves import can_fall_back, cost_of
+from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategy import Problem, Proposal
+
+
+class Hawq(PlannedStrategy):
+    """Ranks ops by the trace of the Hessian times their squared quantization error, and bisects along that order.
+
+    The trace is estimated with Hutchinson's method by the adapter, which must be able to differentiate its models. The
+    fewest ops in fp32 that keep the target are found by bisection, which takes the loss to fall along the order.
+
+    Costs: two evaluations plus log2 of the number of ops that can fall back, besides the gradients. Choose it for
+    models whose adapter gives gradients and where output errors of single ops rank badly.
+
+    Papers: HAWQ-V2, Dong et al., NeurIPS 2020 (arXiv 1911.03852); the bisection follows arXiv 2302.01382.
+    """
+
+    def plan(self, problem: Problem) -> Plan:
+        """Bisect the number of ops in fp32.
+
+        Raises:
+            StrategyError: The adapter gives no gradients.
+        """
+        ranking = problem.insights.hessian_sensitivity()
+        if ranking is None:
+            raise StrategyError(
+                "Strategy 'hawq' needs gradients, and the adapter of this model gives none: an ONNX Runtime session "
+                "cannot be differentiated, only an adapter of a training framework such as PyTorch can. "
+                "Take 'mse_v2' or 'auto', which rank ops by their output error instead"
+            )
+        order = sorted(can_fall_back(problem.space), key=lambda op: -ranking.get(op, 0.0))
+        preferred = problem.space.preferred
+        trial = yield Proposal(config=preferred, note="every op as preferred", needs_accuracy=True)
+        if trial.met:
+            return "target met with every op as preferred"
+        low, high, best = 0, len(order), None
+        while high - low > 1 or best is None:
+            count = (low + high) // 2 if high - low > 1 else high
+            config = preferred.replace(dict.fromkeys(order[:count], FP32))
+            trial = yield Proposal(config=config, note=f"the first {count} ops in fp32", needs_accuracy=True)
+            if trial.met:
+                high, best = count, trial
+            elif count == high:
+                return "target missed with every op that can in fp32"
+            else:
+                low = count
+        faster = cost_of(problem, best) < 1
+        return "target met with the fewest ops in fp32" + ("" if faster else ", yet nothing was gained by it")
