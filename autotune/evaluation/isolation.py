@@ -152,9 +152,7 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     def close(self) -> None:
         """End the worker and drop what was kept for it."""
-        if self._pool is not None:
-            self._pool.kill()
-            self._pool = None
+        self._drop()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
@@ -167,30 +165,40 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Run one task of :mod:`autotune.evaluation.worker` and watch over it."""
         if self._baseline is None:
             raise RuntimeError("baseline() or resume() must be called before a candidate is measured")
-        if self._pool is None:
-            self._pool = _Pool(Path(self._folder.name), self._setup, self._isolation)
-        left = None if deadline is None else deadline - time.monotonic()
-        payload = cloudpickle.dumps(arguments)
+        limit = self._isolation.trial_timeout_s
         try:
-            outcome = self._pool.watch(self._pool.submit(task, payload, self._baseline, left), deadline, self._progress)
+            if self._pool is None:
+                self._pool = _Pool(Path(self._folder.name), self._setup, self._isolation)
+                self._result(worker.prepare, b"", deadline, None)
+            return self._result(task, cloudpickle.dumps(arguments), deadline, limit)
+        except TrialError as error:
+            if self._pool is not None and (self._pool.killed or isinstance(error, DeadlineReached)):
+                self._drop()
+            raise
         except BaseException:
             # Whatever came over this process, Ctrl-C included: the worker may be in the middle of something.
-            if self._pool.killed or not self._pool.alive:
-                self._pool = None
-            else:
-                self._pool.kill()
-                self._pool = None
+            self._drop()
             raise
+
+    def _result(self, task: Callable[..., Any], payload: bytes, deadline: float | None, limit: float | None) -> Any:
+        assert self._pool is not None
+        left = None if deadline is None else deadline - time.monotonic()
+        future = self._pool.submit(task, payload, self._baseline, left)
+        outcome = self._pool.watch(future, deadline, limit, self._progress)
         if isinstance(outcome, worker.Failure):
             raise outcome.error
         return outcome
+
+    def _drop(self) -> None:
+        if self._pool is not None:
+            self._pool.kill()
+            self._pool = None
 
 
 class _Pool:
     """One loky worker, its process watched."""
 
     def __init__(self, folder: Path, setup: dict[str, Any], options: IsolationOptions) -> None:
-        self._options = options
         self._limit = options.trial_memory_bytes or int(psutil.virtual_memory().available * _FREE_SHARE)
         self._setup_path = folder / "setup.pickle"
         self._progress_path = folder / "progress"
@@ -203,13 +211,8 @@ class _Pool:
         self.killed = False
         self._finalizer = weakref.finalize(self, _kill_tree, self._process)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process is there."""
-        return self._process.is_running()
-
     def submit(
-        self, task: Callable[..., Any], payload: bytes, baseline: Measurement, left: float | None
+        self, task: Callable[..., Any], payload: bytes, baseline: Measurement | None, left: float | None
     ) -> Future[Any]:
         """Hand a task to the worker."""
         future: Future[Any] = self._executor.submit(
@@ -217,7 +220,7 @@ class _Pool:
         )
         return future
 
-    def watch(self, future: Future[Any], deadline: float | None, progress: Progress) -> Any:
+    def watch(self, future: Future[Any], deadline: float | None, limit: float | None, progress: Progress) -> Any:
         """Wait for a task, within its time and memory.
 
         Raises:
@@ -236,7 +239,6 @@ class _Pool:
             told = self._report(progress, told)
             self._check_memory()
             now = time.monotonic()
-            limit = self._options.trial_timeout_s
             if limit is not None and now - started > limit:
                 self.kill()
                 raise TrialError(f"The trial took longer than trial_timeout_s={limit:g} and was ended")

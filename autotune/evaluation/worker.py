@@ -46,6 +46,11 @@ def pid() -> int:
     return os.getpid()
 
 
+def prepare(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:  # noqa: ARG001
+    """Load the fp32 model and the data, so that no trial pays for it; the payload is empty."""
+    return _guarded(lambda _evaluator, _deadline: None, setup, progress, baseline, left)
+
+
 def evaluate(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:
     """Measure a candidate; the payload is candidate, incumbent and whether accuracy is needed."""
 
@@ -99,6 +104,13 @@ def read_progress(path: Path) -> tuple[int, int]:
     return done, total
 
 
+def write_progress(path: Path, done: int, total: int) -> None:
+    """Say how many samples are done, and of how many or 0."""
+    # In place and in one write: a reader sees these figures or those before, and never an empty file.
+    with path.open("r+b", buffering=0) as file:
+        file.write(_PROGRESS.pack(done, total))
+
+
 def _guarded(
     task: Callable[[Evaluator[Any], float | None], object],
     setup: str,
@@ -121,15 +133,10 @@ def _evaluator(setup: str, progress: str, baseline: Measurement, deadline: float
         arguments = cloudpickle.loads(Path(setup).read_bytes())
         target = Path(progress)
 
-        def report(done: int, total: int | None) -> None:
-            # In place: 16 bytes are written at once, and a reader that comes too early sees the figures before.
-            with target.open("r+b", buffering=0) as file:
-                file.write(_PROGRESS.pack(done, total or 0))
-
-        evaluator = Evaluator(**arguments, on_progress=report)
+        evaluator = Evaluator(**arguments, on_progress=lambda done, total: write_progress(target, done, total or 0))
         evaluator.resume(baseline, deadline=deadline)
         _evaluators[setup] = evaluator
-    Path(progress).write_bytes(_PROGRESS.pack(0, 0))
+    write_progress(Path(progress), 0, 0)
     return _evaluators[setup]
 
 

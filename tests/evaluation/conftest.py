@@ -124,6 +124,10 @@ class Problem:
         """The same model with ``count`` times the work."""
         return linear_model(self.weight, repeats=count)
 
+    def constant(self, value: float) -> OnnxModel:
+        """A model that answers ``value`` to an input of ones."""
+        return linear_model(np.full(self.weight.shape, value / FEATURES))
+
     def widened(self) -> OnnxModel:
         """A model with one class too many."""
         return linear_model(np.concatenate([self.weight, self.weight[:, :1]], axis=1))

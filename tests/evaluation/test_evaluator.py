@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -97,7 +98,7 @@ def test_a_small_set_leaves_the_verdict_undecided(problem: Any, make: Make) -> N
 def test_a_slower_candidate_is_pruned_before_its_accuracy(problem: Any, make: Make) -> None:
     calls = []
 
-    def eval_fn(model: Callable[[object], Array]) -> float:
+    def eval_fn(_: object) -> float:
         calls.append(1)
         return 0.9
 
@@ -186,7 +187,7 @@ def test_the_holdout_is_not_searched_on(make: Make, problem: Any) -> None:
     assert off.holdout(problem.model) is None
 
 
-def test_a_large_set_is_held_out_by_default(adapter: Any, problem: Any, make: Make) -> None:
+def test_a_large_set_is_held_out_by_default(problem: Any, make: Make) -> None:
     many = [(np.tile(inputs, (4, 1)), np.tile(labels, 4)) for inputs, labels in problem.batches()]
     evaluator = make(LabelledData(loader=many, metrics=(create_metric("topk"),)))
     assert evaluator.baseline().samples == 1920
@@ -376,7 +377,7 @@ def test_batches_of_different_size_and_several_labels(make: Make, problem: Any) 
 
     loader = [
         (problem.inputs[a:b], {"truth": problem.labels[a:b], "names": ["x"] * (b - a)})
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
+        for a, b in itertools.pairwise(ends)
     ]
     metric = create_metric("per_sample", function=truth, low=0.0, high=1.0)
     evaluator = make(LabelledData(loader=loader, metrics=(metric,)))

@@ -27,7 +27,7 @@ def answers(both: int, only_baseline: int, only_candidate: int, neither: int) ->
 
 
 def test_with_no_discordant_pair_the_ends_have_a_closed_form() -> None:
-    """The difference's upper end solves ``n * d = z**2 * (1 - d)``, the ratio's lower end ``n * (1 - r) = z**2 * r``."""
+    """The difference ends where ``n * d = z**2 * (1 - d)``, the ratio where ``n * (1 - r) = z**2 * r``."""
     assert difference_score_interval(0, 0, 200, Z) == pytest.approx((-(Z**2) / (200 + Z**2), Z**2 / (200 + Z**2)))
     low, high = ratio_score_interval(100, 0, 0, Z)
     assert low == pytest.approx(1 / (1 + Z**2 / 100))
