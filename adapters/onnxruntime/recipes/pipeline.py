@@ -107,7 +107,7 @@ def correct_constants(
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
         corrections = {layer.op.name: layer.correction(prepared.statistics) for layer in layers}
-        constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections)
+        constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections, prepared.ranges)
     return _noted(_with_constants(prepared.model, constants), notes)
 
 
