@@ -109,9 +109,9 @@ class History:
         return OpenTrial(number=handle.number, handle=handle)
 
     def discard(self, opened: OpenTrial) -> None:
-        """End a trial that got no config."""
+        """End a trial that got no config or no outcome; its config counts as untried. A finished trial stays."""
         with _storage_errors(None):
-            self._study.tell(opened.handle, state=OptunaState.FAIL)
+            self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
 
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""

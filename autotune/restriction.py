@@ -174,11 +174,8 @@ def _restrict_precision(op: OpSpace, space: PrecisionSpace, wanted: OpRestrictio
         ("algorithms", wanted.algorithm),
     ):
         if getattr(space, axis) and not getattr(kept, axis):
-            allowed = (
-                _listed(asked)
-                if isinstance(asked, tuple)
-                else _listed(f"{k} {v}" for k, v in _set_fields(asked).items())
-            )
+            fields = {"algorithm": asked} if isinstance(asked, tuple) else _set_fields(asked)
+            allowed = _listed(f"{key} {_shown(value)}" for key, value in fields.items())
             raise ExperimentError(
                 f"Op {op.name!r} ({op.op_type}) in {space.precision} offers the {axis} "
                 f"{_listed(getattr(space, axis))}, and none of them fits what `quantization` allows: {allowed}"
@@ -194,3 +191,7 @@ def _set_fields(restriction: Any) -> dict[str, Any]:
 
 def _listed(values: Any) -> str:
     return ", ".join(str(value) for value in values)
+
+
+def _shown(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

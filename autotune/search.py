@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from autotune.history import History, OpenTrial
 from autotune.observer import Observer
 from autotune.selection import incumbent
 from autotune.stopwatch import Stopwatch
-from autotune.strategy import Exhausted, Problem, Strategy
+from autotune.strategy import Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
 
 MAX_REPEATS = 20
@@ -159,16 +160,19 @@ class Search(Generic[ModelT]):
             repeats = 0
             self._history.start(opened, proposal.config, proposal.note)
             self._observer.trial_started(opened.number, proposal.config, proposal.note)
-            self._try(opened, trials, proposal.config, proposal.note, proposal.needs_accuracy)
+            try:
+                self._try(opened, trials, proposal)
+            except BaseException:  # Ctrl-C, the deadline, a full disk: the config counts as untried
+                with contextlib.suppress(WorkspaceError):
+                    self._history.discard(opened)
+                raise
 
     def _sampler(self) -> BaseSampler:
         entropy = np.random.SeedSequence([self._problem.seed, self._history.next_number])
         seed = int(entropy.generate_state(1)[0])
         return self._strategy.sampler(self._problem, seed) or RandomSampler(seed=seed)
 
-    def _try(
-        self, opened: OpenTrial, trials: Sequence[Trial], config: QuantizationConfig, note: str, needs_accuracy: bool
-    ) -> None:
+    def _try(self, opened: OpenTrial, trials: Sequence[Trial], proposal: Proposal) -> None:
         """Apply and measure one config, and record what came of it."""
         started = time.monotonic()
         best = incumbent(trials, self._problem.objective)
@@ -176,12 +180,12 @@ class Search(Generic[ModelT]):
         outcome: Evaluation | str
         try:
             with self._stopwatch("apply"):
-                candidate = self._adapter.apply(self._model, config, self._statistics)
+                candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
                     incumbent=best.measurement if best is not None and not best.config.is_fp32 else None,
-                    needs_accuracy=needs_accuracy,
+                    needs_accuracy=proposal.needs_accuracy,
                     deadline=self._limits.deadline,
                 )
         except (DeadlineReached, WorkspaceError):
@@ -191,12 +195,12 @@ class Search(Generic[ModelT]):
         failed = isinstance(outcome, str)
         trial = Trial(
             number=opened.number,
-            config=config,
+            config=proposal.config,
             state=TrialState.FAILED if isinstance(outcome, str) else outcome.state,
             measurement=None if isinstance(outcome, str) else outcome.measurement,
             reason=outcome if isinstance(outcome, str) else outcome.reason,
             duration_s=time.monotonic() - started,
-            note=note,
+            note=proposal.note,
         )
         self._record(opened, trial)
         new_best = incumbent(self._history.trials, self._problem.objective)

@@ -88,7 +88,9 @@ def load_images(file: str, source: Source, count: int) -> tuple[npt.NDArray[np.f
     images = data["images"][:count]
     if source.side != images.shape[1]:
         size = (source.side, source.side)
-        images = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in images])
+        images = np.stack(
+            [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in images]
+        )
     scaled = (images.astype(np.float32) / 255 - np.float32(source.mean)) / np.float32(source.std)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)), data["labels"][:count]
 

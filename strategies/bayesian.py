@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -16,6 +18,9 @@ from autotune.space import TuningSpace
 from autotune.strategies.moves import cost_of, fallback_order, loss_of
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
+
+_PAIRED = 12
+"""How many ops around the drawn one are tried in pairs."""
 
 _AXES = {"activation": "activations", "weight": "weights", "calibration": "algorithms"}
 
@@ -71,15 +76,17 @@ class Bayesian(Strategy):
         order = fallback_order(problem)
         tried = {trial.config.fingerprint for trial in trials}
         best = _best(problem, trials)
-        if best is not None and len(trials) > self.explore and len(trials) % 2:
-            refined = _refine(problem, best.config, order, draw)
-            if refined is not None and refined.config.fingerprint not in tried:
-                return refined
-        proposal = _explore(problem.space, order, draw)
-        if proposal.config.fingerprint in tried:
+        refines = best is not None and len(trials) > self.explore and len(trials) % 2 == 1
+        drawn = None
+        if not refines:
+            drawn = _explore(problem.space, order, draw)
             # A point that was tried teaches nothing: step to the nearest number of fp32 ops that was not.
-            return _unseen(problem, order, trials, proposal)
-        return proposal
+            new = drawn if drawn.config.fingerprint not in tried else _moved(problem, order, tried, drawn)
+            if new is not None:
+                return new
+        refined = None if best is None else _refine(problem, best.config, order, tried, draw)
+        # Where nothing is new, the history answers what was drawn and the study goes on to its next draw.
+        return refined or drawn or _explore(problem.space, order, draw)
 
 
 def _best(problem: Problem, trials: Sequence[Trial]) -> Trial | None:
@@ -143,50 +150,46 @@ def _nearest(space: TuningSpace, op: str, choice: OpConfig, params: Mapping[str,
     return space.nearest(op, dataclasses.replace(choice, **changes))
 
 
-def _refine(problem: Problem, best: QuantizationConfig, order: Sequence[str], draw: Draw) -> Proposal | None:
-    """The best with one op changed; None where no op has a choice."""
+def _refine(
+    problem: Problem, best: QuantizationConfig, order: Sequence[str], tried: Set[str], draw: Draw
+) -> Proposal | None:
+    """The best with one op in the other precision; None where that gives nothing new."""
     space = problem.space
-    ops = [op.name for op in space.tunable]
-    if not ops:
+    if not order:
         return None
-    rank = {op: position for position, op in enumerate(order)}
-    ops.sort(key=lambda op: rank.get(op, len(order)))
     # An integer along the order, not a category: what is learnt of an op then tells something of its neighbours.
-    position = int(draw({"refine/op": IntDistribution(0, len(ops) - 1)})["refine/op"]) if len(ops) > 1 else 0
-    op = ops[position]
-    choices = list(space.by_name[op].configs())
-    others = [choice for choice in choices if choice.precision is not best[op].precision] or choices
-    if FP32 in others:
-        choice = FP32
-    else:
-        shared = _common(best, op)
-        choice = space.nearest(op, shared) if shared is not None else others[0]
-    return Proposal(config=best.replace({op: choice}), note=f"the best with {op} in {choice.precision}")
+    position = int(draw({"refine/op": IntDistribution(0, len(order) - 1)})["refine/op"]) if len(order) > 1 else 0
+    shared = _common(best)
+
+    def toggled(op: str) -> OpConfig:
+        quantized = space.by_name[op].preferred if shared is None else space.nearest(op, shared)
+        return quantized if best[op] == FP32 else FP32
+
+    near = [order[at] for at in sorted(range(len(order)), key=lambda at: abs(at - position))]
+    # Single ops first; pairs, which can swap one for another, once all of these are tried.
+    for ops in (*((op,) for op in near), *itertools.combinations(near[:_PAIRED], 2)):
+        config = best.replace({op: toggled(op) for op in ops})
+        if config.fingerprint not in tried:
+            return Proposal(config=config, note=f"the best with {' and '.join(ops)} in the other precision")
+    return None
 
 
-def _common(config: QuantizationConfig, excluded: str) -> OpConfig | None:
+def _common(config: QuantizationConfig) -> OpConfig | None:
     """The choice that most quantized ops of a config share; None where none is quantized."""
-    counts: dict[OpConfig, int] = {}
-    for op, choice in config.ops.items():
-        if op != excluded:
-            counts[choice] = counts.get(choice, 0) + 1
+    counts = Counter(config.ops.values())
     return max(counts, key=lambda choice: counts[choice], default=None)
 
 
-def _unseen(problem: Problem, order: Sequence[str], trials: Sequence[Trial], drawn: Proposal) -> Proposal | Exhausted:
-    """The drawn config with the nearest number of fp32 ops along the order that gives something new.
-
-    Where there is none, the drawn config stands: the history answers it, and the study goes on to its next draw.
-    """
-    tried = {trial.config.fingerprint for trial in trials}
+def _moved(problem: Problem, order: Sequence[str], tried: Set[str], drawn: Proposal) -> Proposal | None:
+    """The drawn config with the nearest number of fp32 ops along the order that is new; None where none is."""
     base = drawn.config
     fallen = sum(base[op] == FP32 for op in order)
-    shared = _common(base, "")
+    shared = _common(base)
     if shared is None:
-        return drawn
+        return None
     for count in sorted(range(len(order) + 1), key=lambda count: abs(count - fallen)):
         choices = {op: problem.space.nearest(op, shared) for op in order[count:]}
         config = base.replace({**choices, **dict.fromkeys(order[:count], FP32)})
         if config.fingerprint not in tried:
-            return Proposal(config=config, note=f"{drawn.note}; moved to {count} ops in fp32, which is new")
-    return drawn
+            return Proposal(config=config, note=f"{drawn.note}; {count} ops in fp32 instead, which is new")
+    return None

@@ -28,6 +28,7 @@ class OnnxRuntimeAdapter:
     """ONNX models on ONNX Runtime's CPU execution provider; see :class:`autotune.adapter.Adapter`."""
 
     name = "onnxruntime"
+    suffix = ".onnx"
 
     def load(self, source: object) -> OnnxModel:
         """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.

@@ -1,48 +1,195 @@
-"""One pass of the fp32 model over calibration data, with its inner tensors exposed."""
+"""One pass of the fp32 model over the calibration data, with its inner tensors exposed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import TensorProto, helper
 
+from autotune.adapter import Feeds, TensorSpec
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
-from autotune.errors import DataError
+from autotune.data import batch_size
+from autotune.errors import DataError, ModelError
+
+EXPOSED_BYTES = 512 * 2**20
+"""Most that exposed tensors of one run may take together; a run that would need more becomes several."""
 
 
-def calibrate(
+def calibrate(  # called by name; a model, what to look at, and what to run it on
     model_proto: onnx.ModelProto,
     tensors: Sequence[str],
     channel_axes: Mapping[str, int],
-    batches: Iterable[Mapping[str, np.ndarray[Any, Any]]],
+    batches: Iterable[Feeds],
     seed: int,
     external_dir: Path | None = None,
+    *,
+    exposed_bytes: int = EXPOSED_BYTES,
 ) -> CalibrationStatistics:
-    """Gather the statistics of tensors from one run per batch."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model_proto)
-    inputs = {value.name for value in exposed.graph.input}
-    present = {value.name for value in exposed.graph.output}
-    inner = [name for name in dict.fromkeys(tensors) if name not in inputs]
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in present)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    """Run the fp32 model once over ``batches`` and gather the statistics of the named tensors.
+
+    The tensors become outputs of the model, and numpy reads them where the runtime left them. (Reductions inside of the
+    graph were tried instead: no faster, since the price is that of leaving the runtime's blocked layout.) Tensors that
+    are not named stay inside, where the runtime goes on fusing the ops around them.
+
+    Args:
+        model_proto: The model; left as it is.
+        tensors: Names of graph inputs and of outputs of nodes. Those that turn out not to hold floats are passed over.
+        channel_axes: The axis that counts channels, for each tensor whose channel moments are wanted.
+        batches: Iterated once.
+        seed: Of the subsample that feeds the histograms.
+        external_dir: Where the files lie that hold the model's external data.
+        exposed_bytes: A batch whose named tensors take more is run again for each part of them, so that memory stays
+            bounded at the price of time. A smaller batch costs neither.
+
+    Raises:
+        DataError: There is no batch, one that the model cannot read, or one that leads to values that are not finite.
+        ModelError: The runtime refuses the model, or a tensor is not in its graph.
+    """
+    inputs = _input_specs(model_proto.graph)
     collector = StatisticsCollector(channel_axes, seed)
+    exposure = _Exposure(model_proto, tensors, external_dir, exposed_bytes)
     samples = 0
-    for feeds in batches:
-        for name in tensors:
-            if name in feeds and feeds[name].dtype.kind == "f":
+    for index, feeds in enumerate(batches):
+        if missing := [spec.name for spec in inputs if spec.name not in feeds]:
+            raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
+        for name in exposure.inputs:
+            if feeds[name].dtype.kind == "f":
                 collector.update(name, feeds[name])
-        for name, value in zip(inner, session.run(inner, dict(feeds)), strict=True):
-            if value.dtype.kind == "f":
-                collector.update(name, value)
-        samples += 1
+        exposure.run(feeds, collector, index)
+        samples += batch_size(feeds, inputs)
     if samples == 0:
         raise DataError("Calibration needs at least one batch, but there was none")
     return collector.finish(samples)
+
+
+class _Exposure:
+    """Runs the model in as many parts as memory asks for, each exposing some of the tensors."""
+
+    def __init__(
+        self, model_proto: onnx.ModelProto, tensors: Sequence[str], external_dir: Path | None, exposed_bytes: int
+    ) -> None:
+        graph = model_proto.graph
+        names = dict.fromkeys(tensors)
+        produced = {output for node in graph.node for output in node.output}
+        fed = {value.name for value in graph.input} - {value.name for value in graph.initializer}
+        if unknown := [name for name in names if name not in produced and name not in fed]:
+            raise ModelError(
+                f"Tensors to calibrate must be inputs or node outputs of the main graph, but these are not: {unknown}"
+            )
+        self.inputs = tuple(name for name in names if name in fed)
+        self._inner = tuple(name for name in names if name not in fed)
+        self._model_proto = model_proto
+        self._external_dir = external_dir
+        self._limit = exposed_bytes
+        self._parts: list[tuple[str, ...]] = []
+        self._sessions: list[ort.InferenceSession] = []
+        self._largest_input = 0
+
+    def run(self, feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
+        """Run batch ``index`` and hand every exposed tensor of floats to the collector."""
+        if not self._inner:
+            return
+        size = sum(array.size for array in feeds.values())
+        if size > self._largest_input:
+            self._largest_input = size
+            self._split(feeds)
+        for names, session in zip(self._parts, self._sessions, strict=True):
+            try:
+                values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+                outputs = session.run_with_ort_values(list(names), values)
+            except Exception as error:  # the runtime's errors have no common type
+                raise DataError(f"Calibration batch {index} must run through the fp32 model, but: {error}") from error
+            for name in reversed(names):
+                value = outputs.pop()
+                if value.is_tensor() and value.data_type() in _FLOATS:
+                    collector.update(name, value.numpy())
+
+    def _split(self, feeds: Feeds) -> None:
+        """Share the tensors out so that those of one part fit the limit, and make the sessions anew if that changes."""
+        sizes = _tensor_bytes(self._model_proto, self._inner, feeds)
+        parts: list[tuple[str, ...]] = []
+        used = math.inf
+        for name in self._inner:
+            if used + sizes[name] > self._limit:
+                parts.append(())
+                used = 0
+            parts[-1] += (name,)
+            used += sizes[name]
+        if len(parts) > len(self._parts):
+            self._parts = parts
+            self._sessions.clear()  # before the new ones are made: each holds the weights
+            self._sessions = [self._session(part) for part in parts]
+
+    def _session(self, exposed: Sequence[str]) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        if self._external_dir is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(self._external_dir)
+            )
+        present = {value.name for value in self._model_proto.graph.output}
+        added = [onnx.ValueInfoProto(name=name) for name in exposed if name not in present]
+        # protobuf merges a message with what is appended to its bytes: more outputs without a copy of the weights
+        more = onnx.ModelProto(graph=onnx.GraphProto(output=added))
+        try:
+            return ort.InferenceSession(
+                self._model_proto.SerializeToString() + more.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # the runtime's errors have no common type, protobuf's comes on top
+            raise ModelError(f"ONNX Runtime must be able to read the model, but: {error}") from error
+
+
+_FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}
+
+
+def _input_specs(graph: onnx.GraphProto) -> list[TensorSpec]:
+    constants = {value.name for value in graph.initializer}
+    specs = []
+    for value in graph.input:
+        if value.name not in constants:
+            tensor = value.type.tensor_type
+            shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            specs.append(TensorSpec(name=value.name, dtype=dtype, shape=shape))
+    return specs
+
+
+def _tensor_bytes(model_proto: onnx.ModelProto, names: Sequence[str], feeds: Feeds) -> dict[str, int]:
+    """The size of each tensor in bytes when the model reads ``feeds``.
+
+    Shape inference tells. Where it cannot, a tensor is taken to be as large as the mean of those known, or as the
+    inputs where none is.
+    """
+    light = onnx.ModelProto(ir_version=model_proto.ir_version, opset_import=model_proto.opset_import)
+    light.functions.extend(model_proto.functions)
+    light.graph.name = "shapes"
+    light.graph.node.extend(model_proto.graph.node)
+    for name, array in feeds.items():
+        dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+        light.graph.input.append(helper.make_tensor_value_info(name, dtype, array.shape))
+    for constant in model_proto.graph.initializer:
+        if constant.data_location != TensorProto.EXTERNAL and math.prod(constant.dims) <= 1024:
+            light.graph.initializer.append(constant)
+        else:
+            light.graph.input.append(helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
+    known: dict[str, int] = {}
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except Exception:  # inference is an estimate here: a graph that defeats it runs all the same
+        inferred = light
+    for value in inferred.graph.value_info:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            known[value.name] = 4 * math.prod(dim.dim_value for dim in tensor.shape.dim)
+    sizes = [known[name] for name in names if name in known] or [array.nbytes for array in feeds.values()]
+    mean = sum(sizes) // len(sizes)
+    return {name: known.get(name, mean) for name in names}

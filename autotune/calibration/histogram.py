@@ -20,6 +20,9 @@ _SMALLEST_EXPONENT = -160
 _RESOLUTION_BITS = 40
 """A bin is at least 2**-40 of the largest magnitude wide, so that bin numbers stay exact in float64 and int64."""
 
+_PENDING = 8192
+"""Values put aside to be binned together: for fewer, the passes over all bins would cost more than the values."""
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -126,23 +129,43 @@ class HistogramCollector:
         self._first = 0  # number of the first bin: it starts at _first * 2 ** _exponent
         self._minimum = math.inf
         self._maximum = -math.inf
+        self._pending: list[npt.NDArray[Any]] = []
+        self._pending_size = 0
 
-    def update(self, values: npt.NDArray[Any]) -> None:
-        """Count values; float64 is used throughout, so that floats of any width are binned exactly.
+    def update(self, values: npt.NDArray[Any], extremes: tuple[float, float] | None = None) -> None:
+        """Count values.
+
+        Args:
+            values: Floats of any shape.
+            extremes: A smallest and a largest value that the bins have to reach, where they are known already: those of
+                the tensor that ``values`` are drawn from. None: those of ``values``.
 
         Raises:
             DataError: A value is NaN, infinite or larger than float32 can say.
         """
-        if values.size == 0:
+        if values.size:
+            self._add(values, (float(values.min()), float(values.max())) if extremes is None else extremes)
+
+    def _add(self, values: npt.NDArray[Any], extremes: tuple[float, float]) -> None:
+        check_finite(self._name, *extremes)
+        self._cover(*extremes)
+        self._pending.append(values.reshape(-1).astype(np.float32 if values.dtype == np.float32 else np.float64))
+        self._pending_size += values.size
+        if self._pending_size >= _PENDING:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Bin what was put aside."""
+        if self._pending_size == 0:
             return
-        flat = values.reshape(-1).astype(np.float64)
-        minimum, maximum = float(flat.min()), float(flat.max())
-        check_finite(self._name, minimum, maximum)
-        self._cover(minimum, maximum)
-        flat *= math.ldexp(1.0, -self._exponent)
-        np.floor(flat, out=flat)
-        flat -= self._first
-        self._counts += np.bincount(flat.astype(np.intp), minlength=self._bins)
+        # float64 bins floats of every width exactly
+        positions = np.concatenate(self._pending, dtype=np.float64)
+        self._pending.clear()
+        self._pending_size = 0
+        positions *= math.ldexp(1.0, -self._exponent)
+        np.floor(positions, out=positions)
+        positions -= self._first
+        self._counts += np.bincount(positions.astype(np.intp), minlength=self._bins)
 
     def merge(self, other: HistogramCollector) -> None:
         """Add what another collector has counted; it stays as it is.
@@ -154,6 +177,8 @@ class HistogramCollector:
             raise ValueError(f"Only histograms of equal size merge, but got {self._bins} and {other._bins} bins")
         if other._minimum > other._maximum:
             return
+        self._flush()
+        other._flush()
         self._cover(other._minimum, other._maximum)
         occupied = np.flatnonzero(other._counts)
         target = ((other._first + occupied) >> min(self._exponent - other._exponent, 63)) - self._first
@@ -167,12 +192,15 @@ class HistogramCollector:
         """
         if self._minimum > self._maximum:
             raise DataError(f"Tensor {self._name!r} must have at least one value to calibrate it, but it had none")
+        self._flush()
         self._move(self._bin(self._minimum, self._exponent))
         width = math.ldexp(1.0, self._exponent)
         return Histogram(self._counts.copy(), self._first * width, (self._first + self._bins) * width)
 
     def _cover(self, minimum: float, maximum: float) -> None:
         """Widen and move the bins until they hold the given values and all before."""
+        if self._minimum <= minimum and maximum <= self._maximum:
+            return
         fresh = self._minimum > self._maximum
         self._minimum, self._maximum = min(minimum, self._minimum), max(maximum, self._maximum)
         exponent = self._smallest_exponent()

@@ -18,10 +18,10 @@ _Float64 = npt.NDArray[np.float64]
 _KL_BINS = 4096
 """At most; at least half of it are used. Finer ones hold so few values that their own noise looks like divergence."""
 
-_THRESHOLDS = 1024
+_THRESHOLDS = 512
 """Thresholds tried where only one end is searched."""
 
-_KL_GRID = 32
+_KL_GRID = 24
 _MSE_GRID = 128
 """Thresholds tried per side where both ends are searched, before the neighbourhood of the best pair is."""
 
@@ -75,8 +75,8 @@ def activation_range(
 def _fit(low: float, high: float, scheme: TensorScheme) -> tuple[float, float]:
     if not scheme.symmetric:
         return low, high
-    bound = max(-low, high)
-    return 0.0 - bound, bound  # not -bound, which is -0.0 for an empty range
+    bound = max(high, 0.0 - low)  # not -low, which is -0.0 for an empty range
+    return 0.0 - bound, bound
 
 
 def _percentile_range(histogram: Histogram, share: float, scheme: TensorScheme) -> tuple[float, float]:

@@ -32,7 +32,7 @@ class TensorStatistics:
         minimum: Smallest of all values.
         maximum: Largest of all values.
         count: How many values there were.
-        histogram: Of all values or of an even subsample of them.
+        histogram: Of all values: exact in the tails, scaled up from a subsample in the bulk of a large tensor.
         channels: Per channel, where the tensor was given a channel axis.
     """
 
@@ -84,7 +84,7 @@ class CalibrationStatistics:
             WorkspaceError: It is missing, damaged or of another format version.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 version = int(archive["format_version"])
                 if version != FORMAT_VERSION:
                     raise WorkspaceError(

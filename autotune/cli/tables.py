@@ -69,9 +69,11 @@ def mixed_precision(summary: TuningSummary) -> Table:
     frame = summary.precision_table()
     table = Table(title="Mixed precision statistics", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("Op type")
-    columns = [*(name for name in frame.columns if name != "total"), "total"]
+    # Both columns that users look for are there, also where one of them counts nothing.
+    columns = [*dict.fromkeys(["int8", "fp32", *frame.columns.drop("total")]), "total"]
+    frame = frame.reindex(columns=columns, fill_value=0)
     for name in columns:
-        table.add_column(name.upper() if name != "total" else "Total", justify="right")
+        table.add_column("Total" if name == "total" else name.upper(), justify="right")
     for op_type, row in frame.iterrows():
         table.add_row(str(op_type), *(str(int(row[name])) for name in columns))
     table.add_section()

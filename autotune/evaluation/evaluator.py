@@ -163,6 +163,45 @@ class Evaluator(Generic[ModelT]):
         calls = [self._call(self._candidate_runner(finalist)) for finalist in finalists]
         return race_latency(baseline, calls, self._latency, seed=self._seed, deadline=deadline)
 
+    def run_once(self, model: ModelT) -> None:
+        """Load a model and run the latency batch: the work during which peak memory is taken.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        self._adapter.runner(model, self._latency.execution)(self._feeds)
+
+    def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
+        """See the samples that an early accepted candidate was spared; called for the one that is to be the answer.
+
+        Args:
+            candidate: The model.
+            measured: What is known of it; its latency stays as it is.
+            deadline: A ``time.monotonic()`` value.
+
+        Raises:
+            TrialError: It cannot be evaluated.
+            DeadlineReached: The deadline passed.
+        """
+        if measured.samples == measured.samples_total:
+            return measured
+        model = self._checked(self._candidate_runner(candidate), deadline)
+        return _with_score(measured, self._scorer.candidate(model, self._progress, complete=True))
+
+    def holdout(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement | None:
+        """Measure a candidate's accuracy on data that the search never saw; None where nothing was held out.
+
+        The best of many is picked with luck, and its figure from the search tells of that luck too.
+
+        Raises:
+            TrialError: It cannot be evaluated.
+            DeadlineReached: The deadline passed.
+        """
+        reference = self._checked(self._baseline_runner(), deadline)
+        model = self._checked(self._candidate_runner(candidate), deadline)
+        score = self._scorer.holdout(reference, model, self._progress)
+        return None if score is None else _with_score(Measurement(size_bytes=candidate.size_bytes), score)
+
     def _baseline_runner(self) -> Runner:
         if self._runner is None:
             self._runner = self._adapter.runner(self._model, self._latency.execution)
@@ -219,8 +258,10 @@ def _measurement(
         speedup_interval=interval or compared.interval,
         size_bytes=size_bytes,
     )
-    if score is None:
-        return measured
+    return measured if score is None else _with_score(measured, score)
+
+
+def _with_score(measured: Measurement, score: Score) -> Measurement:
     return dataclasses.replace(
         measured,
         accuracy=score.accuracy,

@@ -56,23 +56,23 @@ class SampleStore:
         self._read(psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.total = int(self._starts[-1])
-        self._by_sample = self._batches is not None and self._sliceable(self._batches)
+        self.by_sample = self._batches is not None and self._sliceable(self._batches)
         self.any_order = self._batches is not None or _indexable(loader)
 
     @property
     def units(self) -> list[Array]:
         """Positions of the samples of each unit, in the loader's order."""
-        if self._by_sample:
+        if self.by_sample:
             return list(np.arange(self.total).reshape(-1, 1))
         return [np.arange(start, stop) for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)]
 
-    def chunks(self, units: Sequence[int]) -> Iterator[Chunk]:
+    def chunks(self, units: Array) -> Iterator[Chunk]:
         """The given units in the given order, put together to batches of the loader's size where they are samples.
 
         Args:
             units: Indices into :attr:`units`; ascending where :attr:`any_order` is false.
         """
-        if self._by_sample:
+        if self.by_sample:
             assert self._batches is not None
             size = max(self._sizes)
             for start in range(0, len(units), size):
@@ -119,7 +119,7 @@ class SampleStore:
         labels = _join_labels([(batch.labels, row) for batch, row in picked]) if self._labelled else None
         return Chunk(samples=samples, feeds=feeds, labels=labels)
 
-    def _pick(self, units: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+    def _pick(self, units: Array) -> Iterator[tuple[int, Batch]]:
         if self._batches is not None:
             for unit in units:
                 yield unit, self._batches[unit]
@@ -128,7 +128,7 @@ class SampleStore:
                 items = [self._loader[unit]]  # type: ignore[index]  # checked by _indexable
                 yield unit, next(iterate(items, self._inputs, labelled=self._labelled))
         else:
-            wanted = set(units)
+            wanted = set(units.tolist())
             for unit, batch in enumerate(self._iterate()):
                 if unit in wanted:
                     yield unit, batch

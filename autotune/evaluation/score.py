@@ -55,6 +55,10 @@ class Scorer(Protocol):
         """Evaluate a candidate; ``complete`` forbids to end early."""
         ...
 
+    def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress) -> Score | None:
+        """Evaluate a candidate on what was held out, against the fp32 model; None where nothing was."""
+        ...
+
 
 def worst(verdicts: list[Verdict]) -> Verdict:
     """Missed where any is missed, else undecided where any is undecided, else met."""
@@ -125,6 +129,15 @@ class FunctionScorer:
                 f"eval_fn must return the figures {sorted(self._baseline)}, but returned {sorted(figures)}"
             )
         return self._score(figures)
+
+    def holdout(
+        self,
+        reference: CheckedModel,  # noqa: ARG002
+        model: CheckedModel,  # noqa: ARG002
+        progress: Progress,  # noqa: ARG002
+    ) -> None:
+        """Nothing can be held out of data that only the user's function knows."""
+        return
 
     def _targets(self, figures: Mapping[str, float]) -> dict[str, Criterion]:
         return {next(iter(figures)): self._criterion, **self._source.criteria}

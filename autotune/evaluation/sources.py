@@ -45,7 +45,9 @@ class LabelledData:
         holdout: Share of the samples that the search never sees, for a final figure without the luck of having been
             picked. None: 0.2 where there are at least 2,000 samples, else 0. 0 holds nothing out.
         label_free: Whether the loader yields no labels; every metric must be a label-free one then.
-        early_stopping: Whether an evaluation ends once its outcome is certain or nearly so.
+        early_stopping: Whether an evaluation ends once it is certain or nearly so that the target is missed.
+        early_acceptance: Whether it also ends once it is nearly certain that the target is met. The loss of such a
+            candidate is an estimate until :meth:`Evaluator.complete` has seen the rest.
         memory_bytes: Most memory in which batches are kept, so that they are loaded once and can be evaluated in any
             order; None: a quarter of what is free.
     """
@@ -56,6 +58,7 @@ class LabelledData:
     holdout: float | None = None
     label_free: bool = False
     early_stopping: bool = True
+    early_acceptance: bool = False
     memory_bytes: int | None = None
 
     @property

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from autotune.adapter import Array, TensorSpec
-from autotune.criterion import Criterion
+from autotune.criterion import Criterion, Interval, Verdict
+from autotune.errors import DataError, TrialError
 from autotune.evaluation.checked import CheckedModel
+from autotune.evaluation.intervals import interval_confidence, mean_loss_interval, resampled_loss_interval
+from autotune.evaluation.metrics import MeanMetric, Metric
+from autotune.evaluation.records import RecordCache, Records, concatenate
 from autotune.evaluation.samples import SampleStore
 from autotune.evaluation.score import Progress, Score, worst
 from autotune.evaluation.sources import LabelledData
+from autotune.evaluation.stopping import Outcome, Population, Stop, StoppingRule
+
+HOLDOUT_SHARE = 0.2
+HOLDOUT_FROM = 2000
+"""Samples from which a share of them is held out by default."""
 
 
 class SampleScorer:
-    """Accuracy by metrics over labelled data."""
+    """Accuracy by metrics over labelled data.
+
+    Args:
+        source: The data and the metrics.
+        criterion: Of the first metric.
+        inputs: The inputs of the fp32 model.
+        seed: Of the holdout, the order of samples and resampling.
+        cache: Folder in which the fp32 model's records are kept; None keeps nothing.
+        key: Of the fp32 model, for the cache.
+    """
 
     def __init__(
         self,
@@ -29,49 +51,205 @@ class SampleScorer:
         key: str,
     ) -> None:
         self._source = source
-        self._targets = {source.metrics[0].name: criterion, **source.criteria}
+        self._judged = source.metrics[0]
+        self._criterion = criterion
+        self._targets = {self._judged.name: criterion, **source.criteria}
         self._inputs = inputs
+        self._seed = seed
+        self._cache = RecordCache(cache, key)
         self._store: SampleStore | None = None
-        self._records: dict[str, Array] = {}
+        self._search: Array = np.empty(0, np.int64)
+        self._held_out: Array = np.empty(0, np.int64)
+        self._baseline: Records | None = None
 
     def baseline(self, model: CheckedModel, progress: Progress) -> Score:
+        """Read the data, hold out its share, and record the fp32 model's result on each sample of the rest.
+
+        Raises:
+            DataError: The data do not fit the model or the metrics, or leave nothing to evaluate.
+            CriterionError: A figure is no baseline for its criterion.
+        """
         source = self._source
         self._store = SampleStore(
             source.loader, self._inputs, labelled=not source.label_free, memory_bytes=source.memory_bytes
         )
-        self._records = self._run(model, progress)
-        return self._score(self._records)
+        self._search, self._held_out = self._split(self._store)
+        self._baseline = self._recorded(self._search, model, progress, "search")
+        figures = self._figures(self._baseline)
+        for name, criterion in self._targets.items():
+            criterion.check_baseline(figures[name])
+        return self._complete(self._baseline, self._baseline)
 
     def resume(self, figures: Mapping[str, float], model: CheckedModel, progress: Progress) -> None:  # noqa: ARG002
-        """Per-sample results from the cache, or computed anew."""
+        """Take the fp32 model's records from the cache, or compute them anew."""
         self.baseline(model, progress)
 
     def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:
-        return self._score(self._run(model, progress))
+        """Evaluate a candidate on the samples that are not held out, no further than its verdict needs.
 
-    def _run(self, model: CheckedModel, progress: Progress) -> dict[str, Array]:
+        Raises:
+            TrialError: A metric is not defined on its outputs.
+        """
         assert self._store is not None
-        parts: dict[str, list[Array]] = {metric.name: [] for metric in self._source.metrics}
-        done = 0
-        for chunk in self._store.chunks(range(len(self._store.units))):
+        assert self._baseline is not None
+        baseline = self._baseline
+        rule = None if complete else self._rule(baseline)
+        if rule is None:
+            return self._complete(baseline, self._run(self._search, model, progress, baseline))
+        assert isinstance(self._judged, MeanMetric)
+        sign = 1.0 if self._judged.higher_is_better else -1.0
+        position = {int(sample): row for row, sample in enumerate(baseline.samples)}
+        parts: list[Records] = []
+        for chunk in self._store.chunks(self._search[rule.order]):
             outputs = model.run(chunk.feeds)
-            for metric in self._source.metrics:
-                parts[metric.name].append(metric.records(outputs, chunk.labels, None))
-            done += len(chunk.samples)
-            progress(done, self._store.total)
-        return {name: np.concatenate(rows) for name, rows in parts.items()}
+            rows = np.array([position[int(sample)] for sample in chunk.samples])
+            own = Records.make(self._source.metrics, chunk, outputs, baseline.references_of(rows))
+            lost = sign * (baseline.of(self._judged)[rows] - own.of(self._judged)).sum(axis=1)
+            if not np.isfinite(lost).all():
+                raise TrialError(f"Metric {self._judged.name!r} is not defined on the candidate's outputs")
+            parts.append(own)
+            stop = rule.update(list(lost) if self._store.by_sample else [float(lost.sum())])
+            done = sum(len(part.samples) for part in parts)
+            progress(done, len(baseline.samples))
+            if stop is not None and done < len(baseline.samples):
+                return self._stopped(rule, stop, done)
+        return self._complete(baseline, concatenate(parts).sorted())
 
-    def _score(self, records: dict[str, Array]) -> Score:
+    def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress) -> Score | None:
+        """Evaluate a candidate on what was held out; None where nothing was."""
+        if len(self._held_out) == 0:
+            return None
+        baseline = self._recorded(self._held_out, reference, progress, "holdout")
+        return self._complete(baseline, self._run(self._held_out, model, progress, baseline))
+
+    def _split(self, store: SampleStore) -> tuple[Array, Array]:
+        """Units to search on and units to hold out, drawn at random, both in the loader's order."""
+        units = np.arange(len(store.units))
+        share = self._source.holdout
+        if share is None:
+            share = HOLDOUT_SHARE if store.total >= HOLDOUT_FROM else 0.0
+        held = round(len(units) * share)
+        if share > 0 and not 0 < held < len(units):
+            raise DataError(
+                f"A holdout of {share:g} must leave samples on both sides, but the evaluation data has "
+                f"{store.total} samples in {len(units)} parts that can be told apart. Give holdout=0 or more data"
+            )
+        shuffled = np.random.default_rng([self._seed, 1]).permutation(units)
+        return np.sort(shuffled[held:]), np.sort(shuffled[:held])
+
+    def _recorded(self, units: Array, model: CheckedModel, progress: Progress, part: str) -> Records:
+        """The fp32 model's records, from the cache where it has them."""
         assert self._store is not None
-        metrics = {metric.name: metric.figure(records[metric.name]) for metric in self._source.metrics}
-        base = {metric.name: metric.figure(self._records[metric.name]) for metric in self._source.metrics}
-        judged = self._source.metrics[0].name
-        losses = {name: (target, target.loss(base[name], metrics[name])) for name, target in self._targets.items()}
-        return Score(
-            accuracy=metrics[judged],
-            loss=losses[judged][1],
-            verdict=worst([target.verdict(loss) for target, loss in losses.values()]),
-            metrics=metrics,
-            samples=self._store.total,
-            samples_total=self._store.total,
+        about = repr([(type(metric).__name__, sorted(vars(metric).items())) for metric in self._source.metrics])
+        digest = hashlib.sha256(f"{about} {self._store.fingerprint} {units.tolist()}".encode()).hexdigest()[:12]
+        found = self._cache.read(f"{part}-{digest}")
+        if found is None:
+            found = self._run(units, model, progress, None)
+            self._cache.write(f"{part}-{digest}", found)
+        return found
+
+    def _run(self, units: Array, model: CheckedModel, progress: Progress, baseline: Records | None) -> Records:
+        """Records of all samples of ``units`` in the loader's order; ``baseline`` None: these are the baseline's."""
+        assert self._store is not None
+        parts: list[Records] = []
+        done = 0
+        total = sum(len(self._store.units[unit]) for unit in units)
+        for chunk in self._store.chunks(units):
+            outputs = model.run(chunk.feeds)
+            references = None
+            if baseline is not None:
+                references = baseline.references_of(np.arange(done, done + len(chunk.samples)))
+            parts.append(Records.make(self._source.metrics, chunk, outputs, references))
+            done += len(chunk.samples)
+            progress(done, total)
+        return concatenate(parts)
+
+    def _rule(self, baseline: Records) -> StoppingRule | None:
+        """When the evaluation of a candidate may end; None where nothing can be said before its end."""
+        assert self._store is not None
+        if not self._source.early_stopping or not isinstance(self._judged, MeanMetric):
+            return None
+        scores = baseline.of(self._judged)[:, 0]
+        starts = np.cumsum([0, *(len(self._store.units[unit]) for unit in self._search)])
+        population = Population.make(
+            scores,
+            [np.arange(start, stop) for start, stop in itertools.pairwise(starts)],
+            bounds=self._judged.bounds,
+            higher_is_better=self._judged.higher_is_better,
+            difficulty=baseline.difficulty,
+            any_order=self._store.any_order,
         )
+        unit = abs(float(scores.mean())) if self._criterion.relative is not None else 1.0
+        return StoppingRule(
+            population,
+            limit=self._criterion.target * unit * len(scores),
+            seed=self._seed,
+            # With a confidence the whole set is needed to be met, and so are all figures where several have targets.
+            accept=self._source.early_acceptance and self._criterion.confidence is None and len(self._targets) == 1,
+        )
+
+    def _stopped(self, rule: StoppingRule, stop: Stop, done: int) -> Score:
+        """What can be said after a part of the samples."""
+        assert self._baseline is not None
+        scores = self._baseline.of(self._judged)[:, 0]
+        total = len(scores)
+        lost, variance, squares = rule.estimate()
+        reference = float(scores.mean())
+        accuracy = reference - lost / total if self._judged.higher_is_better else reference + lost / total
+        loss = self._criterion.loss(reference, accuracy)
+        unit = abs(reference) if self._criterion.relative is not None else 1.0
+        confidence = interval_confidence(self._criterion)
+        spread = math.sqrt(max(0.0, squares - lost**2 / total) + variance) / total / unit
+        half = float(stats.norm.ppf((1 + confidence) / 2)) * spread
+        interval = Interval(low=loss - half, high=loss + half, confidence=confidence)
+        reason = None
+        verdict = Verdict.MET
+        if stop.outcome is Outcome.MISSED:
+            verdict = self._criterion.verdict(loss, interval)
+            verdict = Verdict.MISSED if self._criterion.confidence is None else worst([verdict, Verdict.UNDECIDED])
+            sure = "certainly" if stop.certain else "almost certainly"
+            reason = f"{sure} misses the target, seen after {done:,} of {total:,} samples"
+        return Score(
+            accuracy=accuracy,
+            loss=loss,
+            interval=interval,
+            verdict=verdict,
+            metrics={self._judged.name: accuracy},
+            samples=done,
+            samples_total=total,
+            stopped=reason,
+        )
+
+    def _complete(self, baseline: Records, candidate: Records) -> Score:
+        """What is to be said once all samples were seen."""
+        before, after = self._figures(baseline), self._figures(candidate)
+        if undefined := [name for name, figure in after.items() if not math.isfinite(figure)]:
+            raise TrialError(f"Metric {undefined[0]!r} is not defined on these outputs: it is {after[undefined[0]]}")
+        losses, intervals, verdicts = {}, {}, []
+        for metric in self._source.metrics:
+            criterion = self._targets.get(metric.name)
+            if criterion is None:
+                continue
+            losses[metric.name] = criterion.loss(before[metric.name], after[metric.name])
+            intervals[metric.name] = self._interval(metric, baseline, candidate, criterion)
+            verdicts.append(criterion.verdict(losses[metric.name], intervals[metric.name]))
+        return Score(
+            accuracy=after[self._judged.name],
+            loss=losses[self._judged.name],
+            interval=intervals[self._judged.name],
+            verdict=worst(verdicts),
+            metrics=after,
+            samples=len(candidate.samples),
+            samples_total=len(baseline.samples),
+        )
+
+    def _interval(self, metric: Metric, baseline: Records, candidate: Records, criterion: Criterion) -> Interval:
+        if baseline is candidate:
+            return Interval(low=0.0, high=0.0, confidence=interval_confidence(criterion))
+        ours, theirs = baseline.of(metric), candidate.of(metric)
+        if isinstance(metric, MeanMetric):
+            return mean_loss_interval(ours[:, 0], theirs[:, 0], criterion)
+        return resampled_loss_interval(metric, ours, theirs, criterion, seed=self._seed)
+
+    def _figures(self, records: Records) -> dict[str, float]:
+        return {metric.name: metric.figure(records.of(metric)) for metric in self._source.metrics}

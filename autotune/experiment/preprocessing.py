@@ -115,8 +115,7 @@ class Normalize(Section):
 
     def __call__(self, sample: Array) -> Array:
         """Normalize one sample; the result is float32."""
-        if not -sample.ndim <= self.channel_axis < sample.ndim:
-            raise DataError(f"Step `normalize` has no axis {self.channel_axis} in a sample of shape {sample.shape}")
+        _require_axis("normalize", self.channel_axis, sample)
         channels = sample.shape[self.channel_axis]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
@@ -180,6 +179,7 @@ class ReverseChannels(Section):
 
     def __call__(self, sample: Array) -> Array:
         """Reverse the channels of one sample."""
+        _require_axis("reverse_channels", self.channel_axis, sample)
         return np.flip(sample, self.channel_axis)
 
 
@@ -226,6 +226,11 @@ def preprocess(sample: Array, steps: Sequence[Step]) -> Array:
     for step in steps:
         sample = step.operation(sample)
     return sample
+
+
+def _require_axis(step: str, axis: int, sample: Array) -> None:
+    if not -sample.ndim <= axis < sample.ndim:
+        raise DataError(f"Step `{step}` has no axis {axis} in a sample of shape {sample.shape}")
 
 
 def pillow() -> ModuleType:

@@ -1,8 +1,8 @@
 """Run the fp32 model and the quantized one side by side, node by node, on a few examples.
 
 Full bias correction follows M. Nagel et al. (arXiv 1906.04721), section 4.2 and appendix D, in its empirical form:
-every op reads what the quantized ops before it, already corrected, have made; the difference between the means of its own
-output and of fp32's goes into its bias. All ops corrected at once from end-to-end differences diverge instead.
+every op reads what the quantized ops before it, already corrected, have made; the difference between the means of its
+own output and of fp32's goes into its bias. All ops corrected at once from end-to-end differences diverge instead.
 
 Costs two passes over the examples that calibration kept, at most 32 samples, whatever the size of the calibration set;
 measured on MobileNetV2 at 128 x 128: 0.7 seconds on one core.
@@ -85,7 +85,8 @@ def walk(
 
 def _needed(graph: Graph, corrections: Iterable[str]) -> set[int]:
     """Indices of the nodes that corrected ones depend on, themselves included."""
-    wanted, tensors = set(), set()
+    wanted: set[int] = set()
+    tensors: set[str] = set()
     names = set(corrections)
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]

@@ -57,8 +57,9 @@ def round_with_feedback(
     moments = moments + damping[:, None, None] * np.eye(moments.shape[1])
     factor = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
     weights = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
-    low, high = ((end - zero_point.astype(np.float64)) * scale for end in integers)
-    rounded = _feed_back(weights, factor, scale.astype(np.float64), low, high)
+    steps = np.asarray(scale, np.float64)
+    low, high = ((end - np.asarray(zero_point, np.float64)) * steps for end in integers)
+    rounded = _feed_back(weights, factor, steps, low, high)
     result = np.empty(rows.shape, np.float32)
     np.put_along_axis(result, order[:, None, :], rounded.astype(np.float32), 2)
     return result
@@ -121,9 +122,11 @@ def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Ar
     spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     padded = np.pad(array, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     axes = tuple(range(2, 2 + rank))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    windows = windows[(slice(None), slice(None), *(slice(None, None, step) for step in strides))]
-    windows = windows[(..., *(slice(None, None, step) for step in dilations))]
+    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    every = [slice(None)] * 2
+    windows = windows[
+        tuple([*every, *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations)])
+    ]
     places = np.indices((len(array), *windows.shape[2 : 2 + rank])).reshape(1 + rank, -1)
     places = places[:, :: max(1, places.shape[1] // positions)]
     taken = windows[(places[0], slice(None), *places[1:])]  # (positions, C, kernel...)

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 
 from autotune.errors import InputError
+from autotune.evaluation.metrics.classification import F1, LogLoss, Matthews, Precision, Recall, RocAuc
+from autotune.evaluation.metrics.custom import FigureFunction, SampleFunction
+from autotune.evaluation.metrics.detection import MeanAveragePrecision
+from autotune.evaluation.metrics.label_free import Agreement, CosineSimilarity
 from autotune.evaluation.metrics.metric import MeanMetric, Metric
+from autotune.evaluation.metrics.regression import (
+    R2,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Pearson,
+    RootMeanSquaredError,
+    Spearman,
+)
+from autotune.evaluation.metrics.text import Perplexity, SquadExactMatch, SquadF1
 from autotune.evaluation.metrics.topk import TopK
+from autotune.nearest import suggestion
 
 METRICS: dict[str, type[Metric]] = {
     "topk": TopK,
+    "f1": F1,
+    "precision": Precision,
+    "recall": Recall,
+    "roc_auc": RocAuc,
+    "log_loss": LogLoss,
+    "matthews": Matthews,
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "rmse": RootMeanSquaredError,
+    "r2": R2,
+    "pearson": Pearson,
+    "spearman": Spearman,
+    "agreement": Agreement,
+    "cosine": CosineSimilarity,
+    "map": MeanAveragePrecision,
+    "squad_exact_match": SquadExactMatch,
+    "squad_f1": SquadF1,
+    "perplexity": Perplexity,
+    "per_sample": SampleFunction,
+    "figure": FigureFunction,
 }
 """Every metric by the name that an experiment file uses."""
 
@@ -22,19 +55,44 @@ def create_metric(name: str, **options: object) -> Metric:
         InputError: The name is unknown, or the metric has no such option or needs one that is missing.
     """
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"There is no metric {name!r}.{hint} Known: {', '.join(sorted(METRICS))}")
+        raise InputError(f"There is no metric {name!r}{suggestion(name, METRICS)}. Known: {', '.join(sorted(METRICS))}")
     made = METRICS[name]
     parameters = inspect.signature(made).parameters
-    for option in options:
+    for option, value in options.items():
         if option not in parameters:
             known = ", ".join(parameters) or "none"
-            raise InputError(f"Metric {name!r} has no option {option!r}; its options: {known}")
+            hint = suggestion(option, parameters)
+            raise InputError(f"Metric {name!r} has no option {option!r}{hint}; its options: {known}")
+        _check_type(name, option, value, str(parameters[option].annotation))
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in options:
             raise InputError(f"Metric {name!r} needs the option {key!r}")
     return made(**options)
 
 
-__all__ = ["METRICS", "MeanMetric", "Metric", "TopK", "create_metric"]
+_OPTION_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "bool": ("true or false", (bool,)),
+    "str": ("a word", (str,)),
+}
+
+
+def _check_type(metric: str, option: str, value: object, annotation: str) -> None:
+    """See that an option from an experiment file is of the type that the constructor declares."""
+    if annotation not in _OPTION_TYPES:
+        return
+    what, types = _OPTION_TYPES[annotation]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise InputError(f"Option {option!r} of metric {metric!r} must be {what}, but got {value!r}")
+
+
+__all__ = [
+    "METRICS",
+    "FigureFunction",
+    "MeanMetric",
+    "Metric",
+    "SampleFunction",
+    "TopK",
+    "create_metric",
+]

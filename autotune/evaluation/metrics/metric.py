@@ -23,11 +23,13 @@ class Metric(ABC):
         name: Under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         label_free: Whether it compares with the fp32 model's own outputs and reads no labels.
+        resamples: Of the paired bootstrap, for figures that are no mean; fewer where a figure is dear.
     """
 
     name: str
     higher_is_better: bool = True
     label_free: bool = False
+    resamples: int = 1000
 
     @abstractmethod
     def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:
@@ -53,7 +55,7 @@ class Metric(ABC):
         """For label-free metrics: what to keep of each sample of the fp32 model's outputs, shape (samples, ...)."""
         raise NotImplementedError(f"{type(self).__name__} is not label-free")
 
-    def difficulty(self, outputs: tuple[Array, ...]) -> Array | None:  # noqa: ARG002
+    def difficulty(self, outputs: tuple[Array, ...], labels: Any) -> Array | None:  # noqa: ARG002
         """How easily the fp32 model's result on each sample may change, shape (samples,), larger is easier.
 
         Only the order counts. It decides which samples are evaluated first, never the figure itself; None where
@@ -66,11 +68,11 @@ class MeanMetric(Metric):
     """A metric whose figure is the mean of one score per sample; its records have shape (samples, 1).
 
     Attributes:
-        bounds: The least and the largest score that a sample can have; None where scores are not bounded. Bounded
-            scores let an evaluation end as soon as its outcome is certain or nearly so.
+        bounds: The least and the largest score that a sample can have, infinite where there is none. They are what
+            lets an evaluation end as soon as its outcome is certain or nearly so.
     """
 
-    bounds: tuple[float, float] | None = (0.0, 1.0)
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     @abstractmethod
     def scores(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:

@@ -40,9 +40,12 @@ class TopK(MeanMetric):
         rank = (scores > own).sum(axis=1) + ((scores == own) & before).sum(axis=1)
         return np.asarray(rank < self._k)
 
-    def difficulty(self, outputs: tuple[Array, ...]) -> Array:
-        """How close the scores on either side of rank ``k`` are, against how far a sample's scores spread."""
+    def difficulty(self, outputs: tuple[Array, ...], labels: Any) -> Array:
+        """How near the sample's own class is to the rank at which its answer changes: minus the gap between scores."""
         scores = np.asarray(class_scores(outputs, self._output, self.name), np.float64)
-        k = min(self._k, scores.shape[1] - 1)
-        ranked = -np.partition(-scores, [k - 1, k], axis=1)
-        return np.asarray(ranked[:, k] - ranked[:, k - 1])
+        samples = np.arange(len(scores))
+        truth = class_labels(labels, len(scores), scores.shape[1], self.name)
+        own = scores[samples, truth]
+        scores[samples, truth] = -np.inf
+        rival = -np.partition(-scores, self._k - 1, axis=1)[:, self._k - 1]
+        return np.asarray(-np.abs(own - rival))

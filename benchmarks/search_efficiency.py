@@ -1,0 +1,206 @@
+"""How many evaluations each strategy needs, on problems whose optimum is known.
+
+The problems are the recorded tables of real models and synthetic ones. A result is reached when a config keeps the
+target and costs at most 3 % more than the best config that does. Run from the root of the repository:
+
+    python benchmarks/search_efficiency.py --seeds 10 --json search_efficiency.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from autotune.config import FP32, QuantizationConfig
+from autotune.strategies import create_strategy
+from tests.strategies.driver import Run
+from tests.strategies.synthetic import Synthetic, make_model
+from tests.strategies.table import DATA, Table
+
+BUDGET = 60
+NEAR = 1.03
+STRATEGIES = ("auto", "basic", "mse", "mse_v2", "conservative", "hawq", "bayesian", "random")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A problem and its optimum.
+
+    Attributes:
+        model: The evaluator, and the insights.
+        target: The largest relative loss.
+        optimum: Least cost of a config that keeps it.
+        cost: The true cost of a config.
+    """
+
+    model: Synthetic | Table
+    target: float
+    optimum: float
+    cost: Callable[[QuantizationConfig], float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One search.
+
+    Attributes:
+        strategy: Its name.
+        problem: Its name.
+        seed: Of the search, and of the synthetic model or the latency noise.
+        reached: Evaluations until a config within 3 % of the optimum; None where it was not found.
+        met: Evaluations until the target was kept by something cheaper than fp32.
+        evaluations: Evaluations until it ended.
+        ratio: Final cost over the optimum's.
+        reason: Why it ended.
+    """
+
+    strategy: str
+    problem: str
+    seed: int
+    reached: int | None
+    met: int | None
+    evaluations: int
+    ratio: float
+    reason: str
+
+
+def synthetic_case(model: Synthetic, target: float = 0.01) -> Case:
+    """A synthetic model of few ops; the optimum comes from all configs with the preferred and the best algorithms."""
+
+    def cost(config: QuantizationConfig) -> float:
+        return model.seconds_of(config) / model.baseline_s
+
+    def candidates() -> Iterator[float]:
+        for choices in itertools.product((False, True), repeat=len(model.space.ops)):
+            names = [op.name for op in model.space.ops]
+            ops = {
+                op.name: FP32
+                if fp32
+                else min(
+                    (c for c in op.configs() if c.activation == op.preferred.activation and c != FP32),
+                    key=lambda c, name=op.name: model.loss_of_op(name, c),  # type: ignore[misc]
+                )
+                for op, fp32 in zip(model.space.ops, choices, strict=True)
+            }
+            assert set(ops) == set(names)
+            config = QuantizationConfig(ops=ops, recipe=model.space.recipe.preferred)
+            if model(config).loss is not None and (model(config).loss or 0.0) <= target:
+                yield cost(config)
+
+    return Case(model=model, target=target, optimum=min([1.0, *candidates()]), cost=cost)
+
+
+def cases(seed: int) -> Iterator[tuple[str, Case]]:
+    """All problems of one seed."""
+    for path in sorted(DATA.glob("*.json")):
+        for target in (0.01, 0.005):
+            table = Table(path.stem, seed)
+            yield (
+                f"{path.stem} {target:.1%}",
+                Case(model=table, target=target, optimum=table.optimum(target), cost=table.true_cost),
+            )
+    base = make_model(10, seed=seed, rich=False)
+    yield "separable", synthetic_case(base)
+    yield "interacting", synthetic_case(dataclasses.replace(base, interaction=0.6, crossing_s=1e-4))
+    yield "noisy", synthetic_case(dataclasses.replace(base, noise=1e-3))
+    yield "plateau", synthetic_case(dataclasses.replace(base, plateau=4e-3))
+    yield "hopeless", synthetic_case(make_model(10, seed=seed, rich=False, total_loss=5.0, harmful=10))
+
+
+def search(name: str, problem: str, case: Case, seed: int) -> Outcome:
+    """Run one strategy once."""
+    run = Run(case.model.problem(seed, target=case.target), case.model).go(create_strategy(name), BUDGET)
+    met = [(i, case.cost(t.config)) for i, t in enumerate(run.evaluated, start=1) if t.met]
+    near = [i for i, cost in met if cost <= case.optimum * NEAR]
+    faster = [i for i, cost in met if cost < 1]
+    return Outcome(
+        strategy=name,
+        problem=problem,
+        seed=seed,
+        # Where fp32 is the optimum there is nothing to find.
+        reached=0 if case.optimum * NEAR >= 1 else min(near, default=None),
+        met=min(faster, default=None),
+        evaluations=len(run.evaluated),
+        ratio=case.cost(run.best.config) / case.optimum,
+        reason=run.reason or "budget",
+    )
+
+
+def row(outcomes: list[Outcome]) -> str:
+    """A line of the table for one strategy on one problem."""
+    reached = [o.reached for o in outcomes if o.reached is not None]
+    median = np.median([BUDGET + 1 if o.reached is None else o.reached for o in outcomes])
+    met = np.median([BUDGET + 1 if o.met is None else o.met for o in outcomes])
+    ratio = statistics.median(o.ratio for o in outcomes)
+    worst = max(o.ratio for o in outcomes)
+    spent = statistics.median(o.evaluations for o in outcomes)
+
+    def shown(value: float) -> str:
+        return f"> {BUDGET}" if value > BUDGET else f"{value:g}"
+
+    return (
+        f"| {outcomes[0].problem} | {outcomes[0].strategy} | {shown(float(met))} | {shown(float(median))} "
+        f"| {len(reached)}/{len(outcomes)} | {spent:g} | {ratio:.3f} | {worst:.3f} |"
+    )
+
+
+def significance(outcomes: list[Outcome], problem: str) -> str:
+    """Whether ``bayesian`` needs fewer evaluations than ``random``; one that did not get there counts as longest."""
+    values = {
+        name: [
+            BUDGET + 1 if o.reached is None else o.reached
+            for o in outcomes
+            if o.strategy == name and o.problem == problem
+        ]
+        for name in ("bayesian", "random")
+    }
+    p = mannwhitneyu(values["bayesian"], values["random"], alternative="less").pvalue
+    return f"| {problem} | {np.median(values['bayesian']):g} | {np.median(values['random']):g} | {p:.2g} |"
+
+
+def main() -> None:
+    """Run all strategies on all problems and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--strategies", nargs="*", default=STRATEGIES)
+    parser.add_argument("--problems", nargs="*", default=[""], help="only problems whose names contain one of these")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    outcomes: list[Outcome] = []
+    started = time.monotonic()
+    for seed in range(args.seeds):
+        for problem, case in cases(seed):
+            if not any(part in problem for part in args.problems):
+                continue
+            for name in args.strategies:
+                if name != "hawq" or isinstance(case.model, Synthetic):
+                    outcomes.append(search(name, problem, case, seed))
+    problems = list(dict.fromkeys(o.problem for o in outcomes))
+    print("| problem | strategy | target met | within 3 % | found | spent | cost / optimum | worst |")
+    print("|---|---|---|---|---|---|---|---|")
+    for problem in problems:
+        for name in args.strategies:
+            if some := [o for o in outcomes if o.problem == problem and o.strategy == name]:
+                print(row(some))
+    if {"bayesian", "random"} <= set(args.strategies):
+        print("\n| problem | bayesian | random | p |\n|---|---|---|---|")
+        for problem in problems:
+            print(significance(outcomes, problem))
+    print(f"\n{len(outcomes)} searches, {time.monotonic() - started:.0f} s")
+    if args.json:
+        args.json.write_text(json.dumps([dataclasses.asdict(o) for o in outcomes], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A small real network and real sessions: what the tests of the core tune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+Image = npt.NDArray[np.float32]
+
+
+def convolutional_network(seed: int = 0) -> onnx.ModelProto:
+    """Three convolutions, an addition, average pooling and a head over ten classes; random weights."""
+    rng = np.random.default_rng(seed)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        values = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:]) or 1), shape)
+        return numpy_helper.from_array(values.astype(np.float32), name)
+
+    constants = [
+        weight("w0", 16, 3, 3, 3),
+        weight("b0", 16),
+        weight("w1", 16, 16, 3, 3),
+        weight("w2", 32, 16, 3, 3),
+        weight("wf", 10, 32),
+        weight("bf", 10),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["data", "w0", "b0"], ["c0"], "conv_0", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"], "relu_0"),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], "conv_1", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c1", "r0"], ["a1"], "add_1"),
+        helper.make_node("Relu", ["a1"], ["r1"], "relu_1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], "conv_2", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c2"], ["r2"], "relu_2"),
+        helper.make_node("GlobalAveragePool", ["r2"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "wf", "bf"], ["logits"], "head", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def network() -> onnx.ModelProto:
+    return convolutional_network()
+
+
+@pytest.fixture
+def network_file(network: onnx.ModelProto, tmp_path: Path) -> Path:
+    path = tmp_path / "network.onnx"
+    onnx.save(network, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def images() -> Sequence[Image]:
+    """Four batches of eight pictures."""
+    rng = np.random.default_rng(1)
+    return [rng.normal(size=(8, 3, 16, 16)).astype(np.float32) for _ in range(4)]
+
+
+class Recorder:
+    """An eval_fn that scores a model by its distance from the first model it was given, and counts its calls."""
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self.images = images
+        self.calls = 0
+        self.expected: list[Any] | None = None
+
+    def __call__(self, model: Any) -> float:
+        self.calls += 1
+        outputs = [model(batch) for batch in self.images]
+        if self.expected is None:
+            self.expected = outputs
+        error = sum(float(np.square(a - b).sum()) for a, b in zip(outputs, self.expected, strict=True))
+        return 1.0 - error / sum(float(np.square(b).sum()) for b in self.expected)
+
+
+@pytest.fixture
+def score(images: Sequence[Image]) -> Recorder:
+    return Recorder(images)
