@@ -3,9 +3,9 @@
 Follows M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv 1906.04721),
 section 4.1.3: where a channel stays above ``c`` before a Relu, ``Relu(x) = Relu(x - c) + c``, and the constant passes
 through the next convolution into its bias. The range to quantize shrinks by ``c``. The paper takes
-``c = max(0, mean - 3 * deviation)``; here ``c`` stays below the smallest value of the channel in calibration as well, so
-that nothing changes on data like that. A convolution that pads would meet zeros at its borders where it expects ``-c``,
-so that its input keeps its offset.
+``c = max(0, mean - 3 * deviation)``; here ``c`` stays below the smallest value of the channel in calibration as well,
+so that nothing changes on data like that. A convolution that pads would meet zeros at its borders where it expects
+``-c``, so that its input keeps its offset.
 
 Costs no pass over data.
 """

@@ -1,8 +1,8 @@
 """Run the fp32 model and the quantized one side by side, node by node, on a few examples.
 
-Full bias correction follows M. Nagel et al. (arXiv 1906.04721), section 4.2 and appendix D, in its empirical form: every
-op reads what the quantized ops before it, already corrected, have made; the difference between the means of its own
-output and of fp32's goes into its bias. All ops corrected at once from end-to-end differences diverge instead.
+Full bias correction follows M. Nagel et al. (arXiv 1906.04721), section 4.2 and appendix D, in its empirical form:
+every op reads what the quantized ops before it, already corrected, have made; the difference between the means of its
+own output and of fp32's goes into its bias. All ops corrected at once from end-to-end differences diverge instead.
 
 Costs two passes over the examples that calibration kept, at most 32 samples, whatever the size of the calibration set;
 measured on MobileNetV2 at 128 x 128: 0.7 seconds on one core.
@@ -37,6 +37,7 @@ def walk(
     examples: Sequence[Feeds],
     fake_quantizers: Mapping[str, FakeQuantization],
     corrections: Mapping[str, Correction],
+    clips: Mapping[str, tuple[float, float]],
 ) -> dict[str, Array]:
     """Go through the graph once, and correct the constants of each op on the way.
 
@@ -45,6 +46,9 @@ def walk(
         examples: Feeds of the model.
         fake_quantizers: By tensor: quantize and dequantize. Tensors that are not named stay fp32.
         corrections: By node name.
+        clips: By tensor: the ends at which the fp32 values are cut too. An outlier that the range leaves out on purpose
+            is no error of the ops after it, and making up for it in a bias would shift all other values (measured on
+            MobileNetV2, equalized: 15.8 dB from fp32's logits without, 18.5 dB with it).
 
     Returns:
         The constants that were given, by name.
@@ -72,7 +76,7 @@ def walk(
 
             corrected.update(corrections[node.name](node, source, target, run))
         outputs = runner(node, quantized, corrected)
-        exact.update(exact_outputs)
+        exact.update({name: _clipped(values, clips.get(name)) for name, values in exact_outputs.items()})
         quantized.update({name: _fake(values, fake_quantizers.get(name)) for name, values in outputs.items()})
         for name in [name for name in exact if last.get(name, -1) <= index]:
             del exact[name], quantized[name]
@@ -81,7 +85,8 @@ def walk(
 
 def _needed(graph: Graph, corrections: Iterable[str]) -> set[int]:
     """Indices of the nodes that corrected ones depend on, themselves included."""
-    wanted, tensors = set(), set()
+    wanted: set[int] = set()
+    tensors: set[str] = set()
     names = set(corrections)
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
@@ -97,6 +102,10 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 
 def _fake(values: Values, fake_quantize: FakeQuantization | None) -> Values:
     return values if fake_quantize is None else [fake_quantize(array) for array in values]
+
+
+def _clipped(values: Values, ends: tuple[float, float] | None) -> Values:
+    return values if ends is None else [np.clip(array, *ends) for array in values]
 
 
 def _stacked(examples: Sequence[Feeds], model: OnnxModel) -> list[Feeds]:

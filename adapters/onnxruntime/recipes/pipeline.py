@@ -38,6 +38,9 @@ from autotune.config import (
 _CORRECTED = frozenset({"Conv", "Gemm"})
 """Ops with a bias of their own."""
 
+_BIAS_REACH = 0.999 * np.iinfo(np.int32).max
+"""Largest integer that a corrected bias may become; the rest is for rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -93,7 +96,16 @@ def correct_constants(
     served, notes = _served(graph, placement.ops, recipe)
     if not served:
         return _noted(prepared.model, notes)
-    layers = [_Layer(op=op, parameters=weights[op.name], config=config, model=prepared.model) for op in served]
+    layers = [
+        _Layer(
+            op=op,
+            parameters=weights[op.name],
+            input_scale=float(activations[op.activations[0]].scale),
+            config=config,
+            model=prepared.model,
+        )
+        for op in served
+    ]
     if recipe.bias_correction is not BiasCorrection.FULL and recipe.weight_rounding is WeightRounding.NEAREST:
         constants = _fast(layers, prepared.statistics, notes)
     elif not prepared.statistics.examples:
@@ -107,7 +119,7 @@ def correct_constants(
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
         corrections = {layer.op.name: layer.correction(prepared.statistics) for layer in layers}
-        constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections)
+        constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections, prepared.ranges)
     return _noted(_with_constants(prepared.model, constants), notes)
 
 
@@ -117,6 +129,7 @@ class _Layer:
 
     op: QuantizableOp
     parameters: AffineParameters
+    input_scale: float
     config: QuantizationConfig
     model: OnnxModel
 
@@ -155,9 +168,10 @@ class _Layer:
         rows = np.moveaxis(error, self.op.weight_axis or 0, 0)
         return product_shift(rows, mean) if mean.size == rows.shape[1] else None
 
-    def limited(self, bias: Array, shift: Array, input_scale: float) -> Array:
-        """``bias - shift``, no larger than its 32 bits can say."""
-        most = 0.999 * np.iinfo(np.int32).max * input_scale * np.asarray(self.parameters.scale, np.float64)
+    def shifted(self, shift: Array) -> Array:
+        """The bias less ``shift``, no larger than its 32 bits can say."""
+        bias = self.constant(self.op.bias)
+        most = _BIAS_REACH * self.input_scale * np.asarray(self.parameters.scale, np.float64)
         return np.asarray(np.clip(bias - shift, -most, most), np.float32)
 
     def correction(self, statistics: CalibrationStatistics) -> Correction:
@@ -175,13 +189,12 @@ class _Layer:
             constants = {str(self.op.weight): rounded}
             if self.op.bias is None or recipe.bias_correction is BiasCorrection.NONE:
                 return constants
-            bias = self.constant(self.op.bias)
             if recipe.bias_correction is BiasCorrection.FULL:
                 shift: Array | None = _mean_difference(run(constants), target, node.op_type)
             else:
                 shift = self.fast_shift(rounded - weight, statistics)
             if shift is not None:
-                constants[self.op.bias] = np.asarray(bias - shift, np.float32)
+                constants[self.op.bias] = self.shifted(shift)
             return constants
 
         return correct
@@ -227,7 +240,7 @@ def _fast(layers: Sequence[_Layer], statistics: CalibrationStatistics, notes: li
         if shift is None:
             unknown.append(layer.op.name)
         else:
-            constants[layer.op.bias] = np.asarray(layer.constant(layer.op.bias) - shift, np.float32)
+            constants[layer.op.bias] = layer.shifted(shift)
     if unknown:
         notes.append(f"Bias correction leaves {_listed(unknown)} as is: the means of its input were not observed")
     return constants

@@ -9,6 +9,7 @@ are. No gradients, one pass over the examples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,11 +24,12 @@ _Float64 = npt.NDArray[np.float64]
 LARGEST_INPUTS = 4608
 """Of one output of a layer. Beyond, the inverse of ``H`` costs more than the recipe gives."""
 
-_POSITIONS = 16384
-"""Positions that second moments are taken over, evenly spread; more change the result less than other examples do."""
+_POSITIONS_PER_INPUT = 16
+_FEWEST_POSITIONS = 1024
+"""How many positions second moments are taken over, evenly spread; more change the result less than other examples."""
 
 _DAMPING = 0.01
-"""Share of the mean of H's diagonal that is added to it, the paper's own: inputs that are always zero stay invertible."""
+"""Share of the mean of H's diagonal that is added to it, as in the paper: inputs that are always zero do no harm."""
 
 _BLOCK = 64
 
@@ -55,8 +57,9 @@ def round_with_feedback(
     moments = moments + damping[:, None, None] * np.eye(moments.shape[1])
     factor = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
     weights = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
-    low, high = ((end - zero_point.astype(np.float64)) * scale for end in integers)
-    rounded = _feed_back(weights, factor, scale.astype(np.float64), low, high)
+    steps = np.asarray(scale, np.float64)
+    low, high = ((end - np.asarray(zero_point, np.float64)) * steps for end in integers)
+    rounded = _feed_back(weights, factor, steps, low, high)
     result = np.empty(rows.shape, np.float32)
     np.put_along_axis(result, order[:, None, :], rounded.astype(np.float32), 2)
     return result
@@ -92,7 +95,8 @@ def convolution_moments(node: onnx.NodeProto, kernel: Sequence[int], groups: int
     Returns:
         float32, shape (groups, C / groups * kernel, C / groups * kernel).
     """
-    columns = [_columns(node, kernel, groups, array, max(1, _POSITIONS // len(inputs))) for array in inputs]
+    positions = _positions(inputs[0].shape[1] // groups * math.prod(kernel))
+    columns = [_columns(node, kernel, groups, array, max(1, positions // len(inputs))) for array in inputs]
     total = sum(each.shape[2] for each in columns)
     return np.asarray(sum(each @ each.transpose(0, 2, 1) for each in columns) / max(total, 1), np.float32)
 
@@ -100,8 +104,12 @@ def convolution_moments(node: onnx.NodeProto, kernel: Sequence[int], groups: int
 def product_moments(inputs: Sequence[Array]) -> Array:
     """The same for a matrix product: float32, shape (1, inputs, inputs)."""
     rows = np.concatenate([array.reshape(-1, array.shape[-1]) for array in inputs])
-    rows = rows[:: max(1, len(rows) // _POSITIONS)]
+    rows = rows[:: max(1, len(rows) // _positions(rows.shape[1]))]
     return np.asarray(rows.T @ rows / max(len(rows), 1), np.float32)[None]
+
+
+def _positions(inputs: int) -> int:
+    return max(_FEWEST_POSITIONS, _POSITIONS_PER_INPUT * inputs)
 
 
 def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Array, positions: int) -> Array:
@@ -114,11 +122,12 @@ def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Ar
     spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     padded = np.pad(array, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     axes = tuple(range(2, 2 + rank))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    windows = windows[(slice(None), slice(None), *(slice(None, None, step) for step in strides))]
-    windows = windows[(..., *(slice(None, None, step) for step in dilations))]
-    batch, channels = windows.shape[:2]
-    places = np.indices((batch, *windows.shape[2 : 2 + rank])).reshape(1 + rank, -1)
+    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    every = [slice(None)] * 2
+    windows = windows[
+        tuple([*every, *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations)])
+    ]
+    places = np.indices((len(array), *windows.shape[2 : 2 + rank])).reshape(1 + rank, -1)
     places = places[:, :: max(1, places.shape[1] // positions)]
     taken = windows[(places[0], slice(None), *places[1:])]  # (positions, C, kernel...)
     return np.ascontiguousarray(taken.reshape(len(taken), groups, -1).transpose(1, 2, 0), np.float32)
