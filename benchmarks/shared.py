@@ -93,7 +93,7 @@ def quantize_with_onnxruntime(
         options = {"calibrate_method": CalibrationMethod.Percentile, "extra_options": {"CalibPercentile": percentile}}
     logging.getLogger().setLevel(logging.ERROR)
     prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(subject.path, prepared)
+    quant_pre_process(subject.path, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
         target,
