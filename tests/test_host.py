@@ -22,7 +22,7 @@ def test_current_host_is_described_and_survives_json() -> None:
 def test_fingerprint_changes_with_what_figures_depend_on() -> None:
     host = current_host()
     for change in ({"cpu": "another"}, {"logical_cores": 999}, {"packages": {"onnxruntime": "0.1"}}):
-        assert dataclasses.replace(host, **change).fingerprint != host.fingerprint  # type: ignore[arg-type]
+        assert dataclasses.replace(host, **change).fingerprint != host.fingerprint
     assert dataclasses.replace(host, governor="powersave").fingerprint == host.fingerprint
 
 

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
-from autotune.adapters.onnxruntime.weights import quantize_weights
+from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
     AffineParameters,
     CalibrationStatistics,
@@ -60,9 +63,9 @@ class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no t
         if tensor_name in self._quantized:
             super().quantize_activation_tensor(tensor_name)
 
-    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
-        if output_name in self._quantized:
-            super().quantize_output_same_as_input(output_name, input_name, node_name)
+    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:  # noqa: ARG002
+        # What shares a scale has been decided; an AveragePool, for one, does better with a scale of its own.
+        self.quantize_activation_tensor(output_name)
 
 
 def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
@@ -83,22 +86,27 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     if config.is_fp32:
         return model
-    placement = place(graph, ops, config)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    prepared = prepare_channels(model, config, statistics)
+    graph = Graph(prepared.model.proto)
+    placement = place(graph, quantizable_ops(graph)[0], config)
     activations = {
         name: parameters
         for group in {id(group): group for group in placement.groups.values()}.values()
-        for parameters in [_group_parameters(group, statistics)]
+        for parameters in [_group_parameters(group, prepared)]
         for name in group.tensors
     }
     overrides: _Overrides = {
         name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
     }
     for op in placement.ops:
-        overrides.update(_constant_overrides(op, model, graph, placement))
-    quantize_weights(proto, model, placement.ops, config, activations)
-    return _quantize(model, proto, placement, overrides)
+        overrides.update(_constant_overrides(op, prepared.model, graph, placement))
+    parameters_by_op = weight_grids(prepared.model, placement.ops, config, activations)
+    corrected = correct_constants(prepared, placement, config, activations, parameters_by_op)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(corrected.proto)
+    _bring_in(proto, corrected, graph, placement)
+    quantize_weights(proto, corrected, placement.ops, config, parameters_by_op)
+    return _quantize(corrected, proto, placement, overrides)
 
 
 def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> OnnxModel:
@@ -112,6 +120,7 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
         quantizer.model.topological_sort()
+        keep_fp32(result)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
     del result.metadata_props[:]
@@ -121,8 +130,27 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
     return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
 
 
-def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:
-    observed = statistics.tensors.get(group.observed)
+def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:
+    """Take constants that the quantizer reads out of their files, and give each int8 op a bias of its own.
+
+    The quantizer leaves a bias that several ops read to all of them as integers, to those in fp32 too.
+    """
+    wanted = {name for op in placement.ops for name in (op.bias, *op.constants) if name}
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in wanted}
+    for tensor in tensors.values():
+        if is_external(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(model.tensor(tensor), tensor.name))
+    nodes = {node.name: node for node in proto.graph.node}
+    for op in placement.ops:
+        if op.bias is not None and not graph.read_once(op.bias):
+            own = proto.graph.initializer.add()
+            own.CopyFrom(tensors[op.bias])
+            own.name = f"{op.bias}/{op.name}"
+            nodes[op.name].input[2] = own.name
+
+
+def _group_parameters(group: ScaleGroup, prepared: Prepared) -> AffineParameters:
+    observed = prepared.statistics.tensors.get(group.observed)
     if observed is None:
         raise ApplyError(
             f"Every quantized tensor needs statistics, but {group.observed!r} has none. "
@@ -133,7 +161,7 @@ def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> A
     assert algorithm is not None
     if group.low > -np.inf or group.high < np.inf:
         scheme = dataclasses.replace(scheme, symmetric=False)
-    low, high = activation_range(observed, algorithm, scheme)
+    low, high = prepared.ranges.get(group.observed) or activation_range(observed, algorithm, scheme)
     scheme = dataclasses.replace(scheme, dtype=group.dtype)
     return affine_parameters(max(low, group.low), min(high, group.high), scheme)
 

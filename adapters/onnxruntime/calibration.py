@@ -20,7 +20,7 @@ EXPOSED_BYTES = 512 * 2**20
 """Most that exposed tensors of one run may take together; a run that would need more becomes several."""
 
 
-def calibrate(  # noqa: PLR0917  # called by name; a model, what to look at, and what to run it on
+def calibrate(  # called by name; a model, what to look at, and what to run it on
     model_proto: onnx.ModelProto,
     tensors: Sequence[str],
     channel_axes: Mapping[str, int],
@@ -55,13 +55,12 @@ def calibrate(  # noqa: PLR0917  # called by name; a model, what to look at, and
     exposure = _Exposure(model_proto, tensors, external_dir, exposed_bytes)
     samples = 0
     for index, feeds in enumerate(batches):
+        if missing := [spec.name for spec in inputs if spec.name not in feeds]:
+            raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
         for name in exposure.inputs:
             if feeds[name].dtype.kind == "f":
                 collector.update(name, feeds[name])
-        try:
-            exposure.run(feeds, collector)
-        except (RuntimeError, ValueError) as error:  # the runtime's own errors derive from RuntimeError
-            raise DataError(f"Calibration batch {index} must run through the fp32 model, but: {error}") from error
+        exposure.run(feeds, collector, index)
         samples += batch_size(feeds, inputs)
     if samples == 0:
         raise DataError("Calibration needs at least one batch, but there was none")
@@ -91,17 +90,20 @@ class _Exposure:
         self._sessions: list[ort.InferenceSession] = []
         self._largest_input = 0
 
-    def run(self, feeds: Feeds, collector: StatisticsCollector) -> None:
-        """Run one batch and hand every exposed tensor of floats to the collector."""
+    def run(self, feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
+        """Run batch ``index`` and hand every exposed tensor of floats to the collector."""
         if not self._inner:
             return
         size = sum(array.size for array in feeds.values())
         if size > self._largest_input:
             self._largest_input = size
             self._split(feeds)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         for names, session in zip(self._parts, self._sessions, strict=True):
-            outputs = session.run_with_ort_values(list(names), values)
+            try:
+                values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+                outputs = session.run_with_ort_values(list(names), values)
+            except Exception as error:  # the runtime's errors have no common type
+                raise DataError(f"Calibration batch {index} must run through the fp32 model, but: {error}") from error
             for name in reversed(names):
                 value = outputs.pop()
                 if value.is_tensor() and value.data_type() in _FLOATS:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -21,6 +23,18 @@ IN_MEMORY_LIMIT = 2**31 - 2**27
 
 SMALL_TENSOR_BYTES = 1024
 """Tensors up to here stay in the message always: shapes, bounds, scales."""
+
+
+class TemporaryFolder:
+    """A folder that is deleted with this object, or when the process ends.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="autotune-weights-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +51,7 @@ class OnnxModel:
     proto: onnx.ModelProto
     external_dir: Path | None = None
     notes: tuple[str, ...] = ()
-    folder: TemporaryDirectory[str] | None = None
+    folder: TemporaryFolder | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,7 +131,7 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     return elements * int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
 
 
-def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | None, TemporaryDirectory[str] | None]:
+def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | None, TemporaryFolder | None]:
     """Bring a message that would exceed protobuf's limit under it: move its weights to a file, in place.
 
     Returns:
@@ -126,9 +140,9 @@ def spill(proto: onnx.ModelProto, external_dir: Path | None) -> tuple[Path | Non
     inside = sum(tensor_bytes(tensor) for tensor in proto.graph.initializer if not is_external(tensor))
     if fits_in_message(inside):
         return external_dir, None
-    folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="autotune-weights-", ignore_cleanup_errors=True)
-    write_weights(proto, external_dir, Path(folder.name) / "weights.data")
-    return Path(folder.name), folder
+    folder = TemporaryFolder()
+    write_weights(proto, external_dir, folder.path / "weights.data")
+    return folder.path, folder
 
 
 def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path) -> None:

@@ -44,9 +44,6 @@ FOLLOWERS = frozenset(
 CLIPS = frozenset({"Relu", "Clip"})
 """Ops that disappear into the integer range of the op before them."""
 
-SHARES_SCALE = frozenset({"AveragePool"})
-"""Ops whose output ONNX Runtime's quantizer gives the scale of their input."""
-
 FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Ops with an integer kernel that writes fp32 where nobody reads int8."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx
 
 from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, SHARES_SCALE, QuantizableOp, follows
+from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, QuantizableOp, follows
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType
 
 
@@ -135,19 +135,30 @@ def _share(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup], *,
         output = node.output[0]
         group = _join(groups, node.input[0], output, observed=output)
         group.low, group.high = max(group.low, bounds[0]), min(group.high, bounds[1])
-    elif follower or node.op_type in SHARES_SCALE:
+    elif follower:
         for name in node.output:
             if name in groups:
                 _join(groups, node.input[0], name, observed=groups[node.input[0]].observed)
     elif node.op_type == "Concat":
-        # An input that nobody else reads loses nothing by the output's scale, to which it would be rounded anyway, and
-        # Concat becomes a copy.
-        output = node.output[0]
-        for name in dict.fromkeys(node.input):
-            if name in groups and groups[name] is not groups[output] and _own(name, graph, groups):
-                bounds_kept = groups[output].low, groups[output].high
-                group = _join(groups, name, output, observed=output)
-                group.low, group.high = bounds_kept
+        _share_concat(node, graph, groups)
+
+
+def _share_concat(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup]) -> None:
+    """Give a Concat's inputs the scale of its output where that costs nothing; Concat becomes a copy.
+
+    An input that nobody else reads loses nothing: it would be rounded to that scale anyway. An input in which a Relu
+    has disappeared keeps its own scale, which does the Relu's work, unless all others are cut alike.
+    """
+    output = node.output[0]
+    names = list(dict.fromkeys(node.input))
+    bounds = {(groups[name].low, groups[name].high) if name in groups else None for name in names}
+    alike = len(bounds) == 1
+    for name in names:
+        if name not in groups or groups[name] is groups[output] or not _own(name, graph, groups):
+            continue
+        low, high = groups[name].low, groups[name].high
+        if alike or (low == -math.inf and high == math.inf):
+            _join(groups, name, output, observed=output)
 
 
 def _join(groups: dict[str, ScaleGroup], first: str, second: str, *, observed: str) -> ScaleGroup:

@@ -91,6 +91,13 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
             "Fold them at export"
         )
         return proto
+    if _holds_float16(proto):
+        # ONNX Runtime has no float16 kernels on most CPUs and writes casts to float32 into the graph that it saves.
+        notes.append(
+            "The model holds float16 tensors: constants and batch normalization are not folded before quantization. "
+            "Export it in float32"
+        )
+        return proto
     try:
         folded = optimized_graph(proto, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     except ApplyError as error:
@@ -103,6 +110,12 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
     folded.opset_import.extend(kept)
     folded.metadata_props.extend(proto.metadata_props)
     return folded
+
+
+def _holds_float16(proto: onnx.ModelProto) -> bool:
+    inputs = (value.type.tensor_type.elem_type for value in proto.graph.input)
+    constants = (tensor.data_type for tensor in proto.graph.initializer)
+    return any(elem_type == onnx.TensorProto.FLOAT16 for elem_type in (*inputs, *constants))
 
 
 def _infer_types(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> None:
@@ -121,7 +134,12 @@ def _infer_types(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> 
         return
     del proto.graph.value_info[:]
     wanted = set(names)
+    outputs = {output.name: output for output in proto.graph.output}
     for value in session.get_outputs():
+        if value.name in outputs and not outputs[value.name].type.tensor_type.HasField("shape"):
+            elem_type = outputs[value.name].type.tensor_type.elem_type
+            shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape)
+            outputs[value.name].CopyFrom(shaped)
         elem_type = _ELEM_TYPES.get(value.type)
         if value.name in wanted and elem_type is not None:
             proto.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape))

@@ -105,4 +105,4 @@ def optimized_op_counts(proto: onnx.ModelProto, external_dir: Path | None = None
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(". ") if lines else type(error).__name__

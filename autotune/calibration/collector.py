@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.calibration.histogram import HistogramCollector, check_finite
 from autotune.calibration.moments import MomentsCollector
+from autotune.calibration.sampling import SUBSAMPLE, SampledHistogramCollector
 from autotune.calibration.statistics import CalibrationStatistics, TensorStatistics
 from autotune.errors import DataError
-
-_RUN = 16
-"""Neighbours taken together: a cache line of float32, which is fetched as a whole for any one of them."""
-
-_BLOCK = 1 << 17
-
-SUBSAMPLE = 16384
-"""Values of the first array of a tensor that its histogram is fed with; later arrays are thinned as the first."""
 
 
 class StatisticsCollector:
     """Gathers :class:`CalibrationStatistics`; memory depends on the number of tensors, not of samples.
 
-    Minimum, maximum and channel moments are exact. The histogram of a tensor with large arrays is fed with every n-th
-    run of 16 neighbours, from a random start; n has no common divisor with the number of runs, so that no row, column
-    or channel is left out.
+    Minimum, maximum and channel moments are exact. So is a histogram in its tails, while the bulk of a tensor with
+    large arrays is estimated from a subsample (see :class:`SampledHistogramCollector`).
 
     Args:
         channel_axes: The axis that counts channels, for each tensor whose channel moments are wanted.
         seed: Of the subsample. A tensor's depends on its own name only, not on the other tensors.
-        subsample: How many values of a tensor's first array its histogram is fed with; None for all values.
+        subsample: How many values of a tensor's first array the bulk of its histogram is fed with; None for all.
     """
 
     def __init__(self, channel_axes: Mapping[str, int], seed: int, *, subsample: int | None = SUBSAMPLE) -> None:
@@ -71,52 +61,15 @@ class StatisticsCollector:
 
 class _TensorCollector:
     def __init__(self, name: str, axis: int | None, seed: int, subsample: int | None) -> None:
-        self._name = name
         self._moments = None if axis is None else MomentsCollector(name, axis)
-        self._histogram = HistogramCollector(name)
-        self._random = np.random.default_rng([seed, *name.encode()])
-        self._subsample = subsample
-        self._stride = 0
-        self._count = 0
-        self._minimum, self._maximum = math.inf, -math.inf
+        self._histogram = SampledHistogramCollector(name, np.random.default_rng([seed, *name.encode()]), subsample)
 
     def update(self, array: npt.NDArray[Any]) -> None:
-        flat = array.reshape(-1)
+        self._histogram.update(array)
         if self._moments is not None:
-            minimum, maximum = self._moments.update(array)
-        else:
-            minimum, maximum = _extremes(flat)
-            check_finite(self._name, minimum, maximum)
-        self._minimum, self._maximum = min(self._minimum, minimum), max(self._maximum, maximum)
-        self._count += flat.size
-        self._histogram.update(self._thinned(flat), (minimum, maximum))
-
-    def _thinned(self, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The part of an array that the histogram is fed with."""
-        if self._subsample is None:
-            return flat
-        if not self._stride:
-            self._stride = max(1, flat.size // self._subsample)
-        runs, rest = divmod(flat.size, _RUN)
-        if self._stride == 1 or runs == 0:
-            return flat
-        stride = self._stride
-        while math.gcd(stride, runs) != 1:
-            stride += 1
-        shift = int(self._random.integers(rest + 1))
-        return flat[shift : shift + runs * _RUN].reshape(runs, _RUN)[int(self._random.integers(stride)) :: stride]
+            self._moments.update(array)
 
     def finish(self) -> TensorStatistics:
+        values = self._histogram
         channels = None if self._moments is None else self._moments.finish()
-        return TensorStatistics(self._minimum, self._maximum, self._count, self._histogram.finish(), channels)
-
-
-def _extremes(flat: npt.NDArray[Any]) -> tuple[float, float]:
-    """Smallest and largest value; NaN where there is one."""
-    if flat.size <= _BLOCK:
-        return float(flat.min()), float(flat.max())
-    # both reductions on a part that the cache holds, so that memory is read once
-    starts = range(0, flat.size, _BLOCK)
-    parts = [(flat[start : start + _BLOCK].min(), flat[start : start + _BLOCK].max()) for start in starts]
-    low, high = np.array(parts).T
-    return float(low.min()), float(high.max())
+        return TensorStatistics(values.minimum, values.maximum, values.count, values.finish(), channels)

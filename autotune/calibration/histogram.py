@@ -20,6 +20,9 @@ _SMALLEST_EXPONENT = -160
 _RESOLUTION_BITS = 40
 """A bin is at least 2**-40 of the largest magnitude wide, so that bin numbers stay exact in float64 and int64."""
 
+_PENDING = 8192
+"""Values put aside to be binned together: for fewer, the passes over all bins would cost more than the values."""
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -126,6 +129,8 @@ class HistogramCollector:
         self._first = 0  # number of the first bin: it starts at _first * 2 ** _exponent
         self._minimum = math.inf
         self._maximum = -math.inf
+        self._pending: list[npt.NDArray[Any]] = []
+        self._pending_size = 0
 
     def update(self, values: npt.NDArray[Any], extremes: tuple[float, float] | None = None) -> None:
         """Count values.
@@ -138,13 +143,25 @@ class HistogramCollector:
         Raises:
             DataError: A value is NaN, infinite or larger than float32 can say.
         """
-        if values.size == 0:
+        if values.size:
+            self._add(values, (float(values.min()), float(values.max())) if extremes is None else extremes)
+
+    def _add(self, values: npt.NDArray[Any], extremes: tuple[float, float]) -> None:
+        check_finite(self._name, *extremes)
+        self._cover(*extremes)
+        self._pending.append(values.reshape(-1).astype(np.float32 if values.dtype == np.float32 else np.float64))
+        self._pending_size += values.size
+        if self._pending_size >= _PENDING:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Bin what was put aside."""
+        if self._pending_size == 0:
             return
-        minimum, maximum = (float(values.min()), float(values.max())) if extremes is None else extremes
-        check_finite(self._name, minimum, maximum)
-        self._cover(minimum, maximum)
         # float64 bins floats of every width exactly
-        positions = values.reshape(-1).astype(np.float64)
+        positions = np.concatenate(self._pending, dtype=np.float64)
+        self._pending.clear()
+        self._pending_size = 0
         positions *= math.ldexp(1.0, -self._exponent)
         np.floor(positions, out=positions)
         positions -= self._first
@@ -160,6 +177,8 @@ class HistogramCollector:
             raise ValueError(f"Only histograms of equal size merge, but got {self._bins} and {other._bins} bins")
         if other._minimum > other._maximum:
             return
+        self._flush()
+        other._flush()
         self._cover(other._minimum, other._maximum)
         occupied = np.flatnonzero(other._counts)
         target = ((other._first + occupied) >> min(self._exponent - other._exponent, 63)) - self._first
@@ -173,6 +192,7 @@ class HistogramCollector:
         """
         if self._minimum > self._maximum:
             raise DataError(f"Tensor {self._name!r} must have at least one value to calibrate it, but it had none")
+        self._flush()
         self._move(self._bin(self._minimum, self._exponent))
         width = math.ldexp(1.0, self._exponent)
         return Histogram(self._counts.copy(), self._first * width, (self._first + self._bins) * width)

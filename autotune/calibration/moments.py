@@ -17,8 +17,8 @@ _Float64 = npt.NDArray[np.float64]
 _BLOCK = 4096
 """Values that float32 adds up before float64 takes over: keeps the relative error of a sum near 1e-6."""
 
-_CANCELLATION = 16.0
-"""Squared mean over variance from which on raw squares would leave the variance fewer than some five digits."""
+_CANCELLATION = 256.0
+"""Squared mean over variance from which on raw squares would leave the variance an error of more than 3e-4."""
 
 _SQUARABLE = (1e-15, 1e15)
 """Magnitudes whose squares float32 can add up without overflow and without losing them to underflow."""
@@ -80,14 +80,11 @@ class MomentsCollector:
         self._count = 0
         self._minimum = self._maximum = self._mean = self._squares = np.empty(0)
 
-    def update(self, array: npt.NDArray[Any]) -> tuple[float, float]:
+    def update(self, array: npt.NDArray[Any]) -> None:
         """Add an array's values.
 
         Args:
             array: Floats, contiguous, with at least one value.
-
-        Returns:
-            The array's smallest and largest value.
 
         Raises:
             DataError: A value is not finite, or the array has another number of channels than those before or no such
@@ -96,8 +93,7 @@ class MomentsCollector:
         axis = self._resolve(array)
         view = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :]))
         minimum, maximum = _extremes(view)
-        extremes = float(minimum.min()), float(maximum.max())
-        check_finite(self._name, *extremes)
+        check_finite(self._name, float(minimum.min()), float(maximum.max()))
         count = view.shape[0] * view.shape[2]
         mean, squares = _mean_and_squares(view, minimum, maximum)
         if self._count == 0:
@@ -105,7 +101,6 @@ class MomentsCollector:
         else:
             self._minimum, self._maximum = np.minimum(self._minimum, minimum), np.maximum(self._maximum, maximum)
         self._merge(count, mean, squares)
-        return extremes
 
     def finish(self) -> ChannelMoments:
         """What all arrays so far have in sum.

@@ -18,10 +18,10 @@ _Float64 = npt.NDArray[np.float64]
 _KL_BINS = 4096
 """At most; at least half of it are used. Finer ones hold so few values that their own noise looks like divergence."""
 
-_THRESHOLDS = 1024
+_THRESHOLDS = 512
 """Thresholds tried where only one end is searched."""
 
-_KL_GRID = 32
+_KL_GRID = 24
 _MSE_GRID = 128
 """Thresholds tried per side where both ends are searched, before the neighbourhood of the best pair is."""
 

@@ -47,9 +47,6 @@ def main() -> NoReturn:
             Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True
         )
         sys.exit(ExitStatus.BAD_INPUT if isinstance(error, InputError) else ExitStatus.FAILED)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted before there was anything to save.")
-        sys.exit(ExitStatus.INTERRUPTED)
     except Exception as error:
         traceback.print_exception(type(error), error, _from_users_code(error.__traceback__))
         sys.exit(ExitStatus.FAILED)

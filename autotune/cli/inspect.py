@@ -108,7 +108,7 @@ def _op_table(space: TuningSpace) -> Table:
     table.add_column("Configurations", justify="right")
     for op in space.ops:
         precisions = ", ".join(str(within.precision) for within in op.precisions)
-        table.add_row(op.name, op.op_type, precisions, str(op.size))
+        table.add_row(Text(op.name), Text(op.op_type), precisions, str(op.size))  # a name may look like markup
     return table
 
 

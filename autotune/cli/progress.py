@@ -55,6 +55,7 @@ class ProgressDisplay(Observer):
         self._done: tuple[int, int | None] | None = None
         self._best: Trial | None = None
         self._finished = 0
+        self._searched = 0  # in this session: a run that continues has finished some before
         self._spinner = Spinner("dots", style="cyan")
         # Four times a second is often enough for a clock, and little enough beside a latency that is being measured.
         self._live = Live(console=console, get_renderable=self._status, refresh_per_second=4, transient=True)
@@ -90,13 +91,14 @@ class ProgressDisplay(Observer):
         """A candidate is about to be applied and measured."""
         self._detail, self._done = f"trial {number}: {note}", None
 
-    def progress(self, number: int, done: int, total: int | None) -> None:  # noqa: ARG002
+    def progress(self, done: int, total: int | None) -> None:
         """An accuracy evaluation has come this far."""
         self._done = (done, total)
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
         """A trial ended."""
         self._finished = max(self._finished, trial.number)
+        self._searched += self._phase == "search"
         new_best = best is not None and (self._best is None or best.number != self._best.number)
         self._best, self._detail, self._done = best, "", None
         self._print(self._line(trial, is_best=new_best and best is not None and best.number == trial.number))
@@ -144,7 +146,7 @@ class ProgressDisplay(Observer):
         """The time left: exact where a time limit was set, else from the pace of the trials so far."""
         if self._timeout_s is not None:
             return f"{seconds_text(max(0.0, self._timeout_s - self._elapsed_s))} left"
-        if self._phase != "search" or self._max_trials is None or self._finished == 0:
+        if self._phase != "search" or self._max_trials is None or self._searched == 0:
             return None
-        pace = (time.monotonic() - self._search_started) / self._finished
+        pace = (time.monotonic() - self._search_started) / self._searched
         return f"at most about {seconds_text(pace * (self._max_trials - self._finished))} left"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from autotune.cli.tables import print_outcome
 from autotune.result import read_summary
@@ -28,4 +29,4 @@ def report(
     console = Console()
     print_outcome(console, summary)
     written = summary.report(output or workspace / "report.html")
-    console.print(f"Report: {written}", soft_wrap=True, highlight=False)
+    console.print(Text(f"Report: {written}"), soft_wrap=True)

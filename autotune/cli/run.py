@@ -49,8 +49,18 @@ def run(
     _print_heading(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
     with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
-        result = tune_experiment(experiment, display)
+        result = _tune(console, experiment, display)
     _finish(console, experiment, result, output)
+
+
+def _tune(console: Console, experiment: Experiment, display: ProgressDisplay) -> TuningResult:
+    try:
+        return tune_experiment(experiment, display)
+    except KeyboardInterrupt:
+        # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
+        kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."
+        console.print(Text(kept), soft_wrap=True)
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
 
 
 def _print_heading(console: Console, experiment: Experiment) -> None:

@@ -163,6 +163,14 @@ class Evaluator(Generic[ModelT]):
         calls = [self._call(self._candidate_runner(finalist)) for finalist in finalists]
         return race_latency(baseline, calls, self._latency, seed=self._seed, deadline=deadline)
 
+    def run_once(self, model: ModelT) -> None:
+        """Load a model and run the latency batch: the work during which peak memory is taken.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        self._adapter.runner(model, self._latency.execution)(self._feeds)
+
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
         """See the samples that an early accepted candidate was spared; called for the one that is to be the answer.
 

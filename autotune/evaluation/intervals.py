@@ -3,7 +3,8 @@
 Both models see the same samples, so the loss is estimated far better than either accuracy: only samples on which the
 two differ count. Right-or-wrong scores get a score interval, which holds its coverage where the two models differ in a
 handful of samples or in none at all; there the bootstrap and Wald intervals shrink to nothing. Other means get
-Fieller's interval, and figures that are no means the paired bootstrap. ``benchmarks/interval_coverage.py`` measures them.
+Fieller's interval, and figures that are no means the paired bootstrap.
+``benchmarks/interval_coverage.py`` measures them.
 """
 
 from __future__ import annotations

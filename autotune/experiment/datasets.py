@@ -34,7 +34,8 @@ class ImageFolder(Section):
     """Pictures in a folder: a folder per class, or a flat folder with a file of labels."""
 
     path: FilePath
-    """The folder. Without `labels`, its subfolders are the classes: numbered from 0 in alphabetical order."""
+    """The folder. Without `labels`, its subfolders are the classes: numbered from 0 in alphabetical order, and
+    read one of each in turn."""
     labels: FilePath | None = None
     """A text file with a line `file name, blank, class number` per picture, read in its order."""
 

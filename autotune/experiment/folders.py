@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff",
 
 
 def list_pictures(folder: Path, labels: Path | None) -> list[tuple[Path, int]]:
-    """The pictures of a folder, each with its class.
+    """The pictures of a folder, each with its class: as the file of labels has them, else one of each class in turn.
 
     Args:
         folder: With a folder per class, unless ``labels`` is given.
@@ -41,13 +42,15 @@ def _by_class(folder: Path) -> list[tuple[Path, int]]:
             f"{folder} must have a folder per class, but has no folder at all. "
             "Or name a file with the class of each picture as `labels`"
         )
-    pictures = []
-    for label, entry in enumerate(classes):
-        files = sorted(file for file in entry.rglob("*") if file.suffix.lower() in _SUFFIXES)
-        pictures += [(file, label) for file in files]
-    if not pictures:
+    columns = [
+        [(file, label) for file in sorted(entry.rglob("*")) if file.suffix.lower() in _SUFFIXES]
+        for label, entry in enumerate(classes)
+    ]
+    if not any(columns):
         raise DataError(f"No folder in {folder} has a picture ({', '.join(sorted(_SUFFIXES))})")
-    return pictures
+    # One of each class in turn: the first hundred of a thousand classes would otherwise all be of the first class.
+    rows = itertools.zip_longest(*columns)
+    return [picture for row in rows for picture in row if picture is not None]
 
 
 def _by_list(folder: Path, labels: Path) -> list[tuple[Path, int]]:

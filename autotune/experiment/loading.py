@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -204,17 +205,17 @@ def _locate(node: yaml.Node, loc: Sequence[int | str]) -> tuple[list[int | str],
 
 def _problems(error: ValidationError, root: yaml.Node) -> list[str]:
     """A line for each place with a problem, in the order of the file; the branches of a union share one."""
-    lines: dict[tuple[int, str], list[str]] = {}
+    found: dict[tuple[int, str], list[str]] = {}
     for details in error.errors(include_url=False):
         shown, node = _locate(root, details["loc"])
-        message = _message(details)
-        known = lines.setdefault((node.start_mark.line, f"{_position(node)}: {_dotted(shown)}"), [])
-        if message not in known:
-            known.append(message)
-    return [
-        f"{place}{': ' if not place.endswith(': ') else ''}{', or '.join(messages)}"
-        for (_, place), messages in sorted(lines.items(), key=lambda item: item[0][0])
-    ]
+        place, message = ": ".join(filter(None, (_position(node), _dotted(shown)))), _message(details)
+        if details["type"] == "missing":  # at the place of the section that misses it, as others may be
+            place, message = f"{place}: {message}", ""
+        messages = found.setdefault((node.start_mark.line, place), [])
+        if message not in messages:
+            messages.append(message)
+    lines = ((line, ": ".join(filter(None, (place, ", or ".join(texts))))) for (line, place), texts in found.items())
+    return [text for _, text in sorted(lines, key=itemgetter(0))]
 
 
 def _dotted(parts: Sequence[int | str]) -> str:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 _Value = TypeVar("_Value")
 
@@ -75,7 +84,16 @@ def _as_tuple(value: object) -> object:
 # Python, where strict would mean the enum and the tuple themselves.
 _Lax = Field(strict=False)
 
-OneOrMore = Annotated[tuple[Annotated[_Value, _Lax], ...], _Lax, BeforeValidator(_as_tuple)]
+
+class _ItemOrArray:
+    """Says in the JSON Schema what the validator takes: an item or an array of them."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array]}
+
+
+OneOrMore = Annotated[tuple[Annotated[_Value, _Lax], ...], _Lax, BeforeValidator(_as_tuple), _ItemOrArray()]
 """A list of values; a single one may be written without brackets."""
 
 

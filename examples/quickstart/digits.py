@@ -6,6 +6,7 @@ other 1,197 are by people whom the model has never seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ class Batches:
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return math.ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Images, Labels]]:
         for start in range(0, len(self.labels), self.batch_size):

@@ -1,7 +1,4 @@
-"""The quickstart in Python: the same model and data, scored by a function of your own.
-
-    python examples/quickstart/quickstart.py
-"""
+"""The quickstart in Python: the same model and data, scored by a function of your own."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ class OnnxModel:
 
 class OnnxAdapter:
     name = "onnx"
+    suffix = ".onnx"
 
     def runner(self, model: OnnxModel, execution: Execution) -> Runner:
         options = ort.SessionOptions()
@@ -74,7 +75,7 @@ class OnnxAdapter:
     def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
         raise NotImplementedError
 
-    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:  # noqa: ARG002
         path.write_bytes(model.proto)
 
 
@@ -87,7 +88,7 @@ def linear_model(weight: Array, *, repeats: int = 1) -> OnnxModel:
         nodes.append(helper.make_node("Mul", [f"y{index}", f"s{index}"], [f"z{index}"]))
         inputs.append(f"z{index}")
     nodes.append(helper.make_node("Mean", inputs, ["logits"]))
-    scales = [numpy_helper.from_array(np.float32(1.0).reshape(()), f"s{i}") for i in range(repeats)]
+    scales = [numpy_helper.from_array(np.array(1.0 + 1e-7 * i, np.float32), f"s{i}") for i in range(repeats)]
     graph = helper.make_graph(
         nodes,
         "linear",
@@ -118,6 +119,18 @@ class Problem:
         """The same model with noise on its weights."""
         generator = np.random.default_rng(seed)
         return linear_model(self.weight + noise * generator.standard_normal(self.weight.shape))
+
+    def repeated(self, count: int) -> OnnxModel:
+        """The same model with ``count`` times the work."""
+        return linear_model(self.weight, repeats=count)
+
+    def constant(self, value: float) -> OnnxModel:
+        """A model that answers ``value`` to an input of ones."""
+        return linear_model(np.full(self.weight.shape, value / FEATURES))
+
+    def widened(self) -> OnnxModel:
+        """A model with one class too many."""
+        return linear_model(np.concatenate([self.weight, self.weight[:, :1]], axis=1))
 
 
 def make_problem(samples: int) -> Problem:

@@ -76,7 +76,7 @@ def test_a_truncated_archive_is_reported_when_it_is_read(tmp_path: Path) -> None
     data[5000:6000] = bytes(1000)
     path.write_bytes(data)
     loader = make_dataset({"npz": {"path": str(path), "inputs": "x"}}).open(tmp_path)
-    with pytest.raises(DataError, match="'x' of .* cannot be read to its end"):
+    with pytest.raises(DataError, match=r"'x' of .* cannot be read to its end"):
         list(loader)
 
 
@@ -88,6 +88,15 @@ def test_samples_of_different_shapes_need_a_batch_size_of_one(tmp_path: Path) ->
     assert [inputs.shape for inputs, _ in batches(section)] == [(1, 6, 4, 3), (1, 6, 8, 3)]
     with pytest.raises(DataError, match=r"have \(6, 4, 3\) and \(6, 8, 3\). Bring them to one size"):
         batches({**section, "batch_size": 2})
+
+
+def test_image_folder_reads_one_of_each_class_in_turn(tmp_path: Path) -> None:
+    for name, count in (("ant", 1), ("bee", 3), ("cat", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.new("L", (2, 2)).save(tmp_path / name / f"{number}.png")
+    got = batches({"image_folder": {"path": str(tmp_path)}, "limit": 5})
+    assert [int(labels[0]) for _, labels in got] == [0, 1, 2, 1, 2]
 
 
 def test_image_folder_numbers_classes_in_alphabetical_order(tmp_path: Path) -> None:

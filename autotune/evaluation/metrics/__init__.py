@@ -5,12 +5,45 @@ from __future__ import annotations
 import inspect
 
 from autotune.errors import InputError
+from autotune.evaluation.metrics.classification import F1, LogLoss, Matthews, Precision, Recall, RocAuc
+from autotune.evaluation.metrics.custom import FigureFunction, SampleFunction
+from autotune.evaluation.metrics.detection import MeanAveragePrecision
+from autotune.evaluation.metrics.label_free import Agreement, CosineSimilarity
 from autotune.evaluation.metrics.metric import MeanMetric, Metric
+from autotune.evaluation.metrics.regression import (
+    R2,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Pearson,
+    RootMeanSquaredError,
+    Spearman,
+)
+from autotune.evaluation.metrics.text import Perplexity, SquadExactMatch, SquadF1
 from autotune.evaluation.metrics.topk import TopK
 from autotune.nearest import suggestion
 
 METRICS: dict[str, type[Metric]] = {
     "topk": TopK,
+    "f1": F1,
+    "precision": Precision,
+    "recall": Recall,
+    "roc_auc": RocAuc,
+    "log_loss": LogLoss,
+    "matthews": Matthews,
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "rmse": RootMeanSquaredError,
+    "r2": R2,
+    "pearson": Pearson,
+    "spearman": Spearman,
+    "agreement": Agreement,
+    "cosine": CosineSimilarity,
+    "map": MeanAveragePrecision,
+    "squad_exact_match": SquadExactMatch,
+    "squad_f1": SquadF1,
+    "perplexity": Perplexity,
+    "per_sample": SampleFunction,
+    "figure": FigureFunction,
 }
 """Every metric by the name that an experiment file uses."""
 
@@ -25,15 +58,41 @@ def create_metric(name: str, **options: object) -> Metric:
         raise InputError(f"There is no metric {name!r}{suggestion(name, METRICS)}. Known: {', '.join(sorted(METRICS))}")
     made = METRICS[name]
     parameters = inspect.signature(made).parameters
-    for option in options:
+    for option, value in options.items():
         if option not in parameters:
             known = ", ".join(parameters) or "none"
             hint = suggestion(option, parameters)
             raise InputError(f"Metric {name!r} has no option {option!r}{hint}; its options: {known}")
+        _check_type(name, option, value, str(parameters[option].annotation))
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in options:
             raise InputError(f"Metric {name!r} needs the option {key!r}")
     return made(**options)
 
 
-__all__ = ["METRICS", "MeanMetric", "Metric", "TopK", "create_metric"]
+_OPTION_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "bool": ("true or false", (bool,)),
+    "str": ("a word", (str,)),
+}
+
+
+def _check_type(metric: str, option: str, value: object, annotation: str) -> None:
+    """See that an option from an experiment file is of the type that the constructor declares."""
+    if annotation not in _OPTION_TYPES:
+        return
+    what, types = _OPTION_TYPES[annotation]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise InputError(f"Option {option!r} of metric {metric!r} must be {what}, but got {value!r}")
+
+
+__all__ = [
+    "METRICS",
+    "FigureFunction",
+    "MeanMetric",
+    "Metric",
+    "SampleFunction",
+    "TopK",
+    "create_metric",
+]

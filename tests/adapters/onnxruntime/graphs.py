@@ -71,7 +71,7 @@ def image_batches(
 
 
 def small_cnn() -> onnx.ModelProto:
-    """Convolution, depthwise convolution with ReLU6, residual Add, average pool and a classifier; ``x`` to ``logits``."""
+    """Convolution, depthwise convolution with ReLU6, residual Add, average pool, classifier; ``x`` to ``logits``."""
     nodes = [
         node("Conv", "x w1", "c1", pads=[1, 1, 1, 1]),
         node("BatchNormalization", "c1 gamma beta mean variance", "n1"),
@@ -92,8 +92,8 @@ def small_cnn() -> onnx.ModelProto:
         "variance": 0.5 + np.square(normal(32, seed=4)),
         "w2": normal(32, 1, 3, 3, seed=5),
         "b2": normal(32, seed=6),
-        "zero": np.float32(0)[...],
-        "six": np.float32(6)[...],
+        "zero": np.array(0, dtype=np.float32),
+        "six": np.array(6, dtype=np.float32),
         "w3": normal(32, 32, 1, 1, seed=7),
         "b3": normal(32, seed=8),
         "w4": normal(500, 32, seed=9),

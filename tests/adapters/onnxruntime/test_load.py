@@ -99,13 +99,12 @@ def test_over_2_gib_for_real(tmp_path: Path) -> None:
     columns = 4096
     rows = 2**31 // (4 * columns) + 512
     proto = build(
-        [node("Gather", "table index", "row"), node("MatMul", "row w", "y")],
-        {"x": ("N", columns)},
+        [node("Gather", "table ids", "row"), node("Add", "row x", "sum"), node("MatMul", "sum w", "y")],
+        {"x": ("N", columns), "ids": ("N",)},
         {"y": None},
-        {"w": normal(columns, 8), "index": np.array([1], dtype=np.int64)},
+        {"w": normal(columns, 8)},
     )
-    proto.graph.node[1].input[0] = "sum"
-    proto.graph.node.insert(1, node("Add", "row x", "sum"))
+    proto.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
     table = onnx.TensorProto(
         name="table", data_type=onnx.TensorProto.FLOAT, dims=[rows, columns], data_location=onnx.TensorProto.EXTERNAL
     )
@@ -117,7 +116,7 @@ def test_over_2_gib_for_real(tmp_path: Path) -> None:
 
     loaded = ADAPTER.load(tmp_path / "big.onnx")
     assert loaded.size_bytes > 2**31
-    feeds = {"x": normal(2, columns)}
+    feeds = {"x": normal(2, columns), "ids": np.array([0, rows - 1])}
     statistics = ADAPTER.calibrate(loaded, [feeds], seed=0)
     candidate = ADAPTER.apply(loaded, ADAPTER.space(loaded).preferred, statistics)
     expected = ADAPTER.runner(loaded, Execution())(feeds)[0]

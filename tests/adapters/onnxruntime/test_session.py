@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autotune.adapter import Execution
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime.session import session_options
+from autotune.errors import ApplyError
+from tests.adapters.onnxruntime.graphs import build, image_batches, node, small_cnn
+
+ADAPTER = OnnxRuntimeAdapter()
+
+
+def test_options_keep_threads_from_disturbing_each_other() -> None:
+    options = session_options(Execution(threads=2))
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.inter_op.allow_spinning") == "0"
+
+
+def test_outputs_come_in_graph_order() -> None:
+    proto = build([node("Relu", "x", "b"), node("Neg", "x", "a")], {"x": ("N", 2)}, {"b": ("N", 2), "a": ("N", 2)}, {})
+    b, a = ADAPTER.runner(ADAPTER.load(proto), Execution())({"x": np.array([[-1, 2]], np.float32)})
+    np.testing.assert_array_equal(b, [[0, 2]])
+    np.testing.assert_array_equal(a, [[1, -2]])
+
+
+def test_failure_while_running_is_a_failure_of_the_candidate() -> None:
+    run = ADAPTER.runner(ADAPTER.load(small_cnn()), Execution())
+    feeds = image_batches(1, shape=(3, 8, 8))[0]
+    with pytest.raises(ApplyError, match="failed to run"):
+        run({"x": feeds["x"][:, :2]})

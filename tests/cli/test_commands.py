@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper
+
+from autotune.experiment import SCHEMA_FILE, load_experiment
+from tests.cli.conftest import Command
+
+
+def test_init_writes_an_experiment_that_loads(command: Command, network_file: Path, tmp_path: Path) -> None:
+    outcome = command("init", network_file, "-o", "mine.yaml")
+    assert outcome.status == 0
+    text = (tmp_path / "mine.yaml").read_text()
+    assert text.startswith(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\n")
+    assert "# input  data: float32 (batch, 3, 16, 16)" in text
+    assert "# output logits: float32 (batch, 10)" in text
+    experiment = load_experiment(tmp_path / "mine.yaml")
+    assert experiment.model.path.resolve() == network_file.resolve()
+    steps = experiment.evaluation.accuracy.dataset.preprocess if experiment.evaluation.accuracy.dataset else ()
+    assert [type(step.operation).__name__ for step in steps] == ["Resize", "Rescale", "Normalize", "Transpose"]
+    assert experiment.workspace == tmp_path / "runs" / "mine"
+
+
+def test_what_init_comments_out_is_valid_too(command: Command, network_file: Path, tmp_path: Path) -> None:
+    command("init", network_file)
+    lines = (tmp_path / "experiment.yaml").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("# quantization:"))
+    end = next(number for number, line in enumerate(lines) if line.startswith("evaluation:"))
+    lines[start:end] = [line.removeprefix("# ") if line.startswith("# q") else line[1:] for line in lines[start:end]]
+    (tmp_path / "all.yaml").write_text("\n".join(lines))
+    restriction = load_experiment(tmp_path / "all.yaml").quantization.restriction()
+    assert set(restriction.op_type) == {"Conv"}
+    assert set(restriction.op_name) == {"conv_0"}
+
+
+def test_init_for_several_inputs_of_a_fixed_batch(command: Command, tmp_path: Path) -> None:
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, [4, 7]) for name in ("input ids", "mask")]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["input ids", "mask"], ["sum"], "add")],
+        "two",
+        inputs,
+        [helper.make_tensor_value_info("sum", TensorProto.INT64, [4, 7])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "two.onnx"
+    )
+    assert command("init", "two.onnx").status == 0
+    dataset = load_experiment(tmp_path / "experiment.yaml").calibration.dataset
+    assert dataset.npz is not None
+    assert dataset.npz.inputs == {"input ids": "input ids", "mask": "mask"}
+    assert dataset.batch_size == 4
+
+
+def test_init_writes_a_far_path_in_full(command: Command, network_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert command("init", network_file, "-o", "a/x.yaml").status == 0
+    assert yaml.safe_load((tmp_path / "a" / "x.yaml").read_text())["model"]["path"] == "../network.onnx"
+    assert command("init", network_file, "-o", "a/b/x.yaml").status == 0
+    assert yaml.safe_load((tmp_path / "a" / "b" / "x.yaml").read_text())["model"]["path"] == str(network_file.resolve())
+
+
+def test_init_does_not_write_over_a_file(command: Command, network_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "experiment.yaml").write_text("mine")
+    outcome = command("init", network_file)
+    assert outcome.status == 2
+    assert "is there already" in outcome.err
+    assert (tmp_path / "experiment.yaml").read_text() == "mine"
+    assert command("init", network_file, "--force").status == 0
+
+
+def test_inspect(command: Command, network_file: Path) -> None:
+    outcome = command("inspect", network_file, "--ops")
+    assert outcome.status == 0
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["Conv", "3", "int8,", "fp32"] in lines
+    assert any(line[:2] == ["conv_1", "Conv"] for line in lines)
+    assert "inputs   data float32 (batch, 3, 16, 16)" in outcome.out
+    assert "s8 symmetric per_channel" in outcome.out
+    assert "ops have a choice" in outcome.out
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "nowhere.onnx"], ["init", "nowhere.onnx"], ["inspect", "text.onnx"]])
+def test_a_missing_or_corrupt_model_is_bad_input(command: Command, tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    outcome = command(*arguments)
+    assert outcome.status == 2
+    assert arguments[1] in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_benchmark_compares_with_the_first(command: Command, network_file: Path) -> None:
+    outcome = command("benchmark", network_file.name, network_file.name, "--batch-size", 2, "--warmup", 1)
+    assert outcome.status == 0
+    rows = [line.split() for line in outcome.out.splitlines() if "network.onnx" in line]
+    assert len(rows) == 2
+    assert "1.00x" in rows[0]
+    speedup = float(rows[1][4].removesuffix("x"))
+    assert 0.5 < speedup < 2  # the same model; a wide margin, since nothing about the machine is known here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs two models or more, but got 1"),
+        (["nowhere.onnx"], "nowhere.onnx"),
+        (["network.onnx", "--shape", "data=1,x"], "must read like"),
+        (["network.onnx", "--shape", "date=1,3"], "must name inputs of the model (data), but got 'date'"),
+    ],
+)
+def test_benchmarks_that_cannot_be_run(
+    command: Command, network_file: Path, arguments: list[str], message: str
+) -> None:
+    outcome = command("benchmark", network_file.name, *arguments)
+    assert outcome.status == 2
+    assert message in outcome.err
+
+
+def test_report_shows_what_a_run_found(command: Command, experiment: Path, tmp_path: Path) -> None:
+    ran = command("run", experiment)
+    reported = command("report", "work", "-o", "out.html")
+    assert reported.status == 0
+    tables = ran.out[ran.out.index("Tune results") : ran.out.index("Target met")]
+    assert tables in reported.out
+    assert (tmp_path / "out.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_report_of_what_is_no_workspace(command: Command, tmp_path: Path) -> None:
+    outcome = command("report", tmp_path)
+    assert outcome.status == 2
+    assert "holds no history" in outcome.err
+
+
+def test_schema(command: Command, tmp_path: Path) -> None:
+    printed = command("schema")
+    assert json.loads(printed.out)["title"] == "autotune experiment"
+    command("schema", "-o", "schema.json")
+    assert (tmp_path / "schema.json").read_text() == printed.out == SCHEMA_FILE.read_text()
+    assert command("schema", "-o", "nowhere/schema.json").status == 2
+
+
+def test_python_dash_m() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "autotune", "--help"], cwd=root, capture_output=True, text=True, check=True
+    )
+    for name in ("init", "inspect", "run", "report", "benchmark", "schema"):
+        assert name in done.stdout
+    assert "130" in done.stdout
+
+
+def test_init_leaves_nothing_that_yaml_reads_otherwise(command: Command, network_file: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "1: odd # name.onnx"
+    odd.write_bytes(network_file.read_bytes())
+    assert command("init", odd).status == 0
+    assert yaml.safe_load((tmp_path / "experiment.yaml").read_text())["model"]["path"] == odd.name

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from tests.cli.conftest import Command
+from tests.experiment.sections import RESNET20_STEPS
+
+
+def test_a_run_that_meets_the_target(command: Command, experiment: Path, tmp_path: Path) -> None:
+    outcome = command("run", experiment)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "network.onnx: least size at a loss of at most 0.2 absolute, strategy basic" in outcome.out
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert next(line for line in lines if line[:1] == ["0"])[1:] == ["1.0000", "1.00x", "fp32", "baseline"]
+    assert any(line[:1] == ["2"] for line in lines)
+    assert "<- best so far" in outcome.out
+    assert ["Op", "type", "INT8", "FP32", "Total"] in lines
+    assert ["Conv", "3", "0", "3"] in lines
+    assert "Tune results" in outcome.out
+    assert "Target met" in outcome.out
+    types = {node.op_type for node in onnx.load(tmp_path / "work" / "best.onnx").graph.node}
+    assert "QuantizeLinear" in types
+    assert f"Model:  {tmp_path / 'work' / 'best.onnx'}" in outcome.out
+    assert (tmp_path / "work" / "report.html").is_file()
+
+
+def test_the_same_command_continues_a_run(command: Command, experiment: Path) -> None:
+    assert command("run", experiment, "--max-trials", 1).status == 0
+    outcome = command("run", experiment, "--max-trials", 2)
+    assert outcome.status == 0
+    started = [line.split()[0] for line in outcome.out.splitlines() if line[:5].strip().isdecimal()]
+    assert started[-1] == "2"
+    assert "1" not in started[:-1]
+
+
+MODULE = """
+calls = 0
+
+def interrupted_at_once(model):
+    raise KeyboardInterrupt
+
+def interrupted(model):
+    global calls
+    calls += 1
+    if calls == 3:
+        raise KeyboardInterrupt
+    return 1.0
+
+def broken(model):
+    return helper({})
+
+def helper(scores):
+    return scores["top1"]
+
+def worse(model):
+    global calls
+    calls += 1
+    return 1.0 if calls == 1 else 0.5
+
+def nothing(model):
+    return None
+"""
+
+
+def _with_function(experiment: Path, function: str) -> None:
+    text = experiment.read_text()
+    start, end = text.index("  accuracy:"), text.index("  performance:")
+    module = f"scores_{abs(hash(experiment))}"
+    experiment.with_name(f"{module}.py").write_text(MODULE)
+    experiment.write_text(f'{text[:start]}  accuracy: {{function: "{module}:{function}"}}\n{text[end:]}')
+
+
+def test_a_target_that_is_missed_still_leaves_a_model(command: Command, experiment: Path, tmp_path: Path) -> None:
+    _with_function(experiment, "worse")
+    outcome = command("run", experiment, "-o", "out.onnx", "--max-trials", 1)
+    assert outcome.status == 3
+    assert "Target missed" in outcome.out
+    assert "Ops that cost most" in outcome.out
+    assert (tmp_path / "out.onnx").is_file()
+
+
+def test_ctrl_c_leaves_the_best_so_far(command: Command, experiment: Path, tmp_path: Path) -> None:
+    _with_function(experiment, "interrupted")
+    outcome = command("run", experiment)
+    assert outcome.status == 130
+    assert "Traceback" not in outcome.err
+    assert "Tune results" in outcome.out
+    assert (tmp_path / "work" / "best.onnx").is_file()
+
+
+def test_ctrl_c_before_there_is_a_best(command: Command, experiment: Path, tmp_path: Path) -> None:
+    _with_function(experiment, "interrupted_at_once")
+    outcome = command("run", experiment)
+    assert outcome.status == 130
+    assert f"is kept in {tmp_path / 'work'}; the same command continues" in outcome.out
+    assert "Traceback" not in outcome.err
+
+
+def test_a_bug_in_the_users_function_shows_the_users_own_traceback(command: Command, experiment: Path) -> None:
+    _with_function(experiment, "broken")
+    outcome = command("run", experiment)
+    assert outcome.status == 1
+    frames = [line for line in outcome.err.splitlines() if line.startswith("  File")]
+    assert [frame.rpartition(" ")[2] for frame in frames] == ["broken", "helper"]
+    assert outcome.err.rstrip().endswith("KeyError: 'top1'")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.path=nowhere.onnx"], "nowhere.onnx"),
+        (["model.path=data.npz"], "data.npz"),
+        (["tuning.max_trials=1"], "unknown key 'max_trials'"),
+        (["tuning.strategy.name=basik"], "experiment.yaml:12: There is no strategy 'basik'"),
+        (["tuning.strategy.wings=2"], "experiment.yaml:12: Strategy 'basic' has no option 'wings'"),
+        (["evaluation.accuracy.metric=topp"], "There is no metric 'topp'"),
+        (["evaluation.accuracy.j=1"], "experiment.yaml:7: Metric 'topk' has no option 'j'"),
+        (["tuning.accuracy_criterion.higher_is_better=false"], "experiment.yaml:13: "),
+        (["calibration.dataset.npz.path=nowhere.npz"], "There is no data file"),
+        (["calibration.dataset.npz.inputs=few"], "Input 'data' needs"),
+        (["calibration.dataset.npz.inputs=bytes"], "Input 'data' needs dtype float32, but batch 0"),
+        (["evaluation.accuracy.dataset.npz.labels=few"], "'images' has 64 and 'few' has 5"),
+        (["evaluation.accuracy.dataset.npz={path: data.npz, inputs: images}"], "needs labels: name their array"),
+        (["quantization.op_name={conv_7: {precision: fp32}}"], "'conv_7' matches none (did you mean 'conv_2'?)"),
+        (["quantization.op_type={Convolution: {}}"], "it has no 'Convolution'"),
+        (["tuning.workspace=data.npz"], "workspace"),
+        (["model.framework=onnx"], "onnxruntime"),
+    ],
+)
+def test_bad_input_ends_with_a_message_and_status_2(
+    command: Command, experiment: Path, overrides: list[str], message: str
+) -> None:
+    outcome = command("run", experiment, *(part for override in overrides for part in ("--set", override)))
+    assert outcome.status == 2
+    assert outcome.err.startswith("Error: ")
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_function_that_returns_no_score_is_bad_input(command: Command, experiment: Path) -> None:
+    _with_function(experiment, "nothing")
+    outcome = command("run", experiment)
+    assert outcome.status == 2
+    assert "None" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_an_unknown_option_is_bad_input(command: Command, experiment: Path) -> None:
+    outcome = command("run", experiment, "--max-trial", 3)
+    assert outcome.status == 2
+    assert "--max-trial" in outcome.err
+
+
+def test_resnet20_end_to_end(command: Command, shared_resnet20: Path, tmp_path: Path) -> None:
+    archives = {"train": "cifar10_calibration.npz", "test": "cifar10_evaluation.npz"}
+    train, test = (
+        {
+            "npz": {"path": str(shared_resnet20.parent / name), "inputs": "images", "labels": "labels"},
+            "batch_size": 20,
+            "preprocess": RESNET20_STEPS,
+        }
+        for name in archives.values()
+    )
+    document: dict[str, Any] = {
+        "model": {"path": str(shared_resnet20)},
+        "calibration": {"sampling_size": 20, "dataset": train},
+        "evaluation": {"accuracy": {"metric": "topk", "k": 1, "dataset": {**test, "limit": 200}}},
+        "tuning": {"accuracy_criterion": {"absolute": 0.1}, "exit_policy": {"max_trials": 1}, "workspace": "work"},
+    }
+    path = tmp_path / "resnet20.yaml"
+    path.write_text(json.dumps(document))  # JSON is YAML
+    outcome = command("run", path, "--set", "tuning.strategy.name=basic")
+    assert outcome.status == 0, outcome
+    baseline = next(line.split() for line in outcome.out.splitlines() if line.split()[:1] == ["0"])
+    assert baseline[1] == "0.8300"  # 166 of the first 200 pictures
+    assert "Target met" in outcome.out
+
+
+@pytest.fixture
+def shared_resnet20() -> Path:
+    path = Path(__file__).parents[2] / ".." / "shared" / "data" / "resnet20_cifar10.onnx"
+    if not path.is_file():
+        pytest.skip("../shared/data is not here")
+    return path.resolve()
