@@ -72,7 +72,7 @@ class Program:
         crossings = [op for op, cost in self.crossing.items() if cost > 0 and self.readers.get(op)]
         cost = np.concatenate([self.gain, [self.crossing[op] for op in crossings]])
         integrality = np.concatenate([np.ones(n), np.zeros(len(crossings))])
-        # Each choice that is ruled out is a dense row, which slows the solver down tenfold; most never come up.
+        # Each choice that is ruled out is a dense row, which slows the solver down; most never come up.
         excluded: list[npt.NDArray[np.bool_]] = []
         while len(excluded) <= _REPEATS:
             rows, low = self._rows(crossings, excluded)
