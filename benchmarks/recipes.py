@@ -4,7 +4,8 @@
 
 Every candidate has all ops in int8 (u8 activations, s8 weights). Losses are of the same images as fp32's, with the
 standard error of the paired difference. Latency is that of ONNX Runtime's own all-int8 u8s8 per-channel file divided by
-the candidate's, one thread, batch 1, calls of all candidates taking turns, as a ratio of medians.
+the candidate's, one thread, batch 1, calls of all candidates taking turns, as a ratio of medians of the thread's
+processor time, in which other processes on a busy machine do not show.
 """
 
 from __future__ import annotations
@@ -143,14 +144,14 @@ def candidate(
 
 
 def medians(runners: list[Runner], sample: Array, pairs: int) -> list[float]:
-    """Seconds per call, the runners taking turns."""
+    """Seconds of the calling thread per call, the runners taking turns: waiting for a busy core does not count."""
     seconds: list[list[float]] = [[] for _ in runners]
     for turn in range(pairs + 5):
         for runner, each in zip(runners, seconds, strict=True):
-            start = time.perf_counter()
+            start = time.thread_time()
             runner({"data": sample})
             if turn >= 5:
-                each.append(time.perf_counter() - start)
+                each.append(time.thread_time() - start)
     return [float(np.median(each)) for each in seconds]
 
 

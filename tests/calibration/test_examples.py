@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from autotune.adapter import Feeds
 from autotune.calibration import CalibrationStatistics, ExampleReservoir
 from autotune.calibration.examples import EXAMPLE_BYTES, EXAMPLES
 
 
-def kept(batches: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]], free: list[str]) -> list[float]:
+def kept(batches: Sequence[Feeds], free: list[str]) -> list[float]:
     reservoir = ExampleReservoir(["x"], free, seed=0)
     assert len(list(reservoir.watch(batches))) == len(batches)
     return [float(feeds["x"].flat[0]) for feeds in reservoir.finish()]
 
 
-def numbered(count: int, size: int = 1) -> list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
+def numbered(count: int, size: int = 1) -> Sequence[Feeds]:
     values = np.arange(count, dtype=np.float32).reshape(-1, size, 1)
     return [{"x": batch} for batch in values]
 
@@ -43,7 +45,9 @@ def test_bytes_are_bounded() -> None:
 
 
 def test_file_keeps_them(tmp_path: Path) -> None:
-    examples = tuple({"x": np.full((1, 2), index, np.float32), "y/z": np.ones(1, np.int64)} for index in range(11))
+    examples: tuple[Feeds, ...] = tuple(
+        {"x": np.full((1, 2), index, np.float32), "y/z": np.ones(1, np.int64)} for index in range(11)
+    )
     CalibrationStatistics({}, 11, examples).save(tmp_path / "s.npz")
     loaded = CalibrationStatistics.load(tmp_path / "s.npz").examples
     assert [float(feeds["x"][0, 0]) for feeds in loaded] == list(range(11))
