@@ -38,6 +38,10 @@ from autotune.config import (
 _CORRECTED = frozenset({"Conv", "Gemm"})
 """Ops with a bias of their own."""
 
+_FEWEST_VALUES = 256
+"""Per channel, for a mean that tells more than chance. A head answers once per example: correcting MobileNetV2's by the
+mean over 32 answers raised the loss from 0.28 to 0.87 %."""
+
 _BIAS_REACH = 0.999 * np.iinfo(np.int32).max
 """Largest integer that a corrected bias may become; the rest is for rounding."""
 
@@ -197,6 +201,8 @@ class _Layer:
         if self.config.recipe.bias_correction is not BiasCorrection.FULL or self.op.bias is None:
             return {}, None
         axis = 1 if self.op.node.op_type == "Conv" else -1
+        if sum(array.size // array.shape[axis] for array in outputs) < _FEWEST_VALUES:
+            return {}, None
         bias = self.shifted(_mean_difference(outputs, target, axis))
         shift = self.constant(self.op.bias) - bias
         return {self.op.bias: bias}, shift.reshape(-1, *[1] * (outputs[0].ndim - 2)) if axis == 1 else shift
