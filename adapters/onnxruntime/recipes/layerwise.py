@@ -11,6 +11,7 @@ measured on MobileNetV2 at 128 x 128: 0.7 seconds on one core.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -25,11 +26,27 @@ from autotune.adapters.onnxruntime.session import open_session, session_options
 Values = list[Array]
 """What a tensor holds, an array for each chunk of examples."""
 
-Correction = Callable[[onnx.NodeProto, Values, Values, Callable[[Mapping[str, Array]], Values]], Mapping[str, Array]]
-"""Given a node, what it reads in the quantized model, what it writes in fp32, and a way to run it on what it reads with
-other constants: the constants that it gets."""
-
 FakeQuantization = Callable[[Array], Array]
+
+
+class Correction(Protocol):
+    """What is done to the constants of one op when its turn has come."""
+
+    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:
+        """The constants that the op gets, before it runs on ``source``, what it reads in the quantized model."""
+        ...
+
+    def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:
+        """The bias that the op gets, after it has run.
+
+        Args:
+            outputs: What it has written with its new weights.
+            target: What it writes in fp32.
+
+        Returns:
+            The bias by its name, and by how much it lies below the old one, along the outputs' channels; else nothing.
+        """
+        ...
 
 
 def walk(
@@ -67,15 +84,16 @@ def walk(
         if index not in wanted:
             continue
         exact_outputs = runner(node, exact)
-        if node.name in corrections:
-            source = quantized[node.input[0]]
-            target = exact_outputs[node.output[0]]
-
-            def run(constants: Mapping[str, Array], node: onnx.NodeProto = node) -> Values:
-                return runner(node, quantized, constants)[node.output[0]]
-
-            corrected.update(corrections[node.name](node, source, target, run))
+        correction = corrections.get(node.name)
+        if correction is not None:
+            corrected.update(correction.weights(node, quantized[node.input[0]]))
         outputs = runner(node, quantized, corrected)
+        if correction is not None:
+            name = node.output[0]
+            bias, shift = correction.bias(outputs[name], exact_outputs[name])
+            corrected.update(bias)
+            if shift is not None:
+                outputs[name] = [array - shift for array in outputs[name]]
         exact.update({name: _clipped(values, clips.get(name)) for name, values in exact_outputs.items()})
         quantized.update({name: _fake(values, fake_quantizers.get(name)) for name, values in outputs.items()})
         for name in [name for name in exact if last.get(name, -1) <= index]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
+from autotune.adapters.onnxruntime.recipes.layerwise import FakeQuantization, Values, walk
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
     convolution_moments,
@@ -37,6 +37,10 @@ from autotune.config import (
 
 _CORRECTED = frozenset({"Conv", "Gemm"})
 """Ops with a bias of their own."""
+
+_FEWEST_VALUES = 256
+"""Per channel, for a mean that tells more than chance. A head answers once per example: correcting MobileNetV2's by the
+mean over 32 answers raised the loss from 0.28 to 0.87 %."""
 
 _BIAS_REACH = 0.999 * np.iinfo(np.int32).max
 """Largest integer that a corrected bias may become; the rest is for rounding."""
@@ -103,22 +107,23 @@ def correct_constants(
             input_scale=float(activations[op.activations[0]].scale),
             config=config,
             model=prepared.model,
+            statistics=prepared.statistics,
         )
         for op in served
     ]
     if recipe.bias_correction is not BiasCorrection.FULL and recipe.weight_rounding is WeightRounding.NEAREST:
-        constants = _fast(layers, prepared.statistics, notes)
+        constants = _fast(layers, notes)
     elif not prepared.statistics.examples:
         notes.append(
             "Full bias correction and error feedback need calibration samples, and none was kept: one sample exceeds "
             "the limit. Biases are corrected from statistics, weights are rounded to nearest"
         )
-        constants = _fast(layers, prepared.statistics, notes)
+        constants = _fast(layers, notes)
     else:
         quantizers = {
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
-        corrections = {layer.op.name: layer.correction(prepared.statistics) for layer in layers}
+        corrections = {layer.op.name: layer for layer in layers}
         constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections, prepared.ranges)
     return _noted(_with_constants(prepared.model, constants), notes)
 
@@ -132,6 +137,7 @@ class _Layer:
     input_scale: float
     config: QuantizationConfig
     model: OnnxModel
+    statistics: CalibrationStatistics
 
     @property
     def scheme(self) -> TensorScheme:
@@ -157,9 +163,9 @@ class _Layer:
         reduce_range = self.config.recipe.reduce_range
         return fake_quantize(weight, self.parameters, self.scheme, self.axis, reduce_range=reduce_range)
 
-    def fast_shift(self, error: Array, statistics: CalibrationStatistics) -> Array | None:
+    def fast_shift(self, error: Array) -> Array | None:
         """Of the mean output, from statistics; None where the input's channels were not observed."""
-        observed = statistics.tensors.get(self.op.activations[0])
+        observed = self.statistics.tensors.get(self.op.activations[0])
         if observed is None or observed.channels is None:
             return None
         mean = observed.channels.mean
@@ -174,30 +180,32 @@ class _Layer:
         most = _BIAS_REACH * self.input_scale * np.asarray(self.parameters.scale, np.float64)
         return np.asarray(np.clip(bias - shift, -most, most), np.float32)
 
-    def correction(self, statistics: CalibrationStatistics) -> Correction:
-        """What :func:`~autotune.adapters.onnxruntime.recipes.layerwise.walk` calls."""
-        recipe = self.config.recipe
-
-        def correct(
-            node: onnx.NodeProto, source: Values, target: Values, run: Callable[[Mapping[str, Array]], Values]
-        ) -> Mapping[str, Array]:
-            weight = self.constant(self.op.weight)
-            if recipe.weight_rounding is WeightRounding.ERROR_FEEDBACK and _inputs(weight, self.op) <= LARGEST_INPUTS:
-                rounded = self._with_feedback(node, weight, source)
-            else:
-                rounded = self.nearest(weight)
-            constants = {str(self.op.weight): rounded}
-            if self.op.bias is None or recipe.bias_correction is BiasCorrection.NONE:
-                return constants
-            if recipe.bias_correction is BiasCorrection.FULL:
-                shift: Array | None = _mean_difference(run(constants), target, node.op_type)
-            else:
-                shift = self.fast_shift(rounded - weight, statistics)
+    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:
+        """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
+        weight = self.constant(self.op.weight)
+        feedback = self.config.recipe.weight_rounding is WeightRounding.ERROR_FEEDBACK
+        rounded = (
+            self._with_feedback(node, weight, source)
+            if feedback and _inputs(weight, self.op) <= LARGEST_INPUTS
+            else self.nearest(weight)
+        )
+        constants = {str(self.op.weight): rounded}
+        if self.config.recipe.bias_correction is BiasCorrection.FAST and self.op.bias is not None:
+            shift = self.fast_shift(rounded - weight)
             if shift is not None:
                 constants[self.op.bias] = self.shifted(shift)
-            return constants
+        return constants
 
-        return correct
+    def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:
+        """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
+        if self.config.recipe.bias_correction is not BiasCorrection.FULL or self.op.bias is None:
+            return {}, None
+        axis = 1 if self.op.node.op_type == "Conv" else -1
+        if sum(array.size // array.shape[axis] for array in outputs) < _FEWEST_VALUES:
+            return {}, None
+        bias = self.shifted(_mean_difference(outputs, target, axis))
+        shift = self.constant(self.op.bias) - bias
+        return {self.op.bias: bias}, shift.reshape(-1, *[1] * (outputs[0].ndim - 2)) if axis == 1 else shift
 
     def _with_feedback(self, node: onnx.NodeProto, weight: Array, source: Values) -> Array:
         convolution = node.op_type == "Conv"
@@ -218,25 +226,28 @@ def _inputs(weight: Array, op: QuantizableOp) -> int:
     return int(weight.size // max(1, weight.shape[op.weight_axis or 0]))
 
 
-def _mean_difference(values: Values, target: Values, op_type: str) -> Array:
-    """Mean over everything but channels, float64, shape (C,)."""
-    axis = 1 if op_type == "Conv" else -1
-    sums = [
-        np.moveaxis(np.subtract(a, b), axis, 0).reshape(a.shape[axis], -1).sum(axis=1, dtype=np.float64)
-        for a, b in zip(values, target, strict=True)
-    ]
+def _mean_difference(values: Values, target: Values, axis: int) -> Array:
+    """Mean over everything but the channels along ``axis``, float64, shape (C,)."""
+    sums = []
+    for array, other in zip(values, target, strict=True):
+        # One sample at a time adds up in float32, all of them in float64.
+        samples = (
+            (array - other).reshape(len(array), array.shape[axis], -1) if axis == 1 else (array - other)[..., None]
+        )
+        inner = samples.sum(axis=-1).astype(np.float64)
+        sums.append(inner.reshape(-1, array.shape[axis]).sum(axis=0))
     count = sum(a.size // a.shape[axis] for a in values)
     return np.asarray(sum(sums) / max(count, 1))
 
 
-def _fast(layers: Sequence[_Layer], statistics: CalibrationStatistics, notes: list[str]) -> dict[str, Array]:
+def _fast(layers: Sequence[_Layer], notes: list[str]) -> dict[str, Array]:
     constants: dict[str, Array] = {}
     unknown = []
     for layer in layers:
         if layer.op.bias is None or layer.config.recipe.bias_correction is BiasCorrection.NONE:
             continue
         weight = layer.constant(layer.op.weight)
-        shift = layer.fast_shift(layer.nearest(weight) - weight, statistics)
+        shift = layer.fast_shift(layer.nearest(weight) - weight)
         if shift is None:
             unknown.append(layer.op.name)
         else:

@@ -55,8 +55,8 @@ def round_with_feedback(
     damping = _DAMPING * diagonal.mean(axis=1) + 1e-12
     moments = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], 1), order[:, None, :], 2)
     moments = moments + damping[:, None, None] * np.eye(moments.shape[1])
-    factor = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
-    weights = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
+    factor = np.asarray(np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1), np.float64)
+    weights: _Float64 = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
     steps = np.asarray(scale, np.float64)
     low, high = ((end - np.asarray(zero_point, np.float64)) * steps for end in integers)
     rounded = _feed_back(weights, factor, steps, low, high)
@@ -123,10 +123,9 @@ def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Ar
     padded = np.pad(array, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     axes = tuple(range(2, 2 + rank))
     windows: Array = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    every = [slice(None)] * 2
-    windows = windows[
-        tuple([*every, *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations)])
-    ]
+    both = slice(None), slice(None)
+    stepped = *(slice(None, None, step) for step in strides), *(slice(None, None, step) for step in dilations)
+    windows = windows[(*both, *stepped)]
     places = np.indices((len(array), *windows.shape[2 : 2 + rank])).reshape(1 + rank, -1)
     places = places[:, :: max(1, places.shape[1] // positions)]
     taken = windows[(places[0], slice(None), *places[1:])]  # (positions, C, kernel...)
