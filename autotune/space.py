@@ -14,12 +14,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from autotune.config import (
     FP32,
+    BiasCorrection,
     CalibrationAlgorithm,
     OpConfig,
     Precision,
     QuantizationConfig,
     Recipe,
     TensorScheme,
+    WeightRounding,
 )
 
 _Value = TypeVar("_Value")
@@ -114,6 +116,9 @@ class RecipeSpace:
     """What may be chosen for the graph: the values of each field of :class:`Recipe`, preferred ones first."""
 
     reduce_range: tuple[bool, ...] = (False,)
+    equalization: tuple[bool, ...] = (False,)
+    bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
+    weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -2,8 +2,8 @@
 
 Run from the root of the repository: ``python benchmarks/calibration_cost.py``. A round runs the plain model over all
 images and then calibrates on them, session and ranges of all algorithms for all tensors included; rounds alternate, so
-that what disturbs the machine disturbs both. Everything runs on one thread, and seconds are those of the CPU: on a shared
-machine the wall clock says how long others kept it.
+that what disturbs the machine disturbs both. Everything runs on one thread, and seconds are those of the CPU: on a
+shared machine the wall clock says how long others kept it.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--subsamples", type=int, nargs="*", default=[1024, 4096, 16384])
+    parser.add_argument("--subsamples", type=int, nargs="*", default=[4096, 8192, 16384])
     parser.add_argument("--effect-images", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/calibration_cost.json"))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import archspec.cpu
 import numpy as np
@@ -68,7 +69,7 @@ def main() -> None:
     if arguments.child is not None:
         measure(arguments)
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'samples':>8} {'peak MiB':>9} {'growth':>8} {'CPU s':>7}")
     for samples in arguments.samples:
         command = [sys.executable, __file__, "--child", str(samples), "--model", str(arguments.model)]

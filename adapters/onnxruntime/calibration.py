@@ -20,7 +20,7 @@ EXPOSED_BYTES = 512 * 2**20
 """Most that exposed tensors of one run may take together; a run that would need more becomes several."""
 
 
-def calibrate(  # noqa: PLR0917  # called by name; a model, what to look at, and what to run it on
+def calibrate(  # called by name; a model, what to look at, and what to run it on
     model_proto: onnx.ModelProto,
     tensors: Sequence[str],
     channel_axes: Mapping[str, int],

@@ -9,12 +9,14 @@ from autotune.config import (
     KL,
     MINMAX,
     MSE,
+    BiasCorrection,
     CalibrationAlgorithm,
     CalibrationMethod,
     Granularity,
     Precision,
     QuantizedType,
     TensorScheme,
+    WeightRounding,
 )
 from autotune.host import Host
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
@@ -47,8 +49,24 @@ def tuning_space(graph: Graph, host: Host) -> TuningSpace:
     ops, _ = quantizable_ops(graph)
     return TuningSpace(
         ops=tuple(_op_space(op, graph) for op in ops),
+        recipe=_recipes(ops, host),
+    )
+
+
+def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
+    convolutions = any(op.node.op_type == "Conv" for op in ops)
+    weights = any(op.weight is not None for op in ops)
+    return RecipeSpace(
         # Where two u8 x s8 products saturate, weights of 7 bits are what ONNX Runtime's documentation advises.
-        recipe=RecipeSpace(reduce_range=(True, False) if host.saturates_u8s8 else (False,)),
+        reduce_range=(True, False) if host.saturates_u8s8 else (False,),
+        # What is preferred was measured on two models, see docs/recipes.md. No recipe costs speed in the result.
+        equalization=(True, False) if convolutions else (False,),
+        bias_correction=(BiasCorrection.FULL, BiasCorrection.FAST, BiasCorrection.NONE)
+        if convolutions
+        else (BiasCorrection.NONE,),
+        weight_rounding=(WeightRounding.NEAREST, WeightRounding.ERROR_FEEDBACK)
+        if weights
+        else (WeightRounding.NEAREST,),
     )
 
 

@@ -17,8 +17,8 @@ _Float64 = npt.NDArray[np.float64]
 _BLOCK = 4096
 """Values that float32 adds up before float64 takes over: keeps the relative error of a sum near 1e-6."""
 
-_CANCELLATION = 16.0
-"""Squared mean over variance from which on raw squares would leave the variance fewer than some five digits."""
+_CANCELLATION = 256.0
+"""Squared mean over variance from which on raw squares would leave the variance an error of more than 3e-4."""
 
 _SQUARABLE = (1e-15, 1e15)
 """Magnitudes whose squares float32 can add up without overflow and without losing them to underflow."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from autotune.calibration.histogram import Histogram, HistogramCollector, check_finite
 
-SUBSAMPLE = 4096
+SUBSAMPLE = 8192
 """Values of a tensor's first array that its bulk is estimated from; later arrays are thinned as the first."""
 
 _TAIL = 0.005
@@ -34,6 +34,12 @@ class SampledHistogramCollector:
     binned, and of the rest every n-th run of 16 neighbours from a random start, n having no common divisor with the
     number of runs, so that no row, column or channel is left out. At the end the bulk is scaled up to the number of
     values that it stands for. Clipping is decided in the tails, and there the histogram is exact.
+
+    What that changes in the ranges of MobileNetV2's 64 activation tensors, against binning every value of 30 pictures
+    of 128 x 128 (``benchmarks/calibration_cost.py``, in shares of the range's width): percentiles of 99.99 and 99.999
+    nothing, MSE at most 0.3 %, KL nothing in the median, 10 % in one tensor of ten and 25 % at most. KL compares the
+    shapes of the bulk, so that neighbouring thresholds of nearly equal divergence change places; its difference shrinks
+    as samples are added.
 
     Args:
         name: Of the tensor, for messages.

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from autotune.adapter import Adapter, Execution, Feeds, TensorSpec
 from autotune.adapters import get_adapter
-from autotune.cli.figures import bytes_text, latency_text, speedup_text
+from autotune.cli.figures import bytes_text, number_text, speedup_text
 from autotune.cli.inspect import shape_text
 from autotune.errors import InputError
 from autotune.evaluation import LatencyComparison, LatencyOptions, compare_latency
@@ -59,15 +59,14 @@ def benchmark(
 def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[LatencyComparison]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("Model", overflow="fold")
-    for heading in ("p50", "p90", "p99", "Speedup", "Size", "Pairs"):
-        table.add_column(heading, justify="right")
-    first = comparisons[0].baseline_percentiles
-    times = [first, *(comparison.candidate_percentiles for comparison in comparisons)]
+    for heading in ("p50 ms", "p90 ms", "p99 ms", "Speedup", "Size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    times = [comparisons[0].baseline_percentiles, *(comparison.candidate_percentiles for comparison in comparisons)]
     speedups = ["1.00x", *(speedup_text(comparison.speedup, comparison.interval) for comparison in comparisons)]
-    pairs = ["", *(str(comparison.pairs) for comparison in comparisons)]
-    for path, time, speedup, size, count in zip(models, times, speedups, sizes, pairs, strict=True):
-        figures = (latency_text(value) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
-        table.add_row(Text(str(path)), *figures, speedup, bytes_text(size), count)
+    distinct = len({path.name for path in models}) == len(models)
+    for path, time, speedup, size in zip(models, times, speedups, sizes, strict=True):
+        figures = (number_text(value, 3) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
+        table.add_row(Text(path.name if distinct else str(path)), *figures, speedup, bytes_text(size))
     return table
 
 

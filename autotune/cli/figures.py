@@ -41,7 +41,7 @@ def speedup_text(speedup: float | None, interval: Interval | None = None) -> str
     """A speedup over fp32."""
     if speedup is None:
         return "-"
-    return f"{speedup:.2f}x" + (f" ({interval.low:.2f}x to {interval.high:.2f}x)" if interval is not None else "")
+    return f"{speedup:.2f}x" + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval is not None else "")
 
 
 def bytes_text(size: int | None) -> str:

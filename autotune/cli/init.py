@@ -93,12 +93,17 @@ def init(
     adapter = get_adapter(framework)
     loaded = adapter.load(model)
     space = adapter.space(loaded)
-    # A relative path keeps model and experiment movable together.
-    path = Path(os.path.relpath(model.resolve(), output.resolve().parent))
+    path = _written_path(model.resolve(), output.resolve().parent)
     op_name = space.ops[0].name if space.ops else "conv_0"
     write_text(output, experiment_text(loaded, path=path, framework=framework, op_name=op_name, name=output.stem))
     console = Console()
     console.print(Text(f"Wrote {output}. Fill in the data, then: autotune run {output}"), soft_wrap=True)
+
+
+def _written_path(model: Path, directory: Path) -> Path:
+    """The model's path as the file has it: relative where the two are near each other and so may move together."""
+    relative = Path(os.path.relpath(model, directory))
+    return relative if relative.parts.count("..") <= 1 else model
 
 
 def experiment_text(model: Model, *, path: Path, framework: str, op_name: str, name: str) -> str:
@@ -137,7 +142,7 @@ def _inputs(inputs: Sequence[TensorSpec]) -> str:
     """The arrays of an archive, one for each input of the model."""
     if len(inputs) == 1:
         name = "images" if _is_picture(inputs[0]) else inputs[0].name
-        return f"inputs: {_scalar(name)}   # the array's name"
+        return f"inputs: {_scalar(name)}            # the array's name"
     lines = [f"  {_scalar(spec.name)}: {_scalar(spec.name)}" for spec in inputs]
     return "\n".join(["inputs:   # for each input of the model, the array's name", *lines])
 

@@ -315,13 +315,14 @@ class _Stopwatch:
         Where it ran out with too few, disturbed rounds count as well.
         """
         with _no_garbage_collection():
-            while (done := len(self._times[members[0]])) < rounds:
+            while len(self._times[members[0]]) < rounds:
                 times = self._round(members)
                 if times is not None:
                     self._add(times)
-                self._check_deadline(done)
+                done = len(self._times[members[0]])
+                self._check_deadline(done + len(self._disturbed))
                 if self._late and done + len(self._disturbed) >= _FEWEST_PAIRS:
-                    for spare in self._disturbed[: max(0, _FEWEST_PAIRS - len(self._times[members[0]]))]:
+                    for spare in self._disturbed[: max(0, _FEWEST_PAIRS - done)]:
                         self._add(spare)
                     return True
         return False

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +34,9 @@ ENDS = st.floats(-1e6, 1e6)
 @pytest.mark.parametrize("scheme", PER_TENSOR, ids=str)
 @given(ends=st.tuples(ENDS, ENDS))
 @settings(max_examples=60, deadline=None)
-def test_zero_is_exact_and_the_range_is_rounded_to_half_a_step(scheme, reduce_range, ends):
+def test_zero_is_exact_and_the_range_is_rounded_to_half_a_step(
+    scheme: TensorScheme, reduce_range: bool, ends: Any
+) -> None:
     low, high = sorted(ends)
     params = affine_parameters(low, high, scheme, reduce_range=reduce_range)
     low, high = min(low, 0.0), max(high, 0.0)
@@ -53,7 +58,7 @@ def test_zero_is_exact_and_the_range_is_rounded_to_half_a_step(scheme, reduce_ra
         ("s8", False, -64, (-128, 127)),
     ],
 )
-def test_integers_in_use(dtype, symmetric, zero_point, ends):
+def test_integers_in_use(dtype: Any, symmetric: Any, zero_point: Any, ends: Any) -> None:
     scheme = TensorScheme(dtype=QuantizedType(dtype), symmetric=symmetric)
     params = affine_parameters(-1.0, 3.0, scheme)
     assert params.zero_point == zero_point
@@ -64,7 +69,7 @@ def test_integers_in_use(dtype, symmetric, zero_point, ends):
 
 @pytest.mark.parametrize("algorithm", [CalibrationMethod.MINMAX, CalibrationMethod.MSE])
 @pytest.mark.parametrize("scheme", ALL, ids=str)
-def test_reduced_weights_cannot_saturate_sixteen_bits(scheme, algorithm):
+def test_reduced_weights_cannot_saturate_sixteen_bits(scheme: TensorScheme, algorithm: Any) -> None:
     weight = np.random.default_rng(0).standard_normal((8, 30)).astype(np.float32)
     params = weight_parameters(weight, scheme, 0, algorithm, reduce_range=True)
     integers = quantize(weight, params, scheme, axis=0, reduce_range=True).astype(np.int64)
@@ -74,14 +79,14 @@ def test_reduced_weights_cannot_saturate_sixteen_bits(scheme, algorithm):
 
 
 @pytest.mark.parametrize("scheme", PER_TENSOR, ids=str)
-def test_an_empty_range_has_scale_one_and_a_tiny_one_no_denormal(scheme):
+def test_an_empty_range_has_scale_one_and_a_tiny_one_no_denormal(scheme: TensorScheme) -> None:
     assert affine_parameters(0.0, 0.0, scheme).scale == 1.0
     tiny = affine_parameters(-1e-44, 1e-44, scheme)
     assert tiny.scale == np.finfo(np.float32).tiny
     assert np.isfinite(affine_parameters(-3e38, 3e38, scheme).scale)
 
 
-def test_channels_have_their_own_scale_along_any_axis():
+def test_channels_have_their_own_scale_along_any_axis() -> None:
     weight = np.random.default_rng(1).standard_normal((4, 5, 3)).astype(np.float32)
     weight *= np.array([1e-3, 1.0, 10.0, 0.0, 1e3], np.float32)[:, None]
     params = weight_parameters(weight, S8_CHANNEL, 1, CalibrationMethod.MINMAX)
@@ -102,18 +107,20 @@ def test_channels_have_their_own_scale_along_any_axis():
     reduce_range=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_mse_is_never_worse_than_minmax_in_any_channel(weight, scheme, reduce_range):
-    def errors(algorithm: CalibrationMethod) -> np.ndarray:
+def test_mse_is_never_worse_than_minmax_in_any_channel(
+    weight: npt.NDArray[Any], scheme: TensorScheme, reduce_range: bool
+) -> None:
+    def errors(algorithm: CalibrationMethod) -> npt.NDArray[Any]:
         params = weight_parameters(weight, scheme, 0, algorithm, reduce_range)
         left = fake_quantize(weight, params, scheme, axis=0, reduce_range=reduce_range)
         squares = (left.astype(np.float64) - weight) ** 2
-        return squares.sum(axis=1) if scheme.granularity is Granularity.PER_CHANNEL else squares.sum()
+        return np.asarray(squares.sum(axis=1) if scheme.granularity is Granularity.PER_CHANNEL else squares.sum())
 
     assert np.all(errors(CalibrationMethod.MSE) <= errors(CalibrationMethod.MINMAX) * (1 + 1e-5) + 1e-10)
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=str)
-def test_mse_clips_where_it_pays(scheme):
+def test_mse_clips_where_it_pays(scheme: TensorScheme) -> None:
     weight = np.random.default_rng(2).standard_normal((4, 50_000)).astype(np.float32)
     weight[:, :2] = -12.0, 12.0
 
@@ -124,14 +131,14 @@ def test_mse_clips_where_it_pays(scheme):
     assert error(CalibrationMethod.MSE) < 0.93 * error(CalibrationMethod.MINMAX)
 
 
-def test_rounding_is_half_to_even_as_in_onnx():
+def test_rounding_is_half_to_even_as_in_onnx() -> None:
     scheme = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
     params = affine_parameters(-127.0, 127.0, scheme)
     halves = quantize(np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32), params, scheme)
     assert halves.tolist() == [0, 2, 2, 0, -2]
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused() -> None:
     scheme = PER_TENSOR[0]
     with pytest.raises(ValueError, match="low <= high"):
         affine_parameters(1.0, 0.0, scheme)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from autotune.calibration import StatisticsCollector, TensorStatistics, activation_range
+from autotune.calibration.sampling import SUBSAMPLE
 from autotune.config import MSE, PERCENTILE, QuantizedType, TensorScheme
 from autotune.errors import DataError
 
@@ -14,7 +18,7 @@ U8 = TensorScheme(dtype=QuantizedType.U8)
 
 
 def collect(
-    *arrays: np.ndarray, axis: int | None = None, subsample: int | None = 4096, seed: int = 0
+    *arrays: npt.NDArray[Any], axis: int | None = None, subsample: int | None = SUBSAMPLE, seed: int = 0
 ) -> TensorStatistics:
     collector = StatisticsCollector({} if axis is None else {"t": axis}, seed, subsample=subsample)
     for array in arrays:
@@ -22,12 +26,12 @@ def collect(
     return collector.finish(len(arrays)).tensors["t"]
 
 
-def batches(count: int, size: int, seed: int = 0) -> list[np.ndarray]:
+def batches(count: int, size: int, seed: int = 0) -> list[npt.NDArray[Any]]:
     rng = np.random.default_rng(seed)
     return [rng.laplace(size=(1, 8, size)).astype(np.float32) for _ in range(count)]
 
 
-def test_extremes_and_count_are_exact_however_little_is_sampled():
+def test_extremes_and_count_are_exact_however_little_is_sampled() -> None:
     arrays = batches(5, 50_000)
     arrays[3][0, 2, 17] = 99.0
     arrays[4][0, 7, 5] = -88.0
@@ -36,7 +40,7 @@ def test_extremes_and_count_are_exact_however_little_is_sampled():
     assert found.count == found.histogram.total == 5 * 8 * 50_000
 
 
-def test_tails_are_exact_and_the_bulk_nearly_so():
+def test_tails_are_exact_and_the_bulk_nearly_so() -> None:
     arrays = batches(8, 40_000)
     exact, sampled = collect(*arrays, subsample=None), collect(*arrays)
     low, high = exact.histogram.quantile(0.004), exact.histogram.quantile(0.996)
@@ -51,25 +55,25 @@ def test_tails_are_exact_and_the_bulk_nearly_so():
         )
 
 
-def test_tails_are_cut_anew_when_the_data_moves():
+def test_tails_are_cut_anew_when_the_data_moves() -> None:
     arrays = [array * (1.0 + 5.0 * (i > 1)) for i, array in enumerate(batches(8, 40_000))]
     exact, sampled = collect(*arrays, subsample=None), collect(*arrays)
     assert sampled.histogram.total == exact.histogram.total
     assert activation_range(sampled, PERCENTILE, U8) == pytest.approx(activation_range(exact, PERCENTILE, U8), rel=0.01)
 
 
-def test_small_tensors_are_counted_in_full():
+def test_small_tensors_are_counted_in_full() -> None:
     arrays = batches(20, 100)
     assert collect(*arrays).histogram == collect(*arrays, subsample=None).histogram
 
 
-def test_the_seed_decides_the_subsample():
+def test_the_seed_decides_the_subsample() -> None:
     arrays = batches(4, 40_000)
     assert collect(*arrays, seed=3) == collect(*arrays, seed=3)
     assert collect(*arrays, seed=3) != collect(*arrays, seed=4)
 
 
-def test_a_tensors_subsample_does_not_depend_on_other_tensors():
+def test_a_tensors_subsample_does_not_depend_on_other_tensors() -> None:
     arrays = batches(4, 40_000)
     both = StatisticsCollector({}, 0)
     for array in arrays:
@@ -91,7 +95,7 @@ def test_a_tensors_subsample_does_not_depend_on_other_tensors():
     shift=st.sampled_from([0.0, 1e4, -1e5]),
 )
 @settings(max_examples=80, deadline=None)
-def test_channel_moments_match_those_of_all_values(arrays, shift):
+def test_channel_moments_match_those_of_all_values(arrays: Any, shift: float) -> None:
     arrays = [(array + np.float32(shift)).astype(np.float32) for array in arrays]
     found = collect(*arrays, axis=1).channels
     assert found is not None
@@ -104,7 +108,7 @@ def test_channel_moments_match_those_of_all_values(arrays, shift):
 
 
 @pytest.mark.parametrize("axis", [1, -1, 0])
-def test_moments_along_any_axis(axis):
+def test_moments_along_any_axis(axis: int) -> None:
     rng = np.random.default_rng(2)
     array = (rng.standard_normal((6, 5, 7)) * 3 + 100).astype(np.float32)
     found = collect(array, axis=axis).channels
@@ -116,7 +120,7 @@ def test_moments_along_any_axis(axis):
     assert np.array_equal(found.absolute_maximum, np.abs(rows).max(axis=1))
 
 
-def test_a_mean_far_above_the_deviation_costs_no_digits():
+def test_a_mean_far_above_the_deviation_costs_no_digits() -> None:
     rng = np.random.default_rng(3)
     arrays = [(1e4 + rng.standard_normal((2, 3, 9000))).astype(np.float32) for _ in range(10)]
     found = collect(*arrays, axis=1).channels
@@ -126,14 +130,14 @@ def test_a_mean_far_above_the_deviation_costs_no_digits():
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
-def test_squares_neither_vanish_nor_overflow(scale):
+def test_squares_neither_vanish_nor_overflow(scale: float) -> None:
     array = (np.random.default_rng(4).standard_normal((1, 3, 500)) * scale).astype(np.float32)
     found = collect(array, axis=1).channels
     assert found is not None
     assert np.allclose(found.variance, array.astype(np.float64).var(axis=2)[0], rtol=1e-5, atol=0.0)
 
 
-def test_constant_channels_have_no_variance():
+def test_constant_channels_have_no_variance() -> None:
     found = collect(*[np.full((2, 3, 50), 0.1, np.float32)] * 3, axis=1).channels
     assert found is not None
     assert np.array_equal(found.variance, np.zeros(3))
@@ -141,19 +145,19 @@ def test_constant_channels_have_no_variance():
 
 
 @pytest.mark.parametrize("axis", [None, 0])
-def test_a_value_that_is_not_finite_names_the_tensor(axis):
+def test_a_value_that_is_not_finite_names_the_tensor(axis: int | None) -> None:
     with pytest.raises(DataError, match=r"'t'.*finite"):
         collect(np.array([[1.0, np.nan]], np.float32), axis=axis)
 
 
-def test_half_precision_is_calibrated_and_integers_are_not():
+def test_half_precision_is_calibrated_and_integers_are_not() -> None:
     found = collect(np.array([1.5, -2.0], np.float16))
     assert (found.minimum, found.maximum) == (-2.0, 1.5)
     with pytest.raises(DataError, match=r"'t'.*floats.*int64"):
         collect(np.array([1, 2]))
 
 
-def test_channels_that_change_are_an_error():
+def test_channels_that_change_are_an_error() -> None:
     with pytest.raises(DataError, match="keep its channels"):
         collect(np.ones((1, 3, 2), np.float32), np.ones((1, 4, 2), np.float32), axis=1)
     with pytest.raises(DataError, match="axis 3"):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ ALGORITHMS = (MINMAX, PERCENTILE, KL, MSE)
 NORMAL = np.random.default_rng(0).standard_normal(100_000)
 
 
-def stats(values: np.ndarray) -> TensorStatistics:
+def stats(values: npt.NDArray[Any]) -> TensorStatistics:
     collector = StatisticsCollector({}, 0, subsample=None)
     collector.update("t", values.astype(np.float32))
     return collector.finish(1).tensors["t"]
@@ -54,7 +56,9 @@ OUTLIERS = stats(np.append(NORMAL, [-35.0, 60.0]))
     scheme=st.sampled_from(SCHEMES),
 )
 @settings(max_examples=300, deadline=None)
-def test_ranges_hold_zero_exactly_and_never_exceed_the_extremes(values, algorithm, scheme):
+def test_ranges_hold_zero_exactly_and_never_exceed_the_extremes(
+    values: npt.NDArray[Any], algorithm: Any, scheme: TensorScheme
+) -> None:
     tensor = stats(values)
     low, high = activation_range(tensor, algorithm, scheme)
     bound = max(-tensor.minimum, tensor.maximum, 0.0)
@@ -70,14 +74,14 @@ def test_ranges_hold_zero_exactly_and_never_exceed_the_extremes(values, algorith
 
 
 @pytest.mark.parametrize("scheme", [U8, S8_SYMMETRIC], ids=str)
-def test_kl_clips_outliers_that_minmax_keeps(scheme):
+def test_kl_clips_outliers_that_minmax_keeps(scheme: TensorScheme) -> None:
     low, high = activation_range(OUTLIERS, KL, scheme)
     assert -9.0 < low < -3.0
     assert 3.0 < high < 9.0
     assert activation_range(OUTLIERS, MINMAX, scheme) == ((-35.0, 60.0) if scheme == U8 else (-60.0, 60.0))
 
 
-def test_both_ends_are_searched_one_by_one():
+def test_both_ends_are_searched_one_by_one() -> None:
     values = np.concatenate([-np.abs(NORMAL) * 0.1, np.abs(NORMAL), [-30.0]])
     for algorithm in (KL, PERCENTILE):
         low, high = activation_range(stats(values), algorithm, U8)
@@ -86,7 +90,7 @@ def test_both_ends_are_searched_one_by_one():
 
 
 @pytest.mark.parametrize("algorithm", [KL, MSE, PERCENTILE], ids=str)
-def test_one_sided_tensors_keep_their_end_at_zero(algorithm):
+def test_one_sided_tensors_keep_their_end_at_zero(algorithm: Any) -> None:
     relu = stats(np.maximum(NORMAL, 0))
     low, high = activation_range(relu, algorithm, U8)
     assert low == 0.0
@@ -97,21 +101,21 @@ def test_one_sided_tensors_keep_their_end_at_zero(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", [KL, MSE], ids=str)
-def test_what_piles_up_at_zero_and_at_six_is_kept(algorithm):
+def test_what_piles_up_at_zero_and_at_six_is_kept(algorithm: Any) -> None:
     clipped = stats(np.clip(NORMAL * 4, 0, 6))
     assert activation_range(clipped, algorithm, U8) == pytest.approx((0.0, 6.0), rel=0.01)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
 @pytest.mark.parametrize("value", [0.0, 7.0, -7.0])
-def test_constants_are_exact(value, algorithm):
+def test_constants_are_exact(value: float, algorithm: Any) -> None:
     values = np.full(100, value, np.float32)
     for scheme in SCHEMES:
         params = affine_parameters(*activation_range(stats(values), algorithm, scheme), scheme)
         assert np.allclose(fake_quantize(values, params, scheme), values, rtol=1e-6)
 
 
-def test_percentile_covers_its_share_and_follows_numpy():
+def test_percentile_covers_its_share_and_follows_numpy() -> None:
     for percentile in (99.0, 99.9, 99.99):
         algorithm = CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percentile)
         low, high = activation_range(OUTLIERS, algorithm, U8)
@@ -121,12 +125,12 @@ def test_percentile_covers_its_share_and_follows_numpy():
         assert bound == pytest.approx(np.percentile(np.abs(values), percentile), abs=0.03)
 
 
-def test_percentile_of_hundred_is_minmax():
+def test_percentile_of_hundred_is_minmax() -> None:
     algorithm = CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 100.0)
     assert activation_range(OUTLIERS, algorithm, U8) == (-35.0, 60.0)
 
 
-def test_a_sparse_tensor_keeps_its_values():
+def test_a_sparse_tensor_keeps_its_values() -> None:
     sparse = stats(np.append(np.zeros(1_000_000), [1.0, 2.0, 3.0]))
     assert activation_range(sparse, PERCENTILE, U8) == (0.0, 3.0)
     assert activation_range(sparse, MSE, U8) == pytest.approx((0.0, 3.0), rel=0.01)
@@ -134,7 +138,7 @@ def test_a_sparse_tensor_keeps_its_values():
 
 @pytest.mark.parametrize("scheme", [U8, S8_SYMMETRIC], ids=str)
 @pytest.mark.parametrize("name", ["normal", "laplace", "relu", "skewed", "outliers"])
-def test_mse_is_within_two_percent_of_the_best_of_a_brute_force_grid(name, scheme):
+def test_mse_is_within_two_percent_of_the_best_of_a_brute_force_grid(name: str, scheme: TensorScheme) -> None:
     rng = np.random.default_rng(5)
     values = {
         "normal": NORMAL[:20_000],
@@ -157,7 +161,7 @@ def test_mse_is_within_two_percent_of_the_best_of_a_brute_force_grid(name, schem
     assert found <= best * 1.02
 
 
-def test_kl_equals_a_direct_evaluation_of_its_definition():
+def test_kl_equals_a_direct_evaluation_of_its_definition() -> None:
     tensor = stats(np.abs(NORMAL[:5000]))
     found = activation_range(tensor, KL, U8)[1]
     occupied = np.flatnonzero(tensor.histogram.counts)
@@ -184,7 +188,7 @@ def test_kl_equals_a_direct_evaluation_of_its_definition():
     assert chosen <= min(divergence(end) for end in range(256, counts.size + 1, 61)) + 1e-3
 
 
-def test_a_range_takes_milliseconds():
+def test_a_range_takes_milliseconds() -> None:
     def fastest(algorithm: CalibrationAlgorithm) -> float:
         times = []
         for _ in range(5):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def gather(samples: int, axes: dict[str, int], seed: int = 0) -> CalibrationStat
 
 @given(samples=st.integers(1, 4), seed=st.integers(0, 99), axes=st.sampled_from([{}, {"конв/1": 1}, {"plain": 0}]))
 @settings(max_examples=15, deadline=None)
-def test_what_is_saved_is_loaded(tmp_path_factory, samples, seed, axes):
+def test_what_is_saved_is_loaded(tmp_path_factory: Any, samples: int, seed: int, axes: Any) -> None:
     path = tmp_path_factory.mktemp("statistics") / "calibration.npz"
     gathered = gather(samples, axes, seed)
     gathered.save(path)
@@ -30,24 +31,24 @@ def test_what_is_saved_is_loaded(tmp_path_factory, samples, seed, axes):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_no_tensors_at_all_are_saved_too(tmp_path):
+def test_no_tensors_at_all_are_saved_too(tmp_path: Path) -> None:
     empty = StatisticsCollector({}, 0).finish(3)
     empty.save(tmp_path / "empty.npz")
     assert CalibrationStatistics.load(tmp_path / "empty.npz") == empty
 
 
-def test_size_does_not_depend_on_the_number_of_samples():
+def test_size_does_not_depend_on_the_number_of_samples() -> None:
     few, many = gather(2, {"конв/1": 1}), gather(200, {"конв/1": 1})
     for name in few.tensors:
         assert few.tensors[name].histogram.bins == many.tensors[name].histogram.bins
 
 
-def test_a_file_without_the_npz_suffix_keeps_its_name(tmp_path):
+def test_a_file_without_the_npz_suffix_keeps_its_name(tmp_path: Path) -> None:
     gather(1, {}).save(tmp_path / "statistics")
     assert CalibrationStatistics.load(tmp_path / "statistics").samples == 1
 
 
-def test_a_missing_or_damaged_file_is_named(tmp_path):
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "calibration.npz"
     with pytest.raises(WorkspaceError, match=r"calibration\.npz"):
         CalibrationStatistics.load(path)
@@ -60,13 +61,13 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
         CalibrationStatistics.load(path)
 
 
-def test_another_format_version_is_refused(tmp_path):
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "calibration.npz"
     np.savez(path, format_version=np.array(99))
     with pytest.raises(WorkspaceError, match="format version 1, but has 99"):
         CalibrationStatistics.load(path)
 
 
-def test_a_folder_that_is_not_there_is_an_error():
+def test_a_folder_that_is_not_there_is_an_error() -> None:
     with pytest.raises(WorkspaceError, match="cannot be written"):
         gather(1, {}).save(Path("/no/such/folder/calibration.npz"))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -16,7 +18,7 @@ RESNET = SHARED / "resnet20_cifar10.onnx"
 RNG = np.random.default_rng(0)
 
 
-def small_model(weight: np.ndarray | None = None) -> onnx.ModelProto:
+def small_model(weight: npt.NDArray[Any] | None = None) -> onnx.ModelProto:
     """Two inputs, one of them of integers; a free batch and a free width; a float and an int tensor inside."""
     weight = np.asarray(RNG.standard_normal((4, 3, 3, 3)), np.float32) if weight is None else weight
     table = np.asarray(RNG.standard_normal((10, 4)), np.float32)
@@ -47,7 +49,7 @@ def small_model(weight: np.ndarray | None = None) -> onnx.ModelProto:
     return model
 
 
-def feeds(samples: int, width: int = 8) -> dict[str, np.ndarray]:
+def feeds(samples: int, width: int = 8) -> dict[str, npt.NDArray[Any]]:
     return {
         "image": RNG.standard_normal((samples, 3, 6, width)).astype(np.float32),
         "index": RNG.integers(0, 10, samples),
@@ -58,7 +60,7 @@ TENSORS = ["image", "index", "conv", "relu", "flat", "embedded", "sum", "best"]
 FLOATS = {"image", "conv", "relu", "flat", "embedded", "sum"}
 
 
-def test_varying_batches_and_shapes_several_inputs_and_integers():
+def test_varying_batches_and_shapes_several_inputs_and_integers() -> None:
     model = small_model()
     before = model.SerializeToString(deterministic=True)
     batches = [feeds(2), feeds(3, 11), feeds(1, 40)]
@@ -79,7 +81,7 @@ def test_varying_batches_and_shapes_several_inputs_and_integers():
     assert found.tensors["relu"].channels is None
 
 
-def test_parts_that_fit_memory_give_the_same_statistics():
+def test_parts_that_fit_memory_give_the_same_statistics() -> None:
     model = small_model()
     batches = [feeds(4), feeds(2, 30), feeds(8, 50)]
     whole = calibrate(model, TENSORS, {"conv": 1}, batches, seed=0)
@@ -91,12 +93,12 @@ def test_parts_that_fit_memory_give_the_same_statistics():
         assert (found.minimum, found.maximum) == pytest.approx((expected.minimum, expected.maximum), rel=1e-5)
 
 
-def test_graph_inputs_alone_need_no_run():
+def test_graph_inputs_alone_need_no_run() -> None:
     found = calibrate(small_model(), ["image"], {}, [feeds(2)], seed=0)
     assert set(found.tensors) == {"image"}
 
 
-def test_external_weights_are_found_in_their_folder(tmp_path):
+def test_external_weights_are_found_in_their_folder(tmp_path: Path) -> None:
     weight = np.asarray(RNG.standard_normal((4, 3, 3, 3)), np.float32)
     inline = small_model(weight)
     batches = [feeds(2)]
@@ -106,7 +108,7 @@ def test_external_weights_are_found_in_their_folder(tmp_path):
     assert calibrate(loaded, ["conv"], {}, batches, seed=0, external_dir=tmp_path) == expected
 
 
-def test_the_seed_decides_and_nothing_else():
+def test_the_seed_decides_and_nothing_else() -> None:
     batches = [feeds(4, 600) for _ in range(3)]
     model = small_model()
     first, second, other = (calibrate(model, ["conv"], {}, batches, seed=seed) for seed in (1, 1, 2))
@@ -114,7 +116,7 @@ def test_the_seed_decides_and_nothing_else():
     assert first != other
 
 
-def test_what_cannot_be_calibrated_says_why():
+def test_what_cannot_be_calibrated_says_why() -> None:
     model = small_model()
     with pytest.raises(DataError, match="at least one batch"):
         calibrate(model, ["conv"], {}, [], seed=0)
@@ -135,7 +137,7 @@ def test_what_cannot_be_calibrated_says_why():
         calibrate(model, ["conv"], {}, [{"image": feeds(2)["image"]}], seed=0)
 
 
-def test_a_model_that_the_runtime_refuses_is_named():
+def test_a_model_that_the_runtime_refuses_is_named() -> None:
     model = small_model()
     model.graph.node[0].op_type = "NoSuchOp"
     with pytest.raises(ModelError, match="NoSuchOp"):
@@ -143,7 +145,7 @@ def test_a_model_that_the_runtime_refuses_is_named():
 
 
 @pytest.mark.skipif(not RESNET.exists(), reason="needs ../shared/data")
-def test_batch_size_makes_no_difference_on_resnet20():
+def test_batch_size_makes_no_difference_on_resnet20() -> None:
     model = onnx.load(RESNET)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     tensors = [node.output[0] for node in convolutions] + ["data"]
