@@ -39,6 +39,8 @@ class TuningSummary:
         op_types: The type of every op that could be tuned, by name.
         costly_ops: The ops whose quantization costs most, worst first, with their noise-to-signal ratio at the
             model's outputs; empty where the target is met.
+        saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
+            accuracy may be another one; see ``Tuner.portable``.
         final: ``best`` on data that the search never saw, where some was held out.
         notes: What a user should know of the model or the run.
         seconds: Wall time by activity, with ``total``.
@@ -54,6 +56,7 @@ class TuningSummary:
     history: Sequence[Trial]
     op_types: Mapping[str, str]
     costly_ops: Mapping[str, float] = field(default_factory=dict)
+    saturation_risk: Sequence[str] = ()
     final: Measurement | None = None
     notes: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class TuningSummary:
             "criterion": dataclasses.asdict(self.criterion),
             "op_types": dict(self.op_types),
             "costly_ops": dict(self.costly_ops),
+            "saturation_risk": list(self.saturation_risk),
             "final": None if self.final is None else self.final.to_json(),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
