@@ -31,7 +31,7 @@ from autotune.trial import Measurement, Trial
 if TYPE_CHECKING:
     from autotune.tuner import Tuner
 
-_INSIGHT_SAMPLES = 16
+_INSIGHT_SAMPLES = 8
 _COSTLY_OPS = 5
 
 
