@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -125,5 +126,6 @@ def test_opset_that_cannot_be_upgraded_offers_no_per_channel_weights(monkeypatch
     (conv,) = ADAPTER.space(model).ops
     assert [scheme.granularity for scheme in conv.precisions[0].weights] == ["per_tensor"]
     statistics = ADAPTER.calibrate(model, [FEEDS], seed=0)
-    candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, statistics)
+    wanted = dataclasses.replace(ADAPTER.space(model).preferred[conv.name], calibration=MINMAX)
+    candidate = ADAPTER.apply(model, ADAPTER.space(model).uniform(wanted, Recipe()), statistics)
     np.testing.assert_allclose(prepared(candidate, FEEDS), original(proto, FEEDS), atol=0.1)
