@@ -197,7 +197,8 @@ class Estimates:
         even = np.full(n, (1.0 - self._full_cost) / max(n, 1))
         latency = self._problem.insights.op_latency() if self._problem.objective is Objective.LATENCY else {}
         known = [set(latency.get(op, ())) >= {Precision.FP32, Precision.INT8} for op in self.ops]
-        if not any(known):
+        if 2 * sum(known) < n:
+            # A profile that misses most ops would have their return to fp32 cost nothing.
             return even, np.zeros(n)
         total_s = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
         gain = np.array(
