@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, version_converter
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.config import MINMAX, Recipe
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
