@@ -208,6 +208,12 @@ class Recipe:
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
 
+    @property
+    def quick(self) -> Recipe:
+        """The same without what takes seconds to apply, for figures that are needed of many configs."""
+        bias = BiasCorrection.FAST if self.bias_correction is BiasCorrection.FULL else self.bias_correction
+        return dataclasses.replace(self, bias_correction=bias, weight_rounding=WeightRounding.NEAREST)
+
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults: a field that is added later changes no stored hash."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
@@ -230,7 +236,8 @@ class QuantizationConfig:
 
     Attributes:
         ops: The choice of each op, by node name. An op that is not named stays fp32.
-        recipe: The choices for the graph.
+        recipe: The choices for the graph. Without a quantized op there is nothing that they could change, so that
+            they are the default then.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
@@ -240,6 +247,8 @@ class QuantizationConfig:
         # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
         kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
         object.__setattr__(self, "ops", kept)
+        if not kept:
+            object.__setattr__(self, "recipe", Recipe())
 
     def __getitem__(self, op: str) -> OpConfig:
         return self.ops.get(op, FP32)

@@ -34,7 +34,7 @@ from autotune.trial import Measurement, Trial
 if TYPE_CHECKING:
     from autotune.tuner import Tuner
 
-_INSIGHT_SAMPLES = 16
+_INSIGHT_SAMPLES = 8
 _COSTLY_OPS = 5
 _RESERVE_SHARE = 0.2
 """Of the time given to the run, the most that is kept back for what follows the search."""

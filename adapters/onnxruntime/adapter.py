@@ -96,7 +96,7 @@ class OnnxRuntimeAdapter:
     def conversion_seconds(
         self, model: OnnxModel, statistics: CalibrationStatistics, execution: Execution
     ) -> Mapping[str, float]:
-        """By op: seconds of one QuantizeLinear and one DequantizeLinear on its output for one sample."""
+        """By op: seconds of one QuantizeLinear or DequantizeLinear on its output for one sample."""
         ops, _ = quantizable_ops(Graph(model.proto))
         elements = {
             op.name: max(1, statistics.tensors[op.output].count // statistics.samples)
