@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Vector = npt.NDArray[np.float64]
 
@@ -67,6 +69,8 @@ class Program:
     def solve(self) -> npt.NDArray[np.bool_] | None:
         """One flag per op, true for fp32; None where no choice keeps to the budget."""
         n = len(self.gain)
+        from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415  half a second, for one strategy
+
         if n == 0:
             return None
         crossings = [op for op, cost in self.crossing.items() if cost > 0 and self.readers.get(op)]
@@ -93,6 +97,8 @@ class Program:
 
     def _rows(self, crossings: Sequence[int], excluded: Sequence[npt.NDArray[np.bool_]]) -> tuple[csr_array, Vector]:
         """The constraints as ``rows @ x >= low``."""
+        from scipy.sparse import csr_array  # noqa: PLC0415  as above
+
         n = len(self.gain)
         scale = max(float(self.loss.sum()), 1e-12)
         entries: list[tuple[int, int, float]] = [(0, op, float(self.loss[op]) / scale) for op in range(n)]

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import stdtrit
 
 from autotune.adapter import Array
 from autotune.criterion import Criterion, Interval
@@ -52,6 +50,8 @@ def mean_loss_interval(baseline: Array, candidate: Array, criterion: Criterion) 
     difference = baseline - candidate
     if len(difference) < 2:
         return Interval(low=-math.inf, high=math.inf, confidence=confidence)
+    from scipy.special import stdtrit  # noqa: PLC0415  scipy takes half a second to import, which `import autotune` need not wait
+
     t = float(stdtrit(len(difference) - 1, (1 + confidence) / 2))
     if criterion.relative is not None:
         low, high = fieller_interval(difference, baseline, t)
@@ -170,6 +170,8 @@ def _crossings(
     statistic: Callable[[float], float], estimate: float, least: float, most: float, z: float
 ) -> tuple[float, float]:
     """Where a statistic that falls in its argument is ``z`` and ``-z``."""
+    from scipy.optimize import brentq  # noqa: PLC0415  as above
+
     inside = min(max(estimate, least), most)
 
     def crossing(level: float, low: float, high: float, beyond: float) -> float:

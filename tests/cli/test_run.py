@@ -69,7 +69,7 @@ def nothing(model):
 
 def _with_function(experiment: Path, function: str) -> None:
     text = experiment.read_text()
-    start, end = text.index("  accuracy:"), text.index("  performance:")
+    start, end = text.index("  accuracy:"), text.index("  isolation:")
     module = f"scores_{abs(hash(experiment))}"
     experiment.with_name(f"{module}.py").write_text(MODULE)
     experiment.write_text(f'{text[:start]}  accuracy: {{function: "{module}:{function}"}}\n{text[end:]}')
