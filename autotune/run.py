@@ -218,7 +218,7 @@ class Run(Generic[ModelT]):
 
     def _finish(self, setup: _Setup[ModelT], end: SearchEnd) -> TuningResult:
         with self._stopwatch("finalists"):
-            conclusion = self._conclude(setup, end)
+            conclusion, end = self._conclude(setup, end)
         trials = setup.history.trials
         best = self._candidate(setup, conclusion.best)
         with self._stopwatch("holdout"):
@@ -262,20 +262,25 @@ class Run(Generic[ModelT]):
             return setup.model
         return self._adapter.apply(setup.model, trial.config, setup.statistics)
 
-    def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> Conclusion:
+    def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> tuple[Conclusion, SearchEnd]:
         objective = setup.problem.objective
         if end.interrupted:
-            return provisional(setup.history.trials, objective)
+            return provisional(setup.history.trials, objective), end
         if len(finalists(setup.history.trials, objective)) > 1:
             self._observer.phase("finalists")
-        return settle(
-            setup.history,
-            setup.evaluator,
-            lambda trial: self._candidate(setup, trial),
-            objective,
-            deadline=self._deadline,
-            note=self._note,
-        )
+        try:
+            conclusion = settle(
+                setup.history,
+                setup.evaluator,
+                lambda trial: self._candidate(setup, trial),
+                objective,
+                deadline=self._deadline,
+                note=self._note,
+            )
+        except KeyboardInterrupt:
+            interrupted = SearchEnd(reason=f"{end.reason}; then interrupted by the user", interrupted=True)
+            return provisional(setup.history.trials, objective), interrupted
+        return conclusion, end
 
     def _holdout(self, setup: _Setup[ModelT], best: ModelT) -> Measurement | None:
         try:
