@@ -19,11 +19,15 @@ from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, InputError
 from autotune.evaluation import Evaluator, LatencyComparison, compare_latency
 from autotune.evaluation.metrics import SampleFunction
+from autotune.restriction import SpaceRestriction
 from autotune.result import read_summary
 from autotune.trial import TrialState
 
 MIB = 2**20
-LATENCY: dict[str, Any] = {"warmup": 1, "latency_max_s": 0.2}
+PLAIN = SpaceRestriction(
+    recipe={"equalization": (False,), "bias_correction": ("none",), "weight_rounding": ("nearest",)}
+)
+CHEAP: dict[str, Any] = {"warmup": 1, "latency_max_s": 0.2, "restriction": PLAIN}
 
 
 def planted(
@@ -56,7 +60,7 @@ def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_sear
     def tune(name: str, faults: dict[int, str], **options: Any) -> autotune.TuningResult:
         (tmp_path / name).mkdir()
         tuner = autotune.Tuner(
-            objective="size", strategy="random", max_trials=5, criterion=Criterion(relative=0.05), **LATENCY, **options
+            objective="size", strategy="random", max_trials=5, criterion=Criterion(relative=0.05), **CHEAP, **options
         )
         return tuner.tune(network, images, planted(images, tmp_path / name, faults))
 
@@ -105,7 +109,7 @@ def test_ctrl_c_ends_the_worker_too(network: onnx.ModelProto, images: Sequence[A
         observer=Impatient(),
         early_stopping=False,
         criterion=TOLERANT,
-        **LATENCY,
+        **CHEAP,
     )
     result = tuner.tune(network, images, metric=_slow_metric(), eval_dataloader=labelled)
     assert result.interrupted
@@ -145,7 +149,7 @@ def test_memory_as_the_objective(network: onnx.ModelProto, images: Sequence[Any]
     def constant(model: Callable[[object], Any]) -> float:  # noqa: ARG001
         return 1.0
 
-    result = autotune.Tuner(objective="memory", isolation="process", strategy="random", max_trials=1, **LATENCY).tune(
+    result = autotune.Tuner(objective="memory", isolation="process", strategy="random", max_trials=1, **CHEAP).tune(
         network, images, constant
     )
     peaks = [trial.measurement.peak_memory_bytes for trial in result.history if trial.measurement is not None]
@@ -171,7 +175,7 @@ def test_the_winner_has_seen_all_samples(network: onnx.ModelProto, images: Seque
             seen.append(trial)
 
     tuner = autotune.Tuner(
-        objective="size", strategy="random", max_trials=3, criterion=TOLERANT, observer=Watch(), **LATENCY
+        objective="size", strategy="random", max_trials=3, criterion=TOLERANT, observer=Watch(), **CHEAP
     )
     result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
     early = [trial for trial in seen[1:] if trial.measurement.samples < 320]
@@ -198,7 +202,7 @@ def test_a_winner_that_misses_in_the_end_makes_room_for_the_next(
 
     monkeypatch.setattr(Evaluator, "complete", disappointing)
     tuner = autotune.Tuner(
-        objective="size", strategy="random", max_trials=4, criterion=TOLERANT, workspace=tmp_path, **LATENCY
+        objective="size", strategy="random", max_trials=4, criterion=TOLERANT, workspace=tmp_path, **CHEAP
     )
     result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
     sizes = sorted(trial.measurement.size_bytes or 0 for trial in result.history[1:] if trial.measurement is not None)
@@ -221,7 +225,7 @@ def test_a_run_that_is_ended_meets_no_target_by_an_estimate(
             if number == 2:
                 raise KeyboardInterrupt
 
-    tuner = autotune.Tuner(objective="size", strategy="random", criterion=TOLERANT, observer=Impatient(), **LATENCY)
+    tuner = autotune.Tuner(objective="size", strategy="random", criterion=TOLERANT, observer=Impatient(), **CHEAP)
     result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
     assert result.interrupted
     assert result.verdict is Verdict.UNDECIDED
@@ -232,7 +236,7 @@ def test_without_early_stopping_every_candidate_sees_all_samples(
     network: onnx.ModelProto, images: Sequence[Any], many: Any
 ) -> None:
     tuner = autotune.Tuner(
-        objective="size", strategy="random", max_trials=2, criterion=TOLERANT, early_stopping=False, **LATENCY
+        objective="size", strategy="random", max_trials=2, criterion=TOLERANT, early_stopping=False, **CHEAP
     )
     result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
     assert [t.measurement.samples for t in result.history if t.measurement is not None] == [320, 320, 320]
@@ -256,7 +260,7 @@ def test_objectives_other_than_latency_prune_nothing_by_speed(
     monkeypatch.setattr("autotune.evaluation.evaluator.compare_latency", twice_as_fast)
     for objective in ("size", "latency"):
         tuner = autotune.Tuner(
-            objective=objective, strategy="random", max_trials=3, criterion=Criterion(relative=0.5), **LATENCY
+            objective=objective, strategy="random", max_trials=3, criterion=Criterion(relative=0.5), **CHEAP
         )
         tuner.tune(network, images, score)
     assert told[:3] == [None, None, None]
@@ -274,7 +278,7 @@ def test_several_metrics_each_with_its_target(
             criterion=TOLERANT,
             criteria={"cosine": Criterion(absolute=target)},
             holdout=0.25,
-            **LATENCY,
+            **CHEAP,
         )
         return tuner.tune(network, images, metric=["agreement", "cosine"], eval_dataloader=[b for b, _ in many])
 
@@ -293,7 +297,7 @@ def test_several_metrics_each_with_its_target(
 def test_percentiles_are_carried_with_a_measurement(
     network: onnx.ModelProto, images: Sequence[Any], score: Any
 ) -> None:
-    tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **LATENCY)
+    tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
     result = tuner.tune(network, images, score)
     for trial in result.history:
         measured = trial.measurement
@@ -327,7 +331,7 @@ def test_evaluation_data_that_does_not_fit(
 ) -> None:
     criterion = Criterion(absolute=0.5, higher_is_better="lower" not in options)
     holdout = options.get("holdout")
-    tuner = autotune.Tuner(objective="size", max_trials=1, criterion=criterion, holdout=holdout, **LATENCY)
+    tuner = autotune.Tuner(objective="size", max_trials=1, criterion=criterion, holdout=holdout, **CHEAP)
     with pytest.raises(DataError, match=message):
         tuner.tune(network, images, metric=metric, eval_dataloader=batches(images[0]))
 
@@ -351,6 +355,6 @@ def test_a_candidate_whose_outputs_are_not_finite_fails_and_names_the_output(
         return lambda feeds: tuple(output * np.float32("nan") for output in run(feeds))
 
     monkeypatch.setattr(OnnxRuntimeAdapter, "runner", spoiled)
-    result = autotune.Tuner(objective="size", strategy="random", max_trials=1, **LATENCY).tune(network, images, score)
+    result = autotune.Tuner(objective="size", strategy="random", max_trials=1, **CHEAP).tune(network, images, score)
     assert result.history[1].state is TrialState.FAILED
     assert "Output 'logits' must be finite" in (result.history[1].reason or "")

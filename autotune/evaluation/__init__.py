@@ -12,6 +12,7 @@ from autotune.evaluation.latency import (
 )
 from autotune.evaluation.metrics import METRICS, MeanMetric, Metric, create_metric
 from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
+from autotune.evaluation.throughput import Throughput, ThroughputOptions, measure_throughput
 
 __all__ = [
     "METRICS",
@@ -28,9 +29,12 @@ __all__ = [
     "Metric",
     "Percentiles",
     "RaceResult",
+    "Throughput",
+    "ThroughputOptions",
     "UserFunction",
     "check_direction",
     "compare_latency",
     "create_metric",
+    "measure_throughput",
     "race_latency",
 ]
