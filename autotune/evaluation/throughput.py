@@ -45,7 +45,7 @@ class ThroughputOptions:
     cores_per_instance: int = 1
     batch_size: int = 1
     warmup: int = 10
-    window_s: float = 1.0
+    window_s: float = 0.5
     rounds: int = 5
 
     def __post_init__(self) -> None:
