@@ -46,7 +46,7 @@ class Auto(PlannedStrategy):
     ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), give-back (``mse_v2``).
     """
 
-    def __init__(self, *, patience: int = 4, templates: int = 8) -> None:
+    def __init__(self, *, patience: int = 6, templates: int = 8) -> None:
         """Choose how persistent the search is.
 
         Args:
@@ -74,7 +74,7 @@ class Auto(PlannedStrategy):
         if not trial.met:
             estimates.use(_template(problem, estimates.ops, self.templates))
         idle = misses = 0
-        while (choice := estimates.next()) is not None:
+        while (choice := estimates.next(idle)) is not None:
             note = f"{int(choice.sum())} of {len(choice)} ops in fp32, predicted loss {estimates.predicted_loss(choice):.2%}"
             trial = yield Proposal(config=estimates.config(choice), note=note)
             if estimates.add(choice, trial):

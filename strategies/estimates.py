@@ -23,6 +23,9 @@ _NOTICEABLE = 0.01
 _WORTHWHILE = 0.0025
 """Nor is one that is larger, where it times the probability that the target is kept is less than this share."""
 
+_CAUTION = 0.5
+"""How much the exponent of that probability rises with every candidate that did not win."""
+
 _BUDGETS = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4)
 """Shares of the target for which the program is solved; above 1 since losses may be overrated."""
 
@@ -284,11 +287,16 @@ class Estimates:
         self.won, self._best, self._best_choice = True, cost, fp32
         return True
 
-    def next(self) -> Flags | None:
-        """The choice to measure next; None where nothing promises enough."""
+    def next(self, idle: int) -> Flags | None:
+        """The choice to measure next; None where nothing promises enough.
+
+        Args:
+            idle: How many candidates in a row did not improve on the best. With each, the probability that the target
+                is kept counts for more against the gain.
+        """
         choice = None
         for _ in range(_CHECKS):
-            choice = self._most_promising()
+            choice = self._most_promising(idle)
             if choice is None or not self._template.errors:
                 break
             config = self.config(choice)
@@ -307,7 +315,7 @@ class Estimates:
             return "target met and no faster config predicted"
         return "fp32 is the fastest of the configs predicted to keep the target"
 
-    def _most_promising(self) -> Flags | None:
+    def _most_promising(self, idle: int) -> Flags | None:
         """The untried choice with the largest gain times the probability that it keeps the target."""
         choices = self._candidates()
         if not len(choices):
@@ -317,9 +325,10 @@ class Estimates:
         probability = self._with_verdicts(choices, probability)
         probability[loss > self._limit()] = 0.0
         promise = np.where(gain >= _NOTICEABLE * self._best, gain * probability, 0.0)
-        threshold = _WORTHWHILE * self._best
+        promise[promise < _WORTHWHILE * self._best] = 0.0
+        promise *= probability ** (_CAUTION * idle)
         for index in np.argsort(-promise, kind="stable"):
-            if promise[index] < threshold:
+            if promise[index] == 0:
                 return None
             if self.config(choices[index]).fingerprint not in self._tried:
                 return choices[index]
