@@ -342,9 +342,16 @@ class Estimates:
         program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
         limit = min(self._problem.criterion.target, self._limit())
         solved = program.solve([share * limit for share in _BUDGETS])
-        near = [self._best_choice] if self.won else solved[-1:]
-        flipped = [choice ^ np.eye(n, dtype=bool) for choice in near]
+        flipped = [self._flipped(choice) for choice in ([self._best_choice] if self.won else solved[-1:])]
         return np.concatenate([np.array(solved, dtype=bool).reshape(-1, n), *flipped])
+
+    def _flipped(self, choice: Flags) -> Flags:
+        """The choices that differ from this one in a single op and cost less, (p, n)."""
+        change = np.where(choice, -self._costs.gain, self._costs.gain) + self._costs.conversions.of_flips(choice)
+        ops = np.flatnonzero(change < 0)
+        flipped = np.repeat(choice[None], len(ops), axis=0)
+        flipped[np.arange(len(ops)), ops] ^= True
+        return flipped
 
     def _with_verdicts(self, choices: Flags, probability: Vector) -> Vector:
         """Ops returned to fp32 do little harm: more of them than a config that keeps the target keep it as well."""
