@@ -196,13 +196,14 @@ class Estimates:
         n = len(self.ops)
         even = np.full(n, (1.0 - self._full_cost) / max(n, 1))
         latency = self._problem.insights.op_latency() if self._problem.objective is Objective.LATENCY else {}
-        known = [set(latency.get(op, ())) >= {Precision.FP32, Precision.INT8} for op in self.ops]
+        quantized = {op: self._template[op].precision for op in self.ops}
+        known = [set(latency.get(op, ())) >= {Precision.FP32, quantized[op]} for op in self.ops]
         if not any(known):
             return even, np.zeros(n)
         total_s = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
         gain = np.array(
             [
-                (latency[op][Precision.FP32] - latency[op][Precision.INT8]) / total_s if have else 0.0
+                (latency[op][Precision.FP32] - latency[op][quantized[op]]) / total_s if have else 0.0
                 for op, have in zip(self.ops, known, strict=True)
             ]
         )

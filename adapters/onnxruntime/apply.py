@@ -1,4 +1,4 @@
-"""Make the candidate that a config describes, through ONNX Runtime's own QDQ quantizer."""
+"""Make the candidate that a config describes: static int8 through ONNX Runtime's own QDQ quantizer, then the rest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from autotune.adapters.onnxruntime.dynamic import quantize_dynamically
 from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
@@ -101,10 +102,15 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         overrides.update(_constant_overrides(op, model, graph, placement))
     _bring_in(proto, model, graph, placement)
     quantize_weights(proto, model, placement.ops, config, activations)
-    return _quantize(model, proto, placement, overrides)
+    result = _quantize(proto, placement, overrides) if placement.ops else proto
+    quantize_dynamically(result, model, ops, config)
+    keep_fp32(result)
+    external_dir, folder = spill(result, model.external_dir)
+    return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
 
 
-def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> OnnxModel:
+def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:
+    """Insert Q/DQ pairs; weights have theirs already."""
     # Types are in place already; this is how ONNX Runtime's quantizer recognises that.
     metadata = list(proto.metadata_props)
     producer = proto.producer_name, proto.producer_version
@@ -115,14 +121,12 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
         quantizer.model.topological_sort()
-        keep_fp32(result)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
     del result.metadata_props[:]
     result.metadata_props.extend(metadata)
     result.producer_name, result.producer_version = producer
-    external_dir, folder = spill(result, model.external_dir)
-    return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
+    return result
 
 
 def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:

@@ -17,6 +17,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from autotune.adapter import Execution, Feeds
+from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp
@@ -76,12 +77,15 @@ def _kernel_seconds(session: onnxruntime.InferenceSession) -> dict[str, float]:
 
 
 def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableOp]) -> dict[str, float]:
-    """The same by op: a Relu or Clip that ONNX Runtime fused with the op before it gives its name to the kernel."""
+    """The same by op: a Relu or Clip that ONNX Runtime fused with the op before it gives its name to the kernel.
+
+    A dynamic op's own quantization of its input counts where ONNX Runtime fused it with the product.
+    """
     names = {op.name for op in ops}
     nodes = {node.name: node for node in graph.nodes}
     found: dict[str, float] = defaultdict(float)
     for name, value in seconds.items():
-        owner: onnx.NodeProto | None = nodes.get(name)
+        owner: onnx.NodeProto | None = nodes.get(name) or nodes.get(name.removesuffix(DYNAMIC_KERNEL))
         if owner is not None and owner.name not in names and owner.op_type in CLIPS:
             owner = graph.producers.get(owner.input[0])
         if owner is not None and owner.name in names:
