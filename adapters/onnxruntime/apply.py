@@ -18,6 +18,7 @@ from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
+from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.weights import quantize_weights
 from autotune.calibration import (
     AffineParameters,
@@ -103,6 +104,8 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     _bring_in(proto, model, graph, placement)
     quantize_weights(proto, model, placement.ops, config, activations)
     result = _quantize(proto, placement, overrides) if placement.ops else proto
+    read_originals(result, {op.name for op in placement.ops} | placement.followers)
+    write_out_products(result, placement.ops)
     quantize_dynamically(result, model, ops, config)
     keep_fp32(result)
     external_dir, folder = spill(result, model.external_dir)

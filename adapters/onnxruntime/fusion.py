@@ -23,14 +23,13 @@ from autotune.adapter import Array, Execution, Feeds, TensorSpec
 from autotune.adapters.onnxruntime.attention import Attention, find_attention
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.rewriting import drop_unread, replace_nodes
+from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
 from autotune.errors import ApplyError
 
 TOLERANCE = 1e-4
 """Largest difference that a fusion may make, as a share of the output's largest magnitude."""
 
-_DOMAIN = "com.microsoft"
 _LENGTHS = (2, 7, 11, 13, 5, 3)
 """Sizes of free dimensions in the order in which their names come: all different, so that none passes for another."""
 
@@ -48,8 +47,7 @@ def fuse_attention(model: OnnxModel) -> OnnxModel:
         return model
     replace_nodes(proto, {attention.last.name: _attention_nodes(proto, attention) for attention in attentions})
     _drop_dead(proto)
-    if not any(opset.domain == _DOMAIN for opset in proto.opset_import):
-        proto.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    require_contrib_domain(proto)
     what = f"{len(attentions)} attention" + ("s" if len(attentions) > 1 else "")
     reason = _difference(model, proto)
     if reason is not None:
@@ -70,7 +68,7 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention) -> list[onnx.
             inputs,
             [fused],
             name,
-            domain=_DOMAIN,
+            domain=CONTRIB_DOMAIN,
             num_heads=attention.heads,
             scale=attention.scale,
         )

@@ -8,6 +8,9 @@ import onnx
 
 from autotune.adapters.onnxruntime.graph import Graph
 
+CONTRIB_DOMAIN = "com.microsoft"
+"""Of ONNX Runtime's own operators."""
+
 
 def replace_nodes(proto: onnx.ModelProto, replacements: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
     """Put other nodes in the place of some, and drop the constants that nobody reads any more.
@@ -35,3 +38,9 @@ def drop_unread(proto: onnx.ModelProto, candidates: set[str]) -> None:
         copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         del proto.graph.initializer[:]
         proto.graph.initializer.extend(copies)
+
+
+def require_contrib_domain(proto: onnx.ModelProto) -> None:
+    """Declare ONNX Runtime's own operators, if they are not yet."""
+    if not any(opset.domain == CONTRIB_DOMAIN for opset in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid(CONTRIB_DOMAIN, 1))
