@@ -169,7 +169,7 @@ class CostModel(Protocol):
     def conversion_seconds(
         self, model: Any, statistics: CalibrationStatistics, execution: Execution
     ) -> Mapping[str, float]:
-        """By op: seconds of converting its output to int8 and back once."""
+        """By op: seconds of converting its output between fp32 and int8 once."""
         ...
 
     def neighbours(self, model: Any) -> Mapping[str, Sequence[str]]:

@@ -170,6 +170,24 @@ FP32 = OpConfig()
 """The op stays as it is."""
 
 
+class BiasCorrection(StrEnum):
+    """How the shift that quantized weights cause in an op's mean output is taken back through its bias."""
+
+    NONE = "none"
+    FAST = "fast"
+    """From the statistics alone."""
+    FULL = "full"
+    """From the quantized model's own activations on a few samples, op after op in graph order."""
+
+
+class WeightRounding(StrEnum):
+    """How weights become integers."""
+
+    NEAREST = "nearest"
+    ERROR_FEEDBACK = "error_feedback"
+    """One input channel after the other, the error of each handed on to those that follow."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Choices for the graph as a whole.
@@ -177,19 +195,38 @@ class Recipe:
     Attributes:
         reduce_range: Weights use 7 of their 8 bits, so that the sum of two u8 x s8 products cannot exceed the 16 bits
             in which CPUs without VNNI accumulate them.
+        equalization: Channels between two convolutions are scaled to ranges that int8 serves better.
+        bias_correction: How biases make up for quantized weights.
+        weight_rounding: How weights become integers.
     """
 
     reduce_range: bool = False
+    equalization: bool = False
+    bias_correction: BiasCorrection = BiasCorrection.NONE
+    weight_rounding: WeightRounding = WeightRounding.NEAREST
+
+    def __post_init__(self) -> None:
+        # What JSON and Optuna hand back are plain strings.
+        object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
+        object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
+
+    @property
+    def quick(self) -> Recipe:
+        """The same without what takes seconds to apply, for figures that are needed of many configs."""
+        bias = BiasCorrection.FAST if self.bias_correction is BiasCorrection.FULL else self.bias_correction
+        return dataclasses.replace(self, bias_correction=bias, weight_rounding=WeightRounding.NEAREST)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults: a field that is added later changes no stored hash."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_json` wrote.
 
         Raises:
+            ValueError: A value is not one of those known.
             TypeError: A key is unknown.
         """
         return cls(**data)
@@ -201,7 +238,8 @@ class QuantizationConfig:
 
     Attributes:
         ops: The choice of each op, by node name. An op that is not named stays fp32.
-        recipe: The choices for the graph.
+        recipe: The choices for the graph. Without a quantized op there is nothing that they could change, so that
+            they are the default then.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
@@ -211,6 +249,8 @@ class QuantizationConfig:
         # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
         kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
         object.__setattr__(self, "ops", kept)
+        if not kept:
+            object.__setattr__(self, "recipe", Recipe())
 
     def __getitem__(self, op: str) -> OpConfig:
         return self.ops.get(op, FP32)

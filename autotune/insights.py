@@ -58,7 +58,8 @@ class MeasuredInsights(Generic[ModelT]):
     def sensitivity(self) -> Mapping[str, float]:
         """By op: squared error over squared output, when this op alone takes its preferred choice.
 
-        Costs a candidate and a few inferences per op. An op whose candidate fails counts as infinitely sensitive.
+        Costs a candidate and a few inferences per op, so that recipes that take seconds are left out. An op whose
+        candidate fails counts as infinitely sensitive.
         """
         return dict(self._kept("sensitivity", self._sensitivity))
 
@@ -72,7 +73,7 @@ class MeasuredInsights(Generic[ModelT]):
         return {op: {Precision(name): value for name, value in by.items()} for op, by in stored.items()}
 
     def crossing_latency(self) -> Mapping[str, float]:
-        """By op: seconds of converting its output to int8 and back once."""
+        """By op: seconds of converting its output between fp32 and int8 once."""
         return dict(self._kept("crossing_latency", self._crossing_latency))
 
     def neighbours(self) -> Mapping[str, Sequence[str]]:
@@ -92,7 +93,7 @@ class MeasuredInsights(Generic[ModelT]):
         return value
 
     def _sensitivity(self) -> dict[str, float]:
-        recipe = self._space.recipe.preferred
+        recipe = self._space.recipe.preferred.quick
         configs = {
             op.name: QuantizationConfig(ops={op.name: op.preferred}, recipe=recipe) for op in self._space.tunable
         }

@@ -18,8 +18,8 @@ class Observer:
     def trial_started(self, number: int, config: QuantizationConfig, note: str) -> None:
         """A candidate is about to be applied and measured."""
 
-    def progress(self, number: int, done: int, total: int | None) -> None:
-        """Accuracy evaluation of trial ``number`` has seen ``done`` of ``total`` samples; None where nobody knows."""
+    def progress(self, done: int, total: int | None) -> None:
+        """The accuracy evaluation that runs has seen ``done`` of ``total`` samples; None where nobody knows."""
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
         """A trial ended; ``best`` is the best so far that keeps the target, the fp32 baseline included."""

@@ -31,7 +31,7 @@ from autotune.trial import Measurement, Trial
 if TYPE_CHECKING:
     from autotune.tuner import Tuner
 
-_INSIGHT_SAMPLES = 16
+_INSIGHT_SAMPLES = 8
 _COSTLY_OPS = 5
 
 
@@ -181,7 +181,7 @@ class Run(Generic[ModelT]):
             feeds=feeds,
             seed=self._tuner.seed,
             cache=None if self._workspace is None else self._workspace / "cache",
-            on_progress=None,
+            on_progress=self._observer.progress,
         )
 
     def _keep(self, candidate: ModelT, trial: Trial) -> None:
@@ -192,7 +192,6 @@ class Run(Generic[ModelT]):
 
     def _finish(self, setup: _Setup[ModelT], end: SearchEnd) -> TuningResult:
         trials = setup.history.trials
-        self._observer.phase("finalists")
         with self._stopwatch("finalists"):
             conclusion = self._race(setup, trials, end)
         best = self._candidate(setup, conclusion.best)
@@ -239,6 +238,7 @@ class Run(Generic[ModelT]):
         racers = finalists(trials, objective)
         if len(racers) < 2 or end.interrupted:
             return conclude(trials, objective)
+        self._observer.phase("finalists")
         try:
             outcome = setup.evaluator.race([self._candidate(setup, trial) for trial in racers], deadline=self._deadline)
         except DeadlineReached:

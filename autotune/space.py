@@ -14,12 +14,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from autotune.config import (
     FP32,
+    BiasCorrection,
     CalibrationAlgorithm,
     OpConfig,
     Precision,
     QuantizationConfig,
     Recipe,
     TensorScheme,
+    WeightRounding,
 )
 
 _Value = TypeVar("_Value")
@@ -114,6 +116,9 @@ class RecipeSpace:
     """What may be chosen for the graph: the values of each field of :class:`Recipe`, preferred ones first."""
 
     reduce_range: tuple[bool, ...] = (False,)
+    equalization: tuple[bool, ...] = (False,)
+    bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
+    weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -173,7 +178,7 @@ class TuningSpace:
 
     def __contains__(self, config: QuantizationConfig) -> bool:
         return (
-            config.recipe in self.recipe
+            (config.is_fp32 or config.recipe in self.recipe)
             and set(config.ops) <= set(self.by_name)
             and all(config[op.name] in op for op in self.ops)
         )
@@ -256,7 +261,8 @@ class TuningSpace:
             ):
                 params[f"{op.name}/{field}"] = None if value is None else str(value)
         for f in dataclasses.fields(self.recipe):
-            params[f"recipe/{f.name}"] = getattr(config.recipe, f.name)
+            value = getattr(config.recipe, f.name)
+            params[f"recipe/{f.name}"] = value if value in getattr(self.recipe, f.name) else None
         distributions = self.distributions()
         return {
             name: params[name] if params[name] is not None else distribution.choices[0]

@@ -48,7 +48,7 @@ class Tuner:
     """
 
     criterion: Criterion = field(default_factory=Criterion)
-    strategy: str | Strategy | BaseSampler = "basic"
+    strategy: str | Strategy | BaseSampler = "auto"
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     objective: Objective | str = Objective.LATENCY
     max_trials: int | None = 50

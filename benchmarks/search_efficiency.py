@@ -103,7 +103,7 @@ def synthetic_case(model: Synthetic, target: float = 0.01) -> Case:
 def cases(seed: int) -> Iterator[tuple[str, Case]]:
     """All problems of one seed."""
     for path in sorted(DATA.glob("*.json")):
-        for target in (0.01, 0.005):
+        for target in (0.01, 0.002):
             table = Table(path.stem, seed)
             yield (
                 f"{path.stem} {target:.1%}",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, BruteForceSampler
 
 from autotune.errors import StrategyError
 from autotune.strategies.auto import Auto
@@ -117,6 +117,9 @@ def as_strategy(strategy: str | Strategy | BaseSampler, options: Mapping[str, An
         )
     if isinstance(strategy, Strategy):
         return strategy
+    if isinstance(strategy, BruteForceSampler):
+        # It cannot read a study with a trial that has no parameters, as the fp32 baseline is; this enumerates the same.
+        return Exhaustive()
     if isinstance(strategy, BaseSampler):
         return OptunaSampler(strategy)
     raise StrategyError(

@@ -27,10 +27,10 @@ class OptunaSampler(Strategy):
     5.0 without a ``constraints_func``). Parameters are categorical; samplers that know only numbers (CMA-ES) get the
     position of the value in its list instead.
 
-    Costs: as many evaluations as it is given; samplers that enumerate (brute force, grid) end by themselves. Choose it
-    for research on samplers, or where a sampler is known to suit the problem. With one parameter per field of every op
-    a space has hundreds of dimensions, in which no model-based sampler learns much in a few dozen trials; ``bayesian``
-    searches a few dimensions instead.
+    Costs: as many evaluations as it is given; a grid ends by itself. (Brute force is taken over by ``exhaustive``.)
+    Choose it for research on samplers, or where a sampler is known to suit the problem. With one parameter per
+    field of every op a space has hundreds of dimensions, in which no model-based sampler learns much in a few dozen
+    trials; ``bayesian`` searches a few dimensions instead.
     """
 
     def __init__(self, sampler: BaseSampler, *, ordinal: bool | None = None) -> None:
@@ -76,8 +76,8 @@ class SamplerStopped(Exception):  # a signal, as StopIteration is
 class AskTellSampler(BaseSampler):
     """A sampler that may call ``Study.stop``, under ask and tell.
 
-    Outside of ``Study.optimize`` that call raises a RuntimeError from ``Study.tell`` (brute force and grid do it after
-    their last point). Here it is noted in the study instead, and the next draw raises :class:`SamplerStopped`.
+    Outside of ``Study.optimize`` that call raises a RuntimeError from ``Study.tell`` (the grid sampler does it after
+    its last point). Here it is noted in the study instead, and the next draw raises :class:`SamplerStopped`.
     """
 
     def __init__(self, inner: BaseSampler) -> None:

@@ -12,8 +12,11 @@ from scipy.sparse import csr_array
 
 Vector = npt.NDArray[np.float64]
 
-_GAP = 1e-3
-"""Relative optimality gap of the integer program: far below what a latency measurement resolves."""
+_GAP = 5e-3
+"""Relative optimality gap of what fp32 adds to the cost: far below what a latency measurement resolves."""
+
+_REPEATS = 5
+"""How many choices that were tried may come out in a row before the program is taken to have no other."""
 
 
 class LinearModel:
@@ -67,28 +70,36 @@ class Program:
         if n == 0:
             return None
         crossings = [op for op, cost in self.crossing.items() if cost > 0 and self.readers.get(op)]
-        rows, low = self._rows(crossings)
-        solution = milp(
-            np.concatenate([self.gain, [self.crossing[op] for op in crossings]]),
-            integrality=np.concatenate([np.ones(n), np.zeros(len(crossings))]),
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(rows, lb=low),
-            options={"mip_rel_gap": _GAP},
-        )
-        if solution.x is None:
-            return None
-        chosen: npt.NDArray[np.bool_] = solution.x[:n] > 0.5
-        return chosen
+        cost = np.concatenate([self.gain, [self.crossing[op] for op in crossings]])
+        integrality = np.concatenate([np.ones(n), np.zeros(len(crossings))])
+        # Each choice that is ruled out is a dense row, which slows the solver down; most never come up.
+        excluded: list[npt.NDArray[np.bool_]] = []
+        while len(excluded) <= _REPEATS:
+            rows, low = self._rows(crossings, excluded)
+            solution = milp(
+                cost,
+                integrality=integrality,
+                bounds=Bounds(0, 1),
+                constraints=LinearConstraint(rows, lb=low),
+                options={"mip_rel_gap": _GAP},
+            )
+            if solution.x is None:
+                return None
+            chosen: npt.NDArray[np.bool_] = solution.x[:n] > 0.5
+            if not (self.tried == chosen).all(axis=1).any():
+                return chosen
+            excluded.append(chosen)
+        return None
 
-    def _rows(self, crossings: Sequence[int]) -> tuple[csr_array, Vector]:
+    def _rows(self, crossings: Sequence[int], excluded: Sequence[npt.NDArray[np.bool_]]) -> tuple[csr_array, Vector]:
         """The constraints as ``rows @ x >= low``."""
         n = len(self.gain)
         scale = max(float(self.loss.sum()), 1e-12)
         entries: list[tuple[int, int, float]] = [(0, op, float(self.loss[op]) / scale) for op in range(n)]
         low = [1.0 - self.budget / scale]
-        for tried in self.tried:
-            entries += [(len(low), op, -1.0 if fp32 else 1.0) for op, fp32 in enumerate(tried)]
-            low.append(1.0 - float(tried.sum()))
+        for choice in excluded:
+            entries += [(len(low), op, -1.0 if fp32 else 1.0) for op, fp32 in enumerate(choice)]
+            low.append(1.0 - float(choice.sum()))
         for column, op in enumerate(crossings, start=n):
             for reader in self.readers[op]:
                 for sign in (1.0, -1.0):

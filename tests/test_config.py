@@ -80,11 +80,16 @@ def test_the_order_of_ops_does_not_count() -> None:
 def test_diff_names_the_op_and_both_choices() -> None:
     u8 = TensorScheme(dtype=QuantizedType.U8)
     before = QuantizationConfig(ops={"conv": OpConfig(precision=Precision.INT8, activation=u8, calibration=KL)})
-    after = QuantizationConfig(recipe=Recipe(reduce_range=True))
+    after = QuantizationConfig(ops={"head": OpConfig(precision=Precision.INT8)}, recipe=Recipe(reduce_range=True))
     assert before.diff(after).splitlines() == [
         "conv: int8, activation u8 asymmetric per_tensor, kl -> fp32",
+        "head: fp32 -> int8",
         "recipe.reduce_range: False -> True",
     ]
+
+
+def test_a_recipe_without_a_quantized_op_is_no_recipe() -> None:
+    assert QuantizationConfig(recipe=Recipe(reduce_range=True)) == QuantizationConfig()
 
 
 @pytest.mark.parametrize("text", ["percentile", "minmax:99.9", "percentile:40", "entropie"])

@@ -61,7 +61,7 @@ def test_the_sampler_is_told_the_latency_ratio_and_the_constraint() -> None:
     record(history, QuantizationConfig(ops={"a": INT8}))
     (trial,) = history.study.trials
     assert trial.value == 0.5
-    assert trial.user_attrs[CONSTRAINT] == [pytest.approx(0.01)]
+    assert trial.constraints == {CONSTRAINT: pytest.approx(0.01)}
 
 
 def test_a_trial_that_was_running_when_the_run_was_killed_counts_as_untried(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_an_eval_fn_that_fails_on_a_candidate_fails_that_trial(
 def test_a_bug_in_eval_fn_surfaces_with_the_users_own_traceback(
     network: onnx.ModelProto, images: Sequence[Any]
 ) -> None:
-    def buggy(model: Any) -> float:
+    def buggy(_: Any) -> float:
         return 1 / 0
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -292,7 +292,7 @@ def test_a_summary_can_be_read_while_the_run_has_not_ended(
     seen = []
 
     class Reader(autotune.Observer):
-        def trial_finished(self, trial: autotune.Trial, best: autotune.Trial | None) -> None:
+        def trial_finished(self, trial: autotune.Trial, best: autotune.Trial | None) -> None:  # noqa: ARG002
             if trial.number == 1:
                 seen.append(read_summary(tmp_path))
 

@@ -18,7 +18,7 @@ from autotune.adapters.onnxruntime.prepare import prepare
 from autotune.adapters.onnxruntime.save import save_model
 from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
-from autotune.calibration import CalibrationStatistics
+from autotune.calibration import CalibrationStatistics, ExampleReservoir
 from autotune.config import QuantizationConfig
 from autotune.host import current_host
 from autotune.space import TuningSpace
@@ -51,7 +51,10 @@ class OnnxRuntimeAdapter:
             DataError: There is no batch, or a batch that the model cannot read.
         """
         tensors, channel_axes = observed_tensors(Graph(model.proto))
-        return calibrate(model.proto, tensors, channel_axes, batches, seed, model.external_dir)
+        free = [spec.name for spec in model.inputs if spec.shape and not isinstance(spec.shape[0], int)]
+        examples = ExampleReservoir([spec.name for spec in model.inputs], free, seed)
+        statistics = calibrate(model.proto, tensors, channel_axes, examples.watch(batches), seed, model.external_dir)
+        return dataclasses.replace(statistics, examples=examples.finish())
 
     def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
         """The candidate as a QDQ model.
@@ -93,7 +96,7 @@ class OnnxRuntimeAdapter:
     def conversion_seconds(
         self, model: OnnxModel, statistics: CalibrationStatistics, execution: Execution
     ) -> Mapping[str, float]:
-        """By op: seconds of one QuantizeLinear and one DequantizeLinear on its output for one sample."""
+        """By op: seconds of one QuantizeLinear or DequantizeLinear on its output for one sample."""
         ops, _ = quantizable_ops(Graph(model.proto))
         elements = {
             op.name: max(1, statistics.tensors[op.output].count // statistics.samples)

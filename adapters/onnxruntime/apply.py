@@ -19,7 +19,8 @@ from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
-from autotune.adapters.onnxruntime.weights import quantize_weights
+from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
     AffineParameters,
     CalibrationStatistics,
@@ -87,29 +88,34 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     if config.is_fp32:
         return model
+    prepared = prepare_channels(model, config, statistics)
+    graph = Graph(prepared.model.proto)
+    ops, _ = quantizable_ops(graph)
     placement = place(graph, ops, config)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
     activations = {
         name: parameters
         for group in {id(group): group for group in placement.groups.values()}.values()
-        for parameters in [_group_parameters(group, statistics)]
+        for parameters in [_group_parameters(group, prepared)]
         for name in group.tensors
     }
     overrides: _Overrides = {
         name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
     }
     for op in placement.ops:
-        overrides.update(_constant_overrides(op, model, graph, placement))
-    _bring_in(proto, model, graph, placement)
-    quantize_weights(proto, model, placement.ops, config, activations)
+        overrides.update(_constant_overrides(op, prepared.model, graph, placement))
+    parameters_by_op = weight_grids(prepared.model, placement.ops, config, activations)
+    corrected = correct_constants(prepared, placement, config, activations, parameters_by_op)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(corrected.proto)
+    _bring_in(proto, corrected, graph, placement)
+    quantize_weights(proto, corrected, placement.ops, config, parameters_by_op)
     result = _quantize(proto, placement, overrides) if placement.ops else proto
     read_originals(result, {op.name for op in placement.ops} | placement.followers)
     write_out_products(result, placement.ops)
-    quantize_dynamically(result, model, ops, config)
+    quantize_dynamically(result, corrected, ops, config)
     keep_fp32(result)
-    external_dir, folder = spill(result, model.external_dir)
-    return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
+    external_dir, folder = spill(result, corrected.external_dir)
+    return dataclasses.replace(corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder)
 
 
 def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:
@@ -151,8 +157,8 @@ def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement:
             nodes[op.name].input[2] = own.name
 
 
-def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> AffineParameters:
-    observed = statistics.tensors.get(group.observed)
+def _group_parameters(group: ScaleGroup, prepared: Prepared) -> AffineParameters:
+    observed = prepared.statistics.tensors.get(group.observed)
     if observed is None:
         raise ApplyError(
             f"Every quantized tensor needs statistics, but {group.observed!r} has none. "
@@ -163,7 +169,7 @@ def _group_parameters(group: ScaleGroup, statistics: CalibrationStatistics) -> A
     assert algorithm is not None
     if group.low > -np.inf or group.high < np.inf:
         scheme = dataclasses.replace(scheme, symmetric=False)
-    low, high = activation_range(observed, algorithm, scheme)
+    low, high = prepared.ranges.get(group.observed) or activation_range(observed, algorithm, scheme)
     scheme = dataclasses.replace(scheme, dtype=group.dtype)
     return affine_parameters(max(low, group.low), min(high, group.high), scheme)
 

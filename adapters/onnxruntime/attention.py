@@ -170,7 +170,7 @@ class _Match:
     def _reader(self, tensor: str, op_type: str) -> onnx.NodeProto:
         """The only reader."""
         self._require_own(tensor)
-        node = self._graph.readers[tensor][0]
+        node: onnx.NodeProto = self._graph.readers[tensor][0]
         if not _is(node, op_type):
             raise _NoMatch
         return node

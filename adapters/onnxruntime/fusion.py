@@ -51,7 +51,9 @@ def fuse_attention(model: OnnxModel) -> OnnxModel:
     what = f"{len(attentions)} attention" + ("s" if len(attentions) > 1 else "")
     reason = _difference(model, proto)
     if reason is not None:
-        return dataclasses.replace(model, notes=(*model.notes, f"{what} could be fused, but stay as exported: {reason}"))
+        return dataclasses.replace(
+            model, notes=(*model.notes, f"{what} could be fused, but stay as exported: {reason}")
+        )
     note = f"{what} fused into MultiHeadAttention, an operator of ONNX Runtime's own: the tuned model runs nowhere else"
     return dataclasses.replace(model, proto=proto, notes=(*model.notes, note))
 
@@ -151,4 +153,3 @@ def _length(spec: TensorSpec, axis: int, lengths: dict[str, int]) -> int:
         return size
     name = size or f"{spec.name}/{axis}"
     return lengths.setdefault(name, _LENGTHS[len(lengths) % len(_LENGTHS)])
-

@@ -27,7 +27,7 @@ class Graph:
             for name in dict.fromkeys(node.input):
                 if name:
                     self.readers.setdefault(name, []).append(node)
-        self.read_by_subgraphs = {name for node in self.nodes for name in _outer_reads(node)}
+        self.read_by_subgraphs = {name for node in self.nodes for name in outer_reads(node)}
 
     @property
     def opset(self) -> int:
@@ -98,10 +98,10 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
-def _outer_reads(node: onnx.NodeProto) -> Iterator[str]:
+def outer_reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names that the graphs inside of a node read; those that they define themselves do no harm."""
     for graph in subgraphs(node):
         for inner in graph.node:
             yield from inner.input
-            yield from _outer_reads(inner)
+            yield from outer_reads(inner)
         yield from (output.name for output in graph.output)

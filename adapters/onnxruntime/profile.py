@@ -77,15 +77,18 @@ def _kernel_seconds(session: onnxruntime.InferenceSession) -> dict[str, float]:
 
 
 def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableOp]) -> dict[str, float]:
-    """The same by op: a Relu or Clip that ONNX Runtime fused with the op before it gives its name to the kernel.
+    """The same by op.
 
-    A dynamic op's own quantization of its input counts where ONNX Runtime fused it with the product.
+    A kernel bears the name of its node or, in the blocked memory layout, of the tensor that it writes; and a Relu or
+    Clip that was fused with the op before it gives its own. A dynamic op's quantization of its input counts where ONNX
+    Runtime fused it with the product.
     """
     names = {op.name for op in ops}
     nodes = {node.name: node for node in graph.nodes}
     found: dict[str, float] = defaultdict(float)
     for name, value in seconds.items():
-        owner: onnx.NodeProto | None = nodes.get(name) or nodes.get(name.removesuffix(DYNAMIC_KERNEL))
+        product = name.removesuffix(DYNAMIC_KERNEL)
+        owner: onnx.NodeProto | None = nodes.get(name) or graph.producers.get(name) or nodes.get(product)
         if owner is not None and owner.name not in names and owner.op_type in CLIPS:
             owner = graph.producers.get(owner.input[0])
         if owner is not None and owner.name in names:
@@ -94,7 +97,7 @@ def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableO
 
 
 def conversion_seconds(sizes: Sequence[int], execution: Execution) -> Mapping[int, float]:
-    """Seconds of one QuantizeLinear and one DequantizeLinear over a float32 tensor, by its number of elements.
+    """Seconds of one QuantizeLinear or DequantizeLinear, their mean, over a float32 tensor, by its number of elements.
 
     Raises:
         ApplyError: ONNX Runtime refuses the model.
@@ -120,7 +123,7 @@ def conversion_seconds(sizes: Sequence[int], execution: Execution) -> Mapping[in
     rng = np.random.default_rng(0)
     feeds = {f"x{size}": rng.standard_normal(size, dtype=np.float32) for size in distinct}
     (seconds,) = profile([model], feeds, execution, optimize=False)
-    return {size: seconds.get(f"q{size}", 0.0) + seconds.get(f"dq{size}", 0.0) for size in distinct}
+    return {size: (seconds.get(f"q{size}", 0.0) + seconds.get(f"dq{size}", 0.0)) / 2 for size in distinct}
 
 
 def neighbours(graph: Graph, ops: Sequence[QuantizableOp]) -> dict[str, tuple[str, ...]]:

@@ -12,20 +12,23 @@ from autotune.config import (
     KL,
     MINMAX,
     MSE,
+    BiasCorrection,
     CalibrationAlgorithm,
     CalibrationMethod,
     Granularity,
     Precision,
     QuantizedType,
     TensorScheme,
+    WeightRounding,
 )
 from autotune.host import Host
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
 _ALGORITHMS = (
+    # Together with the preferred recipe, KL loses least (docs/recipes.md).
+    KL,
     MINMAX,
     *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
-    KL,
     MSE,
 )
 
@@ -55,8 +58,24 @@ def tuning_space(graph: Graph, host: Host) -> TuningSpace:
     transformer = _is_transformer(ops)
     return TuningSpace(
         ops=tuple(_op_space(op, graph, transformer=transformer) for op in ops),
+        recipe=_recipes(ops, host),
+    )
+
+
+def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
+    convolutions = any(op.node.op_type == "Conv" for op in ops)
+    weights = any(op.weight is not None for op in ops)
+    return RecipeSpace(
         # Where two u8 x s8 products saturate, weights of 7 bits are what ONNX Runtime's documentation advises.
-        recipe=RecipeSpace(reduce_range=(True, False) if host.saturates_u8s8 else (False,)),
+        reduce_range=(True, False) if host.saturates_u8s8 else (False,),
+        # What is preferred was measured on two models, see docs/recipes.md. No recipe costs speed in the result.
+        equalization=(True, False) if convolutions else (False,),
+        bias_correction=(BiasCorrection.FULL, BiasCorrection.FAST, BiasCorrection.NONE)
+        if convolutions
+        else (BiasCorrection.NONE,),
+        weight_rounding=(WeightRounding.NEAREST, WeightRounding.ERROR_FEEDBACK)
+        if weights
+        else (WeightRounding.NEAREST,),
     )
 
 
@@ -72,7 +91,7 @@ def _op_space(op: QuantizableOp, graph: Graph, *, transformer: bool) -> OpSpace:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
         weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
     static = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
-    quantized = (static,)
+    quantized: tuple[PrecisionSpace, ...] = (static,)
     if supports_dynamic(op, graph):
         dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=weights)
         quantized = (dynamic, static) if transformer else (static, dynamic)

@@ -19,12 +19,40 @@ _BIAS_MARGIN = 1.0001
 """Room for the rounding of the scales' product to float32."""
 
 
+def weight_grids(
+    model: OnnxModel,
+    ops: Sequence[QuantizableOp],
+    config: QuantizationConfig,
+    activations: Mapping[str, AffineParameters],
+) -> dict[str, AffineParameters]:
+    """By op: scales and zero points of its constant weight.
+
+    Args:
+        model: The fp32 model.
+        ops: Those that become int8.
+        config: How.
+        activations: Parameters of the tensors that the ops read.
+    """
+    tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    grids = {}
+    for op in ops:
+        if op.weight is None:
+            continue
+        weight = model.tensor(tensors[op.weight])
+        parameters = _parameters(weight, op, config[op.name], reduce_range=config.recipe.reduce_range)
+        if op.bias is not None:
+            scale = float(activations[op.activations[0]].scale)
+            parameters = _with_room_for_bias(parameters, model.tensor(tensors[op.bias]), scale)
+        grids[op.name] = parameters
+    return grids
+
+
 def quantize_weights(
     proto: onnx.ModelProto,
     model: OnnxModel,
     ops: Sequence[QuantizableOp],
     config: QuantizationConfig,
-    activations: Mapping[str, AffineParameters],
+    grids: Mapping[str, AffineParameters],
 ) -> None:
     """Replace the weight of every int8 op in ``proto`` by integers and a DequantizeLinear.
 
@@ -35,7 +63,7 @@ def quantize_weights(
         model: The fp32 model.
         ops: Those that become int8.
         config: How.
-        activations: Parameters of the tensors that the ops read.
+        grids: What :func:`weight_grids` gave.
     """
     nodes = {node.name: node for node in proto.graph.node}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
@@ -47,10 +75,7 @@ def quantize_weights(
         choice = config[op.name]
         axis = _axis(op, choice)
         weight = model.tensor(tensors[op.weight])
-        parameters = _parameters(weight, op, choice, reduce_range=config.recipe.reduce_range)
-        if op.bias is not None:
-            scale = float(activations[op.activations[0]].scale)
-            parameters = _with_room_for_bias(parameters, model.tensor(tensors[op.bias]), scale)
+        parameters = grids[op.name]
         key = (op.weight, axis, choice.weight, parameters.scale.tobytes(), parameters.zero_point.tobytes())
         if key not in dequantized:
             name = op.weight if not _is_taken(dequantized, op.weight) else f"{op.weight}/{op.name}"

@@ -10,6 +10,7 @@ from autotune.calibration.affine import (
     weight_parameters,
 )
 from autotune.calibration.collector import StatisticsCollector
+from autotune.calibration.examples import ExampleReservoir
 from autotune.calibration.histogram import Histogram, HistogramCollector
 from autotune.calibration.moments import ChannelMoments
 from autotune.calibration.ranges import activation_range
@@ -19,6 +20,7 @@ __all__ = [
     "AffineParameters",
     "CalibrationStatistics",
     "ChannelMoments",
+    "ExampleReservoir",
     "Histogram",
     "HistogramCollector",
     "StatisticsCollector",

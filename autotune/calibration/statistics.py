@@ -17,7 +17,9 @@ from autotune.calibration.histogram import Histogram
 from autotune.calibration.moments import ChannelMoments
 from autotune.errors import WorkspaceError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+_EXAMPLE = "example/"
 
 _MOMENTS = ("minimum", "maximum", "mean", "variance")
 
@@ -48,10 +50,12 @@ class CalibrationStatistics:
     Attributes:
         tensors: By the tensor's name in the graph.
         samples: How many samples were seen.
+        examples: A bounded number of them, the model's inputs by name, for recipes that run parts of the model again.
     """
 
     tensors: Mapping[str, TensorStatistics]
     samples: int
+    examples: tuple[Mapping[str, npt.NDArray[Any]], ...] = ()
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file; a reader sees the old file or the new one, never a part.
@@ -113,6 +117,8 @@ class CalibrationStatistics:
         }
         for name in _MOMENTS:
             arrays[f"channel_{name}"] = np.concatenate([np.empty(0), *(getattr(each, name) for each in present)])
+        for index, example in enumerate(self.examples):
+            arrays.update({f"{_EXAMPLE}{index}/{name}": array for name, array in example.items()})
         return arrays
 
     @classmethod
@@ -136,4 +142,13 @@ class CalibrationStatistics:
             minimum, maximum = map(float, arrays["extremes"][index])
             histogram = Histogram(counts, low, high)
             tensors[name] = TensorStatistics(minimum, maximum, int(arrays["counts"][index]), histogram, channels)
-        return cls(tensors, int(arrays["samples"]))
+        return cls(tensors, int(arrays["samples"]), _examples(arrays))
+
+
+def _examples(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Mapping[str, npt.NDArray[Any]], ...]:
+    examples: dict[int, dict[str, npt.NDArray[Any]]] = {}
+    for key, array in arrays.items():
+        if key.startswith(_EXAMPLE):
+            index, _, name = key.removeprefix(_EXAMPLE).partition("/")
+            examples.setdefault(int(index), {})[name] = array
+    return tuple(examples[index] for index in sorted(examples))

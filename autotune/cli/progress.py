@@ -91,7 +91,7 @@ class ProgressDisplay(Observer):
         """A candidate is about to be applied and measured."""
         self._detail, self._done = f"trial {number}: {note}", None
 
-    def progress(self, number: int, done: int, total: int | None) -> None:  # noqa: ARG002
+    def progress(self, done: int, total: int | None) -> None:
         """An accuracy evaluation has come this far."""
         self._done = (done, total)
 

@@ -1,6 +1,7 @@
 """Measuring candidates: latency against the fp32 baseline, accuracy with its interval, size and memory."""
 
 from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.isolation import IsolatedEvaluator, IsolationOptions
 from autotune.evaluation.latency import (
     LatencyComparison,
     LatencyOptions,
@@ -16,6 +17,8 @@ __all__ = [
     "METRICS",
     "Evaluation",
     "Evaluator",
+    "IsolatedEvaluator",
+    "IsolationOptions",
     "LabelledData",
     "LatencyComparison",
     "LatencyOptions",

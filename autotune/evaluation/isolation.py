@@ -171,8 +171,8 @@ class IsolatedEvaluator(Generic[ModelT]):
                 self._pool = _Pool(Path(self._folder.name), self._setup, self._isolation)
                 self._result(worker.prepare, b"", deadline, None)
             return self._result(task, cloudpickle.dumps(arguments), deadline, limit)
-        except TrialError as error:
-            if self._pool is not None and (self._pool.killed or isinstance(error, DeadlineReached)):
+        except TrialError:
+            if self._pool is not None and self._pool.killed:
                 self._drop()
             raise
         except BaseException:

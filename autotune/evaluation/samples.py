@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,14 +58,9 @@ class SampleStore:
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.total = int(self._starts[-1])
         self.by_sample = self._batches is not None and self._sliceable(self._batches)
-        self.any_order = self._batches is not None or _indexable(loader)
-
-    @property
-    def units(self) -> list[Array]:
+        self.units: list[Array] = self._units()
         """Positions of the samples of each unit, in the loader's order."""
-        if self.by_sample:
-            return list(np.arange(self.total).reshape(-1, 1))
-        return [np.arange(start, stop) for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)]
+        self.any_order = self._batches is not None or _indexable(loader)
 
     def chunks(self, units: Array) -> Iterator[Chunk]:
         """The given units in the given order, put together to batches of the loader's size where they are samples.
@@ -82,6 +78,11 @@ class SampleStore:
             yield Chunk(
                 samples=np.arange(self._starts[unit], self._starts[unit + 1]), feeds=batch.feeds, labels=batch.labels
             )
+
+    def _units(self) -> list[Array]:
+        if self.by_sample:
+            return list(np.arange(self.total).reshape(-1, 1))
+        return [np.arange(start, stop) for start, stop in itertools.pairwise(self._starts)]
 
     def _read(self, memory_bytes: int) -> None:
         digest = hashlib.blake2b(digest_size=12)

@@ -200,7 +200,7 @@ class Strategy(Section):
     # What further keys there are depends on the strategy, which checks them.
     model_config = ConfigDict(extra="allow")
 
-    name: str = "basic"
+    name: str = "auto"
     """The strategy. Its options stand beside it."""
 
     @property

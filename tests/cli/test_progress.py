@@ -95,7 +95,7 @@ def test_the_status_line_tells_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch)
     best = candidate(2, 0.005, 1.5)
     shown.trial_finished(best, best)
     shown.trial_started(3, INT8, "conv to fp32")
-    shown.progress(3, 250, 1000)
+    shown.progress(250, 1000)
     clock[0] = 112.0
     status = rendered(shown)
     assert "trial 3: conv to fp32" in status

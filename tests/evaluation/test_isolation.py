@@ -16,7 +16,7 @@ from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, UserFun
 from autotune.evaluation.isolation import IsolatedEvaluator, IsolationOptions
 
 MIB = 2**20
-LIMIT = 600 * MIB
+LIMIT = 450 * MIB
 CRASH, HANG, FLOOD, QUIT = 10.0, 20.0, 30.0, 40.0
 """Candidates whose every output is this number bring about a fault in ``eval_fn``."""
 
@@ -62,7 +62,7 @@ def isolated(settings: dict[str, Any], problem: Any) -> Iterator[IsolatedEvaluat
     cloudpickle.register_pickle_by_value(from_here)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     adapter = from_here.OnnxAdapter()
-    options = IsolationOptions(trial_timeout_s=4.0, trial_memory_bytes=LIMIT)
+    options = IsolationOptions(trial_timeout_s=3.0, trial_memory_bytes=LIMIT)
     with IsolatedEvaluator(isolation=options, adapter=adapter, **settings) as evaluator:
         evaluator.baseline()
         yield evaluator
@@ -84,8 +84,8 @@ def test_a_worker_finds_what_this_process_finds(
     ("fault", "reason"),
     [
         (CRASH, "worker process died.*SIGSEGV"),
-        (HANG, "longer than trial_timeout_s=4"),
-        (FLOOD, "MiB of memory, more than the 600 MiB of trial_memory_bytes"),
+        (HANG, "longer than trial_timeout_s=3"),
+        (FLOOD, "MiB of memory, more than the 450 MiB of trial_memory_bytes"),
         (QUIT, "SystemExit: 3"),
     ],
 )
@@ -102,6 +102,12 @@ def test_errors_keep_their_kind_and_their_message(isolated: IsolatedEvaluator[An
     with pytest.raises(OutputError, match="'logits' must be finite") as caught:
         isolated.evaluate(problem.disturbed(float("nan")))
     assert caught.value.__cause__ is None
+
+
+def test_a_resumed_run_needs_no_baseline(isolated: IsolatedEvaluator[Any], problem: Any) -> None:
+    baseline = isolated.baseline()
+    isolated.resume(baseline)
+    assert isolated.evaluate(problem.model).measurement.loss == 0.0
 
 
 def test_a_deadline_ends_a_hanging_trial(isolated: IsolatedEvaluator[Any], problem: Any) -> None:
@@ -128,12 +134,6 @@ def test_labelled_data_holdout_and_progress_reach_the_worker(
         whole = evaluator.complete(problem.model, evaluator.evaluate(problem.model).measurement)
         assert whole.samples == 300
         assert evaluator.race([problem.model]).order == (0,)
-        folder = evaluator._folder.name
-    resumed: IsolatedEvaluator[Any] = IsolatedEvaluator(isolation=IsolationOptions(), adapter=adapter, **options)
-    resumed.resume(baseline)
-    assert resumed.evaluate(problem.model).measurement.loss == 0.0
-    assert resumed._folder.name != folder
-    resumed.close()
 
 
 def test_limits_state_their_rules() -> None:

@@ -111,6 +111,7 @@ class Table:
         return {
             name: {Precision.FP32: fp32, Precision.INT8: int8}
             for name, (fp32, int8) in zip(self.groups, self._profile.get("seconds", ()), strict=False)
+            if fp32 and int8
         }
 
     def crossing_latency(self) -> Mapping[str, float]:

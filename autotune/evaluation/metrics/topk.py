@@ -42,7 +42,7 @@ class TopK(MeanMetric):
 
     def difficulty(self, outputs: tuple[Array, ...], labels: Any) -> Array:
         """How near the sample's own class is to the rank at which its answer changes: minus the gap between scores."""
-        scores = np.asarray(class_scores(outputs, self._output, self.name), np.float64)
+        scores = np.array(class_scores(outputs, self._output, self.name), np.float64)
         samples = np.arange(len(scores))
         truth = class_labels(labels, len(scores), scores.shape[1], self.name)
         own = scores[samples, truth]

@@ -164,3 +164,13 @@ def test_every_metric_has_a_name_and_a_direction() -> None:
         assert isinstance(metric, made)
         assert metric.name
         assert isinstance(metric.higher_is_better, bool)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_difficulty_is_small_margins_first_and_leaves_outputs_as_they_are(dtype: type) -> None:
+    logits: np.ndarray[Any, Any] = np.array([[3.0, 1.0], [0.0, 0.1], [5.0, 0.0]], dtype)
+    before = logits.copy()
+    difficulty = create_metric("topk").difficulty((logits,), np.array([0, 0, 1]))
+    assert difficulty is not None
+    assert np.argsort(-difficulty).tolist() == [1, 0, 2]
+    assert (logits == before).all()

@@ -1,0 +1,136 @@
+"""Weight rounding by error feedback: the error of one rounded weight is made up for by those not yet rounded.
+
+Follows E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
+(arXiv 2210.17323), after B. Hassibi's optimal brain surgeon: with ``H`` the second moments of a layer's inputs, the
+squared error of its output is ``(w - q) H (w - q)^T``, and rounding input by input, in order of descending ``H[i, i]``,
+the best update of the remaining weights follows from the Cholesky factor of the inverse of ``H``. Scales stay as they
+are. No gradients, one pass over the examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from autotune.adapter import Array
+from autotune.adapters.onnxruntime.graph import attributes
+
+_Float64 = npt.NDArray[np.float64]
+
+LARGEST_INPUTS = 4608
+"""Of one output of a layer. Beyond, the inverse of ``H`` costs more than the recipe gives."""
+
+_POSITIONS_PER_INPUT = 16
+_FEWEST_POSITIONS = 1024
+"""How many positions second moments are taken over, evenly spread: many times what their inverse needs to exist."""
+
+_DAMPING = 0.01
+"""Share of the mean of H's diagonal that is added to it, as in the paper: inputs that are always zero do no harm."""
+
+_BLOCK = 64
+
+
+def round_with_feedback(
+    rows: Array, scale: Array, zero_point: Array, moments: Array, integers: tuple[int, int]
+) -> Array:
+    """Weights on the grid of their scales, chosen for the least squared error of the layer's output.
+
+    Args:
+        rows: Weights, shape (groups, outputs, inputs).
+        scale: Shape (groups, outputs).
+        zero_point: Shape (groups, outputs).
+        moments: Second moments of the inputs, shape (groups, inputs, inputs).
+        integers: Smallest and largest integer.
+
+    Returns:
+        float32, the shape of ``rows``: real values that quantize to themselves.
+    """
+    moments = moments.astype(np.float64)
+    diagonal = np.diagonal(moments, axis1=1, axis2=2)
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    damping = _DAMPING * diagonal.mean(axis=1) + 1e-12
+    moments = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], 1), order[:, None, :], 2)
+    moments = moments + damping[:, None, None] * np.eye(moments.shape[1])
+    factor = np.asarray(np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1), np.float64)
+    weights: _Float64 = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
+    steps = np.asarray(scale, np.float64)
+    low, high = ((end - np.asarray(zero_point, np.float64)) * steps for end in integers)
+    rounded = _feed_back(weights, factor, steps, low, high)
+    result = np.empty(rows.shape, np.float32)
+    np.put_along_axis(result, order[:, None, :], rounded.astype(np.float32), 2)
+    return result
+
+
+def _feed_back(weights: _Float64, factor: _Float64, scale: _Float64, low: _Float64, high: _Float64) -> _Float64:
+    """Round column by column; columns beyond the current block are updated once per block. Changes ``weights``."""
+    rounded = np.empty_like(weights)
+    inputs = weights.shape[2]
+    for start in range(0, inputs, _BLOCK):
+        stop = min(start + _BLOCK, inputs)
+        errors = np.empty((*weights.shape[:2], stop - start))
+        for column in range(start, stop):
+            current = weights[:, :, column]
+            nearest = np.clip(np.rint(current / scale) * scale, low, high)
+            rounded[:, :, column] = nearest
+            error = (current - nearest) / factor[:, None, column, column]
+            errors[:, :, column - start] = error
+            weights[:, :, column + 1 : stop] -= error[:, :, None] * factor[:, None, column, column + 1 : stop]
+        weights[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+    return rounded
+
+
+def convolution_moments(node: onnx.NodeProto, kernel: Sequence[int], groups: int, inputs: Sequence[Array]) -> Array:
+    """Second moments of what the filters of a convolution see.
+
+    Args:
+        node: The convolution.
+        kernel: Its spatial shape.
+        groups: Of the convolution.
+        inputs: What it reads, each of shape (N, C, spatial...).
+
+    Returns:
+        float32, shape (groups, C / groups * kernel, C / groups * kernel).
+    """
+    positions = _positions(inputs[0].shape[1] // groups * math.prod(kernel))
+    columns = [_columns(node, kernel, groups, array, max(1, positions // len(inputs))) for array in inputs]
+    total = sum(each.shape[2] for each in columns)
+    return np.asarray(sum(each @ each.transpose(0, 2, 1) for each in columns) / max(total, 1), np.float32)
+
+
+def product_moments(inputs: Sequence[Array]) -> Array:
+    """The same for a matrix product: float32, shape (1, inputs, inputs)."""
+    rows = np.concatenate([array.reshape(-1, array.shape[-1]) for array in inputs])
+    rows = rows[:: max(1, len(rows) // _positions(rows.shape[1]))]
+    return np.asarray(rows.T @ rows / max(len(rows), 1), np.float32)[None]
+
+
+def _positions(inputs: int) -> int:
+    return max(_FEWEST_POSITIONS, _POSITIONS_PER_INPUT * inputs)
+
+
+def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Array, positions: int) -> Array:
+    """Patches of one array, shape (groups, C / groups * kernel, positions)."""
+    options = attributes(node)
+    rank = len(kernel)
+    strides = _numbers(options.get("strides"), 1, rank)
+    dilations = _numbers(options.get("dilations"), 1, rank)
+    pads = _numbers(options.get("pads"), 0, 2 * rank)
+    spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
+    padded = np.pad(array, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+    axes = tuple(range(2, 2 + rank))
+    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    both = slice(None), slice(None)
+    stepped = *(slice(None, None, step) for step in strides), *(slice(None, None, step) for step in dilations)
+    windows = windows[(*both, *stepped)]
+    places = np.indices((len(array), *windows.shape[2 : 2 + rank])).reshape(1 + rank, -1)
+    places = places[:, :: max(1, places.shape[1] // positions)]
+    taken = windows[(places[0], slice(None), *places[1:])]  # (positions, C, kernel...)
+    return np.ascontiguousarray(taken.reshape(len(taken), groups, -1).transpose(1, 2, 0), np.float32)
+
+
+def _numbers(value: object, default: int, count: int) -> list[int]:
+    return [int(each) for each in value] if isinstance(value, list | tuple) and value else [default] * count

@@ -1,0 +1,122 @@
+"""How often the interval of the loss covers the truth, over simulated searches whose truth is known.
+
+Run from the root of the repository: ``python benchmarks/interval_coverage.py``. A candidate's margin on a sample is
+fp32's plus noise and a shift, so that its true loss follows from the normal distribution. Each search draws a data set,
+evaluates its candidates through the evaluator's own scorer (once in full, once with early stopping), picks the one with
+the least loss, and measures that one on the holdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from evaluation_report import report
+from scipy import stats
+
+from autotune.adapter import Feeds, TensorSpec
+from autotune.criterion import Criterion
+from autotune.evaluation.checked import CheckedModel
+from autotune.evaluation.metrics import TopK
+from autotune.evaluation.score import Score
+from autotune.evaluation.sources import LabelledData
+from autotune.evaluation.streamed import SampleScorer
+
+INPUTS = (TensorSpec(name="index", dtype=np.dtype(np.int64), shape=("n",)),)
+OUTPUTS = (TensorSpec(name="logits", dtype=np.dtype(np.float64), shape=("n", 2)),)
+MEAN_MARGIN = 0.8
+"""fp32 is right on 79 % of the samples."""
+
+
+def main() -> None:
+    """Simulate and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--searches", type=int, default=200)
+    parser.add_argument("--candidates", type=int, default=6)
+    parser.add_argument("--samples", type=int, default=2500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    covered: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for search in range(arguments.searches):
+        for criterion in (Criterion(relative=0.01), Criterion(absolute=0.01)):
+            kind = "relative" if criterion.relative is not None else "absolute"
+            found = simulate(criterion, arguments.candidates, arguments.samples, arguments.seed + search)
+            for what, hits in found.items():
+                covered[kind, what].extend(hits)
+    rows = [
+        {
+            "loss": kind,
+            "interval": what,
+            "intervals": len(hits),
+            "coverage": float(np.mean(hits)),
+            "standard error": math.sqrt(np.mean(hits) * (1 - np.mean(hits)) / len(hits)),
+        }
+        for (kind, what), hits in covered.items()
+    ]
+    report("interval_coverage", rows, seed=arguments.seed, out=arguments.out)
+
+
+def simulate(criterion: Criterion, candidates: int, samples: int, seed: int) -> dict[str, list[bool]]:
+    """One search: which of its intervals cover the truth."""
+    generator = np.random.default_rng(seed)
+    margins = MEAN_MARGIN + generator.standard_normal(samples)
+    loader = [
+        (np.arange(start, min(samples, start + 25)), np.zeros(min(samples, start + 25) - start, np.int64))
+        for start in range(0, samples, 25)
+    ]
+    scorer = SampleScorer(
+        LabelledData(loader=loader, metrics=(TopK(),)), criterion, INPUTS, seed=seed, cache=None, key="simulated"
+    )
+    fp32 = _model(margins)
+    scorer.baseline(fp32, _silent)
+    found: dict[str, list[bool]] = defaultdict(list)
+    measured: list[tuple[float, float, CheckedModel, Score]] = []
+    for _ in range(candidates):
+        noise, shift = generator.uniform(0.01, 0.3), generator.uniform(0.0, 0.06)
+        model = _model(margins + noise * generator.standard_normal(samples) - shift)
+        truth = _true_loss(noise, shift, criterion)
+        full = scorer.candidate(model, _silent, complete=True)
+        early = scorer.candidate(model, _silent, complete=False)
+        found["every candidate in full"].append(_covers(full, truth))
+        if early.stopped is not None:
+            found["dropped early"].append(_covers(early, truth))
+        measured.append((full.loss, truth, model, full))
+    _, truth, model, score = min(measured, key=lambda entry: entry[0])
+    found["the best of the search, on the same data"].append(_covers(score, truth))
+    final = scorer.holdout(fp32, model, _silent)
+    assert final is not None
+    found["the best of the search, on the holdout"].append(_covers(final, truth))
+    return found
+
+
+def _model(margins: npt.NDArray[np.float64]) -> CheckedModel:
+    def run(feeds: Feeds) -> tuple[npt.NDArray[Any], ...]:
+        picked = margins[feeds["index"]]
+        return (np.column_stack([picked, np.zeros(len(picked))]),)
+
+    return CheckedModel(run, inputs=INPUTS, outputs=OUTPUTS, deadline=None, finite=frozenset({"logits"}))
+
+
+def _true_loss(noise: float, shift: float, criterion: Criterion) -> float:
+    baseline = float(stats.norm.cdf(MEAN_MARGIN))
+    candidate = float(stats.norm.cdf((MEAN_MARGIN - shift) / math.sqrt(1 + noise**2)))
+    return criterion.loss(baseline, candidate)
+
+
+def _covers(score: Score, truth: float) -> bool:
+    assert score.interval is not None
+    return score.interval.low <= truth <= score.interval.high
+
+
+def _silent(_done: int, _total: int | None) -> None:
+    return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a proposal costs: 500 ops, a history of 200 trials, every strategy.
+
+Run from the root of the repository:
+
+    python benchmarks/propose_cost.py
+
+In processor time, two figures per strategy: the median time of a proposal of a run that goes on, and that of the first one after a
+resume, when the whole history is read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+
+from autotune.strategies import create_strategy, strategy_names
+from tests.strategies.driver import Run
+from tests.strategies.synthetic import make_model
+
+OPTIONS: dict[str, dict[str, int]] = {"exhaustive": {"limit": 10**1000}, "auto": {"patience": 10**6}}
+"""``auto`` would stop after a handful of evaluations; here it goes on as long as it finds anything to try."""
+
+
+def main() -> None:
+    """Time every strategy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ops", type=int, default=500)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--strategies", nargs="*", default=strategy_names())
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    model = make_model(args.ops, harmful=args.ops // 10, total_loss=0.2)
+    print("| strategy | trials | median ms | worst of the last 20, ms | after resume, ms |\n|---|---|---|---|---|")
+    for name in args.strategies:
+        options = OPTIONS.get(name, {})
+        strategy = create_strategy(name, **options)
+        times: list[float] = []
+        inner = strategy.propose
+
+        def timed(*parts, inner=inner, times=times):  # type: ignore[no-untyped-def]
+            started = time.process_time()
+            answer = inner(*parts)
+            times.append((time.process_time() - started) * 1000)
+            return answer
+
+        strategy.propose = timed  # type: ignore[method-assign]
+        run = Run(model.problem(target=0.002), model).go(strategy, args.trials)
+        resumed = create_strategy(name, **options)
+        history = run.history
+        assert history is not None
+        opened = history.open(resumed.sampler(run.problem, 0) or history.study.sampler)
+        started = time.process_time()
+        resumed.propose(run.problem, history.trials, opened.draw)
+        again = (time.process_time() - started) * 1000
+        spent = f"{statistics.median(times):.1f} | {max(times[-20:]):.1f} | {again:.0f}"
+        print(f"| {name} | {len(run.evaluated)} | {spent} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

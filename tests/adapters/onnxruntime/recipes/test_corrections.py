@@ -1,0 +1,128 @@
+"""Bias correction and weight rounding: each lessens the error it is about, and leaves what it cannot serve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autotune.adapters.onnxruntime import OnnxModel
+from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
+from autotune.adapters.onnxruntime.recipes.weight_rounding import convolution_moments, round_with_feedback
+from autotune.adapters.onnxruntime.session import optimized_op_counts
+from autotune.config import BiasCorrection, Granularity, Recipe, WeightRounding
+from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
+from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
+
+LAYERS = [("dense", "relu6"), ("depthwise", "relu6"), ("pointwise", "none"), ("dense", "relu"), ("depthwise", "none")]
+FAST, FULL = Recipe(bias_correction=BiasCorrection.FAST), Recipe(bias_correction=BiasCorrection.FULL)
+EVERYTHING = Recipe(
+    equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.ERROR_FEEDBACK
+)
+PER_TENSOR = Granularity.PER_TENSOR
+
+
+def mean_error(model: OnnxModel, quantized: OnnxModel) -> float:
+    """Root mean square over channels of the shift of a channel's mean."""
+    differences = [run(quantized, feeds) - run(model, feeds) for feeds in BATCHES]
+    return float(np.sqrt(np.square(np.concatenate(differences).mean(axis=(0, 2, 3))).mean()))
+
+
+@pytest.mark.parametrize("recipe", [FAST, FULL], ids=["fast", "full"])
+def test_shift_of_the_mean_shrinks(recipe: Recipe) -> None:
+    ratios = []
+    for seed in range(6):
+        model, statistics = prepared(chain(LAYERS, seed))
+        plain = ADAPTER.apply(model, config(model, granularity=PER_TENSOR), statistics)
+        corrected = ADAPTER.apply(model, config(model, recipe, granularity=PER_TENSOR), statistics)
+        ratios.append(mean_error(model, corrected) / mean_error(model, plain))
+    assert np.median(ratios) < (0.3 if recipe is FULL else 0.8)
+
+
+def test_full_correction_serves_convolutions_without_bias() -> None:
+    model, statistics = prepared(chain(LAYERS, 1, bias=False))
+    plain = ADAPTER.apply(model, config(model, granularity=PER_TENSOR), statistics)
+    corrected = ADAPTER.apply(model, config(model, FULL, granularity=PER_TENSOR), statistics)
+    assert mean_error(model, corrected) < 0.2 * mean_error(model, plain)
+
+
+def test_fast_shift_is_that_of_a_convolution_of_the_mean() -> None:
+    error = normal(4, 2, 3, 3).astype(np.float64)
+    mean = np.arange(1.0, 5.0)
+    expected = [sum(error[o, i].sum() * mean[2 * (o // 2) + i] for i in range(2)) for o in range(4)]
+    np.testing.assert_allclose(convolution_shift(error, mean, 2), expected)
+    np.testing.assert_allclose(product_shift(error[:, :, 0, 0], mean[:2]), error[:, :, 0, 0] @ mean[:2])
+
+
+def test_error_feedback_beats_rounding_to_nearest_where_inputs_correlate() -> None:
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((2000, 24)) @ random.standard_normal((24, 24))
+    moments = (inputs.T @ inputs / len(inputs))[None]
+    rows = random.standard_normal((1, 16, 24)).astype(np.float32)
+    scale = np.full((1, 16), 0.1)
+    rounded = round_with_feedback(rows, scale, np.zeros((1, 16)), moments, (-128, 127))
+    nearest = np.rint(rows / 0.1) * 0.1
+
+    def loss(weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+        error = (weights - rows)[0]
+        return float(np.einsum("oi,ij,oj->", error, moments[0], error))
+
+    np.testing.assert_allclose(rounded / 0.1, np.rint(rounded / 0.1), atol=1e-4)
+    assert loss(rounded.astype(np.float64)) < 0.6 * loss(nearest)
+
+
+def test_error_feedback_stays_within_the_integers() -> None:
+    rows = np.full((1, 2, 4), 3.0, np.float32)
+    moments = np.eye(4)[None] + 0.9
+    rounded = round_with_feedback(rows, np.full((1, 2), 0.01), np.zeros((1, 2)), moments, (-64, 63))
+    assert rounded.max() <= 0.63 + 1e-6
+
+
+@pytest.mark.parametrize("attributes", [{}, {"strides": [2, 2]}, {"dilations": [2, 2]}, {"pads": [1, 0, 2, 1]}])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_moments_predict_the_output(groups: int, attributes: dict[str, list[int]]) -> None:
+    """The mean square of a convolution's output is ``w H w``, whatever its strides, dilations, pads and groups."""
+    weight = normal(4, 4 // groups, 3, 3)
+    convolution = node("Conv", "x w", "y", group=groups, **attributes)
+    model = ADAPTER.load(build([convolution], {"x": ("N", 4, 9, 9)}, {"y": None}, {"w": weight}))
+    feeds = {"x": normal(2, 4, 9, 9, seed=1, scale=1.0)}
+    moments = convolution_moments(convolution, (3, 3), groups, [feeds["x"]])
+    rows = weight.reshape(groups, 4 // groups, -1)
+    predicted = np.einsum("goi,gij,goj->go", rows, moments, rows).ravel()
+    np.testing.assert_allclose(predicted, np.square(run(model, feeds)).mean(axis=(0, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_everything_together_fuses_and_helps(granularity: Granularity) -> None:
+    gains = []
+    for seed in range(4):
+        model, statistics = prepared(chain(LAYERS, seed))
+        plain = ADAPTER.apply(model, config(model, granularity=granularity), statistics)
+        better = ADAPTER.apply(model, config(model, EVERYTHING, granularity=granularity), statistics)
+        assert optimized_op_counts(better.proto) == {"QuantizeLinear": 1, "QLinearConv": 5, "DequantizeLinear": 1}
+        gains.append(sqnr_db(model, better) - sqnr_db(model, plain))
+    assert np.mean(gains) > 3.0
+
+
+def test_residuals_pools_and_heads_fuse() -> None:
+    model, statistics = prepared(small_cnn())
+    plain = ADAPTER.apply(model, config(model), statistics)
+    better = ADAPTER.apply(model, config(model, EVERYTHING), statistics)
+    assert optimized_op_counts(better.proto) == optimized_op_counts(plain.proto)
+    assert run(better).shape == run(model).shape
+
+
+def test_shared_weights_stay_with_a_note() -> None:
+    nodes = [node("Conv", "x w b", "c"), node("Relu", "c", "a"), node("Conv", "a w b", "y")]
+    constants = {"w": normal(3, 3, 1, 1), "b": normal(3, seed=1)}
+    model, statistics = prepared(build(nodes, {"x": ("N", 3, 8, 8)}, {"y": None}, constants))
+    plain = ADAPTER.apply(model, config(model), statistics)
+    left = ADAPTER.apply(model, config(model, EVERYTHING), statistics)
+    assert left.fingerprint == plain.fingerprint
+    assert any("other ops read them too" in note for note in left.notes)
+
+
+def test_recipes_leave_the_model_as_it_is() -> None:
+    model, statistics = prepared(chain(LAYERS, 0))
+    before = model.fingerprint, model.proto.SerializeToString(deterministic=True)
+    ADAPTER.apply(model, config(model, EVERYTHING), statistics)
+    assert (OnnxModel(proto=model.proto).fingerprint, model.proto.SerializeToString(deterministic=True)) == before

@@ -1,0 +1,169 @@
+"""What each strategy is for, beyond what all have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from autotune.config import FP32, CalibrationMethod, Precision
+from autotune.errors import StrategyError
+from autotune.strategies import create_strategy
+from autotune.strategies.moves import uniform_configs
+from autotune.strategies.prediction import LinearModel, Program
+from tests.strategies.driver import Run
+from tests.strategies.synthetic import Synthetic, make_model, make_space
+from tests.strategies.table import Table
+
+
+def _run(name: str, model: Synthetic | Table, budget: int = 60, target: float = 0.01, **options: int) -> Run:
+    return Run(model.problem(0, target=target), model).go(create_strategy(name, **options), budget)
+
+
+def test_uniform_configs_change_one_thing_at_a_time_and_do_not_grow_with_the_model() -> None:
+    few, many = (list(uniform_configs(make_space(ops))) for ops in (3, 40))
+    assert len(few) == len(many) == 1 + 3 + 1 + 1 + 1
+    assert few[0][0] == make_space(3).preferred
+    assert {choice.calibration.method for choice in few[1][0].ops.values() if choice.calibration} == {
+        CalibrationMethod.PERCENTILE
+    }
+
+
+def test_basic_tries_all_uniform_configs_even_if_the_first_keeps_the_target() -> None:
+    run = _run("basic", make_model(6, total_loss=0.001))
+    assert len(run.evaluated) == 7
+    assert run.reason is not None
+    assert "uniform" in run.reason
+
+
+def test_basic_falls_back_along_the_sensitivities_until_the_target_is_met() -> None:
+    model = make_model(12, total_loss=0.05)
+    run = _run("basic", model)
+    assert run.reason == "target met"
+    assert run.best.met
+    fallen = {op.name for op in model.space.ops if run.best.config[op.name] == FP32}
+    most_sensitive = max(model.sensitivity(), key=lambda op: model.sensitivity()[op])
+    assert most_sensitive in fallen
+    assert len(fallen) < 6
+
+
+def test_exhaustive_sees_every_config_and_refuses_what_it_cannot_end() -> None:
+    model = make_model(4, rich=False)
+    run = _run("exhaustive", model)
+    assert len(run.evaluated) == model.space.size - 1
+    with pytest.raises(StrategyError, match=r"at most 10,000 configs, but this one has about 10\^\d+.*Restrict"):
+        _run("exhaustive", make_model(12))
+
+
+def test_random_visits_a_small_space_completely() -> None:
+    model = make_model(4, rich=False)
+    run = _run("random", model)
+    assert len(run.evaluated) == model.space.size - 1
+    assert run.reason == "exhausted: all 16 configs were tried"
+
+
+def test_hawq_without_gradients_says_what_to_do() -> None:
+    class WithoutGradients(Synthetic):
+        def hessian_sensitivity(self) -> None:
+            return None
+
+    model = WithoutGradients(**vars(make_model(4)))
+    with pytest.raises(StrategyError, match=r"needs gradients.*PyTorch.*'mse_v2' or 'auto'"):
+        _run("hawq", model)
+
+
+def test_hawq_bisects() -> None:
+    run = _run("hawq", make_model(60, total_loss=0.1))
+    assert run.best.met
+    assert len(run.evaluated) <= 2 + int(np.ceil(np.log2(60)))
+
+
+def test_mse_v2_gives_back_and_ends_no_slower_than_mse() -> None:
+    model = dataclasses.replace(make_model(12, total_loss=0.08, harmful=5), interaction=0.5)
+    first, second = _run("mse", model), _run("mse_v2", model)
+    assert second.best.met
+    assert second.cost(second.best) <= first.cost(first.best)
+
+
+def test_conservative_keeps_the_target_at_every_step_it_takes() -> None:
+    run = _run("conservative", make_model(12, total_loss=0.02))
+    assert run.best.met
+    assert run.cost(run.best) < 1
+
+
+def test_pareto_leaves_a_front_on_both_sides_of_the_target() -> None:
+    run = _run("pareto", make_model(6, total_loss=0.2), budget=40, population=8)
+    losses = [trial.loss for trial in run.evaluated if trial.loss is not None]
+    assert len(losses) == len(run.evaluated)
+    assert min(losses) < 0.01 < max(losses)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auto_finds_the_few_ops_that_carry_the_loss_among_many(seed: int) -> None:
+    model = make_model(60, seed=seed, total_loss=0.06, harmful=4)
+    auto, basic = _run("auto", model), _run("basic", model)
+    assert auto.best.met
+    assert len(auto.evaluated) <= 14
+    assert auto.cost(auto.best) <= basic.cost(basic.best) * 1.04
+
+
+def test_auto_returns_ops_that_are_faster_in_fp32_although_the_target_is_met() -> None:
+    model = make_model(8, total_loss=0.001)
+    slow = model.space.ops[0].name
+    model = dataclasses.replace(model, seconds={**model.seconds, slow: (1e-3, 3e-3)})
+    run = _run("auto", model)
+    assert run.best.config[slow] == FP32
+    assert run.best.config.precisions()[Precision.INT8] == 7
+
+
+def test_auto_says_when_fp32_is_the_answer() -> None:
+    model = make_model(6)
+    model = dataclasses.replace(model, seconds={op: (s, 1.5 * s) for op, (s, _) in model.seconds.items()})
+    run = _run("auto", model)
+    assert run.best.config.is_fp32
+    assert len(run.evaluated) <= 2
+    assert run.reason == "fp32 is the fastest of the configs predicted to keep the target"
+
+
+@pytest.mark.parametrize("target", [0.01, 0.002])
+def test_auto_is_near_the_optimum_of_a_recorded_model(target: float) -> None:
+    for seed in range(5):
+        table = Table("resnet20", seed)
+        run = _run("auto", table, target=target)
+        assert run.best.met
+        assert len(run.evaluated) <= 10
+        # The recorded speedups of configs that compute alike differ by up to 5 %: chance, which no search foresees.
+        assert table.true_cost(run.best.config) <= table.optimum(target) * 1.06
+
+
+def test_regression_recovers_weights_from_few_sums() -> None:
+    truth = np.array([1.0, 5.0, 2.0])
+    features = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    model = LinearModel(
+        mean=np.full(3, 2.0), std=np.full(3, 10.0), features=features, observed=features @ truth, noise=np.full(3, 1e-6)
+    )
+    assert model.mean == pytest.approx(truth, abs=1e-4)
+    assert np.all(model.std < 1e-3)
+
+
+def test_program_weighs_conversions_and_leaves_out_what_was_tried() -> None:
+    program = Program(
+        gain=np.array([0.1, 0.1, 0.1]),
+        loss=np.array([1.0, 1.0, 1.0]),
+        budget=2.0,
+        crossing={0: 0.05, 1: 0.05},
+        readers={0: [1], 1: [2]},
+        tried=np.zeros((0, 3), dtype=bool),
+    )
+    chosen = program.solve()
+    assert chosen is not None
+    # One op must be in fp32; the middle one would need two conversions.
+    assert chosen.sum() == 1
+    assert not chosen[1]
+    other = dataclasses.replace(program, tried=np.array([chosen])).solve()
+    assert other is not None
+    assert other.sum() == 1
+    assert not other[1]
+    assert (other != chosen).any()
+    assert dataclasses.replace(program, budget=-1.0).solve() is None
