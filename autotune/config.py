@@ -19,6 +19,8 @@ class Precision(StrEnum):
     FP32 = "fp32"
     INT8 = "int8"
     """Static int8: weights and activations are quantized, activation ranges come from calibration."""
+    INT8_DYNAMIC = "int8_dynamic"
+    """Dynamic int8: weights are quantized ahead, what the op reads in every call anew, by its own range."""
 
 
 class QuantizedType(StrEnum):
@@ -122,7 +124,7 @@ class OpConfig:
         precision: How the op computes.
         activation: For int8, how the tensors that the op reads are quantized. A tensor has one scheme: the first int8
             op in graph order that reads it decides, and where only fp32 ops read it, the int8 op that wrote it.
-        weight: For int8 ops with constant weights, how these are quantized.
+        weight: For quantized ops with constant weights, how these are quantized.
         calibration: For static int8, the algorithm that chooses the ranges of the tensors that the op reads.
     """
 

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from autotune.adapter import Array
+from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.graph import attributes, is_standard
 from autotune.adapters.onnxruntime.model import OnnxModel
 
@@ -25,8 +26,14 @@ _MOST, _LEAST = 32767, -32768
 _QDQ_WEIGHT = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 """Ops that ONNX Runtime fuses with the DequantizeLinear before them, and the input that is the weight."""
 
-_INTEGER_WEIGHT = {"QLinearConv": 3, "ConvInteger": 1, "QLinearMatMul": 3, "MatMulInteger": 1}
-"""Integer ops of the standard, and the input that is the weight."""
+_INTEGER_WEIGHT = {
+    "QLinearConv": 3,
+    "ConvInteger": 1,
+    "QLinearMatMul": 3,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+}
+"""Integer ops of the standard and of ONNX Runtime's own, and the input that is the weight."""
 
 
 def saturating_ops(model: OnnxModel) -> tuple[str, ...]:
@@ -39,7 +46,7 @@ def saturating_ops(model: OnnxModel) -> tuple[str, ...]:
     producers = {output: node for node in graph.node for output in node.output}
     found = []
     for node in graph.node:
-        integers = _integer_weight(node, producers) if is_standard(node) else None
+        integers = _integer_weight(node, producers)
         if integers is None:
             continue
         constant = constants.get(integers)
@@ -48,7 +55,7 @@ def saturating_ops(model: OnnxModel) -> tuple[str, ...]:
         else:
             at_risk = constant.data_type == TensorProto.INT8 and _can_saturate(node, model.tensor(constant))
         if at_risk:
-            found.append(node.name)
+            found.append(str(node.name).removesuffix(DYNAMIC_KERNEL))
     return tuple(found)
 
 
@@ -56,7 +63,7 @@ def _integer_weight(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto
     """The integer tensor that an op multiplies its activation with; None where it computes in fp32."""
     if node.op_type in _INTEGER_WEIGHT:
         return str(node.input[_INTEGER_WEIGHT[node.op_type]])
-    if node.op_type not in _QDQ_WEIGHT:
+    if node.op_type not in _QDQ_WEIGHT or not is_standard(node):
         return None
     before = [producers.get(name) for name in (node.input[0], node.input[_QDQ_WEIGHT[node.op_type]])]
     if any(source is None or source.op_type != "DequantizeLinear" for source in before):

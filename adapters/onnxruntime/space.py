@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from autotune.adapters.onnxruntime.dynamic import supports_dynamic
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
@@ -45,11 +48,16 @@ _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 """Small steps around saturation carry these ops' results, and they cost little time; int8 is offered, not preferred."""
 
 
+_FEW_PRODUCTS = 4
+"""From as many constant matrices on, a model without convolutions counts as a transformer: see :func:`_op_space`."""
+
+
 def tuning_space(graph: Graph, host: Host) -> TuningSpace:
     """The space of a prepared model."""
     ops, _ = quantizable_ops(graph)
+    transformer = _is_transformer(ops)
     return TuningSpace(
-        ops=tuple(_op_space(op, graph) for op in ops),
+        ops=tuple(_op_space(op, graph, transformer=transformer) for op in ops),
         recipe=_recipes(ops, host),
     )
 
@@ -71,15 +79,29 @@ def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
     )
 
 
-def _op_space(op: QuantizableOp, graph: Graph) -> OpSpace:
+def _is_transformer(ops: list[QuantizableOp]) -> bool:
+    """Whether products with matrices do the model's work: there is no convolution, and not only a head."""
+    types = Counter(op.node.op_type for op in ops if op.weight is not None)
+    return not types["Conv"] and types["MatMul"] + types["Gemm"] >= _FEW_PRODUCTS
+
+
+def _op_space(op: QuantizableOp, graph: Graph, *, transformer: bool) -> OpSpace:
     weights: tuple[TensorScheme, ...] = ()
     if op.weight is not None:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
         weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
-    int8 = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    static = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    quantized: tuple[PrecisionSpace, ...] = (static,)
+    if supports_dynamic(op, graph):
+        dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=weights)
+        quantized = (dynamic, static) if transformer else (static, dynamic)
     op_type = op.node.op_type
-    precisions = (FP32_SPACE, int8) if op_type in _FP32_FIRST else (int8, FP32_SPACE)
-    return OpSpace(name=op.name, op_type=op_type, precisions=precisions)
+    stays = op_type in _FP32_FIRST or (transformer and op.weight is None)
+    return OpSpace(
+        name=op.name,
+        op_type=op_type,
+        precisions=(FP32_SPACE, *quantized) if stays else (*quantized, FP32_SPACE),
+    )
 
 
 def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:

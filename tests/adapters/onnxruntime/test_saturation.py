@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.saturation import saturating_ops
 
@@ -82,6 +83,19 @@ def test_depthwise_convolutions_and_u8_weights_are_widened_before_they_are_multi
     depthwise = np.full((4, 1, 3, 3), 127, np.int8)
     assert saturating_ops(one_op("Conv", depthwise, [1, 4, 8, 8], group=4)) == ()
     assert saturating_ops(one_op("MatMul", np.full((4, 4), 255, np.uint8), [1, 4])) == ()
+
+
+def test_dynamic_int8_is_checked_by_the_same_rule_under_the_ops_own_name() -> None:
+    for weight, expected in ((column(100, 100), ("op",)), (column(64, 64), ())):
+        constants = [numpy_helper.from_array(weight, "w")]
+        nodes = [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+            helper.make_node("MatMulInteger", ["q", "w", "zero"], ["y"], f"op{DYNAMIC_KERNEL}"),
+        ]
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])]
+        outputs = [helper.make_tensor_value_info("y", TensorProto.INT32, None)]
+        graph = helper.make_graph(nodes, "dynamic", inputs, outputs, constants)
+        assert saturating_ops(OnnxModel(proto=helper.make_model(graph))) == expected
 
 
 def test_an_op_in_fp32_is_at_no_risk(network: onnx.ModelProto) -> None:
