@@ -57,12 +57,14 @@ def test_a_crash_in_native_code_fails_one_trial_by_default(command: Command, exp
 
 def test_several_metrics_and_portability_from_the_file(command: Command, experiment: Path, tmp_path: Path) -> None:
     text = experiment.read_text()
-    start, end = (
-        text.index("    metric: topk"),
-        text.index("    dataset: {npz: {path: data.npz, inputs: images, labels"),
-    )
-    metrics = "    metrics: [{metric: agreement}, {metric: cosine}]\n    criteria: {cosine: {absolute: 0.5}}\n    holdout: 0.25\n"
-    experiment.write_text((text[:start] + metrics + text[end:]).replace(", labels: labels", ""))
+    start, end = text.index("    metric: topk"), text.index("  isolation:")
+    accuracy = """\
+    metrics: [{metric: agreement}, {metric: cosine}]
+    criteria: {cosine: {absolute: 0.5}}
+    holdout: 0.25
+    dataset: {npz: {path: data.npz, inputs: images}, batch_size: 16}
+"""
+    experiment.write_text(text[:start] + accuracy + text[end:])
     outcome = command("run", experiment, "--set", "tuning.portable=true", "--max-trials", 1)
     assert outcome.status == 0, outcome
     report = (tmp_path / "work" / "report.html").read_text()
