@@ -8,6 +8,7 @@ from autotune.adapters.onnxruntime.dynamic import supports_dynamic
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
+from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
 from autotune.config import (
     KL,
     MINMAX,
@@ -18,6 +19,7 @@ from autotune.config import (
     Granularity,
     Precision,
     QuantizedType,
+    SmoothQuant,
     TensorScheme,
     WeightRounding,
 )
@@ -58,11 +60,11 @@ def tuning_space(graph: Graph, host: Host) -> TuningSpace:
     transformer = _is_transformer(ops)
     return TuningSpace(
         ops=tuple(_op_space(op, graph, transformer=transformer) for op in ops),
-        recipe=_recipes(ops, host),
+        recipe=_recipes(ops, graph, host),
     )
 
 
-def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
+def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
     convolutions = any(op.node.op_type == "Conv" for op in ops)
     weights = any(op.weight is not None for op in ops)
     return RecipeSpace(
@@ -76,6 +78,7 @@ def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
         weight_rounding=(WeightRounding.NEAREST, WeightRounding.ERROR_FEEDBACK)
         if weights
         else (WeightRounding.NEAREST,),
+        smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
     )
 
 
