@@ -21,6 +21,10 @@ class Precision(StrEnum):
     """Static int8: weights and activations are quantized, activation ranges come from calibration."""
     INT8_DYNAMIC = "int8_dynamic"
     """Dynamic int8: weights are quantized ahead, what the op reads in every call anew, by its own range."""
+    INT8_WEIGHT = "int8_weight"
+    """Weights are stored in 8 bits, a scale for each block of them; the op computes with what they stand for."""
+    INT4_WEIGHT = "int4_weight"
+    """The same with 4 bits."""
 
 
 class QuantizedType(StrEnum):

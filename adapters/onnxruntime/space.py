@@ -9,6 +9,7 @@ from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
 from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
+from autotune.adapters.onnxruntime.weight_only import supports_weight_only
 from autotune.config import (
     KL,
     MINMAX,
@@ -45,6 +46,9 @@ _ACTIVATIONS = (_U8, _U8_SYMMETRIC, _S8, _S8_SYMMETRIC)
 
 _PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 _PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
+
+_INT8_WEIGHT = PrecisionSpace(precision=Precision.INT8_WEIGHT)
+_INT4_WEIGHT = PrecisionSpace(precision=Precision.INT4_WEIGHT)
 
 _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 """Small steps around saturation carry these ops' results, and they cost little time; int8 is offered, not preferred."""
@@ -98,12 +102,14 @@ def _op_space(op: QuantizableOp, graph: Graph, *, transformer: bool) -> OpSpace:
     if supports_dynamic(op, graph):
         dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=weights)
         quantized = (dynamic, static) if transformer else (static, dynamic)
+    # Last: they pay for single rows of activations and for size, and seldom for latency.
+    smaller = (_INT8_WEIGHT, _INT4_WEIGHT) if supports_weight_only(op, graph) else ()
     op_type = op.node.op_type
     stays = op_type in _FP32_FIRST or (transformer and op.weight is None)
     return OpSpace(
         name=op.name,
         op_type=op_type,
-        precisions=(FP32_SPACE, *quantized) if stays else (*quantized, FP32_SPACE),
+        precisions=(FP32_SPACE, *quantized) if stays else (*quantized, FP32_SPACE, *smaller),
     )
 
 
