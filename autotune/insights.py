@@ -58,8 +58,8 @@ class MeasuredInsights(Generic[ModelT]):
     def sensitivity(self) -> Mapping[str, float]:
         """By op: squared error over squared output, when this op alone takes its preferred choice.
 
-        It is 0 where that is fp32. Costs a candidate and a few inferences per op, so that recipes that take seconds are left out. An op whose
-        candidate fails counts as infinitely sensitive.
+        It is 0 where that is fp32. Costs a candidate and a few inferences per op, so that recipes that take seconds are
+        left out. An op whose candidate fails counts as infinitely sensitive.
         """
         return dict(self._kept("sensitivity", self._sensitivity))
 

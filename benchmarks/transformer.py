@@ -197,7 +197,9 @@ def main() -> int:
         best = max(meeting, key=lambda row: row.speedup or (0.0, 0.0, 0.0), default=None)
         over = ratio(best.path, own.path, one, options.pairs) if best and best.path and own.path else None
     print_table(["", "relative loss", "speed over fp32", "made in", ""], [shown(row) for row in rows])
-    print(f"autotune: {result.verdict}, {len(result.history)} trials, {result.best.config.precisions()}")
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    print(f"autotune: {result.verdict}, {len(result.history)} trials; {stages}")
+    print(", ".join(f"{count} {precision}" for precision, count in result.best.config.precisions().items()))
     if best is not None and over is not None:
         print(f"over rival ({best.name}): {over[0]:.3f}x ({over[1]:.3f}-{over[2]:.3f})")
     document = {
