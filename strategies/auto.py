@@ -75,7 +75,8 @@ class Auto(PlannedStrategy):
             estimates.use(_template(problem, estimates.ops, self.templates))
         idle = misses = 0
         while (choice := estimates.next(idle)) is not None:
-            note = f"{int(choice.sum())} of {len(choice)} ops in fp32, predicted loss {estimates.predicted_loss(choice):.2%}"
+            loss = estimates.predicted_loss(choice)
+            note = f"{int(choice.sum())} of {len(choice)} ops in fp32, predicted loss {loss:.2%}"
             trial = yield Proposal(config=estimates.config(choice), note=note)
             if estimates.add(choice, trial):
                 idle = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,11 @@ _INEXACT = 0.1
 
 _TIMING = 0.01
 """Standard deviation of a measured cost."""
+
+_DOUBT = 0.15
+_RESOLUTION_S = 2e-6
+"""An op counts as faster in fp32 only where its profile says so by more than this share and these seconds: profiles of
+two models are told apart no better, and count whole microseconds."""
 
 _FIRST_MISSES = 2
 """Misses after which the loss allowed is halved with every further one, whatever the predictions say."""
@@ -93,7 +97,7 @@ class Costs:
                 ]
             )
             self._gain = (seconds[:, 0] - seconds[:, 1]) / unit
-            self._doubt = _DOUBT * seconds.min(axis=1) / unit
+            self._doubt = (_DOUBT * seconds.min(axis=1) + _RESOLUTION_S) / unit
             crossing = {op: value / unit for op, value in problem.insights.crossing_latency().items()}
         position = {op: i for i, op in enumerate(ops)}
         readers = {
@@ -154,12 +158,11 @@ class Costs:
 
     def predict(self, choices: Flags) -> Vector:
         """Of each choice; (p, n) to (p,)."""
-        assert self._model is not None
+        if self._model is None:
+            # Nothing could be timed yet: the profile's word, or else as if int8 took half the time.
+            gain = self._gain if self.profiled else np.full(len(self._gain), 0.5 / max(len(self._gain), 1))
+            return 1.0 - ~choices @ gain + self.conversions.cost(choices)
         return _with_constant(choices) @ self._model.mean + self.conversions.cost(choices)
-
-
-_DOUBT = 0.1
-"""An op counts as faster in fp32 only where its profile says so by more than this share."""
 
 
 class Losses:
@@ -188,7 +191,8 @@ class Losses:
             return
         interval = trial.measurement.loss_interval
         noise = _NOISE * self._target if interval is None else (interval.high - interval.low) / 4
-        self._observed.append((~choice * (self._ratio if preferred else 1.0), trial.loss, noise))
+        weight = self._ratio if preferred else np.ones(len(choice))
+        self._observed.append((np.where(choice, 0.0, weight), trial.loss, noise))
         self._models()
 
     def add_error(self, choice: Flags, error: float) -> bool:
@@ -330,15 +334,16 @@ class Estimates:
         for index in np.argsort(-promise, kind="stable"):
             if promise[index] == 0:
                 return None
-            if self.config(choices[index]).fingerprint not in self._tried:
-                return choices[index]
+            choice: Flags = choices[index]
+            if self.config(choice).fingerprint not in self._tried:
+                return choice
         return None
 
     def _candidates(self) -> Flags:
         """The choices to look at, (p, n)."""
         n = len(self.ops)
         if n <= _COMPLETE:
-            return np.array(list(itertools.product((False, True), repeat=n)), dtype=bool).reshape(-1, n)
+            return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
         program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
         limit = min(self._problem.criterion.target, self._limit())
         solved = program.solve([share * limit for share in _BUDGETS])
