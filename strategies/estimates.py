@@ -273,10 +273,14 @@ class Estimates:
 
     def use(self, template: Template) -> None:
         """Go on with another template; what was measured so far was measured as preferred."""
+        changed = template.config != self._template.config
         self._template = template
         self._losses = Losses(self._problem, template, self.ops)
         for choice, trial in self._trials:
             self._losses.add(choice, trial, preferred=True)
+        if changed:
+            # What another template kept or missed says nothing for certain of this one.
+            self._trials = []
 
     def add(self, fp32: Flags, trial: Trial) -> bool:
         """Take in what came of a choice; whether it is the best so far."""
