@@ -9,7 +9,8 @@ import numpy as np
 
 from autotune.config import OpConfig, QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.estimates import Estimates, Template
+from autotune.strategies.estimates import Estimates
+from autotune.strategies.loss_model import Template
 from autotune.strategies.moves import uniform_configs
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
