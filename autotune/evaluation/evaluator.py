@@ -113,6 +113,12 @@ class Evaluator(Generic[ModelT]):
         model = self._checked(self._model, self._baseline_runner(), deadline)
         self._scorer.resume(baseline.metrics, model, self._progress)
 
+    def prepare(self, *, deadline: float | None = None) -> None:
+        """Make ready what no trial should be charged for; called before each trial. Here there is nothing."""
+
+    def close(self) -> None:
+        """Let go of what a run held; the evaluator is not used after this. Here there is nothing."""
+
     def evaluate(
         self,
         candidate: ModelT,
@@ -261,6 +267,9 @@ def _measurement(
 ) -> Measurement:
     measured = Measurement(
         latency_ms=compared.candidate_ms,
+        latency_p90_ms=compared.candidate_percentiles.p90_ms,
+        latency_p99_ms=compared.candidate_percentiles.p99_ms,
+        latency_decided=compared.decided or speedup is not None,  # a given speedup needs no interval
         speedup=compared.speedup if speedup is None else speedup,
         speedup_interval=interval or compared.interval,
         size_bytes=size_bytes,
