@@ -33,7 +33,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer
 
-PACKAGES = ("networkx", "scipy", "sklearn", "sympy", "torch", "transformers")
+PACKAGES = ("networkx", "scipy", "sympy", "torch")
 TOKENS = 64
 TRAINING, CALIBRATION, EVALUATION = 3000, 128, 1500
 _LENGTH = (100, 350)

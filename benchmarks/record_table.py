@@ -1,9 +1,9 @@
 """Record a space that is evaluated completely: 8 groups of ops, int8 or fp32, under two calibration algorithms.
 
-What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512 configs
-the accuracy on a fixed part of the evaluation set, the speedup from interleaved runs, the output error on a few
-calibration samples, and the size. Recipes are left out: they would hide most of the losses that a search has to find its
-way around. Two configs that differ in the algorithm alone run the same kernels, so that they share one measured
+What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512
+configs the accuracy on a fixed part of the evaluation set, the speedup from interleaved runs, the output error on a few
+calibration samples, and the size. Recipes are left out: they would hide most of the losses that a search has to find
+its way around. Two configs that differ in the algorithm alone run the same kernels, so that they share one measured
 speedup. Run from the root of the repository:
 
     python benchmarks/record_table.py resnet20 tests/strategies/data/resnet20.json

@@ -9,7 +9,8 @@ import numpy as np
 
 from autotune.config import OpConfig, QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.estimates import Estimates, Template
+from autotune.strategies.estimates import Estimates
+from autotune.strategies.loss_model import Template
 from autotune.strategies.moves import uniform_configs
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
@@ -19,6 +20,9 @@ _MOST_MISSES = 8
 
 _FOCUS = 12
 """How many ops, the most sensitive ones, are looked at one by one under another calibration."""
+
+_ABOUT = 1.1
+"""Output errors within this factor say nothing of which loss is smaller."""
 
 
 class Auto(PlannedStrategy):
@@ -72,10 +76,12 @@ class Auto(PlannedStrategy):
         trial = yield Proposal(config=estimates.config(fp32), note=note, needs_accuracy=True)
         estimates.add(fp32, trial)
         if not trial.met:
-            estimates.use(_template(problem, estimates.ops, self.templates))
+            fast = [op for op, flag in zip(estimates.ops, fp32, strict=True) if flag]
+            estimates.use(_template(problem, estimates.ops, fast, self.templates))
         idle = misses = 0
         while (choice := estimates.next(idle)) is not None:
-            note = f"{int(choice.sum())} of {len(choice)} ops in fp32, predicted loss {estimates.predicted_loss(choice):.2%}"
+            loss = estimates.predicted_loss(choice)
+            note = f"{int(choice.sum())} of {len(choice)} ops in fp32, predicted loss {loss:.2%}"
             trial = yield Proposal(config=estimates.config(choice), note=note)
             if estimates.add(choice, trial):
                 idle = 0
@@ -90,13 +96,13 @@ class Auto(PlannedStrategy):
         return estimates.reason()
 
 
-def _template(problem: Problem, ops: Sequence[str], templates: int) -> Template:
+def _template(problem: Problem, ops: Sequence[str], fast: Sequence[str], templates: int) -> Template:
     """The config with the least output error among the uniform ones and a mixture of two of them.
 
     Only those compete that compute as the preferred one does and share its recipe, since nothing is known of their
-    speed. In the mixture the most sensitive ops take the calibration and weight scheme that disturb less when they
-    alone are in int8. Recipes that take seconds to apply are left out of the comparison, as they are of the
-    sensitivities.
+    speed, and with the ops that are faster in fp32 left there. In the mixture the most sensitive ops take the
+    calibration and weight scheme that disturb less when they alone are in int8. Recipes that take seconds to apply are
+    left out of the comparison, as they are of the sensitivities.
     """
     preferred = problem.space.preferred
     quick = preferred.recipe.quick
@@ -112,14 +118,17 @@ def _template(problem: Problem, ops: Sequence[str], templates: int) -> Template:
         return Template(config=preferred, errors=errors, preferred_errors=errors)
 
     def error_of(choices: Mapping[str, OpConfig]) -> float:
-        return problem.insights.output_error(QuantizationConfig(ops=choices, recipe=quick))
+        kept = {op: choice for op, choice in choices.items() if op not in fast}
+        return problem.insights.output_error(QuantizationConfig(ops=kept, recipe=quick))
 
     whole = [error_of(config.ops) for config in alike]
+    # The preferred one has been measured and missed: one that is about as good deserves its turn.
+    whole[0] *= _ABOUT
     best = alike[int(np.argmin(whole))]
     if best == preferred:
         return Template(config=best, errors=errors, preferred_errors=errors)
     share = min(whole) / whole[0] if math.isfinite(whole[0]) and whole[0] > 0 else 1.0
-    focus = sorted(ops, key=lambda op: -errors[op])[:_FOCUS]
+    focus = sorted((op for op in ops if op not in fast), key=lambda op: -errors[op])[:_FOCUS]
     single = {op: errors[op] * share for op in ops} | {op: error_of({op: best[op]}) for op in focus}
     better = [op for op in focus if errors[op] < single[op]]
     mixed = best.replace({op: preferred[op] for op in better})

@@ -1,20 +1,18 @@
-"""What ``auto`` knows of a model: what was measured, and the predictions of loss and cost that follow from it."""
+"""What ``auto`` knows of a model: what was tried, what is predicted, and which choice promises most."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
-from autotune.config import FP32, Precision, QuantizationConfig
+from autotune.config import FP32, QuantizationConfig
+from autotune.strategies.cost_model import Costs, timing_noise
+from autotune.strategies.loss_model import Losses, Template
 from autotune.strategies.moves import can_fall_back, cost_of
-from autotune.strategies.prediction import LinearModel, Vector
-from autotune.strategies.program import Conversions, Flags, Program
-from autotune.strategy import Objective, Problem
+from autotune.strategies.prediction import Vector
+from autotune.strategies.program import Flags, Program
+from autotune.strategy import Problem
 from autotune.trial import Trial
 
 _NOTICEABLE = 0.01
@@ -33,213 +31,10 @@ _COMPLETE = 12
 """Up to so many ops every choice is looked at."""
 
 _CHECKS = 3
-_AGREES = 0.1
-"""Output errors are looked at until one agrees with its prediction within this share, at most so many times."""
-
-_NOISE = 0.1
-"""Standard deviation of a measured loss whose interval is not known, as a share of the target."""
-
-_INEXACT = 0.1
-"""Standard deviation of a loss around the sum of its ops' losses, as a share of it: losses do not quite add up."""
-
-_TIMING = 0.01
-"""Standard deviation of a measured cost."""
+"""Output errors are looked at until one agrees with its prediction, at most so many times."""
 
 _FIRST_MISSES = 2
 """Misses after which the loss allowed is halved with every further one, whatever the predictions say."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A config that others are made from by returning ops to fp32.
-
-    Attributes:
-        config: The choice of each op in int8.
-        errors: By op, the output error with this op alone in int8; empty where it was not needed.
-        preferred_errors: The same with the op's preferred choice.
-    """
-
-    config: QuantizationConfig
-    errors: Mapping[str, float]
-    preferred_errors: Mapping[str, float]
-
-
-class Costs:
-    """Predicts costs, as shares of the baseline's, from the profile and from what was measured.
-
-    A choice is one flag per op of ``ops``, true for fp32.
-
-    Args:
-        problem: Whose profile it is.
-        ops: Those that can be in fp32.
-        complete: Whether there is no other quantized op, so that all of them in fp32 are the baseline.
-    """
-
-    def __init__(self, problem: Problem, ops: Sequence[str], *, complete: bool) -> None:
-        n = len(ops)
-        self._observed: list[tuple[Flags, float]] = [(np.ones(n, dtype=bool), 1.0)] if complete else []
-        latency = problem.insights.op_latency() if problem.objective is Objective.LATENCY else {}
-        quantized = {op: problem.space.by_name[op].preferred.precision for op in ops}
-        known = [set(latency.get(op, ())) >= {Precision.FP32, quantized[op]} for op in ops]
-        # A profile that misses most ops would have their return to fp32 cost nothing.
-        self.profiled = n > 0 and 2 * sum(known) >= n
-        self._gain, self._doubt = np.zeros(n), np.zeros(n)
-        crossing: Mapping[str, float] = {}
-        if self.profiled:
-            unit = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
-            seconds = np.array(
-                [
-                    [latency[op][Precision.FP32], latency[op][quantized[op]]] if have else [0.0, 0.0]
-                    for op, have in zip(ops, known, strict=True)
-                ]
-            )
-            self._gain = (seconds[:, 0] - seconds[:, 1]) / unit
-            self._doubt = _DOUBT * seconds.min(axis=1) / unit
-            crossing = {op: value / unit for op, value in problem.insights.crossing_latency().items()}
-        position = {op: i for i, op in enumerate(ops)}
-        readers = {
-            position[op]: [position[reader] for reader in others if reader in position]
-            for op, others in (problem.insights.neighbours() if crossing else {}).items()
-            if op in position
-        }
-        self._crossing = {position[op]: value for op, value in crossing.items() if op in position}
-        self._readers = readers
-        self.conversions = Conversions(n, self._crossing, readers)
-        self._full = 1.0
-        self._model: LinearModel | None = None
-
-    def fastest(self) -> Flags:
-        """The ops that the profile says are faster in fp32, by more than its noise and what conversions cost."""
-        n = len(self._gain)
-        if not self.profiled:
-            return np.zeros(n, dtype=bool)
-        program = Program(gain=self._gain + self._doubt, loss=np.zeros(n), conversions=self.conversions)
-        return program.solve([0.0])[0]
-
-    def add(self, choice: Flags, cost: float) -> None:
-        """Take in a measured cost. The first one says what the profile's seconds are worth."""
-        if self._model is None:
-            self._calibrate(choice, cost)
-        self._observed.append((choice, cost))
-        self._fit()
-
-    def _calibrate(self, choice: Flags, cost: float) -> None:
-        int8 = ~choice
-        if not self.profiled:
-            self._gain = np.full(len(choice), (1.0 - cost) / max(int(int8.sum()), 1))
-        measured = 1.0 - cost
-        profiled = float(self._gain @ int8) - float(self.conversions.cost(choice[None])[0])
-        scale = float(np.clip(measured / profiled, 0.5, 2.0)) if measured * profiled > 0 else 1.0
-        self._gain = self._gain * scale
-        crossing = {op: value * scale for op, value in self._crossing.items()}
-        self.conversions = Conversions(len(choice), crossing, self._readers)
-        self._full = cost - float(self._gain @ choice) - float(self.conversions.cost(choice[None])[0])
-
-    def _fit(self) -> None:
-        gain, size = self._gain, np.abs(self._gain)
-        choices = np.array([choice for choice, _ in self._observed])
-        observed = np.array([cost for _, cost in self._observed])
-        std = 0.3 * size + 0.1 * float(size.mean() if len(size) else 0.0) + 1e-6
-        self._model = LinearModel(
-            mean=np.append(gain, self._full),
-            std=np.append(std, 0.02),
-            features=_with_constant(choices),
-            observed=observed - self.conversions.cost(choices),
-            noise=np.full(len(observed), _TIMING),
-        )
-
-    @property
-    def gain(self) -> Vector:
-        """What each op adds to the cost in fp32, by what is known now."""
-        return self._gain if self._model is None else self._model.mean[:-1]
-
-    def predict(self, choices: Flags) -> Vector:
-        """Of each choice; (p, n) to (p,)."""
-        assert self._model is not None
-        return _with_constant(choices) @ self._model.mean + self.conversions.cost(choices)
-
-
-_DOUBT = 0.1
-"""An op counts as faster in fp32 only where its profile says so by more than this share."""
-
-
-class Losses:
-    """Predicts losses from output errors and from what was measured; choices as in :class:`Costs`.
-
-    Args:
-        problem: Whose target it is.
-        template: Whose ops' errors add up.
-        ops: Those that can be in fp32.
-    """
-
-    def __init__(self, problem: Problem, template: Template, ops: Sequence[str]) -> None:
-        self._problem = problem
-        self._target = problem.criterion.target
-        self._prior = _positive([template.errors.get(op, 1.0) for op in ops])
-        preferred = _positive([template.preferred_errors.get(op, 1.0) for op in ops])
-        self._ratio = preferred / self._prior
-        """By op, its error as preferred over that in the template."""
-        self._observed: list[tuple[Vector, float, float]] = []
-        self._errors: dict[bytes, tuple[Flags, float]] = {}
-        self._models()
-
-    def add(self, choice: Flags, trial: Trial, *, preferred: bool) -> None:
-        """Take in a measured loss; ``preferred``: of a config whose int8 ops are as preferred."""
-        if trial.loss is None or trial.measurement is None:
-            return
-        interval = trial.measurement.loss_interval
-        noise = _NOISE * self._target if interval is None else (interval.high - interval.low) / 4
-        self._observed.append((~choice * (self._ratio if preferred else 1.0), trial.loss, noise))
-        self._models()
-
-    def add_error(self, choice: Flags, error: float) -> bool:
-        """Take in the output error of a choice; whether it is what was predicted."""
-        if not math.isfinite(error):
-            return True
-        predicted = float(self._error_model.mean @ ~choice)
-        self._errors[choice.tobytes()] = (choice, error)
-        self._models()
-        return abs(error - predicted) <= _AGREES * predicted
-
-    def _models(self) -> None:
-        observed = np.array([error for _, error in self._errors.values()])
-        choices = np.array([~choice for choice, _ in self._errors.values()], dtype=float)
-        self._error_model = LinearModel(
-            mean=self._prior,
-            std=0.5 * self._prior,
-            features=choices.reshape(len(observed), len(self._prior)),
-            observed=observed,
-            noise=0.02 * observed + 1e-12,
-        )
-        errors = np.maximum(self._error_model.mean, 0.01 * self._prior)
-        self._model = self._loss_model(errors)
-
-    def _loss_model(self, errors: Vector) -> LinearModel:
-        """What each op loses in int8: its output error times a scale for all, then corrected for each op."""
-        features = np.array([row for row, _, _ in self._observed]).reshape(len(self._observed), len(errors))
-        losses = np.array([loss for _, loss, _ in self._observed])
-        # Losses do not add up far away from the target, so that what was seen there counts less.
-        noise = np.array([math.hypot(noise, 0.3 * (loss - self._target)) for _, loss, noise in self._observed])
-        noise = np.maximum(noise, 1e-9)
-        total = features @ errors / noise
-        scale = float(total @ (losses / noise)) / float(total @ total) if total.any() else 0.0
-        floor = 0.05 * self._target / float(errors.sum()) if len(errors) else 0.0
-        if not len(losses):
-            # Nothing could be measured yet: as if plain int8 lost four times what is allowed.
-            scale = 80 * floor
-        mean = max(scale, floor) * errors
-        return LinearModel(mean=mean, std=0.5 * mean, features=features, observed=losses, noise=noise)
-
-    @property
-    def each(self) -> Vector:
-        """What each op loses in int8, by what is known now."""
-        return np.maximum(self._model.mean, 0.0)
-
-    def predict(self, choices: Flags) -> tuple[Vector, Vector]:
-        """Mean of each choice's loss and the probability that it keeps the target; (p, n) to (p,)."""
-        mean, std = self._model.predict((~choices).astype(float))
-        std = np.sqrt(std**2 + (_INEXACT * mean) ** 2 + (_NOISE * self._target) ** 2)
-        return mean, ndtr((self._target - mean) / np.maximum(std, 1e-12))
 
 
 class Estimates:
@@ -270,10 +65,14 @@ class Estimates:
 
     def use(self, template: Template) -> None:
         """Go on with another template; what was measured so far was measured as preferred."""
+        changed = template.config != self._template.config
         self._template = template
         self._losses = Losses(self._problem, template, self.ops)
         for choice, trial in self._trials:
             self._losses.add(choice, trial, preferred=True)
+        if changed:
+            # What another template kept or missed says nothing for certain of this one.
+            self._trials = []
 
     def add(self, fp32: Flags, trial: Trial) -> bool:
         """Take in what came of a choice; whether it is the best so far."""
@@ -281,7 +80,7 @@ class Estimates:
         self._trials.append((fp32, trial))
         cost = cost_of(self._problem, trial) / self._unit
         if math.isfinite(cost):
-            self._costs.add(fp32, cost)
+            self._costs.add(fp32, cost, timing_noise(trial, cost))
         self._losses.add(fp32, trial, preferred=False)
         if not (trial.met and cost < self._best):
             return False
@@ -331,15 +130,16 @@ class Estimates:
         for index in np.argsort(-promise, kind="stable"):
             if promise[index] == 0:
                 return None
-            if self.config(choices[index]).fingerprint not in self._tried:
-                return choices[index]
+            choice: Flags = choices[index]
+            if self.config(choice).fingerprint not in self._tried:
+                return choice
         return None
 
     def _candidates(self) -> Flags:
         """The choices to look at, (p, n)."""
         n = len(self.ops)
         if n <= _COMPLETE:
-            return np.array(list(itertools.product((False, True), repeat=n)), dtype=bool).reshape(-1, n)
+            return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
         program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
         limit = min(self._problem.criterion.target, self._limit())
         solved = program.solve([share * limit for share in _BUDGETS])
@@ -374,16 +174,3 @@ class Estimates:
             return math.inf
         lowest = min(self.predicted_loss(choice) for choice in missed)
         return 0.5 ** (len(missed) - _FIRST_MISSES) * max(lowest, self._problem.criterion.target)
-
-
-def _with_constant(choices: Flags) -> Vector:
-    """A column of ones after the choices: what a config costs without any op in fp32."""
-    return np.hstack([choices.astype(float), np.ones((len(choices), 1))])
-
-
-def _positive(errors: Sequence[float]) -> Vector:
-    """The errors of the ops, positive and finite: an op that fails alone counts as all others together."""
-    values = np.maximum(np.array(errors, dtype=float), 0.0)
-    total = float(values[np.isfinite(values)].sum()) or 1.0
-    # No op is taken to be harmless for certain.
-    return np.maximum(np.where(np.isfinite(values), values, total), 1e-3 * total / max(len(values), 1))

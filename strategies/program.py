@@ -67,7 +67,9 @@ class Conversions:
             return self.costs * ((count > 0) & (count < self._sizes))
 
         now = mixed(fp32)
-        to_fp32, to_int8 = self._incidence.T @ (mixed(fp32 + 1) - now), self._incidence.T @ (mixed(fp32 - 1) - now)
+        to_fp32, to_int8 = (
+            np.asarray(self._incidence.T @ (mixed(fp32 + step) - now), dtype=float) for step in (1.0, -1.0)
+        )
         return np.where(choice, to_int8, to_fp32)
 
 
@@ -106,6 +108,7 @@ class Program:
         return float(self._loss @ ~choice), float(self.cost(choice[None])[0]), choice
 
     def _within(self, budget: float) -> Flags | None:
+        budget += 1e-9 * abs(budget)  # the same losses in another order add up to a little more
         for _ in range(_CUTS):
             inside = [cut for cut in self._cuts if cut[0] <= budget]
             if not inside:
@@ -188,10 +191,8 @@ class _Network:
         rounded[finite] = capacities[finite] * (_CAPACITY / total)
         shape = (self._nodes, self._nodes)
         graph = csr_array((rounded, (self._starts, self._ends)), shape=shape)
-        residual = graph - maximum_flow(graph, self._source, self._sink).flow
-        residual.data[residual.data < 0] = 0
-        residual.eliminate_zeros()
-        reached = breadth_first_order(residual, self._source, return_predecessors=False)
+        left = csr_array(graph - maximum_flow(graph, self._source, self._sink).flow)
+        reached = breadth_first_order(left.maximum(0), self._source, return_predecessors=False)
         side = np.zeros(self._nodes, dtype=bool)
         side[reached] = True
         return side[: self._ops]

@@ -91,8 +91,10 @@ class _Rewriting:
         nodes += [
             helper.make_node("MatMulInteger", inputs, [f"{name}/sums"], f"{name}{DYNAMIC_KERNEL}"),
             helper.make_node("Cast", [f"{name}/sums"], [f"{name}/sums_float"], f"{name}/Cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{source}/scale", f"{weight}/scale"], [f"{name}/scale"], f"{name}/scales"),
-            helper.make_node("Mul", [f"{name}/sums_float", f"{name}/scale"], [product], f"{name}/rescale"),
+            helper.make_node(
+                "Mul", [f"{source}/scale", f"{weight}/scale"], [f"{name}/product_scale"], f"{name}/scales"
+            ),
+            helper.make_node("Mul", [f"{name}/sums_float", f"{name}/product_scale"], [product], f"{name}/rescale"),
         ]
         if op.bias is not None:
             nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{name}/bias"))

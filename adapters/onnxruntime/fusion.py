@@ -13,7 +13,7 @@ sympy and the model's family and sizes from the user, and leave graphs of PyTorc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -40,17 +40,16 @@ def fuse_attention(model: OnnxModel) -> OnnxModel:
     Args:
         model: Its tensors' types and shapes are known, as far as they can be.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    attentions = find_attention(Graph(proto))
+    attentions = find_attention(Graph(model.proto))
     if not attentions:
         return model
-    replace_nodes(proto, {attention.last.name: _attention_nodes(proto, attention) for attention in attentions})
-    _drop_dead(proto)
-    require_contrib_domain(proto)
     what = f"{len(attentions)} attention" + ("s" if len(attentions) > 1 else "")
-    reason = _difference(model, proto)
-    if reason is not None:
+    for expand in (False, True):
+        proto = _fused(model.proto, attentions, expand=expand)
+        reason = _difference(model, proto)
+        if reason is None:
+            break
+    else:
         return dataclasses.replace(
             model, notes=(*model.notes, f"{what} could be fused, but stay as exported: {reason}")
         )
@@ -58,13 +57,36 @@ def fuse_attention(model: OnnxModel) -> OnnxModel:
     return dataclasses.replace(model, proto=proto, notes=(*model.notes, note))
 
 
-def _attention_nodes(proto: onnx.ModelProto, attention: Attention) -> list[onnx.NodeProto]:
+def _fused(original: onnx.ModelProto, attentions: Sequence[Attention], *, expand: bool) -> onnx.ModelProto:
+    """The graph with its attentions replaced.
+
+    Args:
+        original: Left as it is.
+        attentions: Of it.
+        expand: Whether what is added to the scores has one row for all positions, which the operator wants repeated.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(original)
+    expanded: set[str] = set()
+    replacements = {each.last.name: _attention_nodes(proto, each, expanded if expand else None) for each in attentions}
+    replace_nodes(proto, replacements)
+    _drop_dead(proto)
+    require_contrib_domain(proto)
+    return proto
+
+
+def _attention_nodes(proto: onnx.ModelProto, attention: Attention, expanded: set[str] | None) -> list[onnx.NodeProto]:
     name, output = attention.last.name, attention.last.output[0]
     fused = f"{output}/unguarded" if attention.guarded else output
     inputs = [attention.query, attention.key, attention.value]
+    nodes = []
     if attention.bias is not None:
-        inputs += ["", "", attention.bias]
-    nodes = [
+        bias = attention.bias if expanded is None else f"{attention.bias}/rows"
+        inputs += ["", "", bias]
+        if expanded is not None and bias not in expanded:
+            expanded.add(bias)
+            nodes += _rows(proto, attention.bias, attention.query, bias)
+    nodes.append(
         helper.make_node(
             "MultiHeadAttention",
             inputs,
@@ -74,7 +96,7 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention) -> list[onnx.
             num_heads=attention.heads,
             scale=attention.scale,
         )
-    ]
+    )
     if attention.guarded:
         # On the result, which is smaller than the scores by the length of the sequence over the size of a head.
         zero = f"{name}/zero"
@@ -82,6 +104,20 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention) -> list[onnx.
         nodes.append(helper.make_node("IsNaN", [fused], [f"{fused}/is_nan"], f"{name}/is_nan"))
         nodes.append(helper.make_node("Where", [f"{fused}/is_nan", zero, fused], [output], f"{name}/guard"))
     return nodes
+
+
+def _rows(proto: onnx.ModelProto, bias: str, query: str, output: str) -> list[onnx.NodeProto]:
+    """Repeat a bias of shape (batch or 1, heads or 1, 1, keys) for each row of the scores."""
+    for name, values in ((f"{output}/one", [1]), (f"{output}/two", [1, 1])):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    return [
+        helper.make_node("Shape", [query], [f"{output}/dims"], f"{output}/dims"),
+        helper.make_node("Gather", [f"{output}/dims", f"{output}/one"], [f"{output}/length"], f"{output}/length"),
+        helper.make_node(
+            "Concat", [f"{output}/two", f"{output}/length", f"{output}/one"], [f"{output}/to"], f"{output}/to", axis=0
+        ),
+        helper.make_node("Expand", [bias, f"{output}/to"], [output], f"{output}/expand"),
+    ]
 
 
 def _drop_dead(proto: onnx.ModelProto) -> None:

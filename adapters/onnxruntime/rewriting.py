@@ -32,12 +32,10 @@ def drop_unread(proto: onnx.ModelProto, candidates: set[str]) -> None:
     """Drop those of the named constants that nobody reads."""
     graph = Graph(proto)
     read = set(graph.readers) | graph.read_by_subgraphs | graph.outputs
-    unread = {name for name in candidates if name not in read}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in unread]
-    if len(kept) < len(proto.graph.initializer):
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(copies)
+    for index in reversed(range(len(proto.graph.initializer))):
+        name = proto.graph.initializer[index].name
+        if name in candidates and name not in read:
+            del proto.graph.initializer[index]
 
 
 def require_contrib_domain(proto: onnx.ModelProto) -> None:

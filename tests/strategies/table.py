@@ -99,6 +99,7 @@ class Table:
             loss=row.loss,
             loss_interval=interval,
             speedup=speedup,
+            speedup_interval=Interval(low=speedup - row.speedup + row.low, high=speedup - row.speedup + row.high),
             size_bytes=row.size_bytes,
             samples=self._images,
         )
