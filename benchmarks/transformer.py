@@ -5,8 +5,9 @@
 
 The rivals get every help: what the exporter wrote down of the tensors inside is removed first, since
 ``quantize_dynamic`` fails on it (the table says how), weights are per channel where that is better, and of those that
-meet the target of 1 % relative loss on the same texts the fastest counts. Latency is that of the model as exported divided by the candidate's,
-one text, one thread; ``over rival`` compares the tuned model with that fastest rival directly.
+meet the target of 1 % relative loss on the same texts the fastest counts. Latency is that of the model as exported
+divided by the candidate's, one text, one thread; ``over rival`` compares the tuned model with that fastest rival
+directly.
 """
 
 from __future__ import annotations
