@@ -4,8 +4,8 @@ Run from the root of the repository:
 
     python benchmarks/propose_cost.py
 
-In processor time, two figures per strategy: the median time of a proposal of a run that goes on, and that of the first one after a
-resume, when the whole history is read again.
+In processor time, for each strategy: the median and the largest of the last 20 proposals of a run that goes on, and the
+first one after a resume, when the whole history is read again. What the computed insights take is part of it.
 """
 
 from __future__ import annotations
