@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autotune.config import FP32, QuantizationConfig
+from autotune.config import OpConfig, QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.estimates import Estimates, Template
-from autotune.strategies.moves import fallback_order, uniform_configs
+from autotune.strategies.estimates import Estimates
+from autotune.strategies.loss_model import Template
+from autotune.strategies.moves import uniform_configs
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
@@ -19,6 +20,9 @@ _MOST_MISSES = 8
 
 _FOCUS = 12
 """How many ops, the most sensitive ones, are looked at one by one under another calibration."""
+
+_ABOUT = 1.1
+"""Output errors within this factor say nothing of which loss is smaller."""
 
 
 class Auto(PlannedStrategy):
@@ -46,7 +50,7 @@ class Auto(PlannedStrategy):
     ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), give-back (``mse_v2``).
     """
 
-    def __init__(self, *, patience: int = 4, templates: int = 8) -> None:
+    def __init__(self, *, patience: int = 6, templates: int = 8) -> None:
         """Choose how persistent the search is.
 
         Args:
@@ -64,16 +68,22 @@ class Auto(PlannedStrategy):
         self.templates = templates
 
     def plan(self, problem: Problem) -> Plan:
-        """Uniform config, then what the program picks until nothing better is predicted."""
+        """The fastest config, then what promises most until nothing does."""
         baseline = yield Proposal(config=QuantizationConfig(), note="fp32 baseline")
-        template = _template(problem, self.templates)
-        first = yield Proposal(config=template.config, note=template.note, needs_accuracy=True)
-        estimates = Estimates(problem, template, baseline, first)
+        estimates = Estimates(problem, baseline)
+        fp32 = estimates.fastest()
+        note = f"{int(fp32.sum())} ops in fp32 that are faster there" if fp32.any() else "every op as preferred"
+        trial = yield Proposal(config=estimates.config(fp32), note=note, needs_accuracy=True)
+        estimates.add(fp32, trial)
+        if not trial.met:
+            fast = [op for op, flag in zip(estimates.ops, fp32, strict=True) if flag]
+            estimates.use(_template(problem, estimates.ops, fast, self.templates))
         idle = misses = 0
-        while (fp32 := estimates.next()) is not None:
-            note = f"{int(fp32.sum())} of {len(fp32)} ops in fp32, predicted loss {estimates.predicted_loss(fp32):.2%}"
-            trial = yield Proposal(config=estimates.config(fp32), note=note)
-            if estimates.add(fp32, trial):
+        while (choice := estimates.next(idle)) is not None:
+            loss = estimates.predicted_loss(choice)
+            note = f"{int(choice.sum())} of {len(choice)} ops in fp32, predicted loss {loss:.2%}"
+            trial = yield Proposal(config=estimates.config(choice), note=note)
+            if estimates.add(choice, trial):
                 idle = 0
             elif estimates.won:
                 idle += 1
@@ -86,37 +96,43 @@ class Auto(PlannedStrategy):
         return estimates.reason()
 
 
-def _template(problem: Problem, templates: int) -> Template:
+def _template(problem: Problem, ops: Sequence[str], fast: Sequence[str], templates: int) -> Template:
     """The config with the least output error among the uniform ones and a mixture of two of them.
 
-    Only those compete that compute as the preferred one does, since nothing is known yet of their speed. In the
-    mixture the most sensitive ops take the calibration and weight scheme that disturb less when they alone are in int8.
+    Only those compete that compute as the preferred one does and share its recipe, since nothing is known of their
+    speed, and with the ops that are faster in fp32 left there. In the mixture the most sensitive ops take the
+    calibration and weight scheme that disturb less when they alone are in int8. Recipes that take seconds to apply are
+    left out of the comparison, as they are of the sensitivities.
     """
     preferred = problem.space.preferred
-    alike = [
-        (config, note)
-        for config, note in itertools.islice(uniform_configs(problem.space), templates)
-        if all(config[op].activation == preferred[op].activation for op in preferred.ops)
-    ]
+    quick = preferred.recipe.quick
     own = problem.insights.sensitivity()
-    order = [op for op in fallback_order(problem) if preferred[op] != FP32]
-    errors = {op: own.get(op, 0.0) for op in order}
+    errors = {op: own.get(op, 0.0) for op in ops}
+    alike = [
+        config
+        for config, _ in uniform_configs(problem.space)
+        if config.recipe == preferred.recipe
+        and all(config[op].activation == preferred[op].activation for op in preferred.ops)
+    ][:templates]
     if len(alike) < 2:
-        return Template(config=preferred, errors=errors, note=alike[0][1])
-    error_of = problem.insights.output_error
-    whole = [error_of(config) for config, _ in alike]
-    best, note = alike[int(np.argmin(whole))]
-    note = f"{note}: the least output error of {len(alike)} like it"
+        return Template(config=preferred, errors=errors, preferred_errors=errors)
+
+    def error_of(choices: Mapping[str, OpConfig]) -> float:
+        kept = {op: choice for op, choice in choices.items() if op not in fast}
+        return problem.insights.output_error(QuantizationConfig(ops=kept, recipe=quick))
+
+    whole = [error_of(config.ops) for config in alike]
+    # The preferred one has been measured and missed: one that is about as good deserves its turn.
+    whole[0] *= _ABOUT
+    best = alike[int(np.argmin(whole))]
     if best == preferred:
-        return Template(config=best, errors=errors, note=note)
+        return Template(config=best, errors=errors, preferred_errors=errors)
     share = min(whole) / whole[0] if math.isfinite(whole[0]) and whole[0] > 0 else 1.0
-    single = {op: errors[op] * share for op in order}
-    for op in order[:_FOCUS]:
-        single[op] = error_of(QuantizationConfig(ops={op: best[op]}, recipe=best.recipe))
-    better = [op for op in order[:_FOCUS] if errors[op] < single[op]]
+    focus = sorted((op for op in ops if op not in fast), key=lambda op: -errors[op])[:_FOCUS]
+    single = {op: errors[op] * share for op in ops} | {op: error_of({op: best[op]}) for op in focus}
+    better = [op for op in focus if errors[op] < single[op]]
     mixed = best.replace({op: preferred[op] for op in better})
-    if better and best.recipe == preferred.recipe and error_of(mixed) < min(whole):
-        best, note = mixed, f"{note}, {len(better)} sensitive ops as preferred"
+    if better and error_of(mixed.ops) < min(whole):
+        best = mixed
         single.update({op: errors[op] for op in better})
-    ranked = dict(sorted(single.items(), key=lambda item: -item[1]))
-    return Template(config=best, errors=ranked, note=note)
+    return Template(config=best, errors=single, preferred_errors=errors)

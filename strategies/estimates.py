@@ -1,161 +1,113 @@
-"""What ``auto`` knows of a model: what was measured, and the predictions of loss and cost that follow from it."""
+"""What ``auto`` knows of a model: what was tried, what is predicted, and which choice promises most."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from autotune.config import FP32, Precision, QuantizationConfig
-from autotune.strategies.moves import cost_of
-from autotune.strategies.prediction import LinearModel, Program, Vector
-from autotune.strategy import Objective, Problem
+from autotune.config import FP32, QuantizationConfig
+from autotune.strategies.cost_model import Costs, timing_noise
+from autotune.strategies.loss_model import Losses, Template
+from autotune.strategies.moves import can_fall_back, cost_of
+from autotune.strategies.prediction import Vector
+from autotune.strategies.program import Flags, Program
+from autotune.strategy import Problem
 from autotune.trial import Trial
-
-Flags: TypeAlias = npt.NDArray[np.bool_]
 
 _NOTICEABLE = 0.01
 """A predicted gain below this share is not worth an evaluation: paired latency medians hardly resolve it."""
 
-_GIVE_BACK = (1.0, 1.1, 1.25, 1.5)
-"""Shares of the target that the predicted loss may reach. Above 1, ops return to int8 whose loss may be overrated."""
+_WORTHWHILE = 0.0025
+"""Nor is one that is larger, where it times the probability that the target is kept is less than this share."""
 
-_CHECKS = 4
-_AGREES = 0.1
-"""Output errors are looked at until one agrees with its prediction within this share, at most so many times."""
+_CAUTION = 0.5
+"""How much the exponent of that probability rises with every candidate that did not win."""
 
-_NOISE = 0.1
-"""Standard deviation of a measured loss whose interval is not known, as a share of the target."""
+_BUDGETS = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4)
+"""Shares of the target for which the program is solved; above 1 since losses may be overrated."""
 
+_COMPLETE = 12
+"""Up to so many ops every choice is looked at."""
 
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A config that others are made from by returning ops to fp32.
+_CHECKS = 3
+"""Output errors are looked at until one agrees with its prediction, at most so many times."""
 
-    Attributes:
-        config: The choice of each op in int8.
-        errors: By op that can return, the most sensitive first: the output error with this op alone in int8.
-        note: How it was chosen.
-    """
-
-    config: QuantizationConfig
-    errors: Mapping[str, float]
-    note: str
+_FIRST_MISSES = 2
+"""Misses after which the loss allowed is halved with every further one, whatever the predictions say."""
 
 
 class Estimates:
-    """The predictions and what was observed, for one template; lives as long as one replay of the plan.
+    """Both predictions, what was tried, and the choice that promises most; lives as long as one replay of the plan."""
 
-    A choice is one flag per op of ``ops``, true for fp32. Costs are shares of the baseline's.
-    """
-
-    def __init__(self, problem: Problem, template: Template, baseline: Trial, first: Trial) -> None:
-        self.ops = list(template.errors)
+    def __init__(self, problem: Problem, baseline: Trial) -> None:
+        preferred = problem.space.preferred
+        self.ops = [op for op in can_fall_back(problem.space) if preferred[op] != FP32]
         self.won = False
         """Whether any candidate keeps the target and costs less than fp32."""
-        self._best = 1.0
-        self._best_choice = np.zeros(len(self.ops), dtype=bool)
-        self._errors: dict[bytes, tuple[Flags, float]] = {}
         self._problem = problem
-        self._template = template.config
+        self._template = Template(config=preferred, errors={}, preferred_errors={})
         unit = cost_of(problem, baseline)
         self._unit = unit if math.isfinite(unit) else 1.0
-        self._tried: list[Flags] = []
-        self._losses: list[tuple[Flags, float, float]] = []
-        self._costs: list[tuple[Flags, float]] = []
-        nothing = np.zeros(len(self.ops), dtype=bool)
-        self.add(nothing, first)
-        self._full_cost = self._costs[0][1] if self._costs else 1.0
-        if len(self.ops) == len(template.config.ops):
-            self._costs.append((~nothing, 1.0))
-            self._tried.append(~nothing)
-        self._sensitivity = _positive(template)
-        self._gain, self._crossing = self._profile()
-        position = {op: i for i, op in enumerate(self.ops)}
-        self._readers = {
-            position[op]: [position[reader] for reader in readers if reader in position]
-            for op, readers in problem.insights.neighbours().items()
-            if op in position
-        }
+        self._tried = {baseline.config.fingerprint}
+        self._trials: list[tuple[Flags, Trial]] = []
+        self._best, self._best_choice = 1.0, np.ones(len(self.ops), dtype=bool)
+        self._costs = Costs(problem, self.ops, complete=len(self.ops) == len(preferred.ops))
+        self._losses = Losses(problem, self._template, self.ops)
+
+    def fastest(self) -> Flags:
+        """What the profile alone says is fastest."""
+        return self._costs.fastest()
 
     def config(self, fp32: Flags) -> QuantizationConfig:
         """The config that a choice stands for."""
-        return self._template.replace({op: FP32 for op, flag in zip(self.ops, fp32, strict=True) if flag})
+        return self._template.config.replace({op: FP32 for op, flag in zip(self.ops, fp32, strict=True) if flag})
+
+    def use(self, template: Template) -> None:
+        """Go on with another template; what was measured so far was measured as preferred."""
+        changed = template.config != self._template.config
+        self._template = template
+        self._losses = Losses(self._problem, template, self.ops)
+        for choice, trial in self._trials:
+            self._losses.add(choice, trial, preferred=True)
+        if changed:
+            # What another template kept or missed says nothing for certain of this one.
+            self._trials = []
 
     def add(self, fp32: Flags, trial: Trial) -> bool:
         """Take in what came of a choice; whether it is the best so far."""
-        self._tried.append(fp32)
+        self._tried.add(trial.config.fingerprint)
+        self._trials.append((fp32, trial))
         cost = cost_of(self._problem, trial) / self._unit
         if math.isfinite(cost):
-            self._costs.append((fp32, cost))
-        if trial.loss is not None and trial.measurement is not None:
-            interval = trial.measurement.loss_interval
-            noise = _NOISE * self._problem.criterion.target if interval is None else (interval.high - interval.low) / 4
-            self._losses.append((fp32, trial.loss, noise))
+            self._costs.add(fp32, cost, timing_noise(trial, cost))
+        self._losses.add(fp32, trial, preferred=False)
         if not (trial.met and cost < self._best):
             return False
         self.won, self._best, self._best_choice = True, cost, fp32
         return True
 
-    def next(self) -> Flags | None:
-        """The choice to measure next; None where nothing is predicted to win."""
-        return next((choice for budget in self._budgets() if (choice := self._checked(budget)) is not None), None)
+    def next(self, idle: int) -> Flags | None:
+        """The choice to measure next; None where nothing promises enough.
 
-    def _budgets(self) -> list[float]:
-        """Sums of predicted losses to try, the first that gives a choice counts.
-
-        The predictions need to be right in their order only: what they are for configs that were measured brackets
-        the budget, and where the target lies outside of the bracket, the bracket is halved.
+        Args:
+            idle: How many candidates in a row did not improve on the best. With each, the probability that the target
+                is kept counts for more against the gain.
         """
-        target = self._problem.criterion.target
-        missed = [self.predicted_loss(fp32) for fp32, loss, _ in self._losses if loss > target]
-        if not self.won:
-            return [min([target, *(0.5 * loss for loss in missed)])]
-        low = self.predicted_loss(self._best_choice)
-        high = min((loss for loss in missed if loss > low), default=math.inf)
-        if high > 0.97 * target:
-            return [target * share for share in _GIVE_BACK]
-        return [math.sqrt(max(low, 0.01 * high) * high), high, *(target * share for share in _GIVE_BACK)]
-
-    def _checked(self, budget: float) -> Flags | None:
-        """What the program picks, once the output error of its picks was looked at and agrees with the prediction."""
-        fp32 = None
+        choice = None
         for _ in range(_CHECKS):
-            fp32 = self._solve(budget)
-            if fp32 is None:
-                return None
-            predicted = float(self._predicted_errors() @ ~fp32)
-            error = self._problem.insights.output_error(self.config(fp32))
-            if math.isfinite(error):
-                self._errors[fp32.tobytes()] = (fp32, error)
-            if abs(error - predicted) <= _AGREES * predicted:
+            choice = self._most_promising(idle)
+            if choice is None or not self._template.errors:
                 break
-        return fp32
-
-    def _solve(self, budget: float) -> Flags | None:
-        """The choice predicted to cost least within a budget of loss; None where none would win."""
-        gain, crossing, loss = self._predicted_gain(), self._crossing, self._predicted_losses()
-        program = Program(
-            gain=gain,
-            loss=loss,
-            budget=budget,
-            crossing=dict(enumerate(crossing)),
-            readers=self._readers,
-            tried=_rows(self._tried, len(self.ops)).astype(bool),
-        )
-        fp32 = program.solve()
-        if fp32 is None:
-            return None
-        cost = self._full_cost + float(gain @ fp32) + program.crossing_cost(fp32)
-        return fp32 if cost < self._best * (1 - _NOTICEABLE) else None
+            config = self.config(choice)
+            quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
+            if self._losses.add_error(choice, self._problem.insights.output_error(quick)):
+                break
+        return choice
 
     def predicted_loss(self, fp32: Flags) -> float:
         """The loss that is expected of a choice."""
-        return float(self._predicted_losses() @ ~fp32)
+        return float(self._losses.predict(fp32[None])[0][0])
 
     def reason(self) -> str:
         """Why there is no next choice."""
@@ -163,83 +115,62 @@ class Estimates:
             return "target met and no faster config predicted"
         return "fp32 is the fastest of the configs predicted to keep the target"
 
-    def _predicted_errors(self) -> Vector:
-        """What each op adds to the output error in int8: its own, corrected by the errors of whole configs."""
-        observed = np.array([error for _, error in self._errors.values()])
-        features = _rows([~fp32 for fp32, _ in self._errors.values()], len(self.ops))
-        mean = self._sensitivity
-        model = LinearModel(
-            mean=mean, std=0.5 * mean, features=features, observed=observed, noise=0.02 * observed + 1e-12
-        )
-        return np.maximum(model.mean, 0.01 * mean)
+    def _most_promising(self, idle: int) -> Flags | None:
+        """The untried choice with the largest gain times the probability that it keeps the target."""
+        choices = self._candidates()
+        if not len(choices):
+            return None
+        gain = self._best - self._costs.predict(choices)
+        loss, probability = self._losses.predict(choices)
+        probability = self._with_verdicts(choices, probability)
+        probability[loss > self._limit()] = 0.0
+        promise = np.where(gain >= _NOTICEABLE * self._best, gain * probability, 0.0)
+        promise[promise < _WORTHWHILE * self._best] = 0.0
+        promise *= probability ** (_CAUTION * idle)
+        for index in np.argsort(-promise, kind="stable"):
+            if promise[index] == 0:
+                return None
+            choice: Flags = choices[index]
+            if self.config(choice).fingerprint not in self._tried:
+                return choice
+        return None
 
-    def _predicted_losses(self) -> Vector:
-        """What each op loses in int8: its output error times a scale for all, then corrected for each op."""
-        errors, target = self._predicted_errors(), self._problem.criterion.target
-        features = _rows([~fp32 for fp32, _, _ in self._losses], len(self.ops))
-        observed = np.array([loss for _, loss, _ in self._losses])
-        # Losses do not add up far away from the target, so that what was seen there counts less.
-        noise = np.array([math.hypot(noise, 0.3 * (loss - target)) for _, loss, noise in self._losses])
-        noise = np.maximum(noise, 1e-9)
-        total = features @ errors / noise
-        scale = float(total @ (observed / noise)) / float(total @ total) if total.any() else 0.0
-        floor = 0.05 * target / float(errors.sum()) if len(self.ops) else 0.0
-        if not len(observed):
-            # Nothing could be measured yet: as if plain int8 lost four times what is allowed.
-            scale = 80 * floor
-        mean = max(scale, floor) * errors
-        model = LinearModel(mean=mean, std=0.5 * mean, features=features, observed=observed, noise=noise)
-        return np.maximum(model.mean, 0.0)
-
-    def _profile(self) -> tuple[Vector, Vector]:
-        """By op, what it adds to the cost in fp32, and what a conversion after it costs, as the profile has it."""
+    def _candidates(self) -> Flags:
+        """The choices to look at, (p, n)."""
         n = len(self.ops)
-        even = np.full(n, (1.0 - self._full_cost) / max(n, 1))
-        latency = self._problem.insights.op_latency() if self._problem.objective is Objective.LATENCY else {}
-        quantized = {op: self._template[op].precision for op in self.ops}
-        known = [set(latency.get(op, ())) >= {Precision.FP32, quantized[op]} for op in self.ops]
-        if 2 * sum(known) < n:
-            # A profile that misses most ops would have their return to fp32 cost nothing.
-            return even, np.zeros(n)
-        total_s = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
-        gain = np.array(
-            [
-                (latency[op][Precision.FP32] - latency[op][quantized[op]]) / total_s if have else 0.0
-                for op, have in zip(self.ops, known, strict=True)
-            ]
-        )
-        # The profile's total must give the cost that was measured, within reason.
-        measured, profiled = 1.0 - self._full_cost, float(gain.sum())
-        scale = float(np.clip(measured / profiled, 0.5, 2.0)) if measured * profiled > 0 else 1.0
-        crossing = self._problem.insights.crossing_latency()
-        return gain * scale, np.array([crossing.get(op, 0.0) / total_s * scale for op in self.ops])
+        if n <= _COMPLETE:
+            return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
+        program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
+        limit = min(self._problem.criterion.target, self._limit())
+        solved = program.solve([share * limit for share in _BUDGETS])
+        flipped = [self._flipped(choice) for choice in ([self._best_choice] if self.won else solved[-1:])]
+        return np.concatenate([np.array(solved, dtype=bool).reshape(-1, n), *flipped])
 
-    def _predicted_gain(self) -> Vector:
-        """What each op adds to the cost in fp32: the profile, corrected by what was measured."""
-        gain = self._gain
-        features = _rows([fp32 for fp32, _ in self._costs], len(self.ops))
-        program = self._conversions()
-        observed = np.array([cost - self._full_cost - program.crossing_cost(fp32) for fp32, cost in self._costs])
-        std = 0.3 * np.abs(gain) + 0.1 * float(np.abs(gain).mean() if len(gain) else 0.0) + 1e-6
-        noise = np.full(len(observed), 0.01)
-        return LinearModel(mean=gain, std=std, features=features, observed=observed, noise=noise).mean
+    def _flipped(self, choice: Flags) -> Flags:
+        """The choices that differ from this one in a single op and cost less, (p, n)."""
+        change = np.where(choice, -self._costs.gain, self._costs.gain) + self._costs.conversions.of_flips(choice)
+        ops = np.flatnonzero(change < 0)
+        flipped = np.repeat(choice[None], len(ops), axis=0)
+        flipped[np.arange(len(ops)), ops] ^= True
+        return flipped
 
-    def _conversions(self) -> Program:
-        none = np.zeros(0)
-        crossing = dict(enumerate(self._crossing))
-        return Program(
-            gain=none, loss=none, budget=0.0, crossing=crossing, readers=self._readers, tried=np.zeros((0, 0), bool)
-        )
+    def _with_verdicts(self, choices: Flags, probability: Vector) -> Vector:
+        """Ops returned to fp32 do little harm: more of them than a config that keeps the target keep it as well."""
+        probability = probability.copy()
+        for choice, trial in self._trials:
+            if trial.met:
+                probability[(choices | ~choice).all(axis=1)] = np.maximum(
+                    probability[(choices | ~choice).all(axis=1)], 0.9
+                )
+            elif trial.loss is not None:
+                fewer = (choice | ~choices).all(axis=1)
+                probability[fewer] = np.minimum(probability[fewer], 0.1)
+        return probability
 
-
-def _rows(choices: Sequence[Flags], ops: int) -> Vector:
-    """Choices as the rows of a matrix, (choices, ops), also where there are none."""
-    return np.array(choices, dtype=float).reshape(len(choices), ops)
-
-
-def _positive(template: Template) -> Vector:
-    """The errors of the ops, positive and finite: an op that fails alone counts as all others together."""
-    values = np.array([max(error, 0.0) for error in template.errors.values()])
-    total = float(values[np.isfinite(values)].sum()) or 1.0
-    # No op is taken to be harmless for certain.
-    return np.maximum(np.where(np.isfinite(values), values, total), 1e-3 * total / max(len(values), 1))
+    def _limit(self) -> float:
+        """The largest predicted loss of a candidate."""
+        missed = [choice for choice, trial in self._trials if trial.loss is not None and not trial.met]
+        if self.won or len(missed) <= _FIRST_MISSES:
+            return math.inf
+        lowest = min(self.predicted_loss(choice) for choice in missed)
+        return 0.5 ** (len(missed) - _FIRST_MISSES) * max(lowest, self._problem.criterion.target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from autotune.config import (
     QuantizedType,
     TensorScheme,
 )
-from autotune.criterion import Criterion
+from autotune.criterion import Criterion, Interval
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement
@@ -28,6 +29,9 @@ DATA = Path(__file__).parent / "data"
 
 _ACTIVATION = TensorScheme(dtype=QuantizedType.U8)
 _WEIGHT = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
+
+_FLIPPED = 0.02
+"""Share of answers that a config changes, for the interval of its loss: the tables do not hold single answers."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Table:
         self.algorithms = tuple(CalibrationAlgorithm.parse(text) for text in data["algorithms"])
         self.rows = {(mask, algorithm): Row(*figures) for mask, algorithm, *figures in data["rows"]}
         self.groups = [f"group_{i}" for i in range(len(data["groups"]))]
+        self._images, self._baseline_accuracy = int(data["images"]), float(data["baseline_accuracy"])
         self._profile = data.get("profile", {})
         self._seed = seed
 
@@ -87,7 +92,17 @@ class Table:
         if self._seed is not None:
             generator = np.random.default_rng([self._seed, int(config.fingerprint, 16)])
             speedup += (row.high - row.low) / 3.92 * float(generator.standard_normal())
-        return Measurement(accuracy=row.accuracy, loss=row.loss, speedup=speedup, size_bytes=row.size_bytes)
+        half = 1.96 * math.sqrt(_FLIPPED / self._images) / self._baseline_accuracy
+        interval = Interval(low=row.loss - half, high=row.loss + half)
+        return Measurement(
+            accuracy=row.accuracy,
+            loss=row.loss,
+            loss_interval=interval,
+            speedup=speedup,
+            speedup_interval=Interval(low=speedup - row.speedup + row.low, high=speedup - row.speedup + row.high),
+            size_bytes=row.size_bytes,
+            samples=self._images,
+        )
 
     def true_cost(self, config: QuantizationConfig) -> float:
         """Latency over the baseline's, as recorded."""

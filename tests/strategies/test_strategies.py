@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autotune.config import FP32, CalibrationMethod, Precision
 from autotune.errors import StrategyError
 from autotune.strategies import create_strategy
 from autotune.strategies.moves import uniform_configs
-from autotune.strategies.prediction import LinearModel, Program
+from autotune.strategies.prediction import LinearModel
+from autotune.strategies.program import Conversions, Program
 from tests.strategies.driver import Run
 from tests.strategies.synthetic import Synthetic, make_model, make_space
 from tests.strategies.table import Table
@@ -144,26 +148,73 @@ def test_regression_recovers_weights_from_few_sums() -> None:
         mean=np.full(3, 2.0), std=np.full(3, 10.0), features=features, observed=features @ truth, noise=np.full(3, 1e-6)
     )
     assert model.mean == pytest.approx(truth, abs=1e-4)
-    assert np.all(model.std < 1e-3)
+    predicted, std = model.predict(np.array([[1.0, 1.0, 0.0]]))
+    assert predicted == pytest.approx([6.0], abs=1e-4)
+    assert std[0] < 1e-3
 
 
-def test_program_weighs_conversions_and_leaves_out_what_was_tried() -> None:
+def test_regression_is_as_unsure_as_its_prior_where_nothing_was_seen() -> None:
+    model = LinearModel(
+        mean=np.zeros(2),
+        std=np.array([3.0, 4.0]),
+        features=np.array([[1.0, 0.0]]),
+        observed=np.array([1.0]),
+        noise=np.array([1e-6]),
+    )
+    _, std = model.predict(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert std == pytest.approx([0.0, 4.0], abs=1e-5)
+
+
+def test_program_weighs_conversions() -> None:
     program = Program(
         gain=np.array([0.1, 0.1, 0.1]),
         loss=np.array([1.0, 1.0, 1.0]),
-        budget=2.0,
-        crossing={0: 0.05, 1: 0.05},
-        readers={0: [1], 1: [2]},
-        tried=np.zeros((0, 3), dtype=bool),
+        conversions=Conversions(3, {0: 0.05, 1: 0.05}, {0: [1], 1: [2]}),
     )
-    chosen = program.solve()
-    assert chosen is not None
+    (chosen,) = program.solve([2.0])
     # One op must be in fp32; the middle one would need two conversions.
     assert chosen.sum() == 1
     assert not chosen[1]
-    other = dataclasses.replace(program, tried=np.array([chosen])).solve()
-    assert other is not None
-    assert other.sum() == 1
-    assert not other[1]
-    assert (other != chosen).any()
-    assert dataclasses.replace(program, budget=-1.0).solve() is None
+    assert program.solve([-1.0]) == []
+
+
+def test_one_conversion_serves_all_readers() -> None:
+    conversions = Conversions(3, {0: 1.0}, {0: [1, 2]})
+    choices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=bool)
+    assert conversions.cost(choices) == pytest.approx([0, 1, 1, 1, 0])
+    for choice in choices:
+        flipped = conversions.cost(choice ^ np.eye(3, dtype=bool)) - conversions.cost(choice[None])
+        assert conversions.of_flips(choice) == pytest.approx(flipped)
+
+
+def _random_program(seed: int, ops: int) -> tuple[Program, np.ndarray, np.ndarray]:
+    """A program, and the cost and the loss of every choice."""
+    rng = np.random.default_rng(seed)
+    gain, loss = rng.normal(0.3, 1.0, ops), rng.exponential(1.0, ops)
+    readers = {op: sorted(rng.choice(ops, size=rng.integers(1, 4), replace=False).tolist()) for op in range(ops)}
+    conversions = Conversions(ops, dict(enumerate(rng.exponential(0.2, ops).tolist())), readers)
+    program = Program(gain=gain, loss=loss, conversions=conversions)
+    choices = np.array(list(itertools.product((False, True), repeat=ops)))
+    return program, program.cost(choices), ~choices @ loss
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_program_without_a_bound_is_optimal(seed: int) -> None:
+    program, costs, losses = _random_program(seed, 8)
+    (free,) = program.solve([float(losses.max())])
+    assert program.cost(free[None])[0] == pytest.approx(costs.min(), abs=1e-6)
+
+
+def test_program_with_a_budget_is_nearly_optimal() -> None:
+    gaps = []
+    for seed in range(20):
+        program, costs, losses = _random_program(seed, 10)
+        for share in (0.5, 0.2):
+            budget = share * float(losses.max())
+            (choice,) = program.solve([budget])
+            cost = float(program.cost(choice[None])[0])
+            assert costs[losses <= budget].min() <= cost + 1e-9
+            gaps.append((cost - costs[losses <= budget].min()) / (costs.max() - costs.min()))
+    assert np.median(gaps) < 0.01
+    assert np.mean(gaps) < 0.03
