@@ -153,6 +153,18 @@ class Adapter(Protocol[ModelT]):
 
 
 @runtime_checkable
+class PortabilityCheck(Protocol):
+    """What an adapter adds to the contract where a CPU's instructions decide on a candidate's accuracy."""
+
+    def saturating_ops(self, model: Any) -> Sequence[str]:
+        """Ops of a candidate whose sum of two products can exceed 16 bits, in graph order.
+
+        On x86 without VNNI such a sum is cut to 16 bits, so that the same file loses accuracy there.
+        """
+        ...
+
+
+@runtime_checkable
 class CostModel(Protocol):
     """What an adapter adds to the contract where its framework can profile: what single ops cost."""
 

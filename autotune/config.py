@@ -19,6 +19,12 @@ class Precision(StrEnum):
     FP32 = "fp32"
     INT8 = "int8"
     """Static int8: weights and activations are quantized, activation ranges come from calibration."""
+    INT8_DYNAMIC = "int8_dynamic"
+    """Dynamic int8: weights are quantized ahead, what the op reads in every call anew, by its own range."""
+    INT8_WEIGHT = "int8_weight"
+    """Weights are stored in 8 bits, a scale for each block of them; the op computes with what they stand for."""
+    INT4_WEIGHT = "int4_weight"
+    """The same with 4 bits."""
 
 
 class QuantizedType(StrEnum):
@@ -122,7 +128,7 @@ class OpConfig:
         precision: How the op computes.
         activation: For int8, how the tensors that the op reads are quantized. A tensor has one scheme: the first int8
             op in graph order that reads it decides, and where only fp32 ops read it, the int8 op that wrote it.
-        weight: For int8 ops with constant weights, how these are quantized.
+        weight: For quantized ops with constant weights, how these are quantized.
         calibration: For static int8, the algorithm that chooses the ranges of the tensors that the op reads.
     """
 
@@ -186,6 +192,21 @@ class WeightRounding(StrEnum):
     """One input channel after the other, the error of each handed on to those that follow."""
 
 
+class SmoothQuant(StrEnum):
+    """How much of the range of activations moves into the weights that read them (alpha in arXiv 2211.10438)."""
+
+    NONE = "none"
+    AUTO = "auto"
+    """An alpha for each tensor, by the least estimated error."""
+    HALF = "0.5"
+    THREE_QUARTERS = "0.75"
+
+    @property
+    def alpha(self) -> float | None:
+        """The same alpha for all tensors; None where there is none."""
+        return None if self in (SmoothQuant.NONE, SmoothQuant.AUTO) else float(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Choices for the graph as a whole.
@@ -196,17 +217,20 @@ class Recipe:
         equalization: Channels between two convolutions are scaled to ranges that int8 serves better.
         bias_correction: How biases make up for quantized weights.
         weight_rounding: How weights become integers.
+        smooth_quant: How outliers of activations move into the weights that read them.
     """
 
     reduce_range: bool = False
     equalization: bool = False
     bias_correction: BiasCorrection = BiasCorrection.NONE
     weight_rounding: WeightRounding = WeightRounding.NEAREST
+    smooth_quant: SmoothQuant = SmoothQuant.NONE
 
     def __post_init__(self) -> None:
         # What JSON and Optuna hand back are plain strings.
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
+        object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
 
     @property
     def quick(self) -> Recipe:

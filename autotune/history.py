@@ -7,6 +7,7 @@ came of it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ SETUP = "setup"
 """Key of :meth:`History.keep`: what a reader needs to make sense of the trials of a run that did not end."""
 SUMMARY = "summary"
 """Key of :meth:`History.keep`: what the run came to."""
+
+_REVISION = "revision:"
+"""Before a trial's number, the key of :meth:`History.keep` for what :meth:`History.revise` was told."""
 
 _CONFIG, _NOTE, _MEASUREMENT = "autotune:config", "autotune:note", "autotune:measurement"
 _STATE, _REASON, _DURATION, _DUPLICATE = (
@@ -146,6 +150,16 @@ class History:
                 handle.set_user_attr(_DURATION, trial.duration_s)
             self._tell(opened, trial, objective, target)
 
+    def revise(self, trial: Trial) -> None:
+        """Replace what is recorded of a finished trial, once more is known of it than its own time allowed.
+
+        What the sampler was told stays as it was: it has drawn on it.
+        """
+        self._finished[trial.number] = trial
+        measurement = None if trial.measurement is None else trial.measurement.to_json()
+        revision = {"state": str(trial.state), "reason": trial.reason, "measurement": measurement}
+        self.keep(f"{_REVISION}{trial.number}", revision)
+
     def kept(self, name: str) -> Any:
         """What :meth:`keep` stored, or None."""
         return self._study.user_attrs.get(_KEPT + name)
@@ -159,7 +173,7 @@ class History:
             self._study.set_user_attr(_KEPT + name, value)
 
     def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
-        trial = _to_trial(frozen)
+        trial = _revised(_to_trial(frozen), self.kept(f"{_REVISION}{frozen.number}"))
         if trial.state is not TrialState.RUNNING:
             self._finished[trial.number] = trial
         return trial
@@ -224,8 +238,9 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
             raise WorkspaceError(
                 f"{storage} holds no study called {STUDY_NAME!r}: is it the storage of a run?"
             ) from None
-        trials = [_to_trial(trial) for trial in study.get_trials(deepcopy=False) if _counts(trial)]
         kept = {key.removeprefix(_KEPT): value for key, value in study.user_attrs.items() if key.startswith(_KEPT)}
+        frozen = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+        trials = [_revised(_to_trial(trial), kept.get(f"{_REVISION}{trial.number}")) for trial in frozen]
     return trials, kept
 
 
@@ -309,4 +324,16 @@ def _to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
         duration_s=attrs.get(_DURATION),
         note=attrs.get(_NOTE, ""),
         params=frozen.params,
+    )
+
+
+def _revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
+    if revision is None:
+        return trial
+    measurement = revision["measurement"]
+    return dataclasses.replace(
+        trial,
+        state=TrialState(revision["state"]),
+        reason=revision["reason"],
+        measurement=None if measurement is None else Measurement.from_json(measurement),
     )

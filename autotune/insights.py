@@ -58,8 +58,8 @@ class MeasuredInsights(Generic[ModelT]):
     def sensitivity(self) -> Mapping[str, float]:
         """By op: squared error over squared output, when this op alone takes its preferred choice.
 
-        Costs a candidate and a few inferences per op, so that recipes that take seconds are left out. An op whose
-        candidate fails counts as infinitely sensitive.
+        It is 0 where that is fp32. Costs a candidate and a few inferences per op, so that recipes that take seconds are
+        left out. An op whose candidate fails counts as infinitely sensitive.
         """
         return dict(self._kept("sensitivity", self._sensitivity))
 
@@ -97,7 +97,7 @@ class MeasuredInsights(Generic[ModelT]):
         configs = {
             op.name: QuantizationConfig(ops={op.name: op.preferred}, recipe=recipe) for op in self._space.tunable
         }
-        return {name: self._error(config) for name, config in configs.items()}
+        return {name: 0.0 if config.is_fp32 else self._error(config) for name, config in configs.items()}
 
     def _error(self, config: QuantizationConfig) -> float:
         try:

@@ -54,6 +54,7 @@ def render(result: TuningSummary) -> str:
         _section("Result", _comparison(result)),
         _section("Loss and speedup of every trial", _scatter(result)),
         _section("Ops that cost most", _costly(result)) if result.costly_ops else "",
+        _section("Ops that can saturate without VNNI", _saturation(result)) if result.saturation_risk else "",
         _section("Precision by op type", _table(result.precision_table().reset_index())),
         _section("Trials", _trials(result)),
         _section("Time", _seconds(result)),
@@ -103,9 +104,11 @@ def _comparison(result: TuningSummary) -> str:
         name: {
             "accuracy": _figure(m.accuracy, "{:.4f}"),
             loss: format_loss(m.loss, result.criterion, m.loss_interval),
-            "latency, median": _figure(m.latency_ms, "{:.3f} ms"),
-            "speedup": format_speedup(m.speedup, m.speedup_interval),
+            "latency: median, p90, p99": _latency(m),
+            "speedup": format_speedup(m.speedup, m.speedup_interval) + _undecided(m),
             "size": "-" if m.size_bytes is None else f"{m.size_bytes / 1e6:.2f} MB",
+            "peak memory": "-" if m.peak_memory_bytes is None else f"{m.peak_memory_bytes / 1e6:.1f} MB",
+            **{name: _figure(m.metrics.get(name), "{:.4f}") for name in _further_metrics(result)},
             "samples": _figure(m.samples, "{:d}"),
         }
         for name, m in columns.items()
@@ -190,6 +193,31 @@ def _mark(trial: Trial, x: float, y: float, result: TuningSummary) -> str:
 def _costly(result: TuningSummary) -> str:
     rows = [{"op": name, "noise to signal at the outputs": f"{value:.3g}"} for name, value in result.costly_ops.items()]
     return _table(pd.DataFrame(rows))
+
+
+def _latency(measured: Measurement) -> str:
+    times = (measured.latency_ms, measured.latency_p90_ms, measured.latency_p99_ms)
+    return "-" if times[0] is None else ", ".join(_figure(time, "{:.3f}") for time in times) + " ms"
+
+
+def _undecided(measured: Measurement) -> str:
+    """Says so where the machine was too busy for the interval that was asked for."""
+    return " (undecided)" if measured.latency_decided is False else ""
+
+
+def _further_metrics(result: TuningSummary) -> list[str]:
+    """All metrics but the judged one, which is the accuracy."""
+    return list((result.baseline.measurement or Measurement()).metrics)[1:]
+
+
+def _saturation(result: TuningSummary) -> str:
+    """On an x86 CPU without VNNI the accuracy above may not hold; a portable run admits no such op."""
+    text = (
+        "On x86 CPUs without VNNI two neighbouring 8-bit products are summed in 16 bits, and in these ops the sum can "
+        "exceed them: the same file may lose accuracy there. A run with <code>portable: true</code> admits no such op."
+    )
+    kinds = [{"op": name, "type": result.op_types.get(name, "-")} for name in result.saturation_risk]
+    return f"<p>{text}</p>{_table(pd.DataFrame(kinds))}"
 
 
 def _seconds(result: TuningSummary) -> str:

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
 from autotune.config import Precision
@@ -21,6 +19,9 @@ from autotune.history import SETUP, SUMMARY, read_study
 from autotune.selection import conclude, pareto_front
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class TuningSummary:
         op_types: The type of every op that could be tuned, by name.
         costly_ops: The ops whose quantization costs most, worst first, with their noise-to-signal ratio at the
             model's outputs; empty where the target is met.
+        saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
+            accuracy may be another one; see ``Tuner.portable``.
         final: ``best`` on data that the search never saw, where some was held out.
         notes: What a user should know of the model or the run.
         seconds: Wall time by activity, with ``total``.
@@ -54,6 +57,7 @@ class TuningSummary:
     history: Sequence[Trial]
     op_types: Mapping[str, str]
     costly_ops: Mapping[str, float] = field(default_factory=dict)
+    saturation_risk: Sequence[str] = ()
     final: Measurement | None = None
     notes: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +97,7 @@ class TuningSummary:
             "criterion": dataclasses.asdict(self.criterion),
             "op_types": dict(self.op_types),
             "costly_ops": dict(self.costly_ops),
+            "saturation_risk": list(self.saturation_risk),
             "final": None if self.final is None else self.final.to_json(),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
@@ -175,6 +180,8 @@ def read_summary(storage: Path | str) -> TuningSummary:
 
 def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
     """A row per trial with what was measured, as figures; missing ones are NaN."""
+    import pandas as pd  # noqa: PLC0415  a quarter of a second, which workers and `import autotune` do without
+
     rows = [_row(trial) for trial in trials]
     columns = list(_row(trials[0])) if trials else []
     return pd.DataFrame(rows, columns=columns).set_index("number") if rows else pd.DataFrame()
@@ -182,6 +189,8 @@ def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
 
 def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:
     """How many ops of each type compute in which precision in a trial's config, the most frequent type first."""
+    import pandas as pd  # noqa: PLC0415  as above
+
     counts: dict[str, Counter[str]] = {}
     for op, kind in op_types.items():
         counts.setdefault(kind, Counter())[str(trial.config[op].precision)] += 1
@@ -205,12 +214,16 @@ def _row(trial: Trial) -> dict[str, Any]:
         "loss_low": None if loss is None else loss.low,
         "loss_high": None if loss is None else loss.high,
         "latency_ms": measured.latency_ms,
+        "latency_p90_ms": measured.latency_p90_ms,
+        "latency_p99_ms": measured.latency_p99_ms,
+        "latency_decided": measured.latency_decided,
         "speedup": measured.speedup,
         "speedup_low": None if speed is None else speed.low,
         "speedup_high": None if speed is None else speed.high,
         "size_bytes": measured.size_bytes,
         "peak_memory_bytes": measured.peak_memory_bytes,
         "samples": measured.samples,
+        "samples_total": measured.samples_total,
         "quantized_ops": sum(trial.config.precisions().values()),
         "duration_s": trial.duration_s,
         "note": trial.note,

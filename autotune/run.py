@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from autotune import data
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT
+from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, PortabilityCheck
+from autotune.answer import provisional, settle
 from autotune.calibration import CalibrationStatistics
 from autotune.criterion import Verdict
-from autotune.errors import DeadlineReached, WorkspaceError
-from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, UserFunction
+from autotune.errors import DeadlineReached, TrialError, WorkspaceError
+from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
 from autotune.history import SETUP, SUMMARY, History
 from autotune.host import current_host
 from autotune.insights import MeasuredInsights
+from autotune.portability import portable_space, require_portable, saturation_note
 from autotune.result import TuningResult
 from autotune.search import Limits, Search, SearchEnd
-from autotune.selection import Conclusion, conclude, finalists
+from autotune.selection import Conclusion, finalists
 from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
 from autotune.strategies import as_strategy
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 _INSIGHT_SAMPLES = 8
 _COSTLY_OPS = 5
+_RESERVE_SHARE = 0.2
+"""Of the time given to the run, the most that is kept back for what follows the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class _Setup(Generic[ModelT]):
 
     model: ModelT
     statistics: CalibrationStatistics
-    evaluator: Evaluator[ModelT]
+    evaluator: AnyEvaluator[ModelT]
     history: History
     problem: Problem
 
@@ -70,6 +75,10 @@ class Run(Generic[ModelT]):
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
         setup = self._prepare(source, loader)
+        with contextlib.closing(setup.evaluator):
+            return self._run(setup)
+
+    def _run(self, setup: _Setup[ModelT]) -> TuningResult:
         search = Search(
             adapter=self._adapter,
             model=setup.model,
@@ -82,18 +91,27 @@ class Run(Generic[ModelT]):
             observer=self._observer,
             stopwatch=self._stopwatch,
             on_best=self._keep,
+            admit=self._admit,
         )
         self._observer.phase("baseline")
-        search.baseline()
+        baseline = search.baseline()
         self._observer.phase("search")
-        return self._finish(setup, search.run())
+        return self._finish(setup, search.run(reserve_s=self._reserve_s(baseline)))
+
+    def _reserve_s(self, baseline: Trial) -> float:
+        """Seconds kept for seeing the samples that a winner accepted early was spared: about what fp32 itself took."""
+        streamed = isinstance(self._source, LabelledData) and self._source.early_acceptance
+        if not streamed or self._tuner.timeout_s is None:
+            return 0.0
+        return min(baseline.duration_s or 0.0, self._tuner.timeout_s * _RESERVE_SHARE)
 
     def _prepare(self, source: object, loader: Iterable[object]) -> _Setup[ModelT]:
         self._observer.phase("load")
         with self._stopwatch("load"):
             data.require_repeatable(loader, "dataloader")
             model = self._adapter.load(source)
-            space = self._tuner.restriction.apply(self._adapter.space(model))
+            offered = self._adapter.space(model)
+            space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
             first = data.first_batch(loader, model.inputs)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
@@ -168,21 +186,29 @@ class Run(Generic[ModelT]):
                 statistics.save(cached)
         return statistics
 
-    def _evaluator(self, model: ModelT, feeds: Feeds) -> Evaluator[ModelT]:
-        latency = LatencyOptions(
-            threads=self._tuner.threads, batch_size=self._tuner.batch_size, warmup=self._tuner.warmup
-        )
-        return Evaluator(
-            adapter=self._adapter,
-            model=model,
-            source=self._source,
-            criterion=self._tuner.criterion,
-            latency=latency,
-            feeds=feeds,
-            seed=self._tuner.seed,
-            cache=None if self._workspace is None else self._workspace / "cache",
-            on_progress=self._observer.progress,
-        )
+    def _evaluator(self, model: ModelT, feeds: Feeds) -> AnyEvaluator[ModelT]:
+        tuner = self._tuner
+        options: dict[str, Any] = {
+            "adapter": self._adapter,
+            "model": model,
+            "source": self._source,
+            "criterion": tuner.criterion,
+            "latency": tuner.latency_options,
+            "feeds": feeds,
+            "seed": tuner.seed,
+            "cache": None if self._workspace is None else self._workspace / "cache",
+            "on_progress": self._observer.progress,
+        }
+        if tuner.isolation == Isolation.PROCESS:
+            return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
+        return Evaluator(**options)
+
+    def _admit(self, candidate: ModelT) -> None:
+        if self._tuner.portable:
+            require_portable(self._saturating(candidate))
+
+    def _saturating(self, candidate: ModelT) -> Sequence[str]:
+        return self._adapter.saturating_ops(candidate) if isinstance(self._adapter, PortabilityCheck) else ()
 
     def _keep(self, candidate: ModelT, trial: Trial) -> None:
         """Write the best model so far, so that it is there whatever happens next."""
@@ -191,15 +217,18 @@ class Run(Generic[ModelT]):
             self._adapter.save(candidate, path, self._metadata(trial))
 
     def _finish(self, setup: _Setup[ModelT], end: SearchEnd) -> TuningResult:
-        trials = setup.history.trials
         with self._stopwatch("finalists"):
-            conclusion = self._race(setup, trials, end)
+            conclusion, end = self._conclude(setup, end)
+        trials = setup.history.trials
         best = self._candidate(setup, conclusion.best)
         with self._stopwatch("holdout"):
             final = None if end.interrupted else self._holdout(setup, best)
         self._observer.phase("save")
         with self._stopwatch("save"):
             self._keep(best, conclusion.best)
+        risk = self._saturating(best)
+        if note := saturation_note(risk, current_host()):
+            self._note(note)
         runner = self._adapter.runner(best, self._execution)
         inputs = setup.model.inputs
 
@@ -218,6 +247,7 @@ class Run(Generic[ModelT]):
             history=trials,
             op_types=_op_types(setup.problem.space),
             costly_ops=self._costly_ops(setup, conclusion, end),
+            saturation_risk=risk,
             final=final,
             notes=self._notes,
             seconds=self._stopwatch.seconds,
@@ -232,26 +262,34 @@ class Run(Generic[ModelT]):
             return setup.model
         return self._adapter.apply(setup.model, trial.config, setup.statistics)
 
-    def _race(self, setup: _Setup[ModelT], trials: Sequence[Trial], end: SearchEnd) -> Conclusion:
-        """Race the finalists against each other, so that the winner won on purpose."""
+    def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> tuple[Conclusion, SearchEnd]:
         objective = setup.problem.objective
-        racers = finalists(trials, objective)
-        if len(racers) < 2 or end.interrupted:
-            return conclude(trials, objective)
-        self._observer.phase("finalists")
+        if end.interrupted:
+            return provisional(setup.history.trials, objective), end
+        if len(finalists(setup.history.trials, objective)) > 1:
+            self._observer.phase("finalists")
         try:
-            outcome = setup.evaluator.race([self._candidate(setup, trial) for trial in racers], deadline=self._deadline)
-        except DeadlineReached:
-            self._note("The time was up before the finalists could be raced: the order is that of the trials")
-            return conclude(trials, objective)
-        return conclude(trials, objective, winner=racers[outcome.order[0]])
+            conclusion = settle(
+                setup.history,
+                setup.evaluator,
+                lambda trial: self._candidate(setup, trial),
+                objective,
+                deadline=self._deadline,
+                note=self._note,
+            )
+        except KeyboardInterrupt:
+            interrupted = SearchEnd(reason=f"{end.reason}; then interrupted by the user", interrupted=True)
+            return provisional(setup.history.trials, objective), interrupted
+        return conclusion, end
 
     def _holdout(self, setup: _Setup[ModelT], best: ModelT) -> Measurement | None:
         try:
             return setup.evaluator.holdout(best, deadline=self._deadline)
         except DeadlineReached:
             self._note("The time was up before the best model could be measured on the data held out")
-            return None
+        except TrialError as error:
+            self._note(f"The best model could not be measured on the data held out: {error}")
+        return None
 
     def _costly_ops(self, setup: _Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
         """The ops whose quantization costs most, where the target is not met."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from autotune.adapter import Adapter, ModelT
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.errors import DeadlineReached, WorkspaceError
-from autotune.evaluation import Evaluation, Evaluator
+from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.history import History, OpenTrial
 from autotune.observer import Observer
 from autotune.selection import incumbent
 from autotune.stopwatch import Stopwatch
-from autotune.strategy import Exhausted, Problem, Proposal, Strategy
-from autotune.trial import Trial, TrialState
+from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
+from autotune.trial import Measurement, Trial, TrialState
 
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
@@ -71,6 +72,7 @@ class Search(Generic[ModelT]):
         observer: Is told of every trial.
         stopwatch: Counts the time of each activity.
         on_best: Called with the candidate and its trial whenever a new best keeps the target.
+        admit: Called with every candidate before it is measured; raises a :class:`TrialError` where it may not run.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Search(Generic[ModelT]):
         adapter: Adapter[ModelT],
         model: ModelT,
         statistics: CalibrationStatistics,
-        evaluator: Evaluator[ModelT],
+        evaluator: AnyEvaluator[ModelT],
         history: History,
         problem: Problem,
         strategy: Strategy,
@@ -87,6 +89,7 @@ class Search(Generic[ModelT]):
         observer: Observer,
         stopwatch: Stopwatch,
         on_best: Callable[[ModelT, Trial], None],
+        admit: Callable[[ModelT], None] = lambda _candidate: None,
     ) -> None:
         self._adapter = adapter
         self._model = model
@@ -99,6 +102,7 @@ class Search(Generic[ModelT]):
         self._observer = observer
         self._stopwatch = stopwatch
         self._on_best = on_best
+        self._admit = admit
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
@@ -129,8 +133,14 @@ class Search(Generic[ModelT]):
         self._record(opened, trial)
         return trial
 
-    def run(self) -> SearchEnd:
-        """Run trials until there is a reason to end; Ctrl-C is one."""
+    def run(self, *, reserve_s: float = 0.0) -> SearchEnd:
+        """Run trials until there is a reason to end; Ctrl-C is one.
+
+        Args:
+            reserve_s: Seconds before the deadline that are kept for what follows the search.
+        """
+        if self._limits.deadline is not None:
+            self._limits = dataclasses.replace(self._limits, deadline=self._limits.deadline - reserve_s)
         try:
             return SearchEnd(reason=self._run())
         except KeyboardInterrupt:
@@ -161,6 +171,8 @@ class Search(Generic[ModelT]):
             self._history.start(opened, proposal.config, proposal.note)
             self._observer.trial_started(opened.number, proposal.config, proposal.note)
             try:
+                with self._stopwatch("evaluate"):
+                    self._evaluator.prepare(deadline=self._limits.deadline)
                 self._try(opened, trials, proposal)
             except BaseException:  # Ctrl-C, the deadline, a full disk: the config counts as untried
                 with contextlib.suppress(WorkspaceError):
@@ -175,16 +187,16 @@ class Search(Generic[ModelT]):
     def _try(self, opened: OpenTrial, trials: Sequence[Trial], proposal: Proposal) -> None:
         """Apply and measure one config, and record what came of it."""
         started = time.monotonic()
-        best = incumbent(trials, self._problem.objective)
         candidate: ModelT | None = None
         outcome: Evaluation | str
         try:
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
+                self._admit(candidate)
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
-                    incumbent=best.measurement if best is not None and not best.config.is_fp32 else None,
+                    incumbent=self._fastest(trials),
                     needs_accuracy=proposal.needs_accuracy,
                     deadline=self._limits.deadline,
                 )
@@ -207,6 +219,13 @@ class Search(Generic[ModelT]):
         if not failed and new_best is not None and new_best.number == trial.number and candidate is not None:
             with self._stopwatch("save"):
                 self._on_best(candidate, trial)
+
+    def _fastest(self, trials: Sequence[Trial]) -> Measurement | None:
+        """What a candidate must beat to be worth an accuracy evaluation; None where speed is not the objective."""
+        if self._problem.objective is not Objective.LATENCY:
+            return None
+        best = incumbent(trials, self._problem.objective)
+        return None if best is None or best.config.is_fp32 else best.measurement
 
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)

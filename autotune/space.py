@@ -20,6 +20,7 @@ from autotune.config import (
     Precision,
     QuantizationConfig,
     Recipe,
+    SmoothQuant,
     TensorScheme,
     WeightRounding,
 )
@@ -119,6 +120,7 @@ class RecipeSpace:
     equalization: tuple[bool, ...] = (False,)
     bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
     weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)
+    smooth_quant: tuple[SmoothQuant, ...] = (SmoothQuant.NONE,)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -23,6 +23,10 @@ class Measurement:
         verdict: Whether the accuracy target is kept.
         metrics: All metrics, the judged one included.
         latency_ms: Median of one call.
+        latency_p90_ms: What 90 % of the calls stay under.
+        latency_p99_ms: What 99 % of the calls stay under.
+        latency_decided: Whether the speedup's interval became as narrow as was asked for; else the machine was too busy
+            to tell within the time of one comparison.
         speedup: Ratio of medians, baseline over candidate, from interleaved runs.
         speedup_interval: Bootstrap interval of that ratio.
         size_bytes: Of the serialized model.
@@ -37,12 +41,20 @@ class Measurement:
     verdict: Verdict | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     latency_ms: float | None = None
+    latency_p90_ms: float | None = None
+    latency_p99_ms: float | None = None
+    latency_decided: bool | None = None
     speedup: float | None = None
     speedup_interval: Interval | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     samples: int | None = None
     samples_total: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether its accuracy comes from all samples, rather than being an estimate from a part of them."""
+        return self.samples == self.samples_total
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` reads."""
@@ -114,7 +126,7 @@ class Trial:
 
     @property
     def met(self) -> bool:
-        """Whether it was measured in full and keeps the accuracy target."""
+        """Whether nothing rules it out and it keeps the accuracy target."""
         return (
             self.state is TrialState.COMPLETED
             and self.measurement is not None

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from optuna.samplers import BaseSampler
 
 from autotune import data
 from autotune.adapters import get_adapter
 from autotune.criterion import Criterion
-from autotune.errors import CriterionError, InputError
-from autotune.evaluation import LabelledData, Metric, UserFunction, create_metric
+from autotune.errors import InputError
+from autotune.evaluation import (
+    Isolation,
+    IsolationOptions,
+    LabelledData,
+    LatencyOptions,
+    Metric,
+    UserFunction,
+    check_direction,
+    create_metric,
+)
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.result import TuningResult
@@ -21,6 +30,7 @@ from autotune.run import Run
 from autotune.strategy import Objective, Strategy
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
+Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +54,19 @@ class Tuner:
         storage: Optuna storage URL for the history instead of a file in the workspace.
         framework: Name of the adapter.
         restriction: What part of the space may be searched.
+        portable: Admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too.
+        interval_width: Half width that the interval of a speedup must reach, as a share of the speedup.
+        latency_max_s: Wall time of one latency comparison in seconds; None sets no limit.
+        criteria: Targets of further figures, by their names. The verdict is the worst of all.
+        holdout: With metrics, share of the samples that the search never sees, for a final figure without the luck of
+            having been picked. None: 0.2 where there are at least 2,000 samples, else 0.
+        early_stopping: With metrics, whether an evaluation ends once its verdict is certain or nearly so. The answer
+            has always seen all samples.
+        isolation: ``none``: candidates run in this process. ``process``: in a worker, so that a crash in native code,
+            a hang or a flood of memory fails a trial and not the run.
+        trial_timeout_s: With a worker, seconds after which a trial fails; None sets no limit.
+        trial_memory_bytes: With a worker, its resident memory at which a trial fails; None: nine tenths of what was
+            free when it started.
         observer: Is told what the run does.
     """
 
@@ -62,6 +85,15 @@ class Tuner:
     storage: str | None = None
     framework: str = "onnxruntime"
     restriction: SpaceRestriction = field(default_factory=SpaceRestriction)
+    portable: bool = False
+    interval_width: float = 0.02
+    latency_max_s: float | None = 10.0
+    criteria: Mapping[str, Criterion] = field(default_factory=dict)
+    holdout: float | None = None
+    early_stopping: bool = True
+    isolation: Isolation | str = Isolation.NONE
+    trial_timeout_s: float | None = None
+    trial_memory_bytes: int | None = None
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
@@ -73,6 +105,40 @@ class Tuner:
             raise InputError(f"`timeout_s > 0` must hold, but got {self.timeout_s}")
         if self.objective not in list(Objective):
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
+        self._check_isolation()
+        assert self.latency_options  # the options check themselves when they are made
+
+    def _check_isolation(self) -> None:
+        if self.isolation not in list(Isolation):
+            raise InputError(f"`isolation` must be one of {[str(i) for i in Isolation]}, but got {self.isolation!r}")
+        object.__setattr__(self, "isolation", Isolation(self.isolation))
+        assert self.isolation_options
+        if self.isolation is Isolation.PROCESS:
+            return
+        if self.objective == Objective.MEMORY:
+            raise InputError(
+                'objective="memory" needs isolation="process": only in a process of its own can a candidate\'s memory '
+                "be told from everything else's"
+            )
+        for name in ("trial_timeout_s", "trial_memory_bytes"):
+            if getattr(self, name) is not None:
+                raise InputError(f'`{name}` needs isolation="process": nothing can end a trial inside of this process')
+
+    @property
+    def latency_options(self) -> LatencyOptions:
+        """How latency is measured."""
+        return LatencyOptions(
+            threads=self.threads,
+            batch_size=self.batch_size,
+            warmup=self.warmup,
+            interval_width=self.interval_width,
+            max_seconds=self.latency_max_s,
+        )
+
+    @property
+    def isolation_options(self) -> IsolationOptions:
+        """What a trial may take."""
+        return IsolationOptions(trial_timeout_s=self.trial_timeout_s, trial_memory_bytes=self.trial_memory_bytes)
 
     def tune(
         self,
@@ -80,7 +146,7 @@ class Tuner:
         dataloader: Iterable[object],
         eval_fn: EvalFunction | None = None,
         *,
-        metric: str | Metric | None = None,
+        metric: Metrics | None = None,
         eval_dataloader: Iterable[object] | None = None,
     ) -> TuningResult:
         """Tune a model.
@@ -91,9 +157,11 @@ class Tuner:
                 ``(inputs, labels)``; ``inputs`` is an array, a tuple in graph order or a dict by input name.
             eval_fn: Called with a callable, ``model(inputs)`` gives one array or a tuple; returns the accuracy, or
                 several figures by name of which the first is judged.
-            metric: Instead of ``eval_fn``, with ``eval_dataloader``: a metric or its name. Accuracy is then streamed
-                per sample, so that evaluations can stop early and losses have intervals.
-            eval_dataloader: Labelled evaluation data; yields ``(inputs, labels)``.
+            metric: Instead of ``eval_fn``, with ``eval_dataloader``: a metric or its name, or several, of which the
+                first is judged by ``criterion``. Accuracy is then streamed per sample, so that evaluations can stop
+                early and losses have intervals. ``agreement`` and ``cosine`` compare with the fp32 model's own outputs
+                and need no labels; they say how far a candidate is from fp32 and not how good it is.
+            eval_dataloader: Evaluation data; yields ``(inputs, labels)``, or ``inputs`` for metrics without labels.
 
         Returns:
             The answer, never None.
@@ -102,8 +170,46 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: What the user's own ``eval_fn`` raises on the fp32 model, unchanged.
         """
-        run = Run(self, get_adapter(self.framework), _source(self.criterion, eval_fn, metric, eval_dataloader))
+        run = Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))
         return run(model, dataloader)
+
+    def _source(
+        self, eval_fn: EvalFunction | None, metric: Metrics | None, eval_dataloader: Iterable[object] | None
+    ) -> UserFunction | LabelledData:
+        """Where accuracy comes from.
+
+        Raises:
+            InputError: Both ways are given, or none, or half of one, or an option that goes with the other.
+            CriterionError: A metric and its criterion disagree on what is better.
+        """
+        if (eval_fn is None) == (metric is None):
+            raise InputError(
+                "Give either `eval_fn`, or `metric` with `eval_dataloader`, so that accuracy can be measured"
+            )
+        if eval_fn is not None:
+            if not callable(eval_fn):
+                raise InputError(f"`eval_fn` must be callable, but it is a {type(eval_fn).__name__}")
+            if eval_dataloader is not None:
+                raise InputError("`eval_dataloader` goes with `metric`: an `eval_fn` reads its own data")
+            if self.holdout:
+                raise InputError("`holdout` goes with `metric`: nothing can be held out of what only `eval_fn` reads")
+            return UserFunction(function=eval_fn, criteria=self.criteria)
+        if eval_dataloader is None:
+            raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
+        assert metric is not None
+        metrics = tuple(create_metric(each) if isinstance(each, str) else each for each in _as_sequence(metric))
+        data.require_repeatable(eval_dataloader, "eval_dataloader")
+        source = LabelledData(
+            loader=eval_dataloader,
+            metrics=metrics,
+            criteria=self.criteria,
+            holdout=self.holdout,
+            label_free=all(each.label_free for each in metrics),
+            early_stopping=self.early_stopping,
+            early_acceptance=self.early_stopping,
+        )
+        check_direction(source, self.criterion)
+        return source
 
 
 def tune(
@@ -117,35 +223,5 @@ def tune(
     return Tuner(**options).tune(model, dataloader, eval_fn, **sources)
 
 
-def _source(
-    criterion: Criterion,
-    eval_fn: EvalFunction | None,
-    metric: str | Metric | None,
-    eval_dataloader: Iterable[object] | None,
-) -> UserFunction | LabelledData:
-    """Where accuracy comes from.
-
-    Raises:
-        InputError: Both ways are given, or none, or half of one.
-        CriterionError: The metric and the criterion disagree on what is better.
-    """
-    if (eval_fn is None) == (metric is None):
-        raise InputError("Give either `eval_fn`, or `metric` with `eval_dataloader`, so that accuracy can be measured")
-    if eval_fn is not None:
-        if not callable(eval_fn):
-            raise InputError(f"`eval_fn` must be callable, but it is a {type(eval_fn).__name__}")
-        if eval_dataloader is not None:
-            raise InputError("`eval_dataloader` goes with `metric`: an `eval_fn` reads its own data")
-        return UserFunction(function=eval_fn)
-    if eval_dataloader is None:
-        raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
-    chosen = create_metric(metric) if isinstance(metric, str) else metric
-    assert chosen is not None
-    if chosen.higher_is_better != criterion.higher_is_better:
-        better = "higher" if chosen.higher_is_better else "lower"
-        raise CriterionError(
-            f"{chosen.name} is better when {better}, but the criterion has "
-            f"higher_is_better={criterion.higher_is_better}. Set it to {chosen.higher_is_better}"
-        )
-    data.require_repeatable(eval_dataloader, "eval_dataloader")
-    return LabelledData(loader=eval_dataloader, metrics=(chosen,))
+def _as_sequence(metric: Metrics) -> Sequence[str | Metric]:
+    return (metric,) if isinstance(metric, (str, Metric)) else tuple(metric)

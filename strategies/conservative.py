@@ -50,7 +50,8 @@ def _types(problem: Problem) -> list[tuple[str, list[str]]]:
 
     def saved_s(op: str) -> float:
         seconds = latency.get(op, {})
-        return seconds.get(Precision.FP32, 0.0) - seconds.get(Precision.INT8, 0.0)
+        quantized = problem.space.by_name[op].preferred.precision
+        return seconds.get(Precision.FP32, 0.0) - seconds.get(quantized, 0.0)
 
     for ops in types.values():
         ops.sort(key=lambda op: sensitivity.get(op, 0.0))

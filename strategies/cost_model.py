@@ -38,7 +38,8 @@ class Costs:
         if complete:
             self._observed.append((np.ones(n, dtype=bool), 1.0, _TIMING))
         latency = problem.insights.op_latency() if problem.objective is Objective.LATENCY else {}
-        known = [set(latency.get(op, ())) >= {Precision.FP32, Precision.INT8} for op in ops]
+        quantized = {op: problem.space.by_name[op].preferred.precision for op in ops}
+        known = [set(latency.get(op, ())) >= {Precision.FP32, quantized[op]} for op in ops]
         # A profile that misses most ops would have their return to fp32 cost nothing.
         self.profiled = n > 0 and 2 * sum(known) >= n
         self._gain = np.zeros(n)
@@ -47,7 +48,7 @@ class Costs:
             unit = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
             seconds = np.array(
                 [
-                    [latency[op][Precision.FP32], latency[op][Precision.INT8]] if have else [0.0, 0.0]
+                    [latency[op][Precision.FP32], latency[op][quantized[op]]] if have else [0.0, 0.0]
                     for op, have in zip(ops, known, strict=True)
                 ]
             )

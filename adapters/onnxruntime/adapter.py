@@ -15,6 +15,7 @@ from autotune.adapters.onnxruntime.load import read_model
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.prepare import prepare
+from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
 from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
@@ -80,6 +81,10 @@ class OnnxRuntimeAdapter:
             WorkspaceError: The file cannot be written.
         """
         save_model(model, path, metadata)
+
+    def saturating_ops(self, model: OnnxModel) -> Sequence[str]:
+        """Ops of a candidate that can saturate on x86 without VNNI; see :class:`autotune.adapter.PortabilityCheck`."""
+        return saturating_ops(model)
 
     def op_seconds(
         self, models: Sequence[OnnxModel], feeds: Feeds, execution: Execution

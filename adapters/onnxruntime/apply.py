@@ -1,4 +1,4 @@
-"""Make the candidate that a config describes, through ONNX Runtime's own QDQ quantizer."""
+"""Make the candidate that a config describes: static int8 through ONNX Runtime's own QDQ quantizer, then the rest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from autotune.adapters.onnxruntime.dynamic import quantize_dynamically
 from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
+from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.weight_only import quantize_weights_only
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
     AffineParameters,
@@ -88,7 +91,8 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         return model
     prepared = prepare_channels(model, config, statistics)
     graph = Graph(prepared.model.proto)
-    placement = place(graph, quantizable_ops(graph)[0], config)
+    ops, _ = quantizable_ops(graph)
+    placement = place(graph, ops, config)
     activations = {
         name: parameters
         for group in {id(group): group for group in placement.groups.values()}.values()
@@ -106,10 +110,18 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     proto.CopyFrom(corrected.proto)
     _bring_in(proto, corrected, graph, placement)
     quantize_weights(proto, corrected, placement.ops, config, parameters_by_op)
-    return _quantize(corrected, proto, placement, overrides)
+    result = _quantize(proto, placement, overrides) if placement.ops else proto
+    read_originals(result, {op.name for op in placement.ops} | placement.followers)
+    write_out_products(result, placement.ops)
+    quantize_dynamically(result, corrected, ops, config)
+    quantize_weights_only(result, corrected, ops, config)
+    keep_fp32(result)
+    external_dir, folder = spill(result, corrected.external_dir)
+    return dataclasses.replace(corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder)
 
 
-def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> OnnxModel:
+def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:
+    """Insert Q/DQ pairs; weights have theirs already."""
     # Types are in place already; this is how ONNX Runtime's quantizer recognises that.
     metadata = list(proto.metadata_props)
     producer = proto.producer_name, proto.producer_version
@@ -120,14 +132,12 @@ def _quantize(model: OnnxModel, proto: onnx.ModelProto, placement: Placement, ov
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
         quantizer.model.topological_sort()
-        keep_fp32(result)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
     del result.metadata_props[:]
     result.metadata_props.extend(metadata)
     result.producer_name, result.producer_version = producer
-    external_dir, folder = spill(result, model.external_dir)
-    return OnnxModel(proto=result, external_dir=external_dir, notes=model.notes, folder=folder or model.folder)
+    return result
 
 
 def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:

@@ -5,12 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
+
+_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16})
+
+_MASK_LENGTH = 4096
+"""Weights are not searched for infinities."""
+
+_KEEPS_INFINITY = frozenset(
+    {
+        "Add",
+        "Cast",
+        "Concat",
+        "Expand",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    }
+)
 
 
 class Graph:
@@ -43,6 +69,21 @@ class Graph:
             for value in (*graph.value_info, *graph.input, *graph.output)
             if value.type.HasField("tensor_type")
         }
+
+    @cached_property
+    def infinite(self) -> set[str]:
+        """Tensors that hold infinities by the model's own constants: masks that are added before a Softmax."""
+        found = {
+            name
+            for name, tensor in self.initializers.items()
+            if tensor.data_type in _FLOATS and max(tensor.dims, default=1) <= _MASK_LENGTH
+            for value in [self.constant(name)]
+            if value is not None and np.isinf(value).any()
+        }
+        for node in self.nodes:
+            if node.op_type in _KEEPS_INFINITY and not found.isdisjoint(node.input):
+                found.update(node.output)
+        return found
 
     def elem_type(self, tensor: str) -> int:
         """``TensorProto.DataType`` of a tensor; 0 where it is unknown."""

@@ -126,6 +126,8 @@ def _read(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
     op = _READERS[node.op_type](node, graph)
     for tensor in (*op.activations, op.output):
         _require_float(graph, tensor)
+        if tensor in graph.infinite:
+            raise _Refusal("it reads or writes infinite values, those of a mask for example")
     if not op.activations:
         raise _Refusal("it reads constants only")
     return op

@@ -7,6 +7,7 @@ import onnxruntime
 from onnx import version_converter
 
 from autotune.adapter import Execution
+from autotune.adapters.onnxruntime.fusion import fuse_attention
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.session import open_session, optimized_graph, session_options
@@ -41,7 +42,9 @@ def prepare(model: OnnxModel) -> OnnxModel:
     _name_nodes(proto)
     _infer_types(proto, model, notes)
     external_dir, folder = spill(proto, model.external_dir)
-    return OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder)
+    return fuse_attention(
+        OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder)
+    )
 
 
 def _close_constants(proto: onnx.ModelProto) -> None:

@@ -17,6 +17,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from autotune.adapter import Execution, Feeds
+from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp
@@ -78,14 +79,16 @@ def _kernel_seconds(session: onnxruntime.InferenceSession) -> dict[str, float]:
 def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableOp]) -> dict[str, float]:
     """The same by op.
 
-    A kernel bears the name of its node or, in the blocked memory layout, of the tensor that it writes; and a Relu or Clip
-    that was fused with the op before it gives its own.
+    A kernel bears the name of its node or, in the blocked memory layout, of the tensor that it writes; and a Relu or
+    Clip that was fused with the op before it gives its own. A dynamic op's quantization of its input counts where ONNX
+    Runtime fused it with the product.
     """
     names = {op.name for op in ops}
     nodes = {node.name: node for node in graph.nodes}
     found: dict[str, float] = defaultdict(float)
     for name, value in seconds.items():
-        owner: onnx.NodeProto | None = nodes.get(name) or graph.producers.get(name)
+        product = name.removesuffix(DYNAMIC_KERNEL)
+        owner: onnx.NodeProto | None = nodes.get(name) or graph.producers.get(name) or nodes.get(product)
         if owner is not None and owner.name not in names and owner.op_type in CLIPS:
             owner = graph.producers.get(owner.input[0])
         if owner is not None and owner.name in names:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from autotune.adapters.onnxruntime.dynamic import supports_dynamic
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
+from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
+from autotune.adapters.onnxruntime.weight_only import supports_weight_only
 from autotune.config import (
     KL,
     MINMAX,
@@ -15,6 +20,7 @@ from autotune.config import (
     Granularity,
     Precision,
     QuantizedType,
+    SmoothQuant,
     TensorScheme,
     WeightRounding,
 )
@@ -41,20 +47,28 @@ _ACTIVATIONS = (_U8, _U8_SYMMETRIC, _S8, _S8_SYMMETRIC)
 _PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 _PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 
+_INT8_WEIGHT = PrecisionSpace(precision=Precision.INT8_WEIGHT)
+_INT4_WEIGHT = PrecisionSpace(precision=Precision.INT4_WEIGHT)
+
 _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 """Small steps around saturation carry these ops' results, and they cost little time; int8 is offered, not preferred."""
+
+
+_FEW_PRODUCTS = 4
+"""From as many constant matrices on, a model without convolutions counts as a transformer: see :func:`_op_space`."""
 
 
 def tuning_space(graph: Graph, host: Host) -> TuningSpace:
     """The space of a prepared model."""
     ops, _ = quantizable_ops(graph)
+    transformer = _is_transformer(ops)
     return TuningSpace(
-        ops=tuple(_op_space(op, graph) for op in ops),
-        recipe=_recipes(ops, host),
+        ops=tuple(_op_space(op, graph, transformer=transformer) for op in ops),
+        recipe=_recipes(ops, graph, host),
     )
 
 
-def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
+def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
     convolutions = any(op.node.op_type == "Conv" for op in ops)
     weights = any(op.weight is not None for op in ops)
     return RecipeSpace(
@@ -68,18 +82,35 @@ def _recipes(ops: list[QuantizableOp], host: Host) -> RecipeSpace:
         weight_rounding=(WeightRounding.NEAREST, WeightRounding.ERROR_FEEDBACK)
         if weights
         else (WeightRounding.NEAREST,),
+        smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
     )
 
 
-def _op_space(op: QuantizableOp, graph: Graph) -> OpSpace:
+def _is_transformer(ops: list[QuantizableOp]) -> bool:
+    """Whether products with matrices do the model's work: there is no convolution, and not only a head."""
+    types = Counter(op.node.op_type for op in ops if op.weight is not None)
+    return not types["Conv"] and types["MatMul"] + types["Gemm"] >= _FEW_PRODUCTS
+
+
+def _op_space(op: QuantizableOp, graph: Graph, *, transformer: bool) -> OpSpace:
     weights: tuple[TensorScheme, ...] = ()
     if op.weight is not None:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
         weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
-    int8 = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    static = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    quantized: tuple[PrecisionSpace, ...] = (static,)
+    if supports_dynamic(op, graph):
+        dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=weights)
+        quantized = (dynamic, static) if transformer else (static, dynamic)
+    # Last: they pay for single rows of activations and for size, and seldom for latency.
+    smaller = (_INT8_WEIGHT, _INT4_WEIGHT) if supports_weight_only(op, graph) else ()
     op_type = op.node.op_type
-    precisions = (FP32_SPACE, int8) if op_type in _FP32_FIRST else (int8, FP32_SPACE)
-    return OpSpace(name=op.name, op_type=op_type, precisions=precisions)
+    stays = op_type in _FP32_FIRST or (transformer and op.weight is None)
+    return OpSpace(
+        name=op.name,
+        op_type=op_type,
+        precisions=(FP32_SPACE, *quantized) if stays else (*quantized, FP32_SPACE, *smaller),
+    )
 
 
 def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:

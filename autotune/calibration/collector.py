@@ -13,12 +13,22 @@ from autotune.calibration.sampling import SUBSAMPLE, SampledHistogramCollector
 from autotune.calibration.statistics import CalibrationStatistics, TensorStatistics
 from autotune.errors import DataError
 
+_PORTION = 1 << 16
+"""Values that are worth a call."""
+
+_DENSE = 32
+"""Rows (of the first axis: samples, most often) whose channel moments are all taken."""
+
+_SKIPPED = 3
+"""Portions that are left out between two of which channel moments are taken, beyond that."""
+
 
 class StatisticsCollector:
     """Gathers :class:`CalibrationStatistics`; memory depends on the number of tensors, not of samples.
 
-    Minimum, maximum and channel moments are exact. So is a histogram in its tails, while the bulk of a tensor with
-    large arrays is estimated from a subsample (see :class:`SampledHistogramCollector`).
+    Minimum and maximum are exact. So is a histogram in its tails, while the bulk of a tensor with large arrays is
+    estimated from a subsample (see :class:`SampledHistogramCollector`). Channel moments are those of the first samples
+    and of every fourth portion of the later ones: a channel's mean needs no more, and they cost as much as all else.
 
     Args:
         channel_axes: The axis that counts channels, for each tensor whose channel moments are wanted.
@@ -61,15 +71,42 @@ class StatisticsCollector:
 
 class _TensorCollector:
     def __init__(self, name: str, axis: int | None, seed: int, subsample: int | None) -> None:
+        self._axis = axis
         self._moments = None if axis is None else MomentsCollector(name, axis)
         self._histogram = SampledHistogramCollector(name, np.random.default_rng([seed, *name.encode()]), subsample)
+        self._waiting: list[npt.NDArray[Any]] = []
+        self._rows = self._skipped = 0
 
     def update(self, array: npt.NDArray[Any]) -> None:
-        self._histogram.update(array)
-        if self._moments is not None:
-            self._moments.update(array)
+        """Add an array; small ones wait until there are enough, since the calls would cost more than the values."""
+        if self._waiting and array.shape[1:] != self._waiting[0].shape[1:]:
+            self._flush()
+        if array.size >= _PORTION or array.ndim == 0 or self._axis == 0:
+            self._add(array)
+            return
+        # The caller's memory may be used again for the next batch.
+        self._waiting.append(array.copy())
+        if sum(part.size for part in self._waiting) >= _PORTION:
+            self._flush()
 
     def finish(self) -> TensorStatistics:
+        self._flush()
         values = self._histogram
         channels = None if self._moments is None else self._moments.finish()
         return TensorStatistics(values.minimum, values.maximum, values.count, values.finish(), channels)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._add(np.concatenate(self._waiting))
+            self._waiting.clear()
+
+    def _add(self, array: npt.NDArray[Any]) -> None:
+        self._histogram.update(array)
+        if self._moments is None:
+            return
+        if self._rows < _DENSE or self._skipped == _SKIPPED:
+            self._moments.update(array)
+            self._skipped = 0
+        else:
+            self._skipped += 1
+        self._rows += array.shape[0] if array.ndim else 1

@@ -18,7 +18,14 @@ from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text, number_text, speedup_text
 from autotune.cli.inspect import shape_text
 from autotune.errors import InputError
-from autotune.evaluation import LatencyComparison, LatencyOptions, compare_latency
+from autotune.evaluation import (
+    LatencyComparison,
+    LatencyOptions,
+    Throughput,
+    ThroughputOptions,
+    compare_latency,
+    measure_throughput,
+)
 
 
 def benchmark(
@@ -32,12 +39,26 @@ def benchmark(
             "--shape", metavar="INPUT=1,3,224,224", help="Shape of an input with free dimensions. Repeatable."
         ),
     ] = None,
+    instances: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure throughput too: processes that run a model at once, each on its own cores."),
+    ] = None,
+    cores_per_instance: Annotated[
+        int | None, typer.Option(min=1, help="Cores, and threads, of each of these processes; 1 unless given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     framework: Annotated[str, typer.Option(help="The framework that runs the models.")] = "onnxruntime",
 ) -> None:
     """Compare the latency of models, interleaved call by call so that what slows the machine slows all."""
     if len(models) < 2:
         raise InputError(f"A comparison needs two models or more, but got {len(models)}")
+    if cores_per_instance is not None and instances is None:
+        raise InputError("`--cores-per-instance` goes with `--instances`, which says how many processes there are")
+    serving = None
+    if instances is not None:
+        serving = ThroughputOptions(
+            instances=instances, cores_per_instance=cores_per_instance or 1, batch_size=batch_size, warmup=warmup
+        )
     adapter = get_adapter(framework)
     options = LatencyOptions(threads=threads, batch_size=batch_size, warmup=warmup)
     loaded = [adapter.load(path) for path in models]
@@ -48,8 +69,14 @@ def benchmark(
     console = Console()
     with console.status("Measuring"):
         comparisons = [compare_latency(calls[0], call, options, seed=seed) for call in calls[1:]]
+    throughputs = []
+    if serving is not None:
+        with console.status("Measuring throughput"):
+            throughputs = measure_throughput(adapter, loaded, feeds, serving)
     sizes = [model.size_bytes for model in loaded]
     console.print(_table(models, sizes, comparisons))
+    if serving is not None:
+        _print_throughput(console, models, throughputs, serving)
     if not all(comparison.decided for comparison in comparisons):
         console.print(
             "A speedup whose interval is wider than 2 % either way is undecided: the machine is busy.", highlight=False
@@ -68,6 +95,23 @@ def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[L
         figures = (number_text(value, 3) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
         table.add_row(Text(path.name if distinct else str(path)), *figures, speedup, bytes_text(size))
     return table
+
+
+def _print_throughput(
+    console: Console, models: Sequence[Path], throughputs: Sequence[Throughput], serving: ThroughputOptions
+) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("Throughput", overflow="fold")
+    table.add_column("Samples/s", justify="right", no_wrap=True)
+    table.add_column("Slowest and fastest round", justify="right", no_wrap=True)
+    for path, found in zip(models, throughputs, strict=True):
+        table.add_row(Text(path.name), f"{found.samples_per_s:,.0f}", f"{found.low:,.0f} to {found.high:,.0f}")
+    console.print(table)
+    cores = f"{serving.cores_per_instance} core{'s' if serving.cores_per_instance > 1 else ''}"
+    where = f"on {cores} of its own" if throughputs[0].pinned else f"with {cores}, which this system cannot reserve"
+    console.print(
+        f"{serving.instances} instance{'s at once, each' if serving.instances > 1 else ''} {where}.", highlight=False
+    )
 
 
 def _call(adapter: Adapter[Any], model: Any, execution: Execution, feeds: Feeds) -> Callable[[], object]:

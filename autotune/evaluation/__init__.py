@@ -1,7 +1,7 @@
 """Measuring candidates: latency against the fp32 baseline, accuracy with its interval, size and memory."""
 
 from autotune.evaluation.evaluator import Evaluation, Evaluator
-from autotune.evaluation.isolation import IsolatedEvaluator, IsolationOptions
+from autotune.evaluation.isolation import AnyEvaluator, IsolatedEvaluator, Isolation, IsolationOptions
 from autotune.evaluation.latency import (
     LatencyComparison,
     LatencyOptions,
@@ -11,13 +11,16 @@ from autotune.evaluation.latency import (
     race_latency,
 )
 from autotune.evaluation.metrics import METRICS, MeanMetric, Metric, create_metric
-from autotune.evaluation.sources import LabelledData, UserFunction
+from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
+from autotune.evaluation.throughput import Throughput, ThroughputOptions, measure_throughput
 
 __all__ = [
     "METRICS",
+    "AnyEvaluator",
     "Evaluation",
     "Evaluator",
     "IsolatedEvaluator",
+    "Isolation",
     "IsolationOptions",
     "LabelledData",
     "LatencyComparison",
@@ -26,8 +29,12 @@ __all__ = [
     "Metric",
     "Percentiles",
     "RaceResult",
+    "Throughput",
+    "ThroughputOptions",
     "UserFunction",
+    "check_direction",
     "compare_latency",
     "create_metric",
+    "measure_throughput",
     "race_latency",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, Array, Feeds, ModelT, Runner
+from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner
 from autotune.criterion import Criterion, Interval
 from autotune.errors import TrialError
 from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
@@ -16,6 +16,7 @@ from autotune.evaluation.latency import LatencyComparison, LatencyOptions, RaceR
 from autotune.evaluation.score import FunctionScorer, Progress, Score, Scorer
 from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
 from autotune.evaluation.streamed import SampleScorer
+from autotune.evaluation.wide import WideRunner, usable_cores
 from autotune.trial import Measurement, TrialState
 
 
@@ -92,9 +93,11 @@ class Evaluator(Generic[ModelT]):
             DeadlineReached: The deadline passed.
         """
         runner = self._baseline_runner()
-        score = self._scorer.baseline(self._checked(runner, deadline), self._progress)
+        score = self._scorer.baseline(self._checked(self._model, runner, deadline), self._progress)
         call = self._call(runner)
-        own = compare_latency(call, call, self._latency, seed=self._seed, deadline=deadline)
+        # Its speedup is 1 by definition, so that no narrow interval is needed.
+        brief = dataclasses.replace(self._latency, max_pairs=self._latency.min_pairs)
+        own = compare_latency(call, call, brief, seed=self._seed, deadline=deadline)
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
         return _measurement(self._model.size_bytes, own, score, speedup=1.0, interval=certain)
 
@@ -107,8 +110,14 @@ class Evaluator(Generic[ModelT]):
             CriterionError: The figures are no baseline for the criterion.
             DeadlineReached: The deadline passed.
         """
-        model = self._checked(self._baseline_runner(), deadline)
+        model = self._checked(self._model, self._baseline_runner(), deadline)
         self._scorer.resume(baseline.metrics, model, self._progress)
+
+    def prepare(self, *, deadline: float | None = None) -> None:
+        """Make ready what no trial should be charged for; called before each trial. Here there is nothing."""
+
+    def close(self) -> None:
+        """Let go of what a run held; the evaluator is not used after this. Here there is nothing."""
 
     def evaluate(
         self,
@@ -145,7 +154,8 @@ class Evaluator(Generic[ModelT]):
                 measurement=_measurement(candidate.size_bytes, compared, None),
                 reason=f"slower than the best that keeps the target: {compared.speedup:.2f}x, and not {fastest:.2f}x",
             )
-        score = self._scorer.candidate(self._checked(runner, deadline), self._progress, complete=needs_accuracy)
+        model = self._checked(candidate, runner, deadline)
+        score = self._scorer.candidate(model, self._progress, complete=needs_accuracy)
         return Evaluation(
             state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
             measurement=_measurement(candidate.size_bytes, compared, score),
@@ -185,7 +195,7 @@ class Evaluator(Generic[ModelT]):
         """
         if measured.samples == measured.samples_total:
             return measured
-        model = self._checked(self._candidate_runner(candidate), deadline)
+        model = self._checked(candidate, self._candidate_runner(candidate), deadline)
         return _with_score(measured, self._scorer.candidate(model, self._progress, complete=True))
 
     def holdout(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement | None:
@@ -197,8 +207,8 @@ class Evaluator(Generic[ModelT]):
             TrialError: It cannot be evaluated.
             DeadlineReached: The deadline passed.
         """
-        reference = self._checked(self._baseline_runner(), deadline)
-        model = self._checked(self._candidate_runner(candidate), deadline)
+        reference = self._checked(self._model, self._baseline_runner(), deadline)
+        model = self._checked(candidate, self._candidate_runner(candidate), deadline)
         score = self._scorer.holdout(reference, model, self._progress)
         return None if score is None else _with_score(Measurement(size_bytes=candidate.size_bytes), score)
 
@@ -230,7 +240,10 @@ class Evaluator(Generic[ModelT]):
         pairs = zip(self._model.outputs, self._expected, strict=True)
         return frozenset(spec.name for spec, output in pairs if all_finite(output))
 
-    def _checked(self, runner: Runner, deadline: float | None) -> CheckedModel:
+    def _checked(self, model: ModelT, runner: Runner, deadline: float | None) -> CheckedModel:
+        cores = usable_cores()
+        if cores > self._latency.threads:
+            runner = WideRunner(runner, lambda: self._adapter.runner(model, Execution(threads=cores)))
         return CheckedModel(
             runner,
             inputs=self._model.inputs,
@@ -254,6 +267,9 @@ def _measurement(
 ) -> Measurement:
     measured = Measurement(
         latency_ms=compared.candidate_ms,
+        latency_p90_ms=compared.candidate_percentiles.p90_ms,
+        latency_p99_ms=compared.candidate_percentiles.p99_ms,
+        latency_decided=compared.decided or speedup is not None,  # a given speedup needs no interval
         speedup=compared.speedup if speedup is None else speedup,
         speedup_interval=interval or compared.interval,
         size_bytes=size_bytes,

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
-from scipy import optimize, stats
 
 from autotune.adapter import Array
 from autotune.criterion import Criterion, Interval
@@ -36,7 +36,7 @@ def mean_loss_interval(baseline: Array, candidate: Array, criterion: Criterion) 
         criterion: Says whether the loss is relative, and the confidence.
     """
     confidence = interval_confidence(criterion)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     if _binary(baseline) and _binary(candidate):
         both = int(((baseline == 1) & (candidate == 1)).sum())
         only_baseline = int(((baseline == 1) & (candidate == 0)).sum())
@@ -50,7 +50,9 @@ def mean_loss_interval(baseline: Array, candidate: Array, criterion: Criterion) 
     difference = baseline - candidate
     if len(difference) < 2:
         return Interval(low=-math.inf, high=math.inf, confidence=confidence)
-    t = float(stats.t.ppf((1 + confidence) / 2, len(difference) - 1))
+    from scipy.special import stdtrit  # noqa: PLC0415  scipy takes half a second to import, which `import autotune` need not wait
+
+    t = float(stdtrit(len(difference) - 1, (1 + confidence) / 2))
     if criterion.relative is not None:
         low, high = fieller_interval(difference, baseline, t)
     else:
@@ -168,6 +170,8 @@ def _crossings(
     statistic: Callable[[float], float], estimate: float, least: float, most: float, z: float
 ) -> tuple[float, float]:
     """Where a statistic that falls in its argument is ``z`` and ``-z``."""
+    from scipy.optimize import brentq  # noqa: PLC0415  as above
+
     inside = min(max(estimate, least), most)
 
     def crossing(level: float, low: float, high: float, beyond: float) -> float:
@@ -176,7 +180,7 @@ def _crossings(
 
         if z == 0 or low >= high or gap(low) * gap(high) > 0:
             return estimate if z == 0 else beyond
-        return float(optimize.brentq(gap, low, high, xtol=1e-10))
+        return float(brentq(gap, low, high, xtol=1e-10))
 
     return crossing(z, least, inside, least), crossing(-z, inside, most, most)
 

@@ -6,11 +6,13 @@ import re
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, Self
+from typing import Any, Generic, Self, TypeAlias
 
 import cloudpickle
 import psutil
@@ -32,6 +34,15 @@ _GRACE_S = 5.0
 """What a worker has left after the run's deadline to notice it by itself."""
 _FREE_SHARE = 0.9
 _MIB = 2**20
+
+
+class Isolation(StrEnum):
+    """Where candidates run."""
+
+    NONE = "none"
+    """In this process: nothing to start, and a crash in native code ends the run."""
+    PROCESS = "process"
+    """In a worker process: a crash, a hang or a flood of memory ends the trial and not the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +130,29 @@ class IsolatedEvaluator(Generic[ModelT]):
         self._local.resume(baseline, deadline=deadline)
         self._baseline = baseline
 
+    def prepare(self, *, deadline: float | None = None) -> None:
+        """Start the worker where there is none, so that no trial is charged for it; called before each trial.
+
+        Raises:
+            InputError: A worker cannot load the fp32 model and the data within what a trial may take.
+            DeadlineReached: The deadline passed.
+        """
+        self._require_baseline()
+        if self._pool is not None:
+            return
+        try:
+            with self._watched():
+                self._pool = _Pool(Path(self._folder.name), self._setup, self._isolation)
+                self._result(worker.prepare, b"", deadline, None)
+        except DeadlineReached:
+            raise
+        except TrialError as error:
+            self._drop()
+            raise InputError(
+                "A worker process must be able to load the fp32 model and the evaluation data before any trial, but: "
+                f'{error}. Give it more (`trial_memory_bytes`), or go without workers (`isolation="none"`)'
+            ) from error
+
     def evaluate(
         self,
         candidate: ModelT,
@@ -163,14 +197,19 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     def _run(self, task: Callable[..., Any], *arguments: object, deadline: float | None) -> Any:
         """Run one task of :mod:`autotune.evaluation.worker` and watch over it."""
+        self.prepare(deadline=deadline)
+        with self._watched():
+            return self._result(task, cloudpickle.dumps(arguments), deadline, self._isolation.trial_timeout_s)
+
+    def _require_baseline(self) -> None:
         if self._baseline is None:
             raise RuntimeError("baseline() or resume() must be called before a candidate is measured")
-        limit = self._isolation.trial_timeout_s
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Let go of a worker that was ended, or that something in this process came over."""
         try:
-            if self._pool is None:
-                self._pool = _Pool(Path(self._folder.name), self._setup, self._isolation)
-                self._result(worker.prepare, b"", deadline, None)
-            return self._result(task, cloudpickle.dumps(arguments), deadline, limit)
+            yield
         except TrialError:
             if self._pool is not None and self._pool.killed:
                 self._drop()
@@ -193,6 +232,10 @@ class IsolatedEvaluator(Generic[ModelT]):
         if self._pool is not None:
             self._pool.kill()
             self._pool = None
+
+
+AnyEvaluator: TypeAlias = Evaluator[ModelT] | IsolatedEvaluator[ModelT]
+"""What a run measures its candidates with."""
 
 
 class _Pool:

@@ -41,7 +41,7 @@ class SampleStore:
     Args:
         loader: Yields ``(inputs, labels)`` or ``inputs``.
         inputs: The inputs of the model.
-        labelled: Whether labels come along.
+        labelled: Whether labels are needed; where they are not and come along all the same, they are left out.
         memory_bytes: Most memory in which batches are kept; None: a quarter of what is free.
     """
 
@@ -98,7 +98,7 @@ class SampleStore:
         self.fingerprint = digest.hexdigest()
 
     def _iterate(self) -> Iterator[Batch]:
-        for index, batch in enumerate(iterate(self._loader, self._inputs, labelled=self._labelled)):
+        for index, batch in enumerate(iterate(self._loader, self._inputs, labelled=self._labelled or None)):
             if self._labelled:
                 _check_labels(batch, index)
             yield batch
@@ -127,7 +127,7 @@ class SampleStore:
         elif _indexable(self._loader):
             for unit in units:
                 items = [self._loader[unit]]  # type: ignore[index]  # checked by _indexable
-                yield unit, next(iterate(items, self._inputs, labelled=self._labelled))
+                yield unit, next(iterate(items, self._inputs, labelled=self._labelled or None))
         else:
             wanted = set(units.tolist())
             for unit, batch in enumerate(self._iterate()):

@@ -31,7 +31,7 @@ class UserFunction:
     @property
     def identity(self) -> str:
         """What a history says of it: figures from different sources are not compared."""
-        return f"eval_fn with targets for {sorted(self.criteria)}" if self.criteria else "eval_fn"
+        return f"eval_fn{_targets(self.criteria)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,9 @@ class LabelledData:
     @property
     def identity(self) -> str:
         """What a history says of it: figures from different sources are not compared."""
-        metrics = ", ".join(metric.name for metric in self.metrics)
-        return f"{metrics}, holdout {'by size' if self.holdout is None else format(self.holdout, 'g')}"
+        metrics = ", ".join(metric.identity for metric in self.metrics)
+        holdout = "by size" if self.holdout is None else format(self.holdout, "g")
+        return f"{metrics}{_targets(self.criteria)}, holdout {holdout}"
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -103,6 +104,11 @@ def check_direction(source: UserFunction | LabelledData, criterion: Criterion) -
                 f"Of metric {metric.name!r} {better} is better, but the criterion has "
                 f"higher_is_better={target.higher_is_better}. Set higher_is_better={metric.higher_is_better}"
             )
+
+
+def _targets(criteria: Mapping[str, Criterion]) -> str:
+    targets = "; ".join(f"{name}: {criterion}" for name, criterion in sorted(criteria.items()))
+    return f", targets {targets}" if targets else ""
 
 
 def read_score(result: object) -> dict[str, float]:

@@ -7,9 +7,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
 
 from autotune.adapter import Array, TensorSpec
 from autotune.criterion import Criterion, Interval, Verdict
@@ -140,7 +140,7 @@ class SampleScorer:
     def _recorded(self, units: Array, model: CheckedModel, progress: Progress, part: str) -> Records:
         """The fp32 model's records, from the cache where it has them."""
         assert self._store is not None
-        about = repr([(type(metric).__name__, sorted(vars(metric).items())) for metric in self._source.metrics])
+        about = [metric.identity for metric in self._source.metrics]
         digest = hashlib.sha256(f"{about} {self._store.fingerprint} {units.tolist()}".encode()).hexdigest()[:12]
         found = self._cache.read(f"{part}-{digest}")
         if found is None:
@@ -200,7 +200,7 @@ class SampleScorer:
         unit = abs(reference) if self._criterion.relative is not None else 1.0
         confidence = interval_confidence(self._criterion)
         spread = math.sqrt(max(0.0, squares - lost**2 / total) + variance) / total / unit
-        half = float(stats.norm.ppf((1 + confidence) / 2)) * spread
+        half = NormalDist().inv_cdf((1 + confidence) / 2) * spread
         interval = Interval(low=loss - half, high=loss + half, confidence=confidence)
         reason = None
         verdict = Verdict.MET

@@ -44,6 +44,7 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
 def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
     """The tuner that an experiment describes."""
     tuning, performance = experiment.tuning, experiment.evaluation.performance
+    accuracy = experiment.evaluation.accuracy
     return Tuner(
         criterion=tuning.accuracy_criterion.criterion,
         strategy=tuning.strategy.name,
@@ -55,11 +56,20 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         threads=performance.threads,
         batch_size=performance.batch_size,
         warmup=performance.warmup,
+        interval_width=performance.interval_width,
+        latency_max_s=performance.max_seconds,
+        criteria={name: section.criterion for name, section in accuracy.criteria.items()},
+        holdout=accuracy.holdout,
+        early_stopping=accuracy.early_stopping,
+        isolation=experiment.evaluation.isolation,
+        trial_timeout_s=experiment.evaluation.trial_timeout,
+        trial_memory_bytes=experiment.evaluation.trial_memory,
         sampling_size=experiment.calibration.sampling_size,
         workspace=experiment.workspace,
         storage=tuning.storage,
         framework=experiment.model.framework,
         restriction=experiment.quantization.restriction(),
+        portable=tuning.portable,
         observer=observer,
     )
 
@@ -70,18 +80,25 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
     if accuracy.function is not None:
         function: Callable[..., Any] = resolve(accuracy.function, experiment.directory)
         return {"eval_fn": function}
-    assert accuracy.metric is not None
     assert accuracy.dataset is not None
-    metric = _metric(experiment, accuracy.metric, accuracy.options)
-    if not accuracy.dataset.labelled:
+    if accuracy.metrics is None:
+        assert accuracy.metric is not None
+        metrics = [_metric(experiment, accuracy.metric, accuracy.options, "metric")]
+    else:
+        metrics = [_metric(experiment, each.metric, each.options, "metrics") for each in accuracy.metrics]
+    reading = [metric.name for metric in metrics if not metric.label_free]
+    if reading and not accuracy.dataset.labelled:
         where = experiment.where("evaluation", "accuracy", "dataset")
-        raise ExperimentError(f"{where}: metric {accuracy.metric!r} needs labels: name their array as `labels`")
+        raise ExperimentError(
+            f"{where}: metric {reading[0]!r} needs labels: name their array as `labels`, or use `agreement` or "
+            "`cosine`, which compare with the fp32 model's own outputs"
+        )
     loader: Iterable[object] = accuracy.dataset.open(experiment.directory)
-    return {"metric": metric, "eval_dataloader": loader}
+    return {"metric": metrics, "eval_dataloader": loader}
 
 
-def _metric(experiment: Experiment, name: str, options: dict[str, Any]) -> Metric:
+def _metric(experiment: Experiment, name: str, options: dict[str, Any], key: str) -> Metric:
     try:
         return create_metric(name, **options)
     except InputError as error:
-        raise ExperimentError(f"{experiment.where('evaluation', 'accuracy', 'metric')}: {error}") from error
+        raise ExperimentError(f"{experiment.where('evaluation', 'accuracy', key)}: {error}") from error

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, create_mode
 from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
 from autotune.errors import CriterionError
+from autotune.evaluation import Isolation
 from autotune.experiment.datasets import Dataset
-from autotune.experiment.section import FilePath, OneOrMore, Reference, Section, broken_rule
+from autotune.experiment.section import Bytes, FilePath, OneOrMore, Reference, Section, broken_rule, only
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
 from autotune.space import RecipeSpace
 from autotune.strategy import Objective
@@ -144,71 +145,6 @@ class Quantization(Section):
         )
 
 
-class Accuracy(Section):
-    """How a model is scored: a built-in `metric` over a labelled `dataset`, or your own `function`."""
-
-    # What further keys there are depends on the metric, which checks them.
-    model_config = ConfigDict(extra="allow")
-
-    metric: str | None = None
-    """A built-in metric. Its options stand beside it, as in `{metric: topk, k: 5}`."""
-    dataset: Dataset | None = None
-    """The data that `metric` is evaluated on."""
-    function: Reference | None = None
-    """A Python callable, as `module:function`. It gets a callable model and returns a number, or a dict of numbers."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The metric's own options."""
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.metric is None) == (self.function is None):
-            raise broken_rule("must have one of the keys metric and function")
-        if self.metric is not None and self.dataset is None:
-            raise broken_rule("`metric` needs a `dataset` beside it")
-        if self.function is not None and (self.dataset is not None or self.options):
-            extra = ", ".join((["dataset"] if self.dataset is not None else []) + list(self.options))
-            raise broken_rule(f"`function` reads its own data; it takes no {extra}")
-        return self
-
-
-class Performance(Section):
-    """How latency is measured."""
-
-    threads: _Count = 1
-    """Threads inside of one call."""
-    batch_size: _Count = 1
-    """Samples in one call."""
-    warmup: Annotated[int, Field(ge=0)] = 10
-    """Calls before the first one that counts."""
-
-
-class Evaluation(Section):
-    """How a candidate is judged."""
-
-    accuracy: Accuracy
-    """How it is scored."""
-    performance: Performance = Performance()
-    """How it is timed."""
-
-
-class Strategy(Section):
-    """How the space is searched."""
-
-    # What further keys there are depends on the strategy, which checks them.
-    model_config = ConfigDict(extra="allow")
-
-    name: str = "auto"
-    """The strategy. Its options stand beside it."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The strategy's own options."""
-        return dict(self.model_extra or {})
-
-
 class AccuracyCriterion(Section):
     """The accuracy target. Without any, 1 % relative."""
 
@@ -242,6 +178,107 @@ class AccuracyCriterion(Section):
         return self._criterion
 
 
+class NamedMetric(Section):
+    """One of several metrics."""
+
+    # What further keys there are depends on the metric, which checks them.
+    model_config = ConfigDict(extra="allow")
+
+    metric: str
+    """A built-in metric. Its options stand beside it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The metric's own options."""
+        return dict(self.model_extra or {})
+
+
+class Accuracy(Section):
+    """How a model is scored: built-in metrics over a `dataset`, or your own `function`."""
+
+    # What further keys there are depends on the metric, which checks them.
+    model_config = ConfigDict(extra="allow")
+
+    metric: str | None = None
+    """A built-in metric. Its options stand beside it, as in `{metric: topk, k: 5}`."""
+    metrics: Annotated[tuple[NamedMetric, ...], Field(strict=False, min_length=1)] | None = None
+    """Several metrics in place of `metric`; the first is judged by `tuning.accuracy_criterion`."""
+    dataset: Dataset | None = None
+    """The data that metrics are evaluated on. Labels are not needed where no metric reads them."""
+    criteria: dict[str, AccuracyCriterion] = Field(default_factory=dict)
+    """Targets of further figures, by the names under which they are reported, as in `top5: {absolute: 0.005}`."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the samples that the search never sees, for the final figure; by default 0.2 from 2,000 samples on."""
+    early_stopping: bool = True
+    """Whether an evaluation ends once its verdict is certain or nearly so. The answer has always seen all samples."""
+    function: Reference | None = None
+    """A Python callable, as `module:function`. It gets a callable model and returns a number, or a dict of numbers."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The metric's own options."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        way = only(self, ("metric", "metrics", "function"))
+        if self.function is None and self.dataset is None:
+            raise broken_rule(f"`{'metric' if way is self.metric else 'metrics'}` needs a `dataset` beside it")
+        if self.metrics is not None and self.options:
+            raise broken_rule(f"the options of `metrics` stand beside each, but {', '.join(self.options)} does not")
+        if self.function is not None:
+            extra = [name for name in ("dataset", "holdout") if getattr(self, name) is not None] + list(self.options)
+            if extra:
+                raise broken_rule(f"`function` reads its own data; it takes no {', '.join(extra)}")
+        return self
+
+
+class Performance(Section):
+    """How latency is measured."""
+
+    threads: _Count = 1
+    """Threads inside of one call."""
+    batch_size: _Count = 1
+    """Samples in one call."""
+    warmup: Annotated[int, Field(ge=0)] = 10
+    """Calls before the first one that counts."""
+    interval_width: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Half width that the interval of a speedup must reach, as a share of it; more calls are timed until it does."""
+    max_seconds: _Seconds | None = 10.0
+    """Wall time of one comparison, after which its speedup stays undecided; null for no limit."""
+
+
+class Evaluation(Section):
+    """How a candidate is judged."""
+
+    accuracy: Accuracy
+    """How it is scored."""
+    performance: Performance = Performance()
+    """How it is timed."""
+    isolation: Isolation = Isolation.PROCESS
+    """`process`: in a worker process, so that a crash, a hang or a flood of memory fails a trial and not the run;
+    `none`: in the process of the run itself."""
+    trial_timeout: _Seconds | None = None
+    """Seconds after which a trial in a worker fails; null for no limit."""
+    trial_memory: Bytes | None = None
+    """Memory of the worker at which a trial fails, in bytes or as in `4 GiB`; by default 9/10 of what is free."""
+
+
+class Strategy(Section):
+    """How the space is searched."""
+
+    # What further keys there are depends on the strategy, which checks them.
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "auto"
+    """The strategy. Its options stand beside it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The strategy's own options."""
+        return dict(self.model_extra or {})
+
+
 class ExitPolicy(Section):
     """When the search ends, whatever it has found."""
 
@@ -258,6 +295,8 @@ class Tuning(Section):
     """How the space is searched."""
     accuracy_criterion: AccuracyCriterion = AccuracyCriterion()
     """What may be lost."""
+    portable: bool = False
+    """Whether to admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too."""
     objective: Objective = Objective.LATENCY
     """What the best model has least of."""
     exit_policy: ExitPolicy = ExitPolicy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -95,6 +96,27 @@ class _ItemOrArray:
 
 OneOrMore = Annotated[tuple[Annotated[_Value, _Lax], ...], _Lax, BeforeValidator(_as_tuple), _ItemOrArray()]
 """A list of values; a single one may be written without brackets."""
+
+
+_BYTE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _as_bytes(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)", value.strip())
+    if found is None or found.group(2).upper() not in _BYTE_UNITS:
+        raise broken_rule(f"must be a number of bytes, or read like 500 MB or 4 GiB, but got {value!r}")
+    return int(float(found.group(1)) * _BYTE_UNITS[found.group(2).upper()])
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_as_bytes),
+    Field(gt=0),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}]}),
+]
+"""A number of bytes; text may name a unit, as in ``4 GiB``."""
 
 
 def _as_pair(value: object) -> object:

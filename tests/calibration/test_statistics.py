@@ -64,7 +64,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "calibration.npz"
     np.savez(path, format_version=np.array(99))
-    with pytest.raises(WorkspaceError, match="format version 1, but has 99"):
+    with pytest.raises(WorkspaceError, match="format version 2, but has 99"):
         CalibrationStatistics.load(path)
 
 

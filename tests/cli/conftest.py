@@ -52,6 +52,7 @@ evaluation:
     metric: topk
     k: 1
     dataset: {npz: {path: data.npz, inputs: images, labels: labels}, batch_size: 16}
+  isolation: none               # a worker takes seconds to start; test_run.py has a run with one
   performance: {warmup: 2}
 tuning:
   strategy: {name: basic}

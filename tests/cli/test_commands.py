@@ -105,9 +105,21 @@ def test_benchmark_compares_with_the_first(command: Command, network_file: Path)
     assert 0.5 < speedup < 2  # the same model; a wide margin, since nothing about the machine is known here
 
 
+def test_benchmark_shows_throughput_beside_latency(command: Command, network_file: Path) -> None:
+    outcome = command("benchmark", network_file.name, network_file.name, "--warmup", 1, "--instances", 1)
+    assert outcome.status == 0
+    table = outcome.out[outcome.out.index("Samples/s") :]
+    rows = [line.split() for line in table.splitlines() if "network.onnx" in line]
+    first, second = (float(row[1].replace(",", "")) for row in rows)
+    assert 0.5 < first / second < 2
+    assert "1 instance on 1 core of its own." in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["network.onnx", "--cores-per-instance", 2], "goes with `--instances`"),
+        (["network.onnx", "--instances", 4096], "must not exceed"),
         ([], "needs two models or more, but got 1"),
         (["nowhere.onnx"], "nowhere.onnx"),
         (["network.onnx", "--shape", "data=1,x"], "must read like"),
@@ -115,7 +127,7 @@ def test_benchmark_compares_with_the_first(command: Command, network_file: Path)
     ],
 )
 def test_benchmarks_that_cannot_be_run(
-    command: Command, network_file: Path, arguments: list[str], message: str
+    command: Command, network_file: Path, arguments: list[object], message: str
 ) -> None:
     outcome = command("benchmark", network_file.name, *arguments)
     assert outcome.status == 2

@@ -29,6 +29,52 @@ def test_a_run_that_meets_the_target(command: Command, experiment: Path, tmp_pat
     assert (tmp_path / "work" / "report.html").is_file()
 
 
+CRASHING = """
+import ctypes
+calls = 0
+
+def evaluate(model):
+    global calls
+    calls += 1
+    if calls == 2:  # in the worker, which counts for itself: its second candidate
+        ctypes.string_at(0)
+    return 1.0
+"""
+
+
+def test_a_crash_in_native_code_fails_one_trial_by_default(command: Command, experiment: Path) -> None:
+    module = f"crashing_{abs(hash(experiment))}"
+    experiment.with_name(f"{module}.py").write_text(CRASHING)
+    text = experiment.read_text()
+    start, end = text.index("  accuracy:"), text.index("  performance:")
+    experiment.write_text(f'{text[:start]}  accuracy: {{function: "{module}:evaluate"}}\n{text[end:]}')
+    outcome = command("run", experiment, "--set", "tuning.strategy={name: random}", "--max-trials", 3)
+    assert outcome.status == 0, outcome
+    assert "failed: The worker process died: SIGSEGV" in outcome.out
+    started = [line.split()[0] for line in outcome.out.splitlines() if line[:5].strip().isdecimal()]
+    assert started == ["0", "1", "2", "3"]
+
+
+def test_several_metrics_and_portability_from_the_file(command: Command, experiment: Path, tmp_path: Path) -> None:
+    text = experiment.read_text()
+    start, end = text.index("    metric: topk"), text.index("  isolation:")
+    accuracy = """\
+    metrics: [{metric: agreement}, {metric: cosine}]
+    criteria: {cosine: {absolute: 0.5}}
+    holdout: 0.25
+    dataset: {npz: {path: data.npz, inputs: images}, batch_size: 16}
+"""
+    experiment.write_text(text[:start] + accuracy + text[end:])
+    outcome = command("run", experiment, "--set", "tuning.portable=true", "--max-trials", 1)
+    assert outcome.status == 0, outcome
+    report = (tmp_path / "work" / "report.html").read_text()
+    assert "tuned, on data held out" in report
+    assert "Ops that can saturate without VNNI" not in report
+    again = command("run", experiment, "--max-trials", 1)
+    assert again.status == 2
+    assert "holds trials of another run (space" in again.err
+
+
 def test_the_same_command_continues_a_run(command: Command, experiment: Path) -> None:
     assert command("run", experiment, "--max-trials", 1).status == 0
     outcome = command("run", experiment, "--max-trials", 2)
@@ -69,7 +115,7 @@ def nothing(model):
 
 def _with_function(experiment: Path, function: str) -> None:
     text = experiment.read_text()
-    start, end = text.index("  accuracy:"), text.index("  performance:")
+    start, end = text.index("  accuracy:"), text.index("  isolation:")
     module = f"scores_{abs(hash(experiment))}"
     experiment.with_name(f"{module}.py").write_text(MODULE)
     experiment.write_text(f'{text[:start]}  accuracy: {{function: "{module}:{function}"}}\n{text[end:]}')
@@ -116,11 +162,17 @@ def test_a_bug_in_the_users_function_shows_the_users_own_traceback(command: Comm
         (["model.path=nowhere.onnx"], "nowhere.onnx"),
         (["model.path=data.npz"], "data.npz"),
         (["tuning.max_trials=1"], "unknown key 'max_trials'"),
-        (["tuning.strategy.name=basik"], "experiment.yaml:12: There is no strategy 'basik'"),
-        (["tuning.strategy.wings=2"], "experiment.yaml:12: Strategy 'basic' has no option 'wings'"),
+        (["tuning.strategy.name=basik"], "experiment.yaml:13: There is no strategy 'basik'"),
+        (["tuning.strategy.wings=2"], "experiment.yaml:13: Strategy 'basic' has no option 'wings'"),
+        (["tuning.objective=memory"], 'needs isolation="process"'),
+        (["evaluation.trial_memory=4 loads"], "must be a number of bytes, or read like 500 MB or 4 GiB"),
+        (["evaluation.isolation=thread"], "must be 'none' or 'process'"),
+        (["evaluation.accuracy.holdout=2"], "must be less than 1"),
+        (["evaluation.accuracy.criteria={top9: {absolute: 1}}"], "there is no metric 'top9'"),
+        (["evaluation.accuracy.metric=log_loss", "evaluation.accuracy.k=null"], "has no option 'k'"),
         (["evaluation.accuracy.metric=topp"], "There is no metric 'topp'"),
         (["evaluation.accuracy.j=1"], "experiment.yaml:7: Metric 'topk' has no option 'j'"),
-        (["tuning.accuracy_criterion.higher_is_better=false"], "experiment.yaml:13: "),
+        (["tuning.accuracy_criterion.higher_is_better=false"], "experiment.yaml:14: "),
         (["calibration.dataset.npz.path=nowhere.npz"], "There is no data file"),
         (["calibration.dataset.npz.inputs=few"], "Input 'data' needs"),
         (["calibration.dataset.npz.inputs=bytes"], "Input 'data' needs dtype float32, but batch 0"),

@@ -21,7 +21,8 @@ from autotune.errors import (
     OutputError,
     TrialError,
 )
-from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, UserFunction, create_metric
+from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, Metric, UserFunction, create_metric
+from autotune.evaluation.metrics import SampleFunction
 from autotune.trial import Measurement, TrialState
 
 QUICK = LatencyOptions(warmup=2, min_pairs=10, max_pairs=15, max_seconds=1.0)
@@ -387,3 +388,27 @@ def test_batches_of_different_size_and_several_labels(make: Make, problem: Any) 
     plain = make(top1(problem))
     assert evaluator.baseline().accuracy == plain.baseline().accuracy
     assert evaluator.evaluate(problem.disturbed(2.0)).state is TrialState.PRUNED
+
+
+def test_a_sources_identity_tells_metrics_options_and_targets_apart(problem: Any) -> None:
+    def identity(*metrics: Metric, **options: Any) -> str:
+        return LabelledData(loader=problem.batches(), metrics=metrics, **options).identity
+
+    known = [
+        identity(create_metric("f1")),
+        identity(create_metric("f1", threshold=0.0)),
+        identity(create_metric("f1"), holdout=0.3),
+        identity(create_metric("f1"), create_metric("topk", k=2)),
+        identity(create_metric("f1"), create_metric("topk", k=2), criteria={"top2": Criterion(absolute=0.1)}),
+        identity(create_metric("f1"), create_metric("topk", k=2), criteria={"top2": Criterion(absolute=0.2)}),
+    ]
+    assert len(set(known)) == len(known)
+    assert identity(create_metric("f1", threshold=0.0)) == known[1]
+
+
+def test_a_function_counts_by_its_name_and_not_by_its_address() -> None:
+    def score(outputs: Any, labels: Any) -> Any:  # noqa: ARG001
+        return outputs
+
+    assert "score" in SampleFunction(score).identity
+    assert hex(id(score)) not in SampleFunction(score).identity

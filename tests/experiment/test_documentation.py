@@ -18,7 +18,7 @@ def test_the_example_of_the_reference_loads(tmp_path: Path) -> None:
     (tmp_path / "example.yaml").write_text(BLOCKS[0])
     experiment = load_experiment(tmp_path / "example.yaml")
     assert experiment.tuning.random_seed == 9527
-    for step in yaml.safe_load(BLOCKS[1])["preprocess"]:
+    for step in yaml.safe_load(BLOCKS[-1])["preprocess"]:
         make_step(**step)
 
 
@@ -35,9 +35,18 @@ def test_the_reference_states_the_defaults_that_hold(tmp_path: Path) -> None:
     )
     (tmp_path / "minimal.yaml").write_text(minimal)
     experiment = load_experiment(tmp_path / "minimal.yaml")
-    for row in re.findall(r"^\| `([a-z_.]+)` \| `(\w+)` \|", REFERENCE, flags=re.MULTILINE):
+    evaluation = experiment.evaluation
+    sections = (
+        experiment.tuning,
+        evaluation.performance,
+        evaluation,
+        evaluation.accuracy,
+        experiment.calibration,
+        experiment.model,
+    )
+    for row in re.findall(r"^\| `([a-z_.]+)` \| `([\w.]+)` \|", REFERENCE, flags=re.MULTILINE):
         (key, default), found = row, None
-        for section in (experiment.tuning, experiment.evaluation.performance, experiment.calibration, experiment.model):
+        for section in sections:
             value: Any = section
             for part in key.split("."):
                 value = getattr(value, part, None)

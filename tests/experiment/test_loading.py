@@ -202,8 +202,8 @@ def test_restrictions_that_make_no_sense(file: Path, quantization: str, message:
 @pytest.mark.parametrize(
     ("accuracy", "message"),
     [
-        ("{}", "must have one of the keys metric and function"),
-        ("{metric: topk, function: 'a:b'}", "must have one of the keys metric and function"),
+        ("{}", "must have one of the keys metric, metrics, function"),
+        ("{metric: topk, function: 'a:b'}", "must have one of the keys metric, metrics, function"),
         ("{function: 'a:b', k: 1}", "`function` reads its own data; it takes no k"),
         ("{function: evaluate}", "must read like 'package.module:function', but got \"evaluate\""),
     ],

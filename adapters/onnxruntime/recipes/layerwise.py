@@ -1,11 +1,11 @@
 """Run the fp32 model and the quantized one side by side, node by node, on a few examples.
 
-Full bias correction follows M. Nagel et al. (arXiv 1906.04721), section 4.2 and appendix D, in its empirical form:
+Full bias correction follows M. Nagel et al. (arXiv 1906.04721), section 4.2, in an empirical form:
 every op reads what the quantized ops before it, already corrected, have made; the difference between the means of its
 own output and of fp32's goes into its bias. All ops corrected at once from end-to-end differences diverge instead.
 
 Costs two passes over the examples that calibration kept, at most 32 samples, whatever the size of the calibration set;
-measured on MobileNetV2 at 128 x 128: 0.7 seconds on one core.
+measured on MobileNetV2 at 128 x 128: making the candidate takes 2.6 seconds of processor time, profiled.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from autotune.adapters.onnxruntime.placement import Placement
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.adapters.onnxruntime.recipes.layerwise import FakeQuantization, Values, walk
+from autotune.adapters.onnxruntime.recipes.smoothing import smooth
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
     convolution_moments,
@@ -31,6 +32,7 @@ from autotune.config import (
     QuantizationConfig,
     QuantizedType,
     Recipe,
+    SmoothQuant,
     TensorScheme,
     WeightRounding,
 )
@@ -66,16 +68,20 @@ class Prepared:
 def prepare_channels(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> Prepared:
     """What comes before placement; ``model`` stays as it is."""
     recipe = config.recipe
+    ranges: Mapping[str, tuple[float, float]] = {}
+    if recipe.smooth_quant is not SmoothQuant.NONE:
+        smoothed = smooth(model, config, statistics)
+        model, statistics, ranges = smoothed.model, smoothed.statistics, smoothed.ranges
     if recipe.bias_correction is not BiasCorrection.NONE:
         model = _with_biases(model, config)
     if not recipe.equalization:
-        return Prepared(model=model, reference=model, statistics=statistics, ranges={})
+        return Prepared(model=model, reference=model, statistics=statistics, ranges=ranges)
     equalized = equalize(model, config, statistics)
     return Prepared(
         model=equalized.without_bounds(),
         reference=equalized.model,
         statistics=equalized.statistics,
-        ranges=equalized.ranges,
+        ranges={**ranges, **equalized.ranges},
     )
 
 

@@ -26,7 +26,7 @@ LARGEST_INPUTS = 4608
 
 _POSITIONS_PER_INPUT = 16
 _FEWEST_POSITIONS = 1024
-"""How many positions second moments are taken over, evenly spread; more change the result less than other examples."""
+"""How many positions second moments are taken over, evenly spread: many times what their inverse needs to exist."""
 
 _DAMPING = 0.01
 """Share of the mean of H's diagonal that is added to it, as in the paper: inputs that are always zero do no harm."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 from autotune.adapter import Array
 from autotune.errors import DataError, InputError
@@ -210,7 +209,8 @@ def probabilities(scores: Array, metric: str, *, logits: bool) -> Array:
                 f"Metric {metric!r} was told that the output is logits, but its values are probabilities already: "
                 "they lie between 0 and 1 and sum to 1. Give logits=False"
             )
-        return np.asarray(special.softmax(scores, axis=-1))
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
     if not fits:
         raise DataError(
             f"Metric {metric!r} needs probabilities, but the output has values from {scores.min():.4g} to "
@@ -232,5 +232,7 @@ def _auc(positive: Array, scores: Array) -> float:
     count = int(positive.sum())
     if count in (0, len(positive)):
         return math.nan
-    ranks = stats.rankdata(scores)
+    from scipy.stats import rankdata  # noqa: PLC0415  takes a second to import, which a run without it need not wait
+
+    ranks = rankdata(scores)
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))

@@ -31,6 +31,15 @@ class Metric(ABC):
     label_free: bool = False
     resamples: int = 1000
 
+    @property
+    def identity(self) -> str:
+        """Its kind and its options: figures of metrics that differ in it are not compared.
+
+        A function among the options counts by its name, which is the same in every process.
+        """
+        options = ", ".join(f"{key.strip('_')}={_described(value)}" for key, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({options})"
+
     @abstractmethod
     def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:
         """What the figure needs to know of each sample of one batch.
@@ -154,3 +163,9 @@ def class_scores(outputs: tuple[Array, ...], index: int, metric: str) -> Array:
             f"Metric {metric!r} needs an output of shape (samples, classes), but output {index} has {output.shape}"
         )
     return output
+
+
+def _described(value: object) -> str:
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(value)

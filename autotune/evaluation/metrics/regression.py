@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from autotune.adapter import Array
 from autotune.errors import DataError
@@ -122,7 +121,9 @@ class Spearman(_Pairs):
 
     def figure(self, records: Array) -> float:
         """Between -1 and 1; NaN where either does not vary."""
-        return _correlation(stats.rankdata(records[:, 0]), stats.rankdata(records[:, 1]))
+        from scipy.stats import rankdata  # noqa: PLC0415  takes a second to import, which a run without it need not wait
+
+        return _correlation(rankdata(records[:, 0]), rankdata(records[:, 1]))
 
 
 def _correlation(first: Array, second: Array) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper, version_converter
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.config import MINMAX, Recipe
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -125,5 +127,6 @@ def test_opset_that_cannot_be_upgraded_offers_no_per_channel_weights(monkeypatch
     (conv,) = ADAPTER.space(model).ops
     assert [scheme.granularity for scheme in conv.precisions[0].weights] == ["per_tensor"]
     statistics = ADAPTER.calibrate(model, [FEEDS], seed=0)
-    candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, statistics)
+    wanted = dataclasses.replace(ADAPTER.space(model).preferred[conv.name], calibration=MINMAX)
+    candidate = ADAPTER.apply(model, ADAPTER.space(model).uniform(wanted, Recipe()), statistics)
     np.testing.assert_allclose(prepared(candidate, FEEDS), original(proto, FEEDS), atol=0.1)

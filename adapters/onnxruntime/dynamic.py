@@ -1,0 +1,127 @@
+"""Dynamic quantization: what an op reads is quantized in every call, by the range that it has then.
+
+Each op becomes ``DynamicQuantizeLinear``, ``MatMulInteger``, ``Cast``, ``Mul`` and, for a bias, ``Add``, all of them
+standard operators, which ONNX Runtime fuses into its integer kernels (``MatMulIntegerToFloat``, and
+``DynamicQuantizeMatMul`` where nobody else reads the integers). Ops that read one tensor share its quantization.
+ONNX Runtime's own ``quantize_dynamic`` makes the same graph, but has no way to mix it with static int8 nor with weight
+schemes that differ from op to op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from autotune.adapter import Array
+from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnxruntime.ops import QuantizableOp
+from autotune.adapters.onnxruntime.rewriting import replace_nodes
+from autotune.calibration import quantize, weight_parameters
+from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, TensorScheme
+
+DYNAMIC_OPSET = 11
+"""DynamicQuantizeLinear exists from here on."""
+
+
+DYNAMIC_KERNEL = "/MatMulInteger"
+"""What the name of an op's integer product ends in; ONNX Runtime keeps it when it fuses."""
+
+
+def supports_dynamic(op: QuantizableOp, graph: Graph) -> bool:
+    """Whether an op has a dynamic integer kernel: products with one constant matrix."""
+    return (
+        graph.opset >= DYNAMIC_OPSET
+        and op.node.op_type in ("MatMul", "Gemm")
+        and op.weight is not None
+        and op.weight_axis is not None
+    )
+
+
+def quantize_dynamically(
+    proto: onnx.ModelProto, model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig
+) -> None:
+    """Replace the ops that ``config`` wants in dynamic int8.
+
+    Args:
+        proto: The candidate, whose other ops may be quantized already; changed in place.
+        model: Where the values of weights come from.
+        ops: Of the model; those of other precisions are passed over.
+        config: How.
+    """
+    dynamic = [op for op in ops if config[op.name].precision is Precision.INT8_DYNAMIC]
+    if not dynamic:
+        return
+    rewriting = _Rewriting(proto, model, config)
+    nodes = {node.name: node for node in proto.graph.node}
+    replace_nodes(proto, {op.name: rewriting.replacement(op, nodes[op.name]) for op in dynamic})
+
+
+class _Rewriting:
+    """Makes the nodes of one candidate, and the constants that they share."""
+
+    def __init__(self, proto: onnx.ModelProto, model: OnnxModel, config: QuantizationConfig) -> None:
+        self._proto = proto
+        self._model = model
+        self._config = config
+        self._constants = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+        self._quantized: set[str] = set()
+        self._weights: dict[tuple[str, TensorScheme], str] = {}
+
+    def replacement(self, op: QuantizableOp, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The nodes that compute what ``node``, the op as it stands in the candidate, computes."""
+        source, name = node.input[0], op.name
+        nodes = []
+        if source not in self._quantized:
+            self._quantized.add(source)
+            nodes.append(
+                helper.make_node(
+                    "DynamicQuantizeLinear",
+                    [source],
+                    [f"{source}/integers", f"{source}/scale", f"{source}/zero_point"],
+                    f"{source}/DynamicQuantizeLinear",
+                )
+            )
+        weight = self._weight(op)
+        inputs = [f"{source}/integers", f"{weight}/integers", f"{source}/zero_point", f"{weight}/zero_point"]
+        product = f"{name}/product" if op.bias is not None else node.output[0]
+        nodes += [
+            helper.make_node("MatMulInteger", inputs, [f"{name}/sums"], f"{name}{DYNAMIC_KERNEL}"),
+            helper.make_node("Cast", [f"{name}/sums"], [f"{name}/sums_float"], f"{name}/Cast", to=TensorProto.FLOAT),
+            helper.make_node(
+                "Mul", [f"{source}/scale", f"{weight}/scale"], [f"{name}/product_scale"], f"{name}/scales"
+            ),
+            helper.make_node("Mul", [f"{name}/sums_float", f"{name}/product_scale"], [product], f"{name}/rescale"),
+        ]
+        if op.bias is not None:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{name}/bias"))
+        return nodes
+
+    def _weight(self, op: QuantizableOp) -> str:
+        """Add the weight's integers, scale and zero point to the graph, once for all ops that agree on them."""
+        scheme = self._config[op.name].weight
+        assert scheme is not None
+        assert op.weight is not None
+        assert op.weight_axis is not None
+        transposed = bool(attributes(op.node).get("transB", 0))
+        key = (f"{op.weight}/transposed" if transposed else op.weight, scheme)
+        if key in self._weights:
+            return self._weights[key]
+        reduce_range = self._config.recipe.reduce_range
+        values = np.asarray(self._model.tensor(self._constants[op.weight]), np.float32)
+        values = values.T if transposed else values
+        parameters = weight_parameters(values, scheme, 1, CalibrationMethod.MINMAX, reduce_range)
+        axis = 1 if scheme.granularity is Granularity.PER_CHANNEL else None
+        integers = quantize(values, parameters, scheme, axis, reduce_range=reduce_range)
+        name = f"{key[0]}/{str(scheme).replace(' ', '_')}"
+        self._add(f"{name}/integers", integers)
+        self._add(f"{name}/scale", parameters.scale)
+        self._add(f"{name}/zero_point", parameters.zero_point)
+        self._weights[key] = name
+        return name
+
+    def _add(self, name: str, values: Array) -> None:
+        self._proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))

@@ -1,0 +1,44 @@
+"""Replace single nodes of a candidate by others that compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from autotune.adapters.onnxruntime.graph import Graph
+
+CONTRIB_DOMAIN = "com.microsoft"
+"""Of ONNX Runtime's own operators."""
+
+
+def replace_nodes(proto: onnx.ModelProto, replacements: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
+    """Put other nodes in the place of some, and drop the constants that nobody reads any more.
+
+    Args:
+        proto: Its nodes have unique names; changed in place.
+        replacements: By the name of the node that goes, the nodes that come, in topological order.
+    """
+    replaced = {name for node in proto.graph.node if node.name in replacements for name in node.input}
+    nodes = [new for node in proto.graph.node for new in replacements.get(node.name, (node,))]
+    # Copies: protobuf frees the messages of a list that is cleared.
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+    drop_unread(proto, replaced)
+
+
+def drop_unread(proto: onnx.ModelProto, candidates: set[str]) -> None:
+    """Drop those of the named constants that nobody reads."""
+    graph = Graph(proto)
+    read = set(graph.readers) | graph.read_by_subgraphs | graph.outputs
+    for index in reversed(range(len(proto.graph.initializer))):
+        name = proto.graph.initializer[index].name
+        if name in candidates and name not in read:
+            del proto.graph.initializer[index]
+
+
+def require_contrib_domain(proto: onnx.ModelProto) -> None:
+    """Declare ONNX Runtime's own operators, if they are not yet."""
+    if not any(opset.domain == CONTRIB_DOMAIN for opset in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid(CONTRIB_DOMAIN, 1))

@@ -1,0 +1,40 @@
+"""Accuracy on all cores: latency is measured with the user's threads, correctness does not depend on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from autotune.adapter import Array, Feeds, Runner
+
+_WIDE_BATCH = 8
+"""Samples from which on a batch is worth several threads; below, waking them costs what they save."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+class WideRunner:
+    """Runs large batches on all cores and small ones as the given runner does.
+
+    Args:
+        narrow: With the user's threads.
+        make_wide: Makes the one with all cores; called with the first large batch.
+    """
+
+    def __init__(self, narrow: Runner, make_wide: Callable[[], Runner]) -> None:
+        self._narrow = narrow
+        self._make_wide = make_wide
+        self._wide: Runner | None = None
+
+    def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
+        """Run one batch and return the outputs in graph order."""
+        samples = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
+        if samples < _WIDE_BATCH:
+            return self._narrow(feeds)
+        if self._wide is None:
+            self._wide = self._make_wide()
+        return self._wide(feeds)

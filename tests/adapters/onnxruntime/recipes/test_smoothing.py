@@ -1,0 +1,126 @@
+"""SmoothQuant changes no fp32 output, and helps where a few channels are large."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotune.adapter import Array, Execution
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime.fusion import relative_difference
+from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.recipes.smoothing import smooth, smoothing_sites
+from autotune.calibration import CalibrationStatistics
+from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe, SmoothQuant
+from tests.adapters.onnxruntime.graphs import build, node, normal
+
+ADAPTER = OnnxRuntimeAdapter()
+CHOICES = [choice for choice in SmoothQuant if choice is not SmoothQuant.NONE]
+
+
+def pre_norm(seed: int = 0, *, large: float = 30.0, channels: int = 24, norm: str = "layer") -> onnx.ModelProto:
+    """A normalization with some large channels, read by two products, as before the block of a transformer."""
+    rng = np.random.default_rng(seed)
+    scale = np.where(rng.random(channels) < 0.1, large, 1.0).astype(np.float32)
+    scale[0] = large
+    first = node("LayerNormalization", "x g b", "n", axis=-1) if norm == "layer" else node("Mul", "x g", "n")
+    nodes = [first, node("MatMul", "n w1", "m"), node("MatMul", "n w2", "k"), node("Add", "m k", "y")]
+    constants = {
+        "g": scale * (1 + normal(channels, seed=seed + 1)),
+        "b": normal(channels, seed=seed + 2),
+        "w1": normal(channels, 16, seed=seed + 3),
+        "w2": normal(channels, 16, seed=seed + 4),
+    }
+    if norm != "layer":
+        del constants["b"]
+    return build(nodes, {"x": ("N", 10, channels)}, {"y": ("N", 10, 16)}, constants)
+
+
+def batch(seed: int = 0, channels: int = 24) -> dict[str, Array]:
+    return {"x": normal(4, 10, channels, seed=seed, scale=1.0)}
+
+
+def prepared(proto: onnx.ModelProto) -> tuple[OnnxModel, CalibrationStatistics]:
+    model = ADAPTER.load(proto)
+    return model, ADAPTER.calibrate(model, [batch()], seed=0)
+
+
+def config(model: OnnxModel, precision: Precision, choice: SmoothQuant) -> QuantizationConfig:
+    ops: Mapping[str, OpConfig] = {
+        op.name: within.preferred
+        for op in ADAPTER.space(model).ops
+        if op.name in "mk" and (within := op.space_of(precision)) is not None
+    }
+    return QuantizationConfig(ops=ops, recipe=Recipe(smooth_quant=choice))
+
+
+def output(model: OnnxModel, seed: int = 7) -> Array:
+    return ADAPTER.runner(model, Execution())(batch(seed))[0]
+
+
+def sqnr_db(reference: Array, actual: Array) -> float:
+    return float(10 * np.log10(np.square(reference).mean() / np.square(reference - actual).mean()))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 2**32 - 10),
+    st.floats(0.01, 1000.0),
+    st.sampled_from(CHOICES),
+    st.sampled_from(["layer", "mul"]),
+)
+def test_fp32_outputs_stay(seed: int, large: float, choice: SmoothQuant, norm: str) -> None:
+    model, statistics = prepared(pre_norm(seed, large=large, norm=norm))
+    smoothed = smooth(model, config(model, Precision.INT8_DYNAMIC, choice), statistics)
+    assert smoothed.ranges
+    assert relative_difference(output(model), output(smoothed.model)) < 1e-4
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_outliers_cost_less(precision: Precision, choice: SmoothQuant) -> None:
+    model, statistics = prepared(pre_norm())
+    plain = ADAPTER.apply(model, config(model, precision, SmoothQuant.NONE), statistics)
+    smoothed = ADAPTER.apply(model, config(model, precision, choice), statistics)
+    reference = output(model)
+    assert sqnr_db(reference, output(smoothed)) > sqnr_db(reference, output(plain)) + 1.0
+
+
+def test_statistics_are_those_of_the_smoothed_model() -> None:
+    model, statistics = prepared(pre_norm())
+    smoothed = smooth(model, config(model, Precision.INT8, SmoothQuant.HALF), statistics)
+    channels = smoothed.statistics.tensors["n"].channels
+    again = ADAPTER.calibrate(smoothed.model, [batch()], seed=0).tensors["n"].channels
+    assert channels is not None
+    assert again is not None
+    for field in ("minimum", "maximum", "mean", "variance"):
+        np.testing.assert_allclose(getattr(channels, field), getattr(again, field), rtol=1e-3, atol=1e-5)
+
+
+def test_tensor_that_a_residual_reads_is_left() -> None:
+    """As after the normalization of BERT: the division would change what the residual adds."""
+    proto = pre_norm()
+    proto.graph.node.append(node("ReduceSum", "n", "total"))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, None))
+    graph = Graph(ADAPTER.load(proto).proto)
+    assert not smoothing_sites(graph, quantizable_ops(graph)[0])
+
+
+def test_space_offers_it_where_there_is_something_to_smooth() -> None:
+    assert ADAPTER.space(ADAPTER.load(pre_norm())).recipe.smooth_quant == tuple(SmoothQuant)
+    bare = build([node("MatMul", "x w", "y")], {"x": ("N", 8)}, {"y": ("N", 8)}, {"w": normal(8, 8)})
+    assert ADAPTER.space(ADAPTER.load(bare)).recipe.smooth_quant == (SmoothQuant.NONE,)
+
+
+def test_recipe_round_trip() -> None:
+    recipe = Recipe(smooth_quant=SmoothQuant.THREE_QUARTERS)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert recipe.smooth_quant.alpha == 0.75
+    assert dataclasses.replace(recipe, smooth_quant=SmoothQuant.AUTO).smooth_quant.alpha is None

@@ -1,0 +1,88 @@
+"""Attention is fused where that changes nothing, and stays as exported otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from autotune.adapter import Array, Execution
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime.fusion import relative_difference
+from tests.adapters.onnxruntime.graphs import node
+from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
+
+ADAPTER = OnnxRuntimeAdapter()
+
+
+def types(model: OnnxModel) -> set[str]:
+    return {n.op_type for n in model.proto.graph.node}
+
+
+def exported(proto: onnx.ModelProto) -> OnnxModel:
+    """The model as it came, without preparation."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    return OnnxModel(proto=bare)
+
+
+def output(model: OnnxModel, feeds: dict[str, Array]) -> Array:
+    return ADAPTER.runner(model, Execution())(feeds)[0]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("older", [True, False])
+def test_attention_is_fused_exactly(*, guarded: bool, older: bool) -> None:
+    proto = small_transformer(guarded=guarded, older=older)
+    model = ADAPTER.load(proto)
+    assert "MultiHeadAttention" in types(model)
+    assert "Softmax" not in types(model)
+    assert any("fused into MultiHeadAttention" in note for note in model.notes)
+    for feeds in token_batches():
+        assert relative_difference(output(exported(proto), feeds), output(model, feeds)) < 1e-4
+
+
+def test_sequence_that_is_masked_altogether() -> None:
+    proto = small_transformer()
+    feeds = token_batches(1)[0]
+    feeds["mask"][1] = 0
+    expected, actual = output(exported(proto), feeds), output(ADAPTER.load(proto), feeds)
+    assert np.isfinite(expected).all()
+    assert relative_difference(expected, actual) < 1e-4
+
+
+def test_what_the_exporter_wrote_of_tensors_does_no_harm() -> None:
+    assert any(value.name == "projected" for value in small_transformer().graph.value_info)
+    assert ADAPTER.space(ADAPTER.load(small_transformer())).tunable
+
+
+def test_attention_over_other_axes_is_left() -> None:
+    proto = small_transformer()
+    softmax = next(n for n in proto.graph.node if n.op_type == "Softmax")
+    softmax.attribute[0].i = 1
+    assert "MultiHeadAttention" not in types(ADAPTER.load(proto))
+
+
+def test_attention_whose_scores_are_read_elsewhere_is_left() -> None:
+    proto = small_transformer()
+    proto.graph.node.append(node("Identity", "p", "attention_map"))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("attention_map", onnx.TensorProto.FLOAT, None))
+    model = ADAPTER.load(proto)
+    assert "MultiHeadAttention" not in types(model)
+    assert len(model.outputs) == 2
+
+
+def test_fusion_that_changes_outputs_is_undone() -> None:
+    """Heads of another order look alike in names and ranks; only the outputs tell."""
+    proto = small_transformer()
+    shape = next(t for t in proto.graph.initializer if t.name == "merged_shape")
+    shape.CopyFrom(numpy_helper.from_array(np.array([0, -1, 16]), "merged_shape"))
+    double = next(t for t in proto.graph.initializer if t.name == "wo")
+    double.CopyFrom(numpy_helper.from_array(np.ones((16, 32), np.float32), "wo"))
+    last = [n for n in proto.graph.node if n.name in ("out", "residual")]
+    last[1].input[1] = "out"
+    model = ADAPTER.load(proto)
+    assert "MultiHeadAttention" not in types(model)
+    assert any("stay as exported" in note for note in model.notes)

@@ -1,0 +1,360 @@
+"""Whole runs whose candidates misbehave, or whose answer rests on a part of the samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import psutil
+import pytest
+
+import autotune
+from autotune.criterion import Criterion, Interval, Verdict
+from autotune.errors import DataError, InputError
+from autotune.evaluation import Evaluator, LatencyComparison, compare_latency
+from autotune.evaluation.metrics import SampleFunction
+from autotune.restriction import SpaceRestriction
+from autotune.result import read_summary
+from autotune.trial import TrialState
+
+MIB = 2**20
+PLAIN = SpaceRestriction(
+    recipe={"equalization": (False,), "bias_correction": ("none",), "weight_rounding": ("nearest",)}
+)
+CHEAP: dict[str, Any] = {"warmup": 1, "latency_max_s": 0.2, "restriction": PLAIN}
+
+
+def planted(
+    images: Sequence[npt.NDArray[np.float32]], folder: Path, faults: dict[int, str]
+) -> Callable[[Callable[[object], Any]], float]:
+    """An eval_fn that scores the mean output, and at the n-th call of all processes does what ``faults`` says."""
+
+    def eval_fn(model: Callable[[object], Any]) -> float:
+        import ctypes  # noqa: PLC0415  a worker has no globals of this module
+        import time  # noqa: PLC0415
+
+        call = len(list(folder.iterdir()))
+        (folder / str(call)).touch()
+        fault = faults.get(call)
+        if fault == "crash":
+            ctypes.string_at(0)
+        while fault == "hang":
+            time.sleep(0.01)
+        kept = []
+        while fault == "flood":
+            kept.append(np.ones(MIB))
+        return 10.0 + float(np.mean([np.abs(model(batch)).mean() for batch in images]))
+
+    return eval_fn
+
+
+def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_search(
+    network: onnx.ModelProto, images: Sequence[Any], tmp_path: Path
+) -> None:
+    def tune(name: str, faults: dict[int, str], **options: Any) -> autotune.TuningResult:
+        (tmp_path / name).mkdir()
+        tuner = autotune.Tuner(
+            objective="size", strategy="random", max_trials=5, criterion=Criterion(relative=0.05), **CHEAP, **options
+        )
+        return tuner.tune(network, images, planted(images, tmp_path / name, faults))
+
+    sound = tune("sound", {})
+    result = tune(
+        "planted",
+        {1: "crash", 2: "hang", 4: "flood"},
+        isolation="process",
+        trial_timeout_s=5.0,
+        trial_memory_bytes=700 * MIB,
+    )
+    assert [trial.config for trial in result.history] == [trial.config for trial in sound.history]
+    reasons = {trial.number: trial.reason or "" for trial in result.history if trial.state is TrialState.FAILED}
+    assert set(reasons) == {1, 2, 4}
+    assert "worker process died: SIGSEGV" in reasons[1]
+    assert "longer than trial_timeout_s=5" in reasons[2]
+    assert "more than the 700 MiB of trial_memory_bytes" in reasons[4]
+    left = [trial for trial in sound.history if trial.number in (3, 5)]
+    best = min(left, key=lambda trial: trial.measurement.size_bytes)  # type: ignore[union-attr,arg-type,return-value]  # measured
+    assert result.best.config == best.config
+    assert result.best.measurement is not None
+    assert result.best.measurement.peak_memory_bytes is not None
+    # The start of a new worker counts in no trial.
+    assert all(trial.duration_s < 8 for trial in result.history if trial.duration_s is not None)
+    assert not [
+        child for child in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(child.cmdline())
+    ]
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_ends_the_worker_too(network: onnx.ModelProto, images: Sequence[Any]) -> None:
+    class Impatient(autotune.Observer):
+        def progress(self, done: int, total: int | None) -> None:  # noqa: ARG002
+            if started:
+                raise KeyboardInterrupt
+
+        def trial_started(self, number: int, config: Any, note: str) -> None:  # noqa: ARG002
+            started.extend([number] if number else [])
+
+    started: list[int] = []
+    labelled = [(batch, np.zeros(len(batch), np.int64)) for batch in images]
+    tuner = autotune.Tuner(
+        objective="size",
+        strategy="random",
+        isolation="process",
+        observer=Impatient(),
+        early_stopping=False,
+        criterion=TOLERANT,
+        **CHEAP,
+    )
+    result = tuner.tune(network, images, metric=_slow_metric(), eval_dataloader=labelled)
+    assert result.interrupted
+    assert not [
+        child for child in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(child.cmdline())
+    ]
+
+
+def _slow_metric() -> SampleFunction:
+    def score(outputs: Any, labels: Any) -> Any:  # noqa: ARG001
+        import time  # noqa: PLC0415
+
+        time.sleep(0.3)
+        return outputs.mean(axis=1) * 0 + 1.0
+
+    return SampleFunction(score)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "memory"}, 'needs isolation="process"'),
+        ({"trial_timeout_s": 3.0}, "`trial_timeout_s` needs isolation"),
+        ({"trial_memory_bytes": 3}, "`trial_memory_bytes` needs isolation"),
+        ({"isolation": "thread"}, "'none', 'process'"),
+        ({"isolation": "process", "trial_timeout_s": 0.0}, "`trial_timeout_s > 0`"),
+        ({"interval_width": 0.0}, "`0 < interval_width < 1`"),
+        ({"latency_max_s": -1.0}, "`max_seconds > 0`"),
+    ],
+)
+def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        autotune.Tuner(**options)
+
+
+def test_memory_as_the_objective(network: onnx.ModelProto, images: Sequence[Any], score: Any) -> None:
+    def constant(model: Callable[[object], Any]) -> float:  # noqa: ARG001
+        return 1.0
+
+    result = autotune.Tuner(objective="memory", isolation="process", strategy="random", max_trials=1, **CHEAP).tune(
+        network, images, constant
+    )
+    peaks = [trial.measurement.peak_memory_bytes for trial in result.history if trial.measurement is not None]
+    assert all(peak is not None and peak > 20 * MIB for peak in peaks)
+    assert score.calls == 0
+
+
+TOLERANT = Criterion(absolute=0.9)
+
+
+@pytest.fixture
+def many() -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+    """320 labelled samples; the labels are arbitrary."""
+    rng = np.random.default_rng(3)
+    return [(rng.normal(size=(32, 3, 16, 16)).astype(np.float32), rng.integers(0, 10, 32)) for _ in range(10)]
+
+
+def test_the_winner_has_seen_all_samples(network: onnx.ModelProto, images: Sequence[Any], many: Any) -> None:
+    seen: list[Any] = []
+
+    class Watch(autotune.Observer):
+        def trial_finished(self, trial: Any, best: Any) -> None:  # noqa: ARG002
+            seen.append(trial)
+
+    tuner = autotune.Tuner(
+        objective="size", strategy="random", max_trials=3, criterion=TOLERANT, observer=Watch(), **CHEAP
+    )
+    result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
+    early = [trial for trial in seen[1:] if trial.measurement.samples < 320]
+    assert early, "no candidate was accepted early, so that this test shows nothing"
+    assert result.best.number in {trial.number for trial in early}
+    assert result.best.measurement is not None
+    assert (result.best.measurement.samples, result.best.measurement.samples_total) == (320, 320)
+    assert result.verdict is Verdict.MET
+    assert result.history[result.best.number] == result.best
+
+
+def test_a_winner_that_misses_in_the_end_makes_room_for_the_next(
+    network: onnx.ModelProto, images: Sequence[Any], many: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    complete = Evaluator.complete
+    asked: list[int | None] = []
+
+    def disappointing(self: Any, candidate: Any, measured: Any, *, deadline: float | None = None) -> Any:
+        whole = complete(self, candidate, measured, deadline=deadline)
+        asked.append(measured.size_bytes)
+        if len(asked) > 1:
+            return whole
+        return autotune.Measurement(**{**vars(whole), "verdict": Verdict.MISSED, "loss": 0.95})
+
+    monkeypatch.setattr(Evaluator, "complete", disappointing)
+    tuner = autotune.Tuner(
+        objective="size", strategy="random", max_trials=4, criterion=TOLERANT, workspace=tmp_path, **CHEAP
+    )
+    result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
+    sizes = sorted(trial.measurement.size_bytes or 0 for trial in result.history[1:] if trial.measurement is not None)
+    assert asked == sizes[:2]
+    assert result.verdict is Verdict.MET
+    assert result.best.measurement is not None
+    assert result.best.measurement.size_bytes == sizes[1]
+    assert result.best.measurement.complete
+    assert any("accepted early, and does not keep the target" in note for note in result.notes)
+    missed = [trial for trial in result.history if trial.loss == 0.95]
+    assert len(missed) == 1
+    assert [trial.loss for trial in read_summary(tmp_path).history] == [t.loss for t in result.history]
+
+
+def test_a_run_that_is_ended_meets_no_target_by_an_estimate(
+    network: onnx.ModelProto, images: Sequence[Any], many: Any
+) -> None:
+    class Impatient(autotune.Observer):
+        def trial_started(self, number: int, config: Any, note: str) -> None:  # noqa: ARG002
+            if number == 2:
+                raise KeyboardInterrupt
+
+    tuner = autotune.Tuner(objective="size", strategy="random", criterion=TOLERANT, observer=Impatient(), **CHEAP)
+    result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
+    assert result.interrupted
+    assert result.verdict is Verdict.UNDECIDED
+    assert "before the best candidate could be evaluated on all samples" in result.reason
+
+
+def test_without_early_stopping_every_candidate_sees_all_samples(
+    network: onnx.ModelProto, images: Sequence[Any], many: Any
+) -> None:
+    tuner = autotune.Tuner(
+        objective="size", strategy="random", max_trials=2, criterion=TOLERANT, early_stopping=False, **CHEAP
+    )
+    result = tuner.tune(network, images, metric="agreement", eval_dataloader=many)
+    assert [t.measurement.samples for t in result.history if t.measurement is not None] == [320, 320, 320]
+
+
+def test_objectives_other_than_latency_prune_nothing_by_speed(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    evaluate = Evaluator.evaluate
+
+    def watched(self: Any, candidate: Any, **options: Any) -> Any:
+        told.append(options["incumbent"])
+        return evaluate(self, candidate, **options)
+
+    def twice_as_fast(*arguments: Any, **options: Any) -> LatencyComparison:
+        found = compare_latency(*arguments, **options)
+        return dataclasses.replace(found, speedup=2.0, interval=Interval(low=1.9, high=2.1))
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    monkeypatch.setattr("autotune.evaluation.evaluator.compare_latency", twice_as_fast)
+    for objective in ("size", "latency"):
+        tuner = autotune.Tuner(
+            objective=objective, strategy="random", max_trials=3, criterion=Criterion(relative=0.5), **CHEAP
+        )
+        tuner.tune(network, images, score)
+    assert told[:3] == [None, None, None]
+    assert [incumbent is None for incumbent in told[3:]] == [True, False, False]
+
+
+def test_several_metrics_each_with_its_target(
+    network: onnx.ModelProto, images: Sequence[Any], many: Any, tmp_path: Path
+) -> None:
+    def tune(target: float) -> autotune.TuningResult:
+        tuner = autotune.Tuner(
+            objective="size",
+            strategy="random",
+            max_trials=2,
+            criterion=TOLERANT,
+            criteria={"cosine": Criterion(absolute=target)},
+            holdout=0.25,
+            **CHEAP,
+        )
+        return tuner.tune(network, images, metric=["agreement", "cosine"], eval_dataloader=[b for b, _ in many])
+
+    result = tune(0.5)
+    assert result.verdict is Verdict.MET
+    assert result.final is not None
+    assert result.final.samples == 80
+    assert result.best.measurement is not None
+    assert set(result.best.measurement.metrics) == {"agreement", "cosine"}
+    report = result.report(tmp_path / "report.html").read_text()
+    assert "cosine" in report
+    assert "latency: median, p90, p99" in report
+    assert tune(0.0).verdict is Verdict.MISSED
+
+
+def test_percentiles_are_carried_with_a_measurement(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any
+) -> None:
+    tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
+    result = tuner.tune(network, images, score)
+    for trial in result.history:
+        measured = trial.measurement
+        assert measured is not None
+        assert measured.latency_ms <= measured.latency_p90_ms <= measured.latency_p99_ms  # type: ignore[operator]  # measured
+        assert measured.latency_decided is not None
+        assert autotune.Measurement.from_json(measured.to_json()) == measured
+    assert result.trials["latency_p99_ms"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("metric", "batches", "options", "message"),
+    [
+        ("topk", lambda x: [(x, np.zeros(3, np.int64))], {}, "8 samples, but 3 labels"),
+        ("topk", lambda x: [(x, np.zeros((8, 4), np.int64))], {}, "one label per sample, shape"),
+        ("topk", lambda x: [(x, np.zeros((8, 10), np.int64))], {}, "one-hot"),
+        ("topk", lambda x: [(np.zeros(8, np.int64), x)], {}, "Input 'data' needs"),
+        ("topk", lambda x: [(x, np.full(8, 10))], {}, "labels between 0 and 9"),
+        ("log_loss", lambda x: [(x, np.zeros(8, np.int64))], {"lower": True}, "logits, give logits=True"),
+        ("topk", lambda x: [(x, np.zeros(8, np.int64))], {"holdout": 2.0}, "share of the data that is held out"),
+        ("topk", lambda x: [(x[:1], np.zeros(1, np.int64))], {"holdout": 0.9}, "leave samples on both sides"),
+    ],
+)
+def test_evaluation_data_that_does_not_fit(
+    network: onnx.ModelProto,
+    images: Sequence[Any],
+    metric: str,
+    batches: Callable[[Any], Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    criterion = Criterion(absolute=0.5, higher_is_better="lower" not in options)
+    holdout = options.get("holdout")
+    tuner = autotune.Tuner(objective="size", max_trials=1, criterion=criterion, holdout=holdout, **CHEAP)
+    with pytest.raises(DataError, match=message):
+        tuner.tune(network, images, metric=metric, eval_dataloader=batches(images[0]))
+
+
+def test_a_holdout_needs_a_metric(network: onnx.ModelProto, images: Sequence[Any], score: Any) -> None:
+    with pytest.raises(InputError, match="`holdout` goes with `metric`"):
+        autotune.Tuner(holdout=0.2).tune(network, images, score)
+
+
+def test_a_candidate_whose_outputs_are_not_finite_fails_and_names_the_output(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter  # noqa: PLC0415
+
+    runner = OnnxRuntimeAdapter.runner
+
+    def spoiled(self: Any, model: Any, execution: Any) -> Any:
+        run = runner(self, model, execution)
+        if not any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node):
+            return run
+        return lambda feeds: tuple(output * np.float32("nan") for output in run(feeds))
+
+    monkeypatch.setattr(OnnxRuntimeAdapter, "runner", spoiled)
+    result = autotune.Tuner(objective="size", strategy="random", max_trials=1, **CHEAP).tune(network, images, score)
+    assert result.history[1].state is TrialState.FAILED
+    assert "Output 'logits' must be finite" in (result.history[1].reason or "")
