@@ -1,4 +1,4 @@
-"""The default: predict loss and latency of every config from little, then measure only what is predicted to win."""
+"""The default: start with what the profile says is fastest, then measure only what is predicted to win."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _ABOUT = 1.1
 
 
 class Auto(PlannedStrategy):
-    """Solves for the fastest config whose predicted loss keeps the target, measures it, corrects itself, repeats.
+    """Starts with what the profile says is fastest; then measures what promises most, and corrects its predictions.
 
-    1. Calibration algorithm, weight scheme and recipe: those whose uniform config has the least output error on a few
-       samples; the most sensitive ops may keep others. No evaluation is spent on it.
-    2. That config is evaluated. It scales both predictions: the loss of a config as the sum of its int8 ops' output
-       errors, its cost as the sum of the profiled times of its ops and of the conversions between them.
-    3. An integer program picks the ops that go to fp32: least cost, loss within the target. An op that is faster in
-       fp32 goes there even when the target is met. Before the pick is evaluated, its output error on a few samples
-       must agree with what the single ops' errors add up to; otherwise these are corrected and it picks again.
-    4. After each evaluation both predictions are corrected by Bayesian regression, for single ops and not only in
-       scale. As long as nothing keeps the target, each miss at least halves the loss that is allowed for; later, where
-       the predictions contradict the measured verdicts, the budget is bisected between the two. So that it is a
-       bisection along a path of good configs where the prediction of losses is of no use.
-    5. When no config is predicted to be faster, ops are given back to int8 whose loss may have been overrated, until
-       ``patience`` candidates in a row did not win.
+    1. The preferred config is evaluated, with those ops in fp32 that are faster there. If it keeps the target, only
+       configs that are predicted to be faster still are of interest, and sensitivities are not needed.
+    2. Otherwise the calibration algorithm and weight scheme are those whose uniform config has the least output error
+       on a few samples; the most sensitive ops may keep others. No evaluation is spent on it.
+    3. The loss of a config is predicted as the sum of its int8 ops' output errors, its cost as the sum of the profiled
+       times of its ops and of the conversions between them. Bayesian regression corrects both after each evaluation.
+    4. The choice of ops in fp32 with the largest product of predicted gain and probability of keeping the target is
+       next. Candidates come from an integer program (least cost, loss within a budget). The output error of the choice
+       on a few samples must agree with what was predicted; otherwise that is corrected and another choice made.
+    5. As long as nothing keeps the target, from the third miss on each halves the loss that is allowed for, so that it
+       is a bisection along a path of good configs where the prediction of losses is of no use. It ends when nothing
+       promises enough, or ``patience`` candidates in a row did not win.
 
-    Costs: one evaluation where plain quantization keeps the target and is fastest, typically 4 to 10 otherwise, however
-    many ops there are; the sensitivities cost a pass of a few samples for each op. Choose it always, unless the point
-    is to compare with something else.
+    Costs: one evaluation where the first config keeps the target, typically 2 to 8 otherwise, however many ops there
+    are; the sensitivities cost a pass of a few samples for each op. Choose it always, unless the point is to compare
+    with something else.
 
     Builds on: noise-to-signal ratios that add up and integer programs over them (HAWQ-V3, arXiv 2011.10680; NVIDIA
-    ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), give-back (``mse_v2``).
+    ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), probability of feasibility
+    (Gardner et al., ICML 2014).
     """
 
     def __init__(self, *, patience: int = 6, templates: int = 8) -> None:
