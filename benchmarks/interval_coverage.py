@@ -36,7 +36,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--candidates", type=int, default=6)
-    parser.add_argument("--samples", type=int, default=2500)
+    parser.add_argument("--samples", type=int, default=2500, help="a set too small for a holdout has no such line")
     arguments = parser.parse_args()
     covered: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for search in range(arguments.searches):
@@ -87,8 +87,8 @@ def simulate(criterion: Criterion, candidates: int, samples: int, seed: int) -> 
     _, truth, model, score = min(measured, key=lambda entry: entry[0])
     found["the best of the search, on the same data"].append(_covers(score, truth))
     final = scorer.holdout(fp32, model, _silent)
-    assert final is not None
-    found["the best of the search, on the holdout"].append(_covers(final, truth))
+    if final is not None:
+        found["the best of the search, on the holdout"].append(_covers(final, truth))
     return found
 
 
