@@ -185,7 +185,13 @@ def _by_weights(
             change = max(change, float(np.abs(step - 1.0).max()))
         if change < _SETTLED:
             break
-    return {name: factor.astype(np.float32) for name, factor in factors.items()}
+    return {pair.read: _exact(factors[pair.read], _channels(statistics, pair.read), pair) for pair in pairs}
+
+
+def _exact(factor: Array, channels: ChannelMoments | None, pair: ConvPair) -> Array:
+    """The nearest powers of two: to scale by them rounds nothing, however many layers follow one another."""
+    rounded = np.exp2(np.rint(np.log2(factor)))
+    return np.asarray(np.exp2(np.ceil(np.log2(_within_bounds(rounded, channels, pair)) - 1e-6)), np.float32)
 
 
 def _within_bounds(factor: Array, channels: ChannelMoments | None, pair: ConvPair) -> Array:
