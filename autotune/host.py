@@ -46,6 +46,12 @@ class Host:
     python: str
     packages: Mapping[str, str]
 
+    def __str__(self) -> str:
+        cores = f"{self.logical_cores} logical cores"
+        vnni = "with VNNI" if self.has_vnni else "without VNNI"
+        packages = ", ".join(f"{name} {version}" for name, version in self.packages.items())
+        return f"{self.cpu} ({self.architecture}, {cores}, {vnni}), {self.system}, Python {self.python}, {packages}"
+
     @property
     def has_vnni(self) -> bool:
         """Whether one instruction adds up four 8-bit products in 32 bits: VNNI on x86, the dot product on Arm."""

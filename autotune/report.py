@@ -56,8 +56,10 @@ def render(result: TuningSummary) -> str:
         _section("Ops that cost most", _costly(result)) if result.costly_ops else "",
         _section("Ops that can saturate without VNNI", _saturation(result)) if result.saturation_risk else "",
         _section("Precision by op type", _table(result.precision_table().reset_index())),
+        _section("What each op does", _choices(result)),
         _section("Trials", _trials(result)),
         _section("Time", _seconds(result)),
+        _section("Measured on", f"<p>{_text(result.host)}</p>") if result.host else "",
         _section("Notes", "".join(f"<p>{_text(note)}</p>" for note in result.notes)) if result.notes else "",
     ]
     return (
@@ -188,6 +190,21 @@ def _mark(trial: Trial, x: float, y: float, result: TuningSummary) -> str:
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{color}" opacity="{opacity}">'
         f"<title>{_text(label)}</title></circle>"
     )
+
+
+def _choices(result: TuningSummary) -> str:
+    """The answer's config: the ops by their choice, and the recipe."""
+    config = result.best.config
+    groups: dict[str, list[str]] = {}
+    for op in result.op_types:
+        groups.setdefault(str(config[op]), []).append(op)
+    rows = "".join(
+        f'<tr><td class="text">{_text(choice)}</td><td class="text">{_text(", ".join(ops))}</td></tr>'
+        for choice, ops in sorted(groups.items(), key=lambda item: len(item[1]))
+    )
+    recipe = ", ".join(f"{name} {value}" for name, value in config.recipe.to_json().items())
+    line = f"<p>Recipe: {_text(recipe)}.</p>" if recipe else ""
+    return f'{line}<div class="scroll"><table>{rows}</table></div>'
 
 
 def _costly(result: TuningSummary) -> str:

@@ -93,11 +93,13 @@ class SpaceRestriction:
         op_type: By op type.
         op_name: By op name, or by a pattern of op names such as ``block1/*``.
         recipe: The values allowed for fields of the recipe.
+        excluded: Precisions that no op takes unless a restriction of its type or name asks for them.
     """
 
     op_type: Mapping[str, OpRestriction] = field(default_factory=dict)
     op_name: Mapping[str, OpRestriction] = field(default_factory=dict)
     recipe: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    excluded: frozenset[Precision] = frozenset()
 
     def apply(self, space: TuningSpace) -> TuningSpace:
         """The part of ``space`` that is allowed, the adapter's order of preference kept.
@@ -115,8 +117,13 @@ class SpaceRestriction:
             for pattern, names in matched.items():
                 if op.name in names:
                     wanted = wanted.overridden_by(self.op_name[pattern])
-            ops.append(_restrict(op, wanted, named=op.name in self.op_name))
+            offered = op if wanted.precision is not None else self._without_excluded(op)
+            ops.append(_restrict(offered, wanted, named=op.name in self.op_name))
         return TuningSpace(ops=tuple(ops), recipe=self._restrict_recipe(space.recipe))
+
+    def _without_excluded(self, op: OpSpace) -> OpSpace:
+        kept = tuple(within for within in op.precisions if within.precision not in self.excluded)
+        return dataclasses.replace(op, precisions=kept or op.precisions)
 
     def _matches(self, space: TuningSpace) -> dict[str, frozenset[str]]:
         """The ops that each name or pattern stands for."""

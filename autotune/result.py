@@ -45,6 +45,7 @@ class TuningSummary:
         final: ``best`` on data that the search never saw, where some was held out.
         notes: What a user should know of the model or the run.
         seconds: Wall time by activity, with ``total``.
+        host: The machine that the figures are of.
     """
 
     verdict: Verdict
@@ -61,6 +62,7 @@ class TuningSummary:
     final: Measurement | None = None
     notes: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    host: str = ""
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -101,6 +103,7 @@ class TuningSummary:
             "final": None if self.final is None else self.final.to_json(),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
+            "host": self.host,
         }
 
     @classmethod

@@ -251,6 +251,7 @@ class Run(Generic[ModelT]):
             final=final,
             notes=self._notes,
             seconds=self._stopwatch.seconds,
+            host=str(current_host()),
             _run=run,
             _save=lambda path: self._adapter.save(best, path, self._metadata(conclusion.best)),
         )

@@ -221,11 +221,14 @@ class Search(Generic[ModelT]):
                 self._on_best(candidate, trial)
 
     def _fastest(self, trials: Sequence[Trial]) -> Measurement | None:
-        """What a candidate must beat to be worth an accuracy evaluation; None where speed is not the objective."""
+        """What a candidate must beat to be worth an accuracy evaluation; None where speed is not the objective.
+
+        The fp32 model is one of those to beat.
+        """
         if self._problem.objective is not Objective.LATENCY:
             return None
         best = incumbent(trials, self._problem.objective)
-        return None if best is None or best.config.is_fp32 else best.measurement
+        return None if best is None else best.measurement
 
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)

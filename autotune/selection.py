@@ -69,9 +69,7 @@ def conclude(trials: Sequence[Trial], objective: Objective, winner: Trial | None
         if best.config.is_fp32:
             text = f"{len(met)} quantized candidates keep the target, but none has less {objective} than fp32 itself"
             return Conclusion(best=baseline, verdict=Verdict.MET, reason=text)
-        return Conclusion(
-            best=best, verdict=Verdict.MET, reason=f"least {objective} of {len(met)} that keep the target"
-        )
+        return Conclusion(best=best, verdict=Verdict.MET, reason=_least(objective, len(met)))
     judged = [trial for trial in quantized if trial.loss is not None]
     if not judged:
         failed = sum(trial.state is TrialState.FAILED for trial in quantized)
@@ -97,6 +95,12 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
         if not front or _loss(trial) < _loss(front[-1]):
             front.append(trial)
     return front
+
+
+def _least(objective: Objective, candidates: int) -> str:
+    if candidates == 1:
+        return f"The only quantized candidate so far that keeps the target, and less {objective} than fp32"
+    return f"Least {objective} of the {candidates} candidates that keep the target"
 
 
 def _loss(trial: Trial) -> float:

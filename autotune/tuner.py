@@ -41,7 +41,7 @@ class Tuner:
         criterion: The accuracy target; 1 % relative loss by default.
         strategy: A strategy's name, a strategy, or any Optuna sampler.
         strategy_options: For a strategy given by name.
-        objective: What to minimise under the target: ``latency``, ``size`` or ``memory``.
+        objective: What to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker process.
         max_trials: Candidates to try at the most.
         timeout_s: Wall time of one ``tune`` in seconds, calibration and baseline included.
         seed: Of every random choice.

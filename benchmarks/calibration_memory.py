@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import archspec.cpu
 import numpy as np
 import onnx
+from shared import SUBJECTS, argument_parser, existing, print_table, write_result
 
 from autotune.adapter import Feeds
 from autotune.adapters.onnxruntime.calibration import calibrate
-
-FORMAT_VERSION = 1
 
 
 def batches(model: onnx.ModelProto, samples: int, batch: int, seed: int) -> Iterator[Feeds]:
@@ -58,43 +53,33 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure in child processes, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("../shared/data/mobilenetv2_cifar10.onnx"))
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", type=Path, help="MobileNetV2 by default")
     parser.add_argument("--samples", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("runs/calibration_memory.json"))
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child is not None:
         measure(arguments)
         return
+    path = SUBJECTS["mobilenetv2"].path if arguments.model is None else existing(arguments.model)
     rows: list[dict[str, Any]] = []
-    print(f"{'samples':>8} {'peak MiB':>9} {'growth':>8} {'CPU s':>7}")
     for samples in arguments.samples:
-        command = [sys.executable, __file__, "--child", str(samples), "--model", str(arguments.model)]
+        command = [sys.executable, __file__, "--child", str(samples), "--model", str(path)]
         command += ["--batch", str(arguments.batch), "--seed", str(arguments.seed)]
-        paths = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-        child = subprocess.run(
-            command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
-        )
+        child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         row = json.loads(child.stdout)
         row["growth"] = row["peak_bytes"] / rows[-1]["peak_bytes"] - 1 if rows else 0.0
         rows.append(row)
-        print(f"{samples:8} {row['peak_bytes'] / 2**20:9.1f} {row['growth']:8.2%} {row['cpu_s']:7.1f}")
-    result = {
-        "format_version": FORMAT_VERSION,
-        "host": {"cpu": archspec.cpu.host().name, "machine": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("numpy", "onnx", "onnxruntime")}
-        | {"python": platform.python_version()},
-        "seed": arguments.seed,
-        "model": arguments.model.name,
-        "batch": arguments.batch,
-        "memory": rows,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\nWritten to {arguments.output}")
+    print_table(
+        ["samples", "peak MiB", "growth", "CPU s"],
+        [
+            [row["samples"], f"{row['peak_bytes'] / 2**20:.1f}", f"{row['growth']:.2%}", f"{row['cpu_s']:.1f}"]
+            for row in rows
+        ],
+    )
+    result = {"model": path.name, "batch": arguments.batch, "memory": rows}
+    write_result(arguments.json, "calibration_memory", arguments.seed, result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ fastest so far that keeps the target is pruned, and the stopping rule runs on al
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,25 +16,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
-from evaluation_report import IMAGENET, SHARED, images, report
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from shared import (
+    SUBJECTS,
+    Batches,
+    argument_parser,
+    call,
+    print_rows,
+    quantize_with_onnxruntime,
+    session,
+    write_result,
+)
 
 from autotune.evaluation.metrics import TopK
 from autotune.evaluation.stopping import Outcome, Population, StoppingRule
 
-MODEL = SHARED / "mobilenetv2_cifar10.onnx"
+SUBJECT = SUBJECTS["mobilenetv2"]
 BATCH = 25
 
 
 def main() -> None:
     """Record if need be, replay, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--records", type=Path, default=Path("runs/early_stopping.npz"))
     parser.add_argument("--searches", type=int, default=100)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.005, 0.01, 0.02])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     if not arguments.records.exists():
         record(arguments.records)
@@ -46,7 +51,8 @@ def main() -> None:
         for target in arguments.targets
         for accept in (False, True)
     ]
-    report("early_stopping", rows, seed=arguments.seed, out=arguments.out)
+    print_rows(rows)
+    write_result(arguments.json, "early_stopping", arguments.seed, {"rows": rows})
 
 
 def replay(
@@ -107,45 +113,34 @@ def _evaluate(rule: StoppingRule, losses: npt.NDArray[np.float64]) -> tuple[Outc
 
 
 def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a search might try: schemes, calibration, and more and more ops left in fp32."""
-    nodes = onnx.load(MODEL).graph.node
+    """What a search might try, by what it changes: schemes, calibration, and more and more ops left in fp32."""
+    nodes = onnx.load(SUBJECT.path).graph.node
     convolutions = [node.name for node in nodes if node.op_type == "Conv"]
     rest = [node.name for node in nodes if node.op_type in ("Gemm", "GlobalAveragePool")]
-    u8s8 = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    fine = {**u8s8, "per_channel": True}
-    yield "s8s8", {}
-    yield "per tensor", u8s8
-    yield "per channel", fine
-    yield "percentile", {**fine, "calibrate_method": CalibrationMethod.Percentile}
+    yield "s8s8", {"activation_type": QuantType.QInt8, "per_channel": False}
+    yield "per tensor", {"per_channel": False}
+    yield "per channel", {}
+    yield "percentile", {"calibrate_method": CalibrationMethod.Percentile}
     for count in (1, 2, 3, 4, 6, 8, 12, 16, 24, 36):
-        yield f"first {count} in fp32", {**fine, "nodes_to_exclude": convolutions[:count]}
+        yield f"first {count} in fp32", {"nodes_to_exclude": convolutions[:count]}
     for count in (3, 8):
-        yield f"first {count} and head in fp32", {**fine, "nodes_to_exclude": convolutions[:count] + rest}
+        yield f"first {count} and head in fp32", {"nodes_to_exclude": convolutions[:count] + rest}
     for step in (5, 20):
         kept = [name for index, name in enumerate(convolutions) if index % step]
-        yield f"every {step}th in int8", {**fine, "nodes_to_exclude": kept}
+        yield f"every {step}th in int8", {"nodes_to_exclude": kept}
 
 
 def record(path: Path) -> None:
     """Evaluate fp32 and every candidate on all images."""
-    calibration, _ = images("calibration", 100, 128, IMAGENET)
-    inputs, labels = images("evaluation", 5000, 128, IMAGENET)
-
-    class Reader:
-        def __init__(self) -> None:
-            self._batches = iter(np.split(calibration, 10))
-
-        def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"data": batch}
-
-    logits, _ = _run(MODEL, inputs)
+    calibration = SUBJECT.batches("calibration", 100)
+    evaluation = SUBJECT.batches("evaluation", 5000, BATCH)
+    labels = np.concatenate([batch for _, batch in evaluation])
+    logits, _ = _run(SUBJECT.path, evaluation)
     names, predictions, latency = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for name, options in candidates():
-            file = Path(folder) / "candidate.onnx"
-            quantize_static(MODEL, file, Reader(), quant_format=QuantFormat.QDQ, **options)
-            outputs, milliseconds = _run(file, inputs)
+            file = quantize_with_onnxruntime(SUBJECT, calibration, Path(folder) / "candidate.onnx", **options)
+            outputs, milliseconds = _run(file, evaluation)
             names.append(name)
             predictions.append(outputs.argmax(axis=1))
             latency.append(milliseconds)
@@ -157,16 +152,15 @@ def record(path: Path) -> None:
     )
 
 
-def _run(model: Path, inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], float]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    outputs = [session.run(None, {"data": batch})[0] for batch in np.split(inputs, len(inputs) // BATCH)]
+def _run(model: Path, evaluation: Batches) -> tuple[npt.NDArray[np.float32], float]:
+    """The logits of all images, and the median latency of one image in milliseconds."""
+    opened = session(model)
+    outputs = [opened.run(None, {"data": images})[0] for images, _ in evaluation]
+    single = call(opened, evaluation[0][0][:1])
     times = []
     for _ in range(60):
         started = time.perf_counter()
-        session.run(None, {"data": inputs[:1]})
+        single()
         times.append(time.perf_counter() - started)
     return np.concatenate(outputs), float(np.median(times[10:])) * 1e3
 

@@ -7,7 +7,6 @@ measured in this process and in a worker in turn: both must say the same.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluation_report import CIFAR, SHARED, images, report
+from shared import SUBJECTS, argument_parser, print_rows, write_result
 
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.config import QuantizationConfig
@@ -31,16 +30,15 @@ FAULTS = {2: "segmentation fault", 3: "endless loop", 5: "30 GB allocation"}
 
 def main() -> None:
     """Search twice, compare, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5, help="comparisons of worker and process")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     adapter = OnnxRuntimeAdapter()
-    model = adapter.load(SHARED / "resnet20_cifar10.onnx")
-    calibration, _ = images("calibration", 50, 32, CIFAR)
-    inputs, labels = images("evaluation", arguments.images, 32, CIFAR)
+    subject = SUBJECTS["resnet20"]
+    model = adapter.load(subject.path)
+    calibration, _ = subject.images("calibration", 50)
+    inputs, labels = subject.images("evaluation", arguments.images)
     statistics = adapter.calibrate(model, [{"data": calibration}], seed=arguments.seed)
     ops = {op.name: op.preferred for op in adapter.space(model).ops}
     names = list(ops)
@@ -75,10 +73,11 @@ def main() -> None:
                 there.append(isolated.evaluate(candidate).measurement.speedup)
     rows += [
         {"search": "both", "outcome": "same best model" if best[False] == best[True] else "ANOTHER BEST MODEL"},
-        {"search": "best in this process", "speedup": float(np.median(here))},
-        {"search": "best in a worker", "speedup": float(np.median(there))},
+        {"search": "best in this process", "speedup": float(np.median(np.array(here, float)))},
+        {"search": "best in a worker", "speedup": float(np.median(np.array(there, float)))},
     ]
-    report("isolation", rows, seed=arguments.seed, out=arguments.out)
+    print_rows(rows)
+    write_result(arguments.json, "isolation", arguments.seed, {"rows": rows})
 
 
 def search(

@@ -6,14 +6,13 @@ medians it computes what a stopwatch around one session and then the other would
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-from evaluation_report import SHARED, report
+from shared import SUBJECTS, argument_parser, print_rows, write_result
 
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.evaluation import LatencyOptions, compare_latency
@@ -23,13 +22,11 @@ BUSY = "import numpy as np\na = np.ones((300, 300))\nwhile True: a @ a"
 
 def main() -> None:
     """Compare, count and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--comparisons", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     adapter = OnnxRuntimeAdapter()
-    model = adapter.load(SHARED / "resnet20_cifar10.onnx")
+    model = adapter.load(SUBJECTS["resnet20"].path)
     feeds = {"data": np.zeros((1, 3, 32, 32), np.float32)}
     options = LatencyOptions()
     paired, one_shot, widths, pairs, undecided = [], [], [], [], 0
@@ -68,11 +65,11 @@ def main() -> None:
         "undecided": undecided,
         "seconds each": (time.monotonic() - started) / arguments.comparisons,
     }
-    report("latency_noise", rows, seed=arguments.seed, out=arguments.out)
+    print_rows(rows)
+    write_result(arguments.json, "latency_noise", arguments.seed, {"rows": rows})
 
 
-def _clock(call: object) -> float:
-    assert callable(call)
+def _clock(call: Callable[[], object]) -> float:
     for _ in range(5):
         call()
     started = time.perf_counter()

@@ -1,14 +1,19 @@
-"""What the benchmarks share: real models and their data, fair comparisons, and result files that can be compared."""
+"""What the benchmarks share: real models and their data, fair comparisons, and result files that can be compared.
+
+A benchmark imports this module first: where ``autotune`` is not installed, it is then found in the checkout.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +23,39 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from PIL import Image
 
+# Last, so that an installed package is the one that is measured.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 from autotune.adapter import Execution
 from autotune.adapters.onnxruntime.session import session_options
 from autotune.host import current_host
 
 FORMAT_VERSION = 1
-DATA = Path("../shared/data")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-Batches = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
+Images: TypeAlias = npt.NDArray[np.float32]
+Labels: TypeAlias = npt.NDArray[np.int64]
+Batches: TypeAlias = list[tuple[Images, Labels]]
+
+
+def existing(path: Path) -> Path:
+    """The path, where there is such a file; otherwise the benchmark ends with a line that says what is missing."""
+    if not path.is_file():
+        sys.exit(f"{path} is missing; benchmarks/README.md lists the models and data that the benchmarks need")
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A real model and what its inputs need."""
+    """A real model and what its inputs need.
+
+    Attributes:
+        name: What it is called on the command line.
+        file: Its file in ``DATA``.
+        size: Side of its square input, in pixels.
+        mean: Of the red, green and blue values, which lie between 0 and 1.
+        deviation: Likewise.
+    """
 
     name: str
     file: str
@@ -40,20 +65,32 @@ class Subject:
 
     @property
     def path(self) -> Path:
-        """Where the model lies."""
-        return DATA / self.file
+        """Where the model lies; without it the benchmark ends."""
+        return existing(DATA / self.file)
 
-    def batches(self, part: str, count: int, batch: int = 50) -> Batches:
-        """Preprocessed images with labels; ``part`` is ``calibration`` or ``evaluation``."""
-        with np.load(DATA / f"cifar10_{part}.npz") as archive:
+    def images(self, part: str, count: int) -> tuple[Images, Labels]:
+        """Preprocessed images, shape (count, 3, size, size), and their labels, shape (count,).
+
+        Args:
+            part: ``calibration`` or ``evaluation``.
+            count: How many; the benchmark ends where there are fewer, since its figures would be of other images.
+        """
+        source = existing(DATA / f"cifar10_{part}.npz")
+        with np.load(source) as archive:
             pictures, labels = archive["images"][:count], archive["labels"][:count]
+        if len(pictures) < count:
+            sys.exit(f"{count} {part} images were asked for, but {source} has only {len(pictures)}")
         if self.size != pictures.shape[1]:
             side = (self.size, self.size)
             resized = [np.asarray(Image.fromarray(p).resize(side, Image.Resampling.BILINEAR)) for p in pictures]
             pictures = np.stack(resized)
         mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
         scaled = (pictures / np.float32(255) - mean) / deviation
-        images = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32), labels
+
+    def batches(self, part: str, count: int, batch: int = 50) -> Batches:
+        """The same in batches, the last of which may be smaller."""
+        images, labels = self.images(part, count)
         return [(images[i : i + batch], labels[i : i + batch]) for i in range(0, len(images), batch)]
 
 
@@ -85,25 +122,32 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime ship
 
 
 def quantize_with_onnxruntime(
-    subject: Subject, calibration: Batches, target: Path, *, per_channel: bool = True, percentile: float | None = None
+    subject: Subject, calibration: Batches, target: Path, *, percentile: float | None = None, **changes: Any
 ) -> Path:
-    """ONNX Runtime's own ``quantize_static`` at its best on x86: preprocessed, u8 activations, s8 weights."""
-    options: dict[str, Any] = {}
+    """ONNX Runtime's own ``quantize_static`` at its best on x86: preprocessed, u8 activations, s8 weights per channel.
+
+    Args:
+        subject: Whose model is quantized.
+        calibration: Given to the calibration one image at a time.
+        target: Where the model is written.
+        percentile: Of the values that ranges keep; all of them (min-max) by default.
+        **changes: Arguments of ``quantize_static`` beyond these or instead of these.
+
+    Returns:
+        ``target``.
+    """
+    options: dict[str, Any] = {
+        "per_channel": True,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+    }
     if percentile is not None:
-        options = {"calibrate_method": CalibrationMethod.Percentile, "extra_options": {"CalibPercentile": percentile}}
+        options |= {"calibrate_method": CalibrationMethod.Percentile, "extra_options": {"CalibPercentile": percentile}}
+    options |= changes
     logging.getLogger().setLevel(logging.ERROR)
     prepared = target.with_suffix(".prepared.onnx")
     quant_pre_process(subject.path, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared,
-        target,
-        _Reader(calibration),
-        quant_format=QuantFormat.QDQ,
-        per_channel=per_channel,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        **options,
-    )
+    quantize_static(prepared, target, _Reader(calibration), quant_format=QuantFormat.QDQ, **options)
     return target
 
 
@@ -124,25 +168,42 @@ def call(model: ort.InferenceSession, image: npt.NDArray[np.float32]) -> Callabl
     return lambda: model.run(None, feeds)
 
 
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes: ``--seed``, and ``--json``, without which nothing is written."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", "--output", dest="json", type=Path, metavar="FILE", help="write the result to FILE")
+    return parser
+
+
 def write_result(path: Path | None, benchmark: str, seed: int, result: Mapping[str, Any]) -> None:
-    """Write a result with all that another one must share to be compared with it."""
+    """Write a result with all that another one must share to be compared with it; nothing where ``path`` is None."""
     if path is None:
         return
     document = {
         "format_version": FORMAT_VERSION,
         "benchmark": benchmark,
         "command": " ".join(sys.argv),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": seed,
         "host": current_host().to_json(),
         "result": result,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
+    print(f"\nWritten to {path}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table that can be pasted into Markdown."""
-    print(f"| {' | '.join(columns)} |")
-    print(f"|{'---|' * len(columns)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+    """A table that can be read in a terminal and pasted into Markdown; floats have four significant digits."""
+    cells = [columns, *([f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows)]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in cells]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    print("\n".join(lines), flush=True)
+
+
+def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
+    """A table of rows that name their columns; a column that a row lacks is empty there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    print_table(columns, [[row.get(name, "") for name in columns] for row in rows])

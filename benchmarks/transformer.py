@@ -5,8 +5,9 @@
 
 The rivals get every help: what the exporter wrote down of the tensors inside is removed first, since
 ``quantize_dynamic`` fails on it (the table says how), weights are per channel where that is better, and of those that
-meet the target of 1 % relative loss on the same texts the fastest counts. Latency is that of the model as exported divided by the candidate's,
-one text, one thread; ``over rival`` compares the tuned model with that fastest rival directly.
+meet the target of 1 % relative loss on the same texts the fastest counts. Latency is that of the model as exported
+divided by the candidate's, one text, one thread; ``over rival`` compares the tuned model with that fastest rival
+directly.
 """
 
 from __future__ import annotations
@@ -133,10 +134,12 @@ def ratio(slower: Path, faster: Path, feeds: Feeds, pairs: int) -> tuple[float, 
     return result.speedup, result.interval.low, result.interval.high
 
 
-def tuned(exported: Path, folder: Path, calibration: Any, evaluation: Any) -> tuple[Row, autotune.TuningResult]:
-    """What ``tune`` makes with nothing but the target."""
+def tuned(
+    exported: Path, folder: Path, calibration: Any, evaluation: Any, trials: int
+) -> tuple[Row, autotune.TuningResult]:
+    """What ``tune`` makes of the target alone."""
     start = time.perf_counter()
-    tuner = autotune.Tuner(criterion=autotune.Criterion(relative=TARGET))
+    tuner = autotune.Tuner(criterion=autotune.Criterion(relative=TARGET), max_trials=trials)
     result = tuner.tune(exported, calibration, metric="topk", eval_dataloader=evaluation)
     target = folder / "tuned.onnx"
     result.save(target)
@@ -178,6 +181,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where minilm.onnx and texts.npz lie")
     parser.add_argument("--texts", type=int, default=1500, help="evaluation texts")
     parser.add_argument("--pairs", type=int, default=80, help="interleaved pairs of calls per latency comparison")
+    parser.add_argument("--trials", type=int, default=50, help="candidates that tune may try")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
@@ -189,7 +193,7 @@ def main() -> int:
     print(f"fp32: {right.mean():.2%} of {len(right)} texts")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        own, result = tuned(exported, folder, calibration, evaluation)
+        own, result = tuned(exported, folder, calibration, evaluation, options.trials)
         rows = [made(*case) for case in rivals(exported, folder, [feeds for feeds, _ in calibration])]
         rows = [measured(row, exported, right, evaluation, one, options.pairs) for row in (*rows, own)]
         own = rows[-1]

@@ -23,6 +23,7 @@ from shared import (
     SUBJECTS,
     Batches,
     Subject,
+    argument_parser,
     call,
     correct,
     print_table,
@@ -150,15 +151,13 @@ def compare(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("subjects", nargs="*", default=list(SUBJECTS), help=f"of {list(SUBJECTS)}")
     parser.add_argument("--strategy", default=autotune.Tuner().strategy)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--calibration", type=int, default=100)
     parser.add_argument("--max-trials", type=int, default=50)
     parser.add_argument("--timeout", type=float)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = {name: compare(SUBJECTS[name], options) for name in options.subjects}
     write_result(options.json, "tuning", options.seed, results)

@@ -132,3 +132,13 @@ def test_preference_order_is_kept(space: TuningSpace) -> None:
     restricted = SpaceRestriction(op_type={"Conv": OpRestriction(algorithm=("kl", "minmax"))}).apply(space)
     assert restricted.ops[0].precisions[0].algorithms == (MINMAX, KL)
     assert restricted.preferred == space.preferred
+
+
+def test_excluded_precision_is_there_for_those_that_ask() -> None:
+    dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC)
+    ops = tuple(OpSpace(name=name, op_type="MatMul", precisions=(dynamic, FP32_SPACE)) for name in ("a", "b"))
+    wanted = OpRestriction(precision=(Precision.INT8_DYNAMIC,))
+    restriction = SpaceRestriction(op_name={"b": wanted}, excluded=frozenset({Precision.INT8_DYNAMIC}))
+    space = restriction.apply(TuningSpace(ops=ops))
+    assert space.by_name["a"].precisions == (FP32_SPACE,)
+    assert space.by_name["b"].precisions == (dynamic,)

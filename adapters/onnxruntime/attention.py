@@ -162,7 +162,7 @@ class _Match:
         return int(shape[-1].dim_value)
 
     def _producer(self, tensor: str, op_type: str | None = None) -> onnx.NodeProto:
-        node = self._graph.producers.get(tensor)
+        node: onnx.NodeProto | None = self._graph.producers.get(tensor)
         if node is None or (op_type is not None and not _is(node, op_type)):
             raise _NoMatch
         return node

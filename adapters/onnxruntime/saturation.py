@@ -1,9 +1,9 @@
 """Which ops of a quantized model can saturate on x86 CPUs without VNNI.
 
-There ONNX Runtime multiplies with ``VPMADDUBSW``: activations as u8 (s8 ones are shifted by 128 first) by s8 weights, two
-neighbouring products along the axis that is summed over added in 16 bits with saturation. Activations may reach 255, so
-that two weights decide: 255 times their positive parts must stay within 32,767, 255 times their negative ones within
--32,768. u8 by u8 is widened to 16 bits before it is multiplied, and so is a depthwise convolution
+There ONNX Runtime multiplies with ``VPMADDUBSW``: activations as u8 (s8 ones are shifted by 128 first) by s8 weights,
+two neighbouring products along the axis that is summed over added in 16 bits with saturation. Activations may reach
+255, so that two weights decide: 255 times their positive parts must stay within 32,767, 255 times their negative ones
+within -32,768. u8 by u8 is widened to 16 bits before it is multiplied, and so is a depthwise convolution
 (``onnxruntime/core/mlas/lib/intrinsics/avx2/qdwconv_avx2.cpp``).
 """
 

@@ -56,6 +56,15 @@ def activation_range(
     Returns:
         ``(low, high)`` with ``low <= 0 <= high``, no wider than the tensor's extremes and zero ask for.
     """
+    key = (algorithm, scheme.dtype, scheme.symmetric)
+    if key not in statistics.ranges:
+        statistics.ranges[key] = _activation_range(statistics, algorithm, scheme)
+    return statistics.ranges[key]
+
+
+def _activation_range(
+    statistics: TensorStatistics, algorithm: CalibrationAlgorithm, scheme: TensorScheme
+) -> tuple[float, float]:
     low, high = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
     if algorithm.method is CalibrationMethod.MINMAX or algorithm.percentile == 100.0 or low == high:
         return _fit(low, high, scheme)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +41,8 @@ class TensorStatistics:
     count: int
     histogram: Histogram
     channels: ChannelMoments | None = None
+    ranges: dict[Hashable, tuple[float, float]] = field(default_factory=dict, compare=False, repr=False, init=False)
+    """What :func:`autotune.calibration.activation_range` found before: every candidate asks again."""
 
 
 @dataclass(frozen=True)

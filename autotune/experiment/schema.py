@@ -46,7 +46,16 @@ class Calibration(Section):
 class Approach(StrEnum):
     """When the ranges of activations are found."""
 
+    AUTO = "auto"
     STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+_EXCLUDED = {
+    Approach.AUTO: frozenset[Precision](),
+    Approach.STATIC: frozenset({Precision.INT8_DYNAMIC}),
+    Approach.DYNAMIC: frozenset({Precision.INT8}),
+}
 
 
 def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,8 +135,8 @@ else:
 class Quantization(Section):
     """What may be chosen. Without this section, everything that the framework offers on this machine."""
 
-    approach: Approach = Approach.STATIC
-    """`static`: activation ranges come from calibration."""
+    approach: Approach = Approach.AUTO
+    """`static`: ranges of activations come from calibration; `dynamic`: each call finds its own; `auto`: either."""
     op_type: dict[str, OpChoices] = Field(default_factory=dict)
     """By op type, as in `Conv: {weight: {granularity: per_channel}}`."""
     op_name: dict[str, OpChoices] = Field(default_factory=dict)
@@ -142,6 +151,7 @@ class Quantization(Section):
             op_type={name: choices.restriction() for name, choices in self.op_type.items()},
             op_name={name: choices.restriction() for name, choices in self.op_name.items()},
             recipe={name: values for name, values in recipe.items() if values is not None},
+            excluded=_EXCLUDED[self.approach],
         )
 
 

@@ -190,7 +190,7 @@ def test_a_missing_section_is_named(file: Path) -> None:
         ("op_name: {a: fp32}", "op_name.a: must be a section"),
         ("recipes: {reduce_range: 3}", "must be true or false, but got 3"),
         ("recipes: {reduce_rang: true}", "(did you mean 'reduce_range'?)"),
-        ("approach: dynamical", "must be 'static'"),
+        ("approach: dynamical", "must be 'auto', 'static' or 'dynamic'"),
     ],
 )
 def test_restrictions_that_make_no_sense(file: Path, quantization: str, message: str) -> None:
