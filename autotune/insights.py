@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic
@@ -111,7 +112,9 @@ class MeasuredInsights(Generic[ModelT]):
             return {}
         preferred = self._space.preferred
         try:
-            candidate = self._adapter.apply(self._model, preferred, self._statistics)
+            # Recipes change values, not kernels.
+            quick = dataclasses.replace(preferred, recipe=preferred.recipe.quick)
+            candidate = self._adapter.apply(self._model, quick, self._statistics)
             before, after = self._adapter.op_seconds([self._model, candidate], self._latency_feeds, self._execution)
         except TrialError:
             return {}

@@ -15,6 +15,7 @@ from autotune import data
 from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, PortabilityCheck
 from autotune.answer import provisional, settle
 from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached, TrialError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
@@ -71,6 +72,7 @@ class Run(Generic[ModelT]):
         self._deadline = None if tuner.timeout_s is None else time.monotonic() + tuner.timeout_s
         self._strategy = as_strategy(tuner.strategy, tuner.strategy_options)
         self._notes: list[str] = []
+        self._best: tuple[QuantizationConfig, ModelT] | None = None
 
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
@@ -211,7 +213,8 @@ class Run(Generic[ModelT]):
         return self._adapter.saturating_ops(candidate) if isinstance(self._adapter, PortabilityCheck) else ()
 
     def _keep(self, candidate: ModelT, trial: Trial) -> None:
-        """Write the best model so far, so that it is there whatever happens next."""
+        """Write the best model so far, so that it is there whatever happens next, and remember it."""
+        self._best = (trial.config, candidate)
         if self._workspace is not None:
             path = self._workspace / f"best{self._adapter.suffix}"
             self._adapter.save(candidate, path, self._metadata(trial))
@@ -261,6 +264,8 @@ class Run(Generic[ModelT]):
     def _candidate(self, setup: _Setup[ModelT], trial: Trial) -> ModelT:
         if trial.config.is_fp32:
             return setup.model
+        if self._best is not None and self._best[0] == trial.config:
+            return self._best[1]
         return self._adapter.apply(setup.model, trial.config, setup.statistics)
 
     def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> tuple[Conclusion, SearchEnd]:

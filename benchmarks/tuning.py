@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,27 +47,31 @@ class InferenceClock:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Count every ``InferenceSession.run`` inside of the ``with`` block."""
-        run = ort.InferenceSession.run
+        """Count every call of a session inside of the ``with`` block."""
+        original = {name: getattr(ort.InferenceSession, name) for name in ("run", "run_with_ort_values")}
+        for name, run in original.items():
+            setattr(ort.InferenceSession, name, self._counted(run))
+        try:
+            yield
+        finally:
+            for name, run in original.items():
+                setattr(ort.InferenceSession, name, run)
 
-        def counted(model: ort.InferenceSession, *args: Any, **options: Any) -> Any:
+    def _counted(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
             with self._lock:
                 if self._running == 0:
                     self._since = time.perf_counter()
                 self._running += 1
             try:
-                return run(model, *args, **options)
+                return run(*args, **options)
             finally:
                 with self._lock:
                     self._running -= 1
                     if self._running == 0:
                         self.seconds += time.perf_counter() - self._since
 
-        ort.InferenceSession.run = counted
-        try:
-            yield
-        finally:
-            ort.InferenceSession.run = run
+        return counted
 
 
 def tune(

@@ -114,6 +114,11 @@ class RecordCache:
         self._folder = folder
         self._key = key
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a folder."""
+        return self._folder is not None
+
     def read(self, name: str) -> Records | None:
         """What :meth:`write` wrote; None where there is nothing, or nothing that can be read."""
         path = self._path(name)

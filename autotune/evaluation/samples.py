@@ -43,10 +43,17 @@ class SampleStore:
         inputs: The inputs of the model.
         labelled: Whether labels are needed; where they are not and come along all the same, they are left out.
         memory_bytes: Most memory in which batches are kept; None: a quarter of what is free.
+        hashed: Whether ``fingerprint`` is wanted, a hash of all inputs and labels, which reads a gigabyte in a second.
     """
 
     def __init__(
-        self, loader: Iterable[object], inputs: Sequence[TensorSpec], *, labelled: bool, memory_bytes: int | None
+        self,
+        loader: Iterable[object],
+        inputs: Sequence[TensorSpec],
+        *,
+        labelled: bool,
+        memory_bytes: int | None,
+        hashed: bool = True,
     ) -> None:
         require_repeatable(loader, "evaluation data loader")
         self._loader = loader
@@ -54,7 +61,8 @@ class SampleStore:
         self._labelled = labelled
         self._batches: list[Batch] | None = []
         self._sizes: list[int] = []
-        self._read(psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes)
+        self.fingerprint: str | None = None
+        self._read(psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes, hashed=hashed)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.total = int(self._starts[-1])
         self.by_sample = self._batches is not None and self._sliceable(self._batches)
@@ -84,18 +92,19 @@ class SampleStore:
             return list(np.arange(self.total).reshape(-1, 1))
         return [np.arange(start, stop) for start, stop in itertools.pairwise(self._starts)]
 
-    def _read(self, memory_bytes: int) -> None:
-        digest = hashlib.blake2b(digest_size=12)
+    def _read(self, memory_bytes: int, *, hashed: bool) -> None:
+        digest = hashlib.blake2b(digest_size=12) if hashed else None
         held = 0
         for batch in self._iterate():
             self._sizes.append(batch.size)
-            _hash(digest, batch)
+            if digest is not None:
+                _hash(digest, batch)
             held += sum(array.nbytes for array in batch.feeds.values())
             if held > memory_bytes:
                 self._batches = None
             elif self._batches is not None:
                 self._batches.append(batch)
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = None if digest is None else digest.hexdigest()
 
     def _iterate(self) -> Iterator[Batch]:
         for index, batch in enumerate(iterate(self._loader, self._inputs, labelled=self._labelled or None)):

@@ -71,7 +71,11 @@ class SampleScorer:
         """
         source = self._source
         self._store = SampleStore(
-            source.loader, self._inputs, labelled=not source.label_free, memory_bytes=source.memory_bytes
+            source.loader,
+            self._inputs,
+            labelled=not source.label_free,
+            memory_bytes=source.memory_bytes,
+            hashed=self._cache.keeps,
         )
         self._search, self._held_out = self._split(self._store)
         self._baseline = self._recorded(self._search, model, progress, "search")
