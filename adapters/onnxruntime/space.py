@@ -135,6 +135,10 @@ def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:
             wanted[node.output[0]] = None
             if node.op_type in CLIPS and node.input[0] in axes:
                 axes.setdefault(node.output[0], axes[node.input[0]])
+    for node in reversed(graph.nodes):
+        # What a residual stream ties together has the channels of the convolutions at its ends.
+        if node.op_type in ("Add", "Relu") and node.output[0] in axes:
+            axes.update({name: axes[node.output[0]] for name in node.input if name in wanted and name not in axes})
     order = {name: None for value in graph.proto.graph.input for name in (value.name,)}
     order.update({name: None for node in graph.nodes for name in node.output})
     return tuple(name for name in order if name in wanted), axes

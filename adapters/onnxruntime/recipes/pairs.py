@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,18 +55,27 @@ class ConvPair:
     _channels: int = 0
 
 
-def find_pairs(graph: Graph, int8: Sequence[QuantizableOp]) -> tuple[list[ConvPair], list[str]]:
+def find_pairs(
+    graph: Graph, ops: Sequence[QuantizableOp], int8: Collection[str], tied: Collection[str] = ()
+) -> tuple[list[ConvPair], list[str]]:
     """The pairs among the given ops, in graph order, and a line for each reason why others are none.
 
     Args:
         graph: Of the fp32 model.
-        int8: The ops that become int8. A pair of which one stays fp32 gains nothing.
+        ops: Its quantizable ops.
+        int8: Names of those that become int8. What lies between two convolutions is quantized as soon as one of them
+            is int8; a pair of which none is gains nothing.
+        tied: Tensors that are scaled with others already, so that they are no pair's.
     """
-    convs = {op.output: op for op in int8 if op.node.op_type == "Conv"}
+    convs = {op.output: op for op in ops if op.node.op_type == "Conv"}
     pairs: list[ConvPair] = []
     refused: dict[str, list[str]] = {}
     for second in convs.values():
+        if second.activations[0] in tied:
+            continue
         found = _pair(graph, convs, second)
+        if isinstance(found, ConvPair) and not {found.first.name, found.second.name} & set(int8):
+            continue
         if isinstance(found, ConvPair):
             pairs.append(found)
         elif found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.config import FP32, Granularity, Recipe
+from autotune.adapters.onnxruntime.session import optimized_op_counts
+from autotune.config import FP32, Granularity, QuantizationConfig, Recipe
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.recipes.chains import (
     ADAPTER,
@@ -156,10 +159,30 @@ def test_pairs_that_cannot_be_served_stay(case: str, reason: str) -> None:
     assert relative_error(model, equalized.model) < 1e-5
 
 
-def test_pair_with_one_fp32_op_stays() -> None:
-    model, statistics = prepared(chain([("dense", "relu"), ("depthwise", "none")], 4))
-    half = config(model, EQUALIZED).replace({"c1": FP32})
-    assert unchanged(equalize(model, half, statistics).model, model)
+def test_pair_in_fp32_stays() -> None:
+    model, statistics = prepared(chain([("dense", "relu"), ("depthwise", "none"), ("pointwise", "none")], 4))
+    last = config(model, EQUALIZED).replace({"c0": FP32, "c1": FP32})
+    assert equalize(model, last, statistics).ranges.keys() == {"c1"}
+    assert unchanged(equalize(model, QuantizationConfig(), statistics).model, model)
+
+
+@pytest.mark.parametrize("fp32", ["c0", "c1"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "none"])
+def test_what_lies_between_fp32_and_int8_gains(fp32: str, activation: str) -> None:
+    gains = []
+    for seed in range(5):
+        model, statistics = prepared(chain([("dense", activation), ("depthwise", "none")], seed))
+        half = config(model).replace({fp32: FP32})
+        equalized = dataclasses.replace(half, recipe=EQUALIZED)
+        assert relative_error(model, equalize(model, equalized, statistics).model) < 1e-4
+        better = ADAPTER.apply(model, equalized, statistics)
+        counts = optimized_op_counts(better.proto)
+        assert counts["QLinearConv"] == 1
+        assert counts["Conv"] + counts["FusedConv"] == 1
+        gains.append(sqnr_db(model, better) - sqnr_db(model, ADAPTER.apply(model, half, statistics)))
+    # A Clip has brought most channels to one range already.
+    assert min(gains) > 0.0
+    assert np.mean(gains) > (0.3 if activation == "relu6" else 3.0)
 
 
 def test_no_range_and_no_bound_is_left_in_the_quantized_graph() -> None:
