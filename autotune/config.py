@@ -207,6 +207,28 @@ class SmoothQuant(StrEnum):
         return None if self in (SmoothQuant.NONE, SmoothQuant.AUTO) else float(self)
 
 
+class GraphFormat(StrEnum):
+    """How int8 ops are written into the graph."""
+
+    QDQ = "qdq"
+    """As the fp32 op between DequantizeLinear and QuantizeLinear, which the runtime fuses when it loads the model."""
+    QOPERATOR = "qoperator"
+    """As the integer kernel that comes of it, so that nothing is left to fuse."""
+
+
+class GraphOptimization(StrEnum):
+    """How far the runtime optimizes the graph when it loads it. All but ``all`` have to be asked for at load."""
+
+    ALL = "all"
+    """All that it does by default."""
+    PLAIN_LAYOUT = "plain_layout"
+    """Without blocks of channels in the memory layout of fp32 convolutions."""
+    EXTENDED = "extended"
+    """Without anything that changes the memory layout."""
+    GELU_APPROXIMATION = "gelu_approximation"
+    """Gelu by tanh instead of erf."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Choices for the graph as a whole.
@@ -218,6 +240,8 @@ class Recipe:
         bias_correction: How biases make up for quantized weights.
         weight_rounding: How weights become integers.
         smooth_quant: How outliers of activations move into the weights that read them.
+        format: How int8 ops are written.
+        optimization: How far the runtime optimizes the graph.
     """
 
     reduce_range: bool = False
@@ -225,18 +249,28 @@ class Recipe:
     bias_correction: BiasCorrection = BiasCorrection.NONE
     weight_rounding: WeightRounding = WeightRounding.NEAREST
     smooth_quant: SmoothQuant = SmoothQuant.NONE
+    format: GraphFormat = GraphFormat.QDQ
+    optimization: GraphOptimization = GraphOptimization.ALL
 
     def __post_init__(self) -> None:
         # What JSON and Optuna hand back are plain strings.
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
         object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
+        object.__setattr__(self, "format", GraphFormat(self.format))
+        object.__setattr__(self, "optimization", GraphOptimization(self.optimization))
 
     @property
     def quick(self) -> Recipe:
-        """The same without what takes seconds to apply, for figures that are needed of many configs."""
+        """The same without what takes seconds to apply or changes kernels alone, for figures of many configs."""
         bias = BiasCorrection.FAST if self.bias_correction is BiasCorrection.FULL else self.bias_correction
-        return dataclasses.replace(self, bias_correction=bias, weight_rounding=WeightRounding.NEAREST)
+        return dataclasses.replace(
+            self,
+            bias_correction=bias,
+            weight_rounding=WeightRounding.NEAREST,
+            format=GraphFormat.QDQ,
+            optimization=GraphOptimization.ALL,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults: a field that is added later changes no stored hash."""

@@ -16,6 +16,8 @@ from autotune.config import (
     FP32,
     BiasCorrection,
     CalibrationAlgorithm,
+    GraphFormat,
+    GraphOptimization,
     OpConfig,
     Precision,
     QuantizationConfig,
@@ -121,6 +123,8 @@ class RecipeSpace:
     bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
     weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)
     smooth_quant: tuple[SmoothQuant, ...] = (SmoothQuant.NONE,)
+    format: tuple[GraphFormat, ...] = (GraphFormat.QDQ,)
+    optimization: tuple[GraphOptimization, ...] = (GraphOptimization.ALL,)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

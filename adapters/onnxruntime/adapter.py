@@ -10,6 +10,7 @@ from autotune.adapter import Execution, Feeds, Runner
 from autotune.adapters.onnxruntime import profile
 from autotune.adapters.onnxruntime.apply import apply_config
 from autotune.adapters.onnxruntime.calibration import calibrate
+from autotune.adapters.onnxruntime.execution import from_metadata
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.load import read_model
 from autotune.adapters.onnxruntime.model import OnnxModel
@@ -39,7 +40,8 @@ class OnnxRuntimeAdapter:
         """
         model = prepare(read_model(source))
         _, left_out = quantizable_ops(Graph(model.proto))
-        return dataclasses.replace(model, notes=(*model.notes, *left_out))
+        metadata = {entry.key: entry.value for entry in model.proto.metadata_props}
+        return dataclasses.replace(model, notes=(*model.notes, *left_out), optimization=from_metadata(metadata))
 
     def space(self, model: OnnxModel) -> TuningSpace:
         """What each op may become on this host."""
@@ -71,7 +73,7 @@ class OnnxRuntimeAdapter:
         Raises:
             ApplyError: ONNX Runtime refuses the model.
         """
-        session = open_session(model.proto, model.external_dir, session_options(execution))
+        session = open_session(model.proto, model.external_dir, session_options(execution, model.optimization))
         return SessionRunner(session, keep=model)
 
     def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from autotune.adapters.onnxruntime.dynamic import quantize_dynamically
+from autotune.adapters.onnxruntime.execution import finish
 from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
@@ -117,7 +118,10 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     quantize_weights_only(result, corrected, ops, config)
     keep_fp32(result)
     external_dir, folder = spill(result, corrected.external_dir)
-    return dataclasses.replace(corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder)
+    candidate = dataclasses.replace(
+        corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder
+    )
+    return finish(candidate, config.recipe)
 
 
 def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:

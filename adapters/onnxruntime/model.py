@@ -17,6 +17,7 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from autotune.adapter import TensorSpec
 from autotune.adapters.onnxruntime.graph import is_external
+from autotune.config import GraphOptimization
 
 IN_MEMORY_LIMIT = 2**31 - 2**27
 """Bytes of weights that a model keeps in its own message. protobuf ends at 2 GiB; the rest is for graph and growth."""
@@ -46,12 +47,14 @@ class OnnxModel:
         external_dir: Folder of the files that external tensors name; None where there are none.
         notes: What a user should know, a line each.
         folder: Keeps a temporary ``external_dir`` alive for as long as the model.
+        optimization: How far ONNX Runtime is to optimize the graph when it loads it.
     """
 
     proto: onnx.ModelProto
     external_dir: Path | None = None
     notes: tuple[str, ...] = ()
     folder: TemporaryFolder | None = None
+    optimization: GraphOptimization = GraphOptimization.ALL
 
     @cached_property
     def fingerprint(self) -> str:
@@ -60,6 +63,8 @@ class OnnxModel:
         graph = self.proto.graph
         opsets = sorted((o.domain, o.version) for o in self.proto.opset_import)
         digest.update(repr((opsets, [f.name for f in self.proto.functions])).encode())
+        if self.optimization is not GraphOptimization.ALL:
+            digest.update(str(self.optimization).encode())
         for part in (*self.proto.functions, *graph.input, *graph.output, *graph.node):
             digest.update(part.SerializeToString(deterministic=True))
         # ONNX Runtime writes initializers in the order of a hash table, so that their order says nothing.

@@ -52,7 +52,7 @@ def profile(
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         sessions = []
         for index, model in enumerate(models):
-            options = session_options(execution)
+            options = session_options(execution, model.optimization)
             options.enable_profiling = True
             if not optimize:
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from autotune.adapters.onnxruntime.execution import to_metadata
 from autotune.adapters.onnxruntime.model import OnnxModel, write_weights
 from autotune.errors import WorkspaceError
 
@@ -20,7 +21,7 @@ def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> Non
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    _set_metadata(proto, metadata)
+    _set_metadata(proto, {**to_metadata(model.optimization), **metadata})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # The weights' file has the model's hash in its name: until the new model replaces the old one, the old one finds
     # its own.

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.config import GraphOptimization
 from autotune.errors import ApplyError
 
 _ERROR_SEVERITY = 3
@@ -42,7 +43,15 @@ class SessionRunner:
             raise ApplyError(f"ONNX Runtime failed to run the model: {_first_line(error)}") from error
 
 
-def session_options(execution: Execution) -> onnxruntime.SessionOptions:
+_CONFIG_ENTRIES = {
+    GraphOptimization.PLAIN_LAYOUT: ("optimization.disable_specified_optimizers", "NchwcTransformer"),
+    GraphOptimization.GELU_APPROXIMATION: ("optimization.enable_gelu_approximation", "1"),
+}
+
+
+def session_options(
+    execution: Execution, optimization: GraphOptimization = GraphOptimization.ALL
+) -> onnxruntime.SessionOptions:
     """Options under which sessions side by side do not disturb each other."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERROR_SEVERITY
@@ -53,7 +62,21 @@ def session_options(execution: Execution) -> onnxruntime.SessionOptions:
     # cores, where two sessions of one model otherwise differ by half.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if optimization is GraphOptimization.EXTENDED:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    elif optimization in _CONFIG_ENTRIES:
+        options.add_session_config_entry(*_CONFIG_ENTRIES[optimization])
     return options
+
+
+def asked_at_load(optimization: GraphOptimization) -> str | None:
+    """The line of Python by which a user asks ONNX Runtime for an optimization; None for what it does by default."""
+    if optimization is GraphOptimization.EXTENDED:
+        return "options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED"
+    if optimization in _CONFIG_ENTRIES:
+        key, value = _CONFIG_ENTRIES[optimization]
+        return f"options.add_session_config_entry({key!r}, {value!r})"
+    return None
 
 
 def open_session(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from autotune.adapters.onnxruntime.dynamic import supports_dynamic
+from autotune.adapters.onnxruntime.execution import formats, optimizations
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
@@ -18,6 +19,7 @@ from autotune.config import (
     CalibrationAlgorithm,
     CalibrationMethod,
     Granularity,
+    GraphOptimization,
     Precision,
     QuantizedType,
     SmoothQuant,
@@ -83,6 +85,8 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
         if weights
         else (WeightRounding.NEAREST,),
         smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
+        format=formats(ops),
+        optimization=optimizations(graph) if ops else (GraphOptimization.ALL,),
     )
 
 
