@@ -78,7 +78,8 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     A tensor has one scheme, as :class:`autotune.config.OpConfig` says, and with it go the tensors that share its scale.
     Two things are the same for every config, since anything else breaks the fusion into integer kernels: the range of a
     tensor that a Relu or Clip cuts lies within what that lets through, whatever the scheme's symmetry, and all int8 ops
-    that are connected use the integer type of the first of them.
+    that are connected use the integer type of the first of them. A tensor whose values have one sign uses all integers
+    of its type, whatever the scheme's symmetry: s8 with zero point -128 is u8 by another name.
 
     Raises:
         ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
@@ -173,7 +174,8 @@ def _group_parameters(group: ScaleGroup, prepared: Prepared) -> AffineParameters
     scheme, algorithm = group.choice.activation, group.choice.calibration
     assert scheme is not None
     assert algorithm is not None
-    if group.low > -np.inf or group.high < np.inf:
+    if group.low > -np.inf or group.high < np.inf or observed.minimum >= 0.0 or observed.maximum <= 0.0:
+        # By its sign: half of a symmetric range would stay unused.
         scheme = dataclasses.replace(scheme, symmetric=False)
     low, high = prepared.ranges.get(group.observed) or activation_range(observed, algorithm, scheme)
     scheme = dataclasses.replace(scheme, dtype=group.dtype)

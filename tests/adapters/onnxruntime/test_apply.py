@@ -144,6 +144,23 @@ def test_connected_ops_use_the_type_of_the_first_and_the_same_values() -> None:
         assert (scale, int(zero) - 128) == (same, int(moved))
 
 
+@pytest.mark.parametrize(("dtype", "zero_point"), [(QuantizedType.U8, 0), (QuantizedType.S8, -128)])
+def test_symmetric_scheme_of_a_tensor_without_negative_values_uses_all_integers(
+    dtype: QuantizedType, zero_point: int
+) -> None:
+    nodes = [node("Abs", "x", "a"), node("Conv", "a w", "y")]
+    model = build(nodes, {"x": ("N", 3, 8, 8)}, {"y": None}, {"w": normal(4, 3, 3, 3)})
+    loaded = ADAPTER.load(model)
+    statistics = ADAPTER.calibrate(loaded, BATCHES, seed=0)
+    (conv,) = ADAPTER.space(loaded).ops
+    symmetric = change(activation=TensorScheme(dtype=dtype, symmetric=True))
+    graph = Graph(ADAPTER.apply(loaded, QuantizationConfig(ops={conv.name: symmetric}), statistics))
+    parameters = graph.parameters(conv.name, 0)
+    assert parameters is not None
+    assert parameters[1] == zero_point
+    np.testing.assert_allclose(parameters[0], statistics.tensors["a"].maximum / 255, rtol=1e-6)
+
+
 def test_symmetric_scheme_of_a_tensor_that_relu_cuts_stays_above_zero() -> None:
     symmetric = change(activation=TensorScheme(dtype=QuantizedType.U8, symmetric=True))
     graph = apply(small_cnn(), {"c1": symmetric, "c2": symmetric})
