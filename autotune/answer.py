@@ -79,7 +79,7 @@ def _race(
     deadline: float | None,
     note: Callable[[str], None],
 ) -> Conclusion:
-    """Race the finalists against each other, so that the winner won on purpose."""
+    """Race the finalists against each other, so that the winner won on purpose; accuracy decides between equals."""
     racers = finalists(trials, objective)
     if len(racers) < 2:
         return conclude(trials, objective)
@@ -88,7 +88,19 @@ def _race(
     except DeadlineReached:
         note("The time was up before the finalists could be raced: the order is that of the trials")
         return conclude(trials, objective)
-    return conclude(trials, objective, winner=racers[outcome.order[0]])
+    winner = _most_accurate([racers[index] for index in outcome.tied])
+    conclusion = conclude(trials, objective, winner=winner)
+    if winner is racers[outcome.order[0]]:
+        return conclusion
+    reason = f"{conclusion.reason}; of those that are as fast as the fastest, this one loses least"
+    return dataclasses.replace(conclusion, reason=reason)
+
+
+def _most_accurate(tied: Sequence[Trial]) -> Trial:
+    """Of trials that speed does not tell apart, the one that loses least; the first where a loss is an estimate."""
+    if any(trial.loss is None or trial.measurement is None or not trial.measurement.complete for trial in tied):
+        return tied[0]
+    return min(tied, key=lambda trial: trial.loss or 0.0)
 
 
 def _completed(

@@ -134,6 +134,12 @@ class RaceResult:
     rounds: tuple[int, ...]
     decided: bool
 
+    @property
+    def tied(self) -> list[int]:
+        """Those that the race could not tell from the fastest, in its order: their intervals overlap."""
+        floor = self.intervals[self.order[0]].low
+        return [index for index in self.order if self.intervals[index].high >= floor]
+
 
 def compare_latency(
     baseline: Callable[[], object],

@@ -1,0 +1,66 @@
+"""Which finalist is the answer once they were raced."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+from autotune.answer import settle
+from autotune.config import OpConfig, Precision, QuantizationConfig
+from autotune.criterion import Interval, Verdict
+from autotune.evaluation import RaceResult
+from autotune.selection import Conclusion
+from autotune.strategy import Objective
+from autotune.trial import Measurement, Trial, TrialState
+
+
+def trial(number: int, loss: float, *, samples: int = 100) -> Trial:
+    quantized = {f"op{number}": OpConfig(precision=Precision.INT8)} if number else {}
+    return Trial(
+        number=number,
+        config=QuantizationConfig(ops=quantized),
+        state=TrialState.COMPLETED,
+        measurement=Measurement(
+            loss=loss,
+            verdict=Verdict.MET,
+            speedup=2.0 if number else 1.0,
+            speedup_interval=Interval(low=1.9, high=2.1) if number else Interval(low=1.0, high=1.0),
+            samples=samples,
+            samples_total=100,
+        ),
+    )
+
+
+def conclusion(finalists: list[Trial], intervals: list[tuple[float, float]]) -> Conclusion:
+    """The answer where the race measured these intervals, the first finalist being the fastest."""
+    race = RaceResult(
+        order=tuple(range(len(finalists))),
+        speedups=tuple((low + high) / 2 for low, high in intervals),
+        intervals=tuple(Interval(low=low, high=high) for low, high in intervals),
+        rounds=(10,) * len(finalists),
+        decided=True,
+    )
+    history: Any = SimpleNamespace(trials=[trial(0, 0.0), *finalists], revise=lambda _trial: None)
+    evaluator: Any = SimpleNamespace(
+        race=lambda _models, deadline: race,  # noqa: ARG005  called by that name
+        complete=lambda _model, measured, deadline: dataclasses.replace(measured, samples=100),  # noqa: ARG005
+    )
+    return settle(history, evaluator, lambda each: each, Objective.LATENCY, deadline=None, note=print)
+
+
+def test_accuracy_decides_between_finalists_that_are_as_fast() -> None:
+    answer = conclusion([trial(1, 0.008), trial(2, 0.001), trial(3, 0.004)], [(1.98, 2.02), (1.97, 2.01), (1.9, 1.99)])
+    assert answer.best.number == 2
+    assert "loses least" in answer.reason
+
+
+def test_speed_decides_where_the_race_could_tell() -> None:
+    answer = conclusion([trial(1, 0.008), trial(2, 0.001)], [(1.98, 2.02), (1.90, 1.95)])
+    assert answer.best.number == 1
+    assert "loses least" not in answer.reason
+
+
+def test_an_estimated_loss_decides_nothing() -> None:
+    answer = conclusion([trial(1, 0.008), trial(2, 0.001, samples=40)], [(1.98, 2.02), (1.97, 2.01)])
+    assert answer.best.number == 1
