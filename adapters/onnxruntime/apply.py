@@ -14,6 +14,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from autotune.adapters.onnxruntime.dynamic import quantize_dynamically
 from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.half import compute_in_half
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
@@ -115,9 +116,16 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     write_out_products(result, placement.ops)
     quantize_dynamically(result, corrected, ops, config)
     quantize_weights_only(result, corrected, ops, config)
+    notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
     keep_fp32(result)
     external_dir, folder = spill(result, corrected.external_dir)
-    return dataclasses.replace(corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder)
+    return dataclasses.replace(
+        corrected,
+        proto=result,
+        external_dir=external_dir,
+        folder=folder or corrected.folder,
+        notes=(*corrected.notes, *notes),
+    )
 
 
 def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:
