@@ -21,6 +21,7 @@ from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.adapters.onnxruntime.weight_only import quantize_weights_only
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
@@ -139,9 +140,9 @@ def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Override
     try:
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
-        quantizer.model.topological_sort()
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
+    sort_nodes(result)
     del result.metadata_props[:]
     result.metadata_props.extend(metadata)
     result.producer_name, result.producer_version = producer
