@@ -58,7 +58,7 @@ def convolutional_network(seed: int = 0) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def half_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of the tests' own, in which nothing is faster in half precision: the same on every host."""
     folder = tmp_path_factory.mktemp("cache")
     read_or_measure(current_host().fingerprint, folder, HalfSpeeds)
