@@ -1,10 +1,11 @@
 """Whether this host executes float16 or bfloat16 faster than float32: measured, since no list could say it.
 
 A kernel exists or not, by version and build of ONNX Runtime, and where it exists it is faster or not, by the CPU: on
-x86-64, ONNX Runtime 1.29 has float16 kernels for MatMul (4 to 25 % of float32's speed) and Gemm (less than 1 %).
+x86-64, ONNX Runtime 1.29 has float16 kernels for MatMul (4 to 25 % of float32's speed) and Gemm (about 1 % or less).
 
-:func:`measure` takes 0.6 s where there is no kernel, as with ONNX Runtime 1.32 on x86-64, 2.5 s with 1.29, and at most
-half a second for each of 30 figures where all of them are close. ``benchmarks/half_precision.py`` prints them.
+:func:`measure` takes 0.4 to 0.6 s where there is no kernel, as with ONNX Runtime 1.32 on x86-64, and 1.3 s with 1.29;
+where both are close, it is told to end each of 30 figures after half a second. ``benchmarks/half_precision.py`` prints
+them.
 """
 
 from __future__ import annotations
