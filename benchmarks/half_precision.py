@@ -2,7 +2,7 @@
 
 Run from the root of the repository: ``python benchmarks/half_precision.py``. It measures what ``autotune`` measures
 once per host before it offers these precisions, with more calls, and also where ONNX Runtime has no kernel of the type
-and computes in float32 all the same.
+and computes in float32 all the same. Then every convolution and product of the two image models in fp16.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from shared import argument_parser, print_rows, write_result
+from shared import SUBJECTS, Subject, argument_parser, call, print_rows, session, write_result
 
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.half_speed import CASES, measure
-from autotune.evaluation import LatencyOptions
+from autotune.config import OpConfig, Precision, QuantizationConfig
+from autotune.evaluation import LatencyOptions, compare_latency
 
 
 def main() -> None:
@@ -41,8 +43,35 @@ def main() -> None:
         )
     print_rows(rows)
     print(f"\nMeasured once per host in {seconds:.1f} s: {offered}")
-    result = {"seconds": seconds, "summary": str(offered), "figures": [dataclasses.asdict(f) for f in figures]}
+    models = [_whole_model(subject, options) for subject in SUBJECTS.values()]
+    print()
+    print_rows(models)
+    result = {
+        "models": models,
+        "seconds": seconds,
+        "summary": str(offered),
+        "figures": [dataclasses.asdict(f) for f in figures],
+    }
     write_result(arguments.json, "half_precision", arguments.seed, result)
+
+
+def _whole_model(subject: Subject, options: LatencyOptions) -> dict[str, object]:
+    adapter = OnnxRuntimeAdapter()
+    model = adapter.load(subject.path)
+    images, _ = subject.images("calibration", 32)
+    statistics = adapter.calibrate(model, [{"data": images}], seed=0)
+    ops = [op.name for op in adapter.space(model).ops if op.op_type in ("Conv", "Gemm", "MatMul")]
+    config = QuantizationConfig(ops=dict.fromkeys(ops, OpConfig(precision=Precision.FP16)))
+    half = adapter.apply(model, config, statistics)
+    calls = [call(session(each.proto), images[:1]) for each in (model, half)]
+    compared = compare_latency(calls[0], calls[1], options)
+    return {
+        "model": subject.name,
+        "ops in fp16": len(ops),
+        "Casts": sum(node.op_type == "Cast" for node in half.proto.graph.node),
+        "size over fp32": round(half.size_bytes / model.size_bytes, 2),
+        "speed over fp32": f"{compared.speedup:.2f}x ({compared.interval.low:.2f}-{compared.interval.high:.2f})",
+    }
 
 
 if __name__ == "__main__":
