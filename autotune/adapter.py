@@ -165,6 +165,15 @@ class PortabilityCheck(Protocol):
 
 
 @runtime_checkable
+class HostFindings(Protocol):
+    """What an adapter adds to the contract where its choices depend on what it measured of this host."""
+
+    def host_findings(self) -> Sequence[str]:
+        """What was measured and what follows for the space, a line each; for people."""
+        ...
+
+
+@runtime_checkable
 class CostModel(Protocol):
     """What an adapter adds to the contract where its framework can profile: what single ops cost."""
 

@@ -25,6 +25,10 @@ class Precision(StrEnum):
     """Weights are stored in 8 bits, a scale for each block of them; the op computes with what they stand for."""
     INT4_WEIGHT = "int4_weight"
     """The same with 4 bits."""
+    FP16 = "fp16"
+    """IEEE 754 binary16: weights are stored in it, and the op computes in it between two conversions."""
+    BF16 = "bf16"
+    """The same in bfloat16, which has the range of fp32 and 8 bits of precision."""
 
 
 class QuantizedType(StrEnum):

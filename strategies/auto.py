@@ -111,8 +111,7 @@ def _template(problem: Problem, ops: Sequence[str], fast: Sequence[str], templat
     alike = [
         config
         for config, _ in uniform_configs(problem.space)
-        if config.recipe == preferred.recipe
-        and all(config[op].activation == preferred[op].activation for op in preferred.ops)
+        if config.recipe == preferred.recipe and all(_computes_alike(config[op], preferred[op]) for op in preferred.ops)
     ][:templates]
     if len(alike) < 2:
         return Template(config=preferred, errors=errors, preferred_errors=errors)
@@ -136,3 +135,7 @@ def _template(problem: Problem, ops: Sequence[str], fast: Sequence[str], templat
         best = mixed
         single.update({op: errors[op] for op in better})
     return Template(config=best, errors=single, preferred_errors=errors)
+
+
+def _computes_alike(choice: OpConfig, preferred: OpConfig) -> bool:
+    return choice.precision is preferred.precision and choice.activation == preferred.activation

@@ -12,6 +12,7 @@ from autotune.adapters.onnxruntime.apply import apply_config
 from autotune.adapters.onnxruntime.calibration import calibrate
 from autotune.adapters.onnxruntime.execution import from_metadata
 from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.half_cache import half_speeds
 from autotune.adapters.onnxruntime.load import read_model
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import quantizable_ops
@@ -44,8 +45,12 @@ class OnnxRuntimeAdapter:
         return dataclasses.replace(model, notes=(*model.notes, *left_out), optimization=from_metadata(metadata))
 
     def space(self, model: OnnxModel) -> TuningSpace:
-        """What each op may become on this host."""
-        return tuning_space(Graph(model.proto), current_host())
+        """What each op may become on this host; measures half precision for seconds where that was never done."""
+        return tuning_space(Graph(model.proto), current_host(), half_speeds(current_host()))
+
+    def host_findings(self) -> Sequence[str]:
+        """What was measured of half precision; see :class:`autotune.adapter.HostFindings`."""
+        return (str(half_speeds(current_host())),)
 
     def calibrate(self, model: OnnxModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """Gather the statistics of all tensors around ops that have an integer kernel.

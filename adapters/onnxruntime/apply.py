@@ -15,12 +15,14 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from autotune.adapters.onnxruntime.dynamic import quantize_dynamically
 from autotune.adapters.onnxruntime.execution import finish
 from autotune.adapters.onnxruntime.graph import Graph, is_external
+from autotune.adapters.onnxruntime.half import compute_in_half
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.adapters.onnxruntime.weight_only import quantize_weights_only
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
@@ -117,10 +119,15 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     write_out_products(result, placement.ops)
     quantize_dynamically(result, corrected, ops, config)
     quantize_weights_only(result, corrected, ops, config)
+    notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
     keep_fp32(result)
     external_dir, folder = spill(result, corrected.external_dir)
     candidate = dataclasses.replace(
-        corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder
+        corrected,
+        proto=result,
+        external_dir=external_dir,
+        folder=folder or corrected.folder,
+        notes=(*corrected.notes, *notes),
     )
     return finish(candidate, config.recipe)
 
@@ -136,9 +143,9 @@ def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Override
     try:
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
-        quantizer.model.topological_sort()
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
+    sort_nodes(result)
     del result.metadata_props[:]
     result.metadata_props.extend(metadata)
     result.producer_name, result.producer_version = producer

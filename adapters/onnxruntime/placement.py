@@ -99,8 +99,10 @@ def _follows(node: onnx.NodeProto, graph: Graph, groups: dict[str, ScaleGroup], 
         return False
     source = node.input[0]
     if node.op_type in CLIPS:
-        # It disappears only into a tensor that is its own and that an int8 op writes.
-        return source in written and _own(source, graph, groups) and _bounds(node, graph) is not None
+        # It disappears only into a tensor that is its own and that an int8 op writes; a graph inside of another node
+        # would read what is there without it.
+        inside = node.output[0] not in graph.read_by_subgraphs
+        return inside and source in written and _own(source, graph, groups) and _bounds(node, graph) is not None
     return follows(node, graph)
 
 

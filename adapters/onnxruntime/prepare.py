@@ -139,13 +139,16 @@ def _infer_types(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> 
     wanted = set(names)
     outputs = {output.name: output for output in proto.graph.output}
     for value in session.get_outputs():
-        if value.name in outputs and not outputs[value.name].type.tensor_type.HasField("shape"):
+        # ONNX Runtime says [] of a scalar, and of a tensor whose rank it does not know: what a Loop carries, for one.
+        if value.name in outputs and value.shape and not outputs[value.name].type.tensor_type.HasField("shape"):
             elem_type = outputs[value.name].type.tensor_type.elem_type
             shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape)
             outputs[value.name].CopyFrom(shaped)
         elem_type = _ELEM_TYPES.get(value.type)
         if value.name in wanted and elem_type is not None:
-            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape))
+            proto.graph.value_info.append(
+                onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape or None)
+            )
 
 
 _ELEM_TYPES = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.graph import Graph, outer_reads
 
 CONTRIB_DOMAIN = "com.microsoft"
 """Of ONNX Runtime's own operators."""
@@ -26,6 +26,30 @@ def replace_nodes(proto: onnx.ModelProto, replacements: Mapping[str, Sequence[on
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
     drop_unread(proto, replaced)
+
+
+def sort_nodes(proto: onnx.ModelProto) -> None:
+    """Put every node after those that write what it reads; otherwise the order stays.
+
+    ONNX Runtime's own sorting does not know of what the graphs inside of ``If``, ``Loop`` and ``Scan`` read.
+    """
+    nodes = list(proto.graph.node)
+    producers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    order: dict[int, None] = {}
+    for first in range(len(nodes)):
+        path = [] if first in order else [first]
+        while path:
+            reads = (*nodes[path[-1]].input, *outer_reads(nodes[path[-1]]))
+            before = (producers[name] for name in reads if name in producers)
+            # A name that a graph inside defines for itself may be that of a tensor outside, written later.
+            missing = next((index for index in before if index not in order and index not in path), None)
+            if missing is None:
+                order[path.pop()] = None
+            else:
+                path.append(missing)
+    copies = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
 
 
 def drop_unread(proto: onnx.ModelProto, candidates: set[str]) -> None:

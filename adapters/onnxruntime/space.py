@@ -7,6 +7,8 @@ from collections import Counter
 from autotune.adapters.onnxruntime.dynamic import supports_dynamic
 from autotune.adapters.onnxruntime.execution import formats, optimizations
 from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.half import supports_half
+from autotune.adapters.onnxruntime.half_speed import HalfSpeeds, kind_of, work_of
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
 from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
@@ -60,12 +62,18 @@ _FEW_PRODUCTS = 4
 """From as many constant matrices on, a model without convolutions counts as a transformer: see :func:`_op_space`."""
 
 
-def tuning_space(graph: Graph, host: Host) -> TuningSpace:
-    """The space of a prepared model."""
+def tuning_space(graph: Graph, host: Host, half: HalfSpeeds | None = None) -> TuningSpace:
+    """The space of a prepared model.
+
+    Args:
+        graph: The model's.
+        host: The machine that will run it.
+        half: What half precision was measured to be worth there; None where it was not, so that it is not offered.
+    """
     ops, _ = quantizable_ops(graph)
     transformer = _is_transformer(ops)
     return TuningSpace(
-        ops=tuple(_op_space(op, graph, transformer=transformer) for op in ops),
+        ops=tuple(_op_space(op, graph, half or HalfSpeeds(), transformer=transformer) for op in ops),
         recipe=_recipes(ops, graph, host),
     )
 
@@ -96,7 +104,7 @@ def _is_transformer(ops: list[QuantizableOp]) -> bool:
     return not types["Conv"] and types["MatMul"] + types["Gemm"] >= _FEW_PRODUCTS
 
 
-def _op_space(op: QuantizableOp, graph: Graph, *, transformer: bool) -> OpSpace:
+def _op_space(op: QuantizableOp, graph: Graph, half: HalfSpeeds, *, transformer: bool) -> OpSpace:
     weights: tuple[TensorScheme, ...] = ()
     if op.weight is not None:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
@@ -113,8 +121,17 @@ def _op_space(op: QuantizableOp, graph: Graph, *, transformer: bool) -> OpSpace:
     return OpSpace(
         name=op.name,
         op_type=op_type,
-        precisions=(FP32_SPACE, *quantized) if stays else (*quantized, FP32_SPACE, *smaller),
+        precisions=(FP32_SPACE, *quantized)
+        if stays
+        else (*quantized, *_half_spaces(op, graph, half), FP32_SPACE, *smaller),
     )
+
+
+def _half_spaces(op: QuantizableOp, graph: Graph, half: HalfSpeeds) -> tuple[PrecisionSpace, ...]:
+    """Half precision where the host executes it faster, the fastest first."""
+    kind = kind_of(op, graph)
+    offered = () if kind is None else half.offered(kind, work_of(op, graph))
+    return tuple(PrecisionSpace(precision=precision) for precision in offered if supports_half(op, graph, precision))
 
 
 def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotune.adapter import TensorSpec
+from autotune.adapter import HostFindings, TensorSpec
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
 from autotune.host import Host, current_host
@@ -44,6 +44,8 @@ def inspect(
     say(f"  inputs   {_tensors(loaded.inputs)}")
     say(f"  outputs  {_tensors(loaded.outputs)}")
     say(f"  host     {_host(current_host())}")
+    for finding in adapter.host_findings() if isinstance(adapter, HostFindings) else ():
+        say(f"  measured {finding}")
     console.print()
     console.print(_type_table(space))
     console.print(_choice_table(space))

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.config import FP32, CalibrationMethod, Precision
+from autotune.config import FP32, CalibrationMethod, OpConfig, Precision, QuantizationConfig
 from autotune.errors import StrategyError
+from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, TuningSpace
 from autotune.strategies import create_strategy
 from autotune.strategies.moves import uniform_configs
 from autotune.strategies.prediction import LinearModel
 from autotune.strategies.program import Conversions, Program
 from tests.strategies.driver import Run
-from tests.strategies.synthetic import Synthetic, make_model, make_space
+from tests.strategies.synthetic import PER_CHANNEL, PER_TENSOR, Synthetic, make_model, make_space
 from tests.strategies.table import Table
 
 
@@ -152,6 +153,30 @@ def test_auto_asks_for_no_sensitivity_where_the_first_config_keeps_the_target() 
     run = _run("auto", model)
     assert run.best.config == model.space.preferred
     assert run.reason == "target met and no faster config predicted"
+
+
+class _WithHalf(Synthetic):
+    """fp16 loses next to nothing."""
+
+    def loss_of_op(self, op: str, choice: OpConfig) -> float:
+        return super().loss_of_op(op, choice) * (0.001 if choice.precision is Precision.FP16 else 1.0)
+
+
+@pytest.mark.parametrize("total_loss", [0.005, 0.05])
+def test_auto_treats_ops_that_prefer_int8_as_before_where_fp16_is_offered(total_loss: float) -> None:
+    model = make_model(8, total_loss=total_loss)
+    dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=(PER_CHANNEL, PER_TENSOR))
+    half = PrecisionSpace(precision=Precision.FP16)
+
+    def run(*precisions: PrecisionSpace) -> list[QuantizationConfig]:
+        ops = tuple(OpSpace(name=op.name, op_type=op.op_type, precisions=precisions) for op in model.space.ops)
+        fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+        offering = _WithHalf(**{**fields, "space": TuningSpace(ops=ops)})
+        return [trial.config for trial in _run("auto", offering).evaluated]
+
+    assert run(dynamic, half, FP32_SPACE) == run(dynamic, FP32_SPACE)
+    (static,) = {op.precisions[0] for op in model.space.ops}
+    assert run(static, half, FP32_SPACE) == run(static, FP32_SPACE)
 
 
 def test_auto_starts_with_ops_in_fp32_that_the_profile_says_are_faster_there() -> None:
