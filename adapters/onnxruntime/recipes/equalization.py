@@ -111,7 +111,8 @@ def equalize(model: OnnxModel, config: QuantizationConfig, statistics: Calibrati
         statistics: With channel moments of the tensors between convolutions.
     """
     graph = Graph(model.proto)
-    ops, _ = quantizable_ops(graph)
+    # Half precision may not hold channels that are scaled up.
+    ops = [op for op in quantizable_ops(graph)[0] if config[op.name].precision in (Precision.INT8, Precision.FP32)]
     int8 = {op.name for op in ops if config[op.name].precision is Precision.INT8}
     streams, notes = find_streams(graph, ops, int8)
     streams = [stream for stream in streams if _serves_stream(stream, config, statistics)]
