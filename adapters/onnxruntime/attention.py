@@ -118,7 +118,7 @@ class _Match:
         self._require_own(scores)
         for product, bias in (node.input, reversed(node.input)):
             origin = self._graph.producers.get(self._scaled(product)[0])
-            if origin is not None and _is(origin, "MatMul") and self._graph.rank(bias) == 4:
+            if origin is not None and _is(origin, "MatMul") and self._graph.rank(bias) in (4, None):
                 return product, bias
         raise _NoMatch
 

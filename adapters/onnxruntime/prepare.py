@@ -7,7 +7,7 @@ import onnxruntime
 from onnx import version_converter
 
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime.fusion import fuse_attention
+from autotune.adapters.onnxruntime.fusion import fuse
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.session import open_session, optimized_graph, session_options
@@ -42,9 +42,7 @@ def prepare(model: OnnxModel) -> OnnxModel:
     _name_nodes(proto)
     _infer_types(proto, model, notes)
     external_dir, folder = spill(proto, model.external_dir)
-    return fuse_attention(
-        OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder)
-    )
+    return fuse(OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder))
 
 
 def _close_constants(proto: onnx.ModelProto) -> None:
@@ -139,13 +137,16 @@ def _infer_types(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> 
     wanted = set(names)
     outputs = {output.name: output for output in proto.graph.output}
     for value in session.get_outputs():
-        if value.name in outputs and not outputs[value.name].type.tensor_type.HasField("shape"):
+        # ONNX Runtime says the same of a scalar and of a tensor of unknown rank. Taken for a scalar's, an unknown rank
+        # makes a model that ONNX Runtime refuses.
+        shape = value.shape or None
+        if value.name in outputs and shape and not outputs[value.name].type.tensor_type.HasField("shape"):
             elem_type = outputs[value.name].type.tensor_type.elem_type
-            shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape)
+            shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, shape)
             outputs[value.name].CopyFrom(shaped)
         elem_type = _ELEM_TYPES.get(value.type)
         if value.name in wanted and elem_type is not None:
-            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape))
+            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, elem_type, shape))
 
 
 _ELEM_TYPES = {
