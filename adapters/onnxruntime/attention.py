@@ -104,6 +104,8 @@ class _Match:
         readers = self._graph.readers.get(probabilities, [])
         if [node.op_type for node in readers] != ["IsNaN", "Where"]:
             return probabilities, False
+        if probabilities in self._graph.outputs | self._graph.read_by_subgraphs:
+            raise _NoMatch
         where = readers[1]
         zero = self._graph.constant(where.input[1])
         if list(where.input) != [readers[0].output[0], where.input[1], probabilities] or zero is None or zero.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,14 +38,14 @@ class Writer:
         self.constants: Constants = {}
         self.last = "x"
 
-    def add(self, op_type: str, *inputs: str | float | Array, **attributes: object) -> str:
+    def add(self, op_type: str, *inputs: str | float | Array, **attributes: Any) -> str:
         names = []
         for each in inputs:
             if isinstance(each, str):
                 names.append(each)
             else:
                 names.append(f"constant{len(self.constants)}")
-                self.constants[names[-1]] = np.asarray(each) if isinstance(each, np.ndarray) else np.float32(each)
+                self.constants[names[-1]] = each if isinstance(each, np.ndarray) else np.array(each, np.float32)
         output = f"{op_type}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, names, [output], output, **attributes))
         self.last = output
