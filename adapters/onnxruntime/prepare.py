@@ -19,6 +19,8 @@ PER_CHANNEL_OPSET = 13
 _MINIMUM_IR = 4
 """Before, every constant had to be listed as an input too, which lets a caller replace it."""
 
+_GEMM_SHAPES = ("gemm_input_shape", "gemm_output_shape")
+
 
 def prepare(model: OnnxModel) -> OnnxModel:
     """The same function as a graph that can be quantized.
@@ -110,7 +112,28 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
     del folded.opset_import[:]
     folded.opset_import.extend(kept)
     folded.metadata_props.extend(proto.metadata_props)
+    _rename_shapes(folded)
     return folded
+
+
+def _rename_shapes(proto: onnx.ModelProto) -> None:
+    """Rename the shapes that ONNX Runtime brought in where it made a Gemm of a product with fixed shapes.
+
+    When it does the same in a session, it takes the same names anew, and refuses the model because they are there.
+    """
+    taken = {tensor.name for tensor in proto.graph.initializer}
+    renamed: dict[str, str] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith(_GEMM_SHAPES):
+            name, count = f"folded/{tensor.name}", 1
+            while name in taken:
+                count += 1
+                name = f"folded/{tensor.name}_{count}"
+            taken.add(name)
+            renamed[tensor.name] = tensor.name = name
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
 
 
 def _holds_float16(proto: onnx.ModelProto) -> bool:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, fusion
 from autotune.adapters.onnxruntime.fusion import relative_difference
+from autotune.config import SmoothQuant
 from tests.adapters.onnxruntime.graphs import build, normal
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -283,6 +284,14 @@ def test_tensors_of_unknown_rank_stay_so() -> None:
     config = ADAPTER.space(model).preferred
     assert not config.is_fp32
     assert ADAPTER.runner(ADAPTER.apply(model, config, statistics), Execution())(feeds)[0].shape == (10, HIDDEN)
+
+
+def test_smoothing_folds_into_what_was_written_out() -> None:
+    writer = Writer()
+    writer.layer_normalization(vectors=vectors(2))
+    for seed in range(2):
+        writer.product_with_matrix(seed)
+    assert SmoothQuant.AUTO in ADAPTER.space(ADAPTER.load(writer.model())).recipe.smooth_quant
 
 
 def test_weights_stay_where_they_are() -> None:
