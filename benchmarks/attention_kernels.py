@@ -1,25 +1,29 @@
 """ONNX Runtime's other kernels for attention and embedding against what ``tune`` makes, on the model of ``minilm.py``.
 
-    python benchmarks/attention_kernels.py runs/minilm [--tokens 16 64 128] [--pairs 120] [--json kernels.json]
+    python benchmarks/attention_kernels.py runs/minilm [--tokens 16 64 128] [--rounds 120] [--json kernels.json]
 
-All variants compute the other products in dynamic int8. One text, one thread, calls taking turns: the time of today's
-graph (three ``DynamicQuantizeMatMul``, then ``MultiHeadAttention``) divided by the variant's, above 1 where the variant
-is faster. SQNR is that of the logits against fp32, and says whether the variant still computes the model.
+All variants compute the other products in dynamic int8. One text, one thread, calls in random turns: the median time of
+today's graph (three products that share their quantized input, then ``MultiHeadAttention``) divided by the variant's,
+above 1 where the variant is faster, and in brackets the least and the most that a quarter of the rounds gives. Time is
+that of the calling thread's CPU, which other processes stretch less. SQNR is that of the logits against fp32, and says
+whether the variant still computes the model.
 
+- ``today again``: the same graph a second time; what it differs by is noise.
 - ``packed``: the matrices of query, key and value side by side as one of [384, 1152], and a Split after the product.
-- ``Attention``: ONNX Runtime's operator that has the three products inside, in fp32.
+- ``mask``: ``MultiHeadAttention`` with a mask of 0 and 1 for each token instead of a number for each pair of them.
+- ``Attention``: ONNX Runtime's operator that has the three products inside, in fp32. Takes the same mask.
 - ``QAttention``: its int8 form, per channel, its input quantized dynamically or with a range from calibration.
 - ``EmbedLayerNormalization``: lookups, their sum and normalization in one; ``QEmbedLayerNormalization``: int8 tables.
-
-The operators with products inside take no added bias but a mask of 0 and 1, and the guard of rows that are masked
-altogether is left out of them: both make them faster.
+- ``fixed shapes``: today's graph of a model whose inputs have one shape; ``joined``: its residuals as Add, so that ONNX
+  Runtime makes ``SkipLayerNormalization`` of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,10 @@ from autotune.adapters.onnxruntime.graph import Graph, attributes
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes
 from autotune.calibration import CalibrationStatistics, activation_range, affine_parameters
 from autotune.config import MINMAX, OpConfig, Precision, QuantizedType, TensorScheme
-from autotune.evaluation import LatencyOptions, compare_latency
 
 ADAPTER = OnnxRuntimeAdapter()
 MASK = "attention_mask"
+WARMUP = 10
 U8 = TensorScheme(dtype=QuantizedType.U8)
 
 Array = npt.NDArray[Any]
@@ -109,18 +113,36 @@ def pack(proto: onnx.ModelProto) -> None:
     rewriter.finish()
 
 
-def use_attention(proto: onnx.ModelProto) -> None:
-    """The operator with the products inside, with a mask instead of a bias, without the guard."""
+def mask32() -> onnx.NodeProto:
+    """The mask as these operators want it."""
+    return helper.make_node("Cast", [MASK], ["mask32"], "mask32", to=TensorProto.INT32)
+
+
+def use_mask(proto: onnx.ModelProto) -> None:
+    """A mask for each token; what is added to each score is no longer computed."""
     rewriter = Rewriter(proto)
-    masks = [helper.make_node("Cast", [MASK], ["mask32"], "mask32", to=TensorProto.INT32)]
+    masks = [mask32()]
+    for attention in attentions(proto):
+        inputs = [*attention.input[:3], "", "mask32"]
+        heads = int(number(attention, "num_heads"))
+        fused = helper.make_node(
+            "MultiHeadAttention", inputs, attention.output, attention.name, domain=CONTRIB_DOMAIN, num_heads=heads
+        )
+        rewriter.replacements[attention.name] = [*masks, fused]
+        masks = []
+    rewriter.finish()
+
+
+def use_attention(proto: onnx.ModelProto) -> None:
+    """The operator with the products inside."""
+    rewriter = Rewriter(proto)
+    masks = [mask32()]
     for attention in attentions(proto):
         source, matrix, bias = rewriter.projections(attention)
         name = attention.name
-        test, guard = rewriter.graph.readers[attention.output[0]]  # IsNaN and Where
         inputs = [source, rewriter.add(f"{name}/matrix", matrix), rewriter.add(f"{name}/bias", bias), "mask32"]
         heads = int(number(attention, "num_heads"))
-        fused = helper.make_node("Attention", inputs, [guard.output[0]], name, domain=CONTRIB_DOMAIN, num_heads=heads)
-        rewriter.replacements |= {test.name: [], guard.name: []}
+        fused = helper.make_node("Attention", inputs, attention.output, name, domain=CONTRIB_DOMAIN, num_heads=heads)
         rewriter.replacements[name] = [*masks, fused]
         masks = []
     rewriter.finish()
@@ -232,6 +254,8 @@ def variants(model: OnnxModel, statistics: CalibrationStatistics) -> Iterator[tu
     today = dynamic(model)
     yield "today", today
     # Loaded anew, so that the types of what is new are known.
+    yield "today again", today
+    yield "mask", dynamic(ADAPTER.load(changed(model, use_mask).proto))
     yield "packed", dynamic(ADAPTER.load(changed(model, pack).proto))
     inside = dynamic(ADAPTER.load(changed(model, use_attention).proto))
     yield "Attention, fp32", inside
@@ -239,6 +263,22 @@ def variants(model: OnnxModel, statistics: CalibrationStatistics) -> Iterator[tu
     yield "QAttention, static", changed(inside, quantize_attention(statistics))
     yield "EmbedLayerNormalization", changed(today, embed(quantized=False))
     yield "QEmbedLayerNormalization", changed(today, embed(quantized=True))
+
+
+def fixed(path: Path, statistics: CalibrationStatistics, tokens: int) -> Iterator[tuple[str, OnnxModel]]:
+    """Candidates of the model for one text of so many tokens alone."""
+    proto = onnx.load(path)
+    for value in proto.graph.input:
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.INT64, [1, tokens]))
+    model = ADAPTER.load(proto)
+    candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, statistics)
+    yield "fixed shapes", candidate
+
+    def join(changed: onnx.ModelProto) -> None:
+        for node in changed.graph.node:
+            node.op_type = "Add" if node.op_type == "Sum" else node.op_type
+
+    yield "fixed shapes, joined", changed(candidate, join)
 
 
 def cut(feeds: Feeds, tokens: int) -> Feeds:
@@ -253,11 +293,23 @@ def sqnr_db(expected: Array, actual: Array) -> float:
     return float(10 * np.log10(np.square(expected).sum() / max(np.square(expected - actual).sum(), 1e-30)))
 
 
-def over(today: InferenceSession, other: InferenceSession, feeds: Feeds, pairs: int) -> str:
-    """Time of today's graph divided by that of another, with its 95 % interval."""
-    limits = LatencyOptions(min_pairs=pairs // 2, max_pairs=pairs, max_seconds=30.0)
-    result = compare_latency(lambda: today.run(None, feeds), lambda: other.run(None, feeds), limits)
-    return f"{result.speedup:.3f}x ({result.interval.low:.3f}-{result.interval.high:.3f})"
+def seconds(sessions: Mapping[str, InferenceSession], feeds: Feeds, rounds: int) -> dict[str, Array]:
+    """CPU time of every call, by variant."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    names, rng = list(sessions), np.random.default_rng(0)
+    for _ in range(WARMUP + rounds):
+        for index in rng.permutation(len(names)):
+            start = time.thread_time()
+            sessions[names[index]].run(None, feeds)
+            times[names[index]].append(time.thread_time() - start)
+    return {name: np.array(values[WARMUP:]) for name, values in times.items()}
+
+
+def over(today: Array, other: Array) -> str:
+    """Ratio of medians, and its least and most over quarters of the rounds."""
+    parts = zip(np.array_split(today, 4), np.array_split(other, 4), strict=True)
+    ratios = [float(np.median(a) / np.median(b)) for a, b in parts]
+    return f"{np.median(today) / np.median(other):.3f}x ({min(ratios):.3f}-{max(ratios):.3f})"
 
 
 def main() -> None:
@@ -265,24 +317,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where minilm.onnx and texts.npz lie")
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 64, 128])
-    parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     model = ADAPTER.load(options.folder / "minilm.onnx")
     calibration = [feeds for feeds, _ in read(options.folder, "calibration", 50)]
     statistics = ADAPTER.calibrate(model, calibration, seed=0)
     opened = {name: session(candidate.proto) for name, candidate in variants(model, statistics)}
-    exact = session(model.proto)
-    today = opened.pop("today")
-    rows = []
-    for name, other in opened.items():
-        logits = exact.run(None, calibration[0])[0]
-        row: list[object] = [name, f"{sqnr_db(logits, other.run(None, calibration[0])[0]):.1f} dB"]
-        row += [over(today, other, cut(calibration[0], tokens), options.pairs) for tokens in options.tokens]
-        rows.append(row)
-        print(*row, flush=True)
-    print(f"today: {sqnr_db(logits, today.run(None, calibration[0])[0]):.1f} dB")
-    print_table(["", "SQNR", *(f"{tokens} tokens" for tokens in options.tokens)], rows)
+    exact = session(model.proto).run(None, calibration[0])[0]
+    rows: dict[str, list[str]] = {
+        name: [f"{sqnr_db(exact, each.run(None, calibration[0])[0]):.1f} dB"] for name, each in opened.items()
+    }
+    rows |= {name: [""] for name in ("fixed shapes", "fixed shapes, joined")}
+    for tokens in options.tokens:
+        shaped = fixed(options.folder / "minilm.onnx", statistics, tokens)
+        opened |= {name: session(candidate.proto) for name, candidate in shaped}
+        times = seconds(opened, cut(calibration[0], tokens), options.rounds)
+        for name, row in rows.items():
+            milliseconds = 1e3 * float(np.median(times[name]))
+            row.append(f"{milliseconds:.2f} ms" if name == "today" else over(times["today"], times[name]))
+    print_table(
+        ["", "SQNR", *(f"{tokens} tokens" for tokens in options.tokens)], [[name, *row] for name, row in rows.items()]
+    )
     write_result(options.json, "attention_kernels", 0, {"tokens": options.tokens, "rows": rows})
 
 

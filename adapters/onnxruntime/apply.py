@@ -20,6 +20,7 @@ from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
 from autotune.adapters.onnxruntime.weight_only import quantize_weights_only
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
@@ -116,6 +117,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     quantize_dynamically(result, corrected, ops, config)
     quantize_weights_only(result, corrected, ops, config)
     keep_fp32(result)
+    keep_residuals_apart(result)
     external_dir, folder = spill(result, corrected.external_dir)
     return dataclasses.replace(corrected, proto=result, external_dir=external_dir, folder=folder or corrected.folder)
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.config import Precision
 from autotune.errors import ModelError
 from tests.adapters.onnxruntime.graphs import node, normal
@@ -235,6 +236,23 @@ def test_constant_mask_with_infinities_is_served_where_the_length_is_fixed() -> 
         dim.ClearField("dim_param")
         dim.dim_value = 9
     assert "MultiHeadAttention" in op_types(assert_served(proto))
+
+
+def test_residuals_and_normalizations_stay_two_where_shapes_are_known() -> None:
+    """ONNX Runtime would make one slower operator of them."""
+    proto = small_transformer(masked_with=-1e4)
+    for value in proto.graph.input:
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.INT64, token_batches(1)[0]["ids"].shape))
+    proto.graph.node.append(node("LayerNormalization", "residual2 g2 b2", "last", axis=-1))
+    next(n for n in proto.graph.node if n.name == "pooled").input[0] = "last"
+    proto.graph.node.sort(key=lambda n: n.name in ("pooled", "logits"))
+    model = assert_served(proto)
+    assert optimized_op_counts(model.proto)["SkipLayerNormalization"] == 2
+    for precision in (Precision.INT8_DYNAMIC, Precision.INT8_WEIGHT):
+        candidate = quantized(model, precision)
+        counts = optimized_op_counts(candidate.proto)
+        assert counts["SkipLayerNormalization"] == 0
+        assert counts["Sum"] == 2
 
 
 def test_infinite_mask_from_the_input_is_served() -> None:
