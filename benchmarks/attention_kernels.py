@@ -9,6 +9,7 @@ that of the calling thread's CPU, which other processes stretch less. SQNR is th
 whether the variant still computes the model.
 
 - ``today again``: the same graph a second time; what it differs by is noise.
+- ``guarded``: each result checked for NaN, as the exporter writes it and masks with infinities need it.
 - ``packed``: the matrices of query, key and value side by side as one of [384, 1152], and a Split after the product.
 - ``mask``: ``MultiHeadAttention`` with a mask of 0 and 1 for each token instead of a number for each pair of them.
 - ``Attention``: ONNX Runtime's operator that has the three products inside, in fp32. Takes the same mask.
@@ -109,6 +110,21 @@ def pack(proto: onnx.ModelProto) -> None:
             helper.make_node("Add", [f"{name}/product", vector], [f"{name}/packed"], f"{name}/packed"),
             helper.make_node("Split", [f"{name}/packed", sizes], attention.input[:3], f"{name}/split", axis=-1),
             attention,
+        ]
+    rewriter.finish()
+
+
+def guard(proto: onnx.ModelProto) -> None:
+    """Zeros where the result is no number."""
+    rewriter = Rewriter(proto)
+    rewriter.add("zero/guard", np.zeros((), np.float32))
+    for attention in attentions(proto):
+        name, output = attention.name, attention.output[0]
+        attention.output[0] = f"{name}/raw"
+        rewriter.replacements[name] = [
+            attention,
+            helper.make_node("IsNaN", [f"{name}/raw"], [f"{name}/nan"], f"{name}/nan"),
+            helper.make_node("Where", [f"{name}/nan", "zero/guard", f"{name}/raw"], [output], f"{name}/guard"),
         ]
     rewriter.finish()
 
@@ -255,6 +271,7 @@ def variants(model: OnnxModel, statistics: CalibrationStatistics) -> Iterator[tu
     yield "today", today
     # Loaded anew, so that the types of what is new are known.
     yield "today again", today
+    yield "guarded", changed(today, guard)
     yield "mask", dynamic(ADAPTER.load(changed(model, use_mask).proto))
     yield "packed", dynamic(ADAPTER.load(changed(model, pack).proto))
     inside = dynamic(ADAPTER.load(changed(model, use_attention).proto))
