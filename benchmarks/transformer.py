@@ -6,7 +6,7 @@
 
 The rivals get every help: what the exporter wrote down of the tensors inside is removed first, since
 ``quantize_dynamic`` fails on it (the table says how), weights are per channel where that is better, one comes after the
-fusions of ``onnxruntime.transformers`` (``pip install sympy`` for that), and of those that meet the target of 1 %
+fusions of ``onnxruntime.transformers`` (``pip install sympy torch`` for that), and of those that meet the target of 1 %
 relative loss on the same texts the fastest counts. Latency is that of the model as exported divided by the candidate's,
 one text, one thread; ``over rival`` compares the tuned model with that fastest rival directly.
 """
@@ -104,7 +104,7 @@ def rivals(
         return lambda target: quantize_static(cleaned, target, _Reader(calibration), **u8s8, **options)
 
     def fused_first(target: Path) -> None:
-        from onnxruntime.transformers.optimizer import optimize_model  # noqa: PLC0415  # needs sympy
+        from onnxruntime.transformers.optimizer import optimize_model  # noqa: PLC0415  # needs sympy and torch
 
         fused = optimize_model(str(cleaned), model_type="bert", num_heads=HEADS, hidden_size=HIDDEN)
         fused.save_model_to_file(str(folder / "fused.onnx"))
