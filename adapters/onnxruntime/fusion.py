@@ -8,8 +8,8 @@ on inputs made up for it; a kind of operator for which it does not stays as expo
 Residual Add and LayerNormalization are not joined: ONNX Runtime's ``SkipLayerNormalization`` was measured at five times
 the time of the two (150 us instead of 30 for 64 x 384 values). Biases are fused by ONNX Runtime itself.
 
-``onnxruntime.transformers`` was measured against this (docs/recipes.md): it needs the model's family and sizes from the
-user, and leaves attention of PyTorch's current exporter as it is.
+``onnxruntime.transformers`` was measured against this (docs/recipes.md): it needs torch, and from the user the model's
+family and sizes, and leaves attention of PyTorch's current exporter as it is.
 """
 
 from __future__ import annotations
