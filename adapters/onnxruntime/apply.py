@@ -22,6 +22,7 @@ from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
 from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.adapters.onnxruntime.weight_only import quantize_weights_only
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
@@ -121,6 +122,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     quantize_weights_only(result, corrected, ops, config)
     notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
     keep_fp32(result)
+    keep_residuals_apart(result)
     external_dir, folder = spill(result, corrected.external_dir)
     candidate = dataclasses.replace(
         corrected,

@@ -18,6 +18,10 @@ from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
 _TO_HEADS = [0, 2, 1, 3]
 _KEYS_TO_HEADS = [0, 2, 3, 1]
 _TURNED = [0, 2, 1]
+_SWAPPED = [0, 1, 3, 2]
+
+_SHAPING = frozenset({"Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""What changes a mask's shape and not its values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,8 @@ class Attention:
         bias: What is added before the Softmax, of rank 4; None where nothing is.
         heads: Their number.
         scale: That the products of queries and keys are multiplied by.
-        guarded: Whether a row that is masked altogether gives zeros; otherwise it gives NaN.
+        guarded: Whether a row that is masked with infinities altogether must give zeros; otherwise it gives NaN. Finite
+            masks, as most models have them, need no guard.
         last: The node that writes the result, of shape (batch, sequence, hidden).
     """
 
@@ -95,7 +100,7 @@ class _Match:
             bias=bias,
             heads=size // head_size,
             scale=scale * query_scale * key_scale,
-            guarded=guarded,
+            guarded=guarded and not self._is_finite(bias),
             last=last,
         )
 
@@ -104,11 +109,25 @@ class _Match:
         readers = self._graph.readers.get(probabilities, [])
         if [node.op_type for node in readers] != ["IsNaN", "Where"]:
             return probabilities, False
+        if probabilities in self._graph.outputs | self._graph.read_by_subgraphs:
+            raise _NoMatch
         where = readers[1]
         zero = self._graph.constant(where.input[1])
         if list(where.input) != [readers[0].output[0], where.input[1], probabilities] or zero is None or zero.any():
             raise _NoMatch
         return where.output[0], True
+
+    def _is_finite(self, bias: str | None) -> bool:
+        """Whether a mask is made of finite constants alone, so that no Softmax over finite scores gives NaN."""
+        if bias is None:
+            return True
+        node = self._graph.producers.get(bias)
+        if node is None:
+            value = self._graph.constant(bias)
+            return value is not None and bool(np.isfinite(value).all())
+        if not is_standard(node) or node.op_type not in ("Where", *_SHAPING):
+            return False
+        return all(self._is_finite(name) for name in (node.input[1:] if node.op_type == "Where" else node.input[:1]))
 
     def _biased(self, scores: str) -> tuple[str, str | None]:
         """Before an Add: what the product gave, and what was added."""
@@ -118,7 +137,7 @@ class _Match:
         self._require_own(scores)
         for product, bias in (node.input, reversed(node.input)):
             origin = self._graph.producers.get(self._scaled(product)[0])
-            if origin is not None and _is(origin, "MatMul") and self._graph.rank(bias) == 4:
+            if origin is not None and _is(origin, "MatMul") and self._graph.rank(bias) in (4, None):
                 return product, bias
         raise _NoMatch
 
@@ -137,12 +156,29 @@ class _Match:
         return tensor, scale
 
     def _keys(self, tensor: str) -> tuple[str, int]:
-        """Keys, turned around for the product: at once, or in three dimensions."""
+        """Keys, turned around for the product: at once, after the split, or in three dimensions.
+
+        With fixed shapes ONNX Runtime makes the second of the third, and leaves a Reshape that changes nothing.
+        """
         node = self._producer(tensor)
         if node.op_type == "Transpose":
+            if attributes(node).get("perm") == _SWAPPED:
+                return self._split(self._unreshaped(node.input[0]), _TO_HEADS)
             return self._split(tensor, _KEYS_TO_HEADS)
         turned = self._producer(self._reshaped(node), "Transpose")
         return self._split(self._reshaped(self._producer(self._transposed(turned, _TURNED, back=True))), _TO_HEADS)
+
+    def _unreshaped(self, tensor: str) -> str:
+        """Before a Reshape to the shape that is there already."""
+        node = self._graph.producers.get(tensor)
+        if node is None or not _is(node, "Reshape"):
+            return tensor
+        before, after = (
+            [dim.dim_value for dim in self._graph.types[name].shape.dim] for name in (node.input[0], tensor)
+        )
+        if before != after or not all(after):
+            raise _NoMatch
+        return str(node.input[0])
 
     def _split(self, tensor: str, order: list[int]) -> tuple[str, int]:
         """Before a Reshape and a Transpose that make heads: the tensor, and the size of a head."""

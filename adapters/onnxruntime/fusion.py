@@ -1,19 +1,22 @@
-"""Fuse attention into ONNX Runtime's own operator, before anything is quantized.
+"""Join operators that an exporter wrote out, before anything is quantized: LayerNormalization, GELU and attention.
 
-The matrix products around it stay as they are, so that each has its own choice. The fused model must give what the
-original gives on inputs made up for it; one that does not is left as it was.
+What is joined is one op, and one op is all that the space offers. LayerNormalization and GELU become standard operators
+where the model's opset has them; attention, and the two in older models, become ONNX Runtime's own. The matrix products
+around an attention stay as they are, so that each has its own choice. The fused model must give what the original gives
+on inputs made up for it; a kind of operator for which it does not stays as exported.
 
 Residual Add and LayerNormalization are not joined: ONNX Runtime's ``SkipLayerNormalization`` was measured at five times
-the time of the two (150 us instead of 30 for 64 x 384 values). Gelu and biases are fused by ONNX Runtime itself.
+the time of the two (150 us instead of 30 for 64 x 384 values). Biases are fused by ONNX Runtime itself.
 
-``onnxruntime.transformers`` has attention fusions too; they are written for graphs of older exporters, need
-sympy and the model's family and sizes from the user, and leave graphs of PyTorch's current exporter unfused.
+``onnxruntime.transformers`` was measured against this (docs/recipes.md): it needs torch, and from the user the model's
+family and sizes, and leaves attention of PyTorch's current exporter as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -21,6 +24,13 @@ from onnx import helper, numpy_helper
 
 from autotune.adapter import Array, Execution, Feeds, TensorSpec
 from autotune.adapters.onnxruntime.attention import Attention, find_attention
+from autotune.adapters.onnxruntime.decomposed import (
+    GELU_OPSET,
+    LAYER_NORMALIZATION_OPSET,
+    Decomposed,
+    find_gelus,
+    find_layer_normalizations,
+)
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
@@ -34,27 +44,83 @@ _LENGTHS = (2, 7, 11, 13, 5, 3)
 """Sizes of free dimensions in the order in which their names come: all different, so that none passes for another."""
 
 
-def fuse_attention(model: OnnxModel) -> OnnxModel:
-    """The model with its attentions fused; the same model where there are none.
+def fuse(model: OnnxModel) -> OnnxModel:
+    """The model with what was written out joined; the same model where there is nothing of the kind.
 
     Args:
         model: Its tensors' types and shapes are known, as far as they can be.
     """
+    reference = _Reference(model)
+    for kind in _KINDS:
+        model = _join(model, kind, reference)
+    return _fuse_attention(model, reference)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """An operator that exporters write out.
+
+    Attributes:
+        name: What it is called.
+        find: All of them in a graph.
+        opset: From which on it is a standard operator.
+    """
+
+    name: str
+    find: Callable[[Graph], list[Decomposed]]
+    opset: int
+
+
+_KINDS = (
+    _Kind(name="LayerNormalization", find=find_layer_normalizations, opset=LAYER_NORMALIZATION_OPSET),
+    _Kind(name="Gelu", find=find_gelus, opset=GELU_OPSET),
+)
+
+
+def _join(model: OnnxModel, kind: _Kind, reference: _Reference) -> OnnxModel:
+    graph = Graph(model.proto)
+    found = kind.find(graph)
+    if not found:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.graph.initializer.extend(tensor for each in found for tensor in each.constants)
+    replace_nodes(proto, {each.last.name: [each.fused] for each in found})
+    _drop_dead(proto)
+    if any(each.fused.domain == CONTRIB_DOMAIN for each in found):
+        require_contrib_domain(proto)
+    what = f"{len(found)} {kind.name}, written out in smaller operators,"
+    reason = reference.difference(proto)
+    if reason is not None:
+        return _with_note(model, f"{what} could be fused, but stay as exported: {reason}")
+    model = dataclasses.replace(model, proto=proto)
+    if graph.opset >= kind.opset:
+        return model
+    return _with_note(
+        model,
+        f"{what} fused into operators of ONNX Runtime's own: the tuned model runs nowhere else. Export it with opset "
+        f"{kind.opset} or newer, which has {kind.name}",
+    )
+
+
+def _with_note(model: OnnxModel, note: str) -> OnnxModel:
+    return dataclasses.replace(model, notes=(*model.notes, note))
+
+
+def _fuse_attention(model: OnnxModel, reference: _Reference) -> OnnxModel:
     attentions = find_attention(Graph(model.proto))
     if not attentions:
         return model
     what = f"{len(attentions)} attention" + ("s" if len(attentions) > 1 else "")
     for expand in (False, True):
         proto = _fused(model.proto, attentions, expand=expand)
-        reason = _difference(model, proto)
+        reason = reference.difference(proto)
         if reason is None:
             break
     else:
-        return dataclasses.replace(
-            model, notes=(*model.notes, f"{what} could be fused, but stay as exported: {reason}")
-        )
+        return _with_note(model, f"{what} could be fused, but stay as exported: {reason}")
     note = f"{what} fused into MultiHeadAttention, an operator of ONNX Runtime's own: the tuned model runs nowhere else"
-    return dataclasses.replace(model, proto=proto, notes=(*model.notes, note))
+    return _with_note(dataclasses.replace(model, proto=proto), note)
 
 
 def _fused(original: onnx.ModelProto, attentions: Sequence[Attention], *, expand: bool) -> onnx.ModelProto:
@@ -139,21 +205,36 @@ def _drop_dead(proto: onnx.ModelProto) -> None:
     proto.graph.value_info.extend(copies)
 
 
-def _difference(model: OnnxModel, fused: onnx.ModelProto) -> str | None:
-    """Why the fused model may not take the place of the original; None where it may."""
-    try:
-        before, after = (
-            SessionRunner(open_session(proto, model.external_dir, session_options(Execution())))
-            for proto in (model.proto, fused)
-        )
-        for feeds in _made_up_feeds(model.inputs):
-            for expected, actual in zip(before(feeds), after(feeds), strict=True):
-                error = relative_difference(expected, actual)
-                if not error <= TOLERANCE:
-                    return f"outputs would change by {error:.1e} relative, and {TOLERANCE:.0e} is the limit"
-    except ApplyError as error:
-        return f"whether the outputs stay the same could not be found out on made-up inputs ({error})"
-    return None
+class _Reference:
+    """What the original model gives on made-up inputs; it is run when the first answer is needed.
+
+    Args:
+        model: The original. All fusions together are held against it, so that their differences do not add up.
+    """
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._model = model
+
+    @cached_property
+    def _expected(self) -> list[tuple[Feeds, tuple[Array, ...]]]:
+        runner = self._runner(self._model.proto)
+        return [(feeds, runner(feeds)) for feeds in _made_up_feeds(self._model.inputs)]
+
+    def difference(self, proto: onnx.ModelProto) -> str | None:
+        """Why a fused model may not take the place of the original; None where it may."""
+        try:
+            runner = self._runner(proto)
+            for feeds, outputs in self._expected:
+                for expected, actual in zip(outputs, runner(feeds), strict=True):
+                    error = relative_difference(expected, actual)
+                    if not error <= TOLERANCE:
+                        return f"outputs would change by {error:.1e} relative, and {TOLERANCE:.0e} is the limit"
+        except ApplyError as error:
+            return f"whether the outputs stay the same could not be found out on made-up inputs ({error})"
+        return None
+
+    def _runner(self, proto: onnx.ModelProto) -> SessionRunner:
+        return SessionRunner(open_session(proto, self._model.external_dir, session_options(Execution())))
 
 
 def relative_difference(expected: Array, actual: Array) -> float:

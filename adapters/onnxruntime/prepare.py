@@ -7,7 +7,7 @@ import onnxruntime
 from onnx import version_converter
 
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime.fusion import fuse_attention
+from autotune.adapters.onnxruntime.fusion import fuse
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.session import open_session, optimized_graph, session_options
@@ -18,6 +18,8 @@ PER_CHANNEL_OPSET = 13
 
 _MINIMUM_IR = 4
 """Before, every constant had to be listed as an input too, which lets a caller replace it."""
+
+_GEMM_SHAPES = ("gemm_input_shape", "gemm_output_shape")
 
 
 def prepare(model: OnnxModel) -> OnnxModel:
@@ -42,9 +44,7 @@ def prepare(model: OnnxModel) -> OnnxModel:
     _name_nodes(proto)
     _infer_types(proto, model, notes)
     external_dir, folder = spill(proto, model.external_dir)
-    return fuse_attention(
-        OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder)
-    )
+    return fuse(OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder))
 
 
 def _close_constants(proto: onnx.ModelProto) -> None:
@@ -112,7 +112,28 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
     del folded.opset_import[:]
     folded.opset_import.extend(kept)
     folded.metadata_props.extend(proto.metadata_props)
+    _rename_shapes(folded)
     return folded
+
+
+def _rename_shapes(proto: onnx.ModelProto) -> None:
+    """Rename the shapes that ONNX Runtime brought in where it made a Gemm of a product with fixed shapes.
+
+    When it does the same in a session, it takes the same names anew, and refuses the model because they are there.
+    """
+    taken = {tensor.name for tensor in proto.graph.initializer}
+    renamed: dict[str, str] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith(_GEMM_SHAPES):
+            name, count = f"folded/{tensor.name}", 1
+            while name in taken:
+                count += 1
+                name = f"folded/{tensor.name}_{count}"
+            taken.add(name)
+            renamed[tensor.name] = tensor.name = name
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
 
 
 def _holds_float16(proto: onnx.ModelProto) -> bool:
@@ -139,16 +160,16 @@ def _infer_types(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> 
     wanted = set(names)
     outputs = {output.name: output for output in proto.graph.output}
     for value in session.get_outputs():
-        # ONNX Runtime says [] of a scalar, and of a tensor whose rank it does not know: what a Loop carries, for one.
-        if value.name in outputs and value.shape and not outputs[value.name].type.tensor_type.HasField("shape"):
+        # ONNX Runtime says the same of a scalar and of a tensor of unknown rank. Taken for a scalar's, an unknown rank
+        # makes a model that ONNX Runtime refuses.
+        shape = value.shape or None
+        if value.name in outputs and shape and not outputs[value.name].type.tensor_type.HasField("shape"):
             elem_type = outputs[value.name].type.tensor_type.elem_type
-            shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape)
+            shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, shape)
             outputs[value.name].CopyFrom(shaped)
         elem_type = _ELEM_TYPES.get(value.type)
         if value.name in wanted and elem_type is not None:
-            proto.graph.value_info.append(
-                onnx.helper.make_tensor_value_info(value.name, elem_type, value.shape or None)
-            )
+            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, elem_type, shape))
 
 
 _ELEM_TYPES = {

@@ -56,6 +56,26 @@ def test_preparing_again_changes_nothing() -> None:
     assert ADAPTER.load(once.proto).fingerprint == once.fingerprint
 
 
+def test_fixed_shapes_of_three_dimensions() -> None:
+    """ONNX Runtime makes a Gemm of each product and its bias, under names that it wants to use again in a session."""
+    nodes = [node("MatMul", "x w", "a"), node("Add", "a b", "c"), node("Relu", "c", "d"), node("MatMul", "d v", "y")]
+    constants = {"w": normal(8, 8), "b": normal(8), "v": normal(8, 4)}
+    proto = build(nodes, {"x": (2, 3, 8)}, {"y": (2, 3, 4)}, constants)
+    once = ADAPTER.load(proto)
+    assert "Gemm" in op_types(once)
+    # A second product with a bias, as fusions leave behind.
+    again = onnx.ModelProto()
+    again.CopyFrom(once.proto)
+    again.graph.initializer.append(onnx.numpy_helper.from_array(normal(4), "late"))
+    again.graph.node.append(node("Add", "y late", "z"))
+    again.graph.output[0].name = "z"
+    feeds = {"x": normal(2, 3, 8)}
+    twice = ADAPTER.load(again)
+    assert op_types(twice).count("Gemm") == 2
+    np.testing.assert_allclose(prepared(twice, feeds), original(proto, feeds) + normal(4), atol=1e-5)
+    np.testing.assert_allclose(prepared(ADAPTER.load(twice.proto), feeds), prepared(twice, feeds), atol=1e-6)
+
+
 def test_unnamed_and_equally_named_nodes_get_names_of_their_own() -> None:
     proto = small_cnn()
     for each in proto.graph.node:

@@ -14,11 +14,12 @@ from tests.adapters.onnxruntime.graphs import node, normal
 VOCABULARY, HIDDEN, HEADS, INNER, CLASSES = 50, 32, 4, 64, 5
 
 
-def small_transformer(*, guarded: bool = True, older: bool = False) -> onnx.ModelProto:
+def small_transformer(*, guarded: bool = True, older: bool = False, masked_with: float = -np.inf) -> onnx.ModelProto:
     """Embedding, LayerNormalization, one encoder layer, mean over the sequence, head; ``ids``, ``mask`` to ``logits``.
 
     Args:
         guarded: Whether rows that are masked altogether are guarded against.
+        masked_with: What is added to the scores of padding.
         older: Whether attention is written as older exporters did: keys transposed at once, scores divided.
     """
     nodes = [
@@ -28,7 +29,7 @@ def small_transformer(*, guarded: bool = True, older: bool = False) -> onnx.Mode
         *(_older_scores() if older else _scores()),
         node("Unsqueeze", "mask axes12", "mask4"),
         node("Equal", "mask4 zero_int", "hidden"),
-        node("Where", "hidden minus_infinity zero", "bias"),
+        node("Where", "hidden hide zero", "bias"),
         node("Add", "scores bias", "masked"),
         node("Softmax", "masked", "p", axis=-1),
     ]
@@ -51,13 +52,14 @@ def small_transformer(*, guarded: bool = True, older: bool = False) -> onnx.Mode
         node("ReduceMean", "residual2 axis1", "pooled", keepdims=0),
         node("Gemm", "pooled wc bc", "logits", transB=1),
     ]
+    constants = {**_constants(), "hide": np.array(masked_with, np.float32)}
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("ids", "mask")]
     graph = helper.make_graph(
         nodes,
         "transformer",
         inputs,
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(value, name) for name, value in _constants().items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     # What PyTorch's exporter writes of a tensor may contradict the graph.
     graph.value_info.append(helper.make_tensor_value_info("projected", TensorProto.FLOAT, [HIDDEN]))
@@ -121,7 +123,6 @@ def _constants() -> dict[str, Array]:
         "b1": normal(HIDDEN, seed=2),
         "g2": 1.0 + normal(HIDDEN, seed=3),
         "b2": normal(HIDDEN, seed=4),
-        "minus_infinity": np.array(-np.inf, np.float32),
         "zero": np.array(0, np.float32),
         "zero_int": np.array(0, np.int64),
         "root": np.array(size**-0.25, np.float32),
