@@ -97,7 +97,7 @@ def test_conservative_keeps_the_target_at_every_step_it_takes() -> None:
 
 
 def test_pareto_leaves_a_front_on_both_sides_of_the_target() -> None:
-    run = _run("pareto", make_model(6, total_loss=0.2), budget=40, population=8)
+    run = _run("pareto", make_model(6, total_loss=0.2), budget=60, population=8)
     losses = [trial.loss for trial in run.evaluated if trial.loss is not None]
     assert len(losses) == len(run.evaluated)
     assert min(losses) < 0.01 < max(losses)
