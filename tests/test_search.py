@@ -80,6 +80,14 @@ def test_a_repeat_is_never_the_answer_nor_raced_against_its_original(
     assert not any(raced)
 
 
+def test_the_end_says_which_limit_was_reached(network: onnx.ModelProto, images: Any, score: Any) -> None:
+    result = _tune(network, images, score, OneOp(ALGORITHMS), max_trials=1)
+    assert result.end_reason == "max_trials: 1 were tried"
+    assert len(result.history) == 2
+    ended = _tune(network, images, score, OneOp(ALGORITHMS))
+    assert ended.end_reason == "exhausted: every algorithm was tried"
+
+
 def test_a_resumed_run_knows_the_models_of_the_first(
     network: onnx.ModelProto, images: Any, score: Any, tmp_path: Path
 ) -> None:
