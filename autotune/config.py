@@ -340,8 +340,13 @@ class QuantizationConfig:
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` reads; ops that differ in nothing share one entry."""
         choices: dict[OpConfig, list[str]] = {}
+        known: dict[int, list[str]] = {}
         for name, choice in self.ops.items():
-            choices.setdefault(choice, []).append(name)
+            # Ops mostly share their choices as objects, and hashing one takes longer than all else here.
+            names = known.get(id(choice))
+            if names is None:
+                names = known[id(choice)] = choices.setdefault(choice, [])
+            names.append(name)
         data: dict[str, Any] = {
             "ops": [{"names": names, **choice.to_json()} for choice, names in choices.items()],
         }

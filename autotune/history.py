@@ -50,6 +50,7 @@ _STATE, _REASON, _DURATION, _DUPLICATE = (
     "autotune:duration_s",
     "autotune:duplicate_of",
 )
+_MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
 _IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 
 
@@ -130,6 +131,22 @@ class History:
             opened.handle.set_user_attr(_CONFIG, earlier.config.to_json())
             self._tell(opened, earlier, objective, target)
 
+    def identify(self, opened: OpenTrial, model: str) -> Trial | None:
+        """Record which model a trial's config makes.
+
+        Args:
+            opened: What :meth:`open` returned.
+            model: The model's fingerprint.
+
+        Returns:
+            The first earlier trial whose config makes the same one; None where there is none.
+        """
+        with _storage_errors(None):
+            opened.handle.set_user_attr(_MODEL, model)
+            frozen = self._study.get_trials(deepcopy=False)
+        same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(_MODEL) == model}
+        return next((trial for trial in self.trials if trial.number in same), None)
+
     def finish(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
         """Record what came of a trial.
 
@@ -148,6 +165,9 @@ class History:
                 handle.set_user_attr(_REASON, trial.reason)
             if trial.duration_s is not None:
                 handle.set_user_attr(_DURATION, trial.duration_s)
+            if trial.same_as is not None:
+                handle.set_user_attr(_SAME_AS, trial.same_as)
+                handle.set_user_attr(_NOTE, trial.note)
             self._tell(opened, trial, objective, target)
 
     def revise(self, trial: Trial) -> None:
@@ -324,6 +344,7 @@ def _to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
         duration_s=attrs.get(_DURATION),
         note=attrs.get(_NOTE, ""),
         params=frozen.params,
+        same_as=attrs.get(_SAME_AS),
     )
 
 

@@ -11,11 +11,14 @@ import numpy as np
 
 from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT
 from autotune.calibration import CalibrationStatistics
-from autotune.config import Precision, QuantizationConfig
+from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
 from autotune.history import History
 from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
+
+_WORTH_A_PROFILE = 0.1
+"""Share of the fp32 model's time that the ops of a further precision must take for it to be profiled."""
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -69,7 +72,10 @@ class MeasuredInsights(Generic[ModelT]):
         return float(self._kept(f"error:{config.fingerprint}", lambda: self._error(config)))
 
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
-        """By op and precision: seconds of one call, from profiles of the fp32 and of the preferred model."""
+        """By op and precision: seconds of one call, from profiles of models that compute alike wherever they can.
+
+        The fp32 model, the preferred one, and one for each further precision whose ops take a tenth of the fp32 time.
+        """
         stored = self._kept("op_latency", self._op_latency)
         return {op: {Precision(name): value for name, value in by.items()} for op, by in stored.items()}
 
@@ -111,18 +117,56 @@ class MeasuredInsights(Generic[ModelT]):
         if not isinstance(self._adapter, CostModel):
             return {}
         preferred = self._space.preferred
-        try:
-            # Recipes change values, not kernels.
-            quick = dataclasses.replace(preferred, recipe=preferred.recipe.quick)
-            candidate = self._adapter.apply(self._model, quick, self._statistics)
-            before, after = self._adapter.op_seconds([self._model, candidate], self._latency_feeds, self._execution)
-        except TrialError:
-            return {}
-        return {
+        before, after = self._profile([preferred])
+        found = {
             op.name: {str(Precision.FP32): before[op.name], str(preferred[op.name].precision): after[op.name]}
             for op in self._space.tunable
             if op.name in before and op.name in after and preferred[op.name].precision is not Precision.FP32
         }
+        further = self._further_precisions(before, found)
+        fp32, *profiles = self._profile([preferred.replace(choices) for choices in further.values()])
+        # Seconds of another minute: the machine may have changed its pace, and the fp32 model tells by how much.
+        pace = sum(before.values()) / sum(fp32.values()) if fp32 and any(fp32.values()) else 1.0
+        for (precision, choices), seconds in zip(further.items(), profiles, strict=True):
+            for op in choices:
+                if op in seconds:
+                    found[op][str(precision)] = seconds[op] * pace
+        return found
+
+    def _further_precisions(
+        self, seconds: Mapping[str, float], known: Mapping[str, Mapping[str, float]]
+    ) -> dict[Precision, dict[str, OpConfig]]:
+        """Precisions that are worth a profile, and the choices of the ops that offer them beside the preferred one."""
+        offered: dict[Precision, dict[str, OpConfig]] = {}
+        for op in self._space.tunable:
+            for within in op.precisions:
+                if op.name in known and within.precision not in (Precision.FP32, op.preferred.precision):
+                    offered.setdefault(within.precision, {})[op.name] = within.preferred
+        worth = _WORTH_A_PROFILE * sum(seconds.values())
+        return {
+            precision: choices for precision, choices in offered.items() if sum(seconds[op] for op in choices) >= worth
+        }
+
+    def _profile(self, configs: Sequence[QuantizationConfig]) -> list[Mapping[str, float]]:
+        """Seconds by op of the fp32 model, then of each config; empty for a config that cannot be run."""
+        assert isinstance(self._adapter, CostModel)
+        models: list[ModelT | None] = []
+        for config in configs:
+            try:
+                # Recipes change values, not kernels.
+                quick = dataclasses.replace(config, recipe=config.recipe.quick)
+                models.append(self._adapter.apply(self._model, quick, self._statistics))
+            except TrialError:
+                models.append(None)
+        made = [model for model in models if model is not None]
+        if not made:
+            return [{} for _ in (None, *configs)]
+        try:
+            fp32, *profiles = self._adapter.op_seconds([self._model, *made], self._latency_feeds, self._execution)
+        except TrialError:
+            return [{} for _ in (None, *configs)]
+        left = iter(profiles)
+        return [fp32, *({} if model is None else next(left) for model in models)]
 
     def _crossing_latency(self) -> dict[str, float]:
         if not isinstance(self._adapter, CostModel):

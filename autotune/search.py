@@ -118,6 +118,7 @@ class Search(Generic[ModelT]):
         opened = self._history.open(RandomSampler(seed=self._problem.seed))
         config = QuantizationConfig()
         self._history.start(opened, config, "fp32 baseline")
+        self._history.identify(opened, self._model.fingerprint)
         self._observer.trial_started(opened.number, config, "fp32 baseline")
         started = time.monotonic()
         with self._stopwatch("evaluate"):
@@ -193,6 +194,10 @@ class Search(Generic[ModelT]):
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
                 self._admit(candidate)
+                earlier = self._history.identify(opened, candidate.fingerprint)
+            if earlier is not None and _answers(earlier, proposal):
+                self._record(opened, _same(opened.number, proposal, earlier, time.monotonic() - started))
+                return
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
@@ -233,6 +238,27 @@ class Search(Generic[ModelT]):
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)
         self._observer.trial_finished(trial, incumbent(self._history.trials, self._problem.objective))
+
+
+def _answers(earlier: Trial, proposal: Proposal) -> bool:
+    """Whether what is known of an earlier trial of the same model is all that a proposal asks for."""
+    if earlier.state is TrialState.RUNNING:
+        return False
+    measured = earlier.measurement
+    return not proposal.needs_accuracy or measured is None or (measured.loss is not None and measured.complete)
+
+
+def _same(number: int, proposal: Proposal, earlier: Trial, duration_s: float) -> Trial:
+    """What is recorded of a config that makes the same model, scales included, as an earlier one."""
+    return dataclasses.replace(
+        earlier,
+        number=number,
+        config=proposal.config,
+        duration_s=duration_s,
+        note=f"{proposal.note} (the same model as trial {earlier.number})".strip(),
+        params={},
+        same_as=earlier.number if earlier.same_as is None else earlier.same_as,
+    )
 
 
 def _describe(error: Exception) -> str:

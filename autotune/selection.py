@@ -36,7 +36,8 @@ def objective_of(trial: Trial, objective: Objective) -> float:
 
 def incumbent(trials: Sequence[Trial], objective: Objective) -> Trial | None:
     """The best trial so far that was measured in full and keeps the target; the fp32 baseline is one of them."""
-    return min((trial for trial in trials if trial.met), key=lambda trial: objective_of(trial, objective), default=None)
+    met = (trial for trial in trials if trial.met and trial.same_as is None)
+    return min(met, key=lambda trial: objective_of(trial, objective), default=None)
 
 
 def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:
@@ -48,7 +49,7 @@ def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> 
     if best is None or objective is not Objective.LATENCY:
         return [] if best is None else [best]
     floor = _low(best)
-    close = [trial for trial in trials if trial.met and _high(trial) >= floor]
+    close = [trial for trial in trials if trial.met and trial.same_as is None and _high(trial) >= floor]
     return sorted(close, key=lambda trial: objective_of(trial, objective))[:limit]
 
 
@@ -61,7 +62,7 @@ def conclude(trials: Sequence[Trial], objective: Objective, winner: Trial | None
         winner: The finalist that won the race, where there was one.
     """
     baseline = trials[0]
-    quantized = [trial for trial in trials if not trial.config.is_fp32]
+    quantized = [trial for trial in trials if not trial.config.is_fp32 and trial.same_as is None]
     met = [trial for trial in quantized if trial.met]
     if met:
         best = winner or incumbent(trials, objective)

@@ -42,12 +42,12 @@ class PrecisionSpace:
     weights: tuple[TensorScheme, ...] = ()
     algorithms: tuple[CalibrationAlgorithm, ...] = ()
 
-    @property
+    @cached_property
     def preferred(self) -> OpConfig:
         """The adapter's own preference."""
         return next(self.configs())
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many configs there are."""
         return math.prod(max(1, len(axis)) for axis in (self.activations, self.weights, self.algorithms))
@@ -94,12 +94,12 @@ class OpSpace:
     def __contains__(self, config: OpConfig) -> bool:
         return any(config in space for space in self.precisions)
 
-    @property
+    @cached_property
     def preferred(self) -> OpConfig:
         """The adapter's own preference."""
         return self.precisions[0].preferred
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many configs there are."""
         return sum(space.size for space in self.precisions)
@@ -172,12 +172,12 @@ class TuningSpace:
         """The ops that have a choice besides fp32."""
         return tuple(op for op in self.ops if op.precisions != (FP32_SPACE,))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many configs there are; exact, however large."""
         return math.prod(op.size for op in self.ops) * self.recipe.size
 
-    @property
+    @cached_property
     def preferred(self) -> QuantizationConfig:
         """Every op and the recipe as the adapter prefers them: the config to try first."""
         return QuantizationConfig(ops={op.name: op.preferred for op in self.ops}, recipe=self.recipe.preferred)

@@ -46,9 +46,10 @@ class Insights(Protocol):
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
         """By op and precision: seconds that the op takes in one call, as profiles of whole models give them.
 
-        One profile of the fp32 model, and one of the model whose ops all take their preferred choice; conversions
-        between precisions are not part of it. An op that does not appear in both, or that was fused into another, has
-        no entry; without a profile the mapping is empty.
+        One profile of the fp32 model, one of the model whose ops all take their preferred choice, and one for each
+        further precision that ops worth it offer; conversions between precisions are not part of it. An op that does
+        not appear in the first two, or that was fused into another, has no entry; without a profile the mapping is
+        empty.
         """
         ...
 

@@ -97,6 +97,8 @@ class Trial:
         duration_s: Wall time it took, in seconds.
         note: Why the strategy proposed it, in its own words.
         params: What a sampler drew, by parameter.
+        same_as: Number of an earlier trial whose config makes the same model, scales included, so that it was not
+            evaluated again: measurement, state and reason are that trial's. None for every other trial.
     """
 
     number: int
@@ -107,6 +109,7 @@ class Trial:
     duration_s: float | None = None
     note: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
+    same_as: int | None = None
 
     def __post_init__(self) -> None:
         if self.state in (TrialState.COMPLETED, TrialState.PRUNED) and self.measurement is None:

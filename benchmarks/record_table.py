@@ -1,26 +1,29 @@
 """Record a space that is evaluated completely: 8 groups of ops, int8 or fp32, under two calibration algorithms.
 
 What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512
-configs the accuracy on a fixed part of the evaluation set, the speedup from interleaved runs, the output error on a few
-calibration samples, and the size. Recipes are left out: they would hide most of the losses that a search has to find
-its way around. Two configs that differ in the algorithm alone run the same kernels, so that they share one measured
-speedup. Run from the root of the repository:
+configs which images of a fixed part of the evaluation set it answers rightly, the speedup from interleaved runs, the
+output error and the label-free estimate of the loss on calibration images, and the size. Recipes are left out: they
+would hide most of the losses that a search has to find its way around. Two configs that differ in the algorithm alone
+run the same kernels, so that they share one measured speedup. Run from the root of the repository:
 
     python benchmarks/record_table.py resnet20 tests/strategies/data/resnet20.json
 
-An interrupted recording continues with the same command; on a complete table it renews the profile, and the speedups
-whose intervals are wider than 10 %.
+Answers do not depend on what else the machine does, speedups do: ``--only outputs`` records the former in the
+background, ``--only speeds`` the latter in minutes on a machine that is otherwise idle; without it both are completed
+and the table is written. An interrupted recording continues with the same command; what is recorded lies beside the
+table in a folder that may be deleted once the table is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import dataclasses
 import importlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +35,7 @@ from autotune.adapter import CostModel, Execution, Feeds, Runner
 from autotune.adapters import get_adapter
 from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig
 from autotune.evaluation import LatencyOptions, compare_latency
+from autotune.evaluation.metrics import TopK
 from autotune.host import current_host
 from autotune.insights import noise_to_signal
 from autotune.space import TuningSpace
@@ -41,7 +45,11 @@ QUICKSTART = Path("examples/quickstart")
 GROUPS = 8
 ALGORITHMS = (MINMAX, CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.99))
 BATCH = 50
-COLUMNS = ("fp32_groups", "algorithm", "accuracy", "loss", "speedup", "low", "high", "output_error", "size_bytes")
+CALIBRATION = 200
+FEW = 32
+"""Calibration images on which output errors are taken."""
+
+COLUMNS = ("fp32_groups", "algorithm", "speedup", "low", "high", "output_error", "size_bytes", "answers")
 WIDEST = 0.1
 ATTEMPTS = 4
 LATENCY = LatencyOptions(min_pairs=40, max_pairs=160, interval_width=0.015, max_seconds=1.2)
@@ -49,6 +57,8 @@ LATENCY = LatencyOptions(min_pairs=40, max_pairs=160, interval_width=0.015, max_
 
 Images: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = npt.NDArray[np.int64]
+Speed: TypeAlias = tuple[float, float, float]
+"""A speedup and the ends of its interval."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,14 +136,14 @@ SOURCES = {
         path=DATA / "resnet20_cifar10.onnx",
         data=Cifar10(side=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
         first_group=1,
-        images=1000,
+        images=2000,
     ),
     # The first three convolutions are a group of their own, since in fp32 they make this model faster and better.
     "mobilenetv2": Source(
         path=DATA / "mobilenetv2_cifar10.onnx",
         data=Cifar10(side=128, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         first_group=3,
-        images=300,
+        images=1000,
     ),
 }
 
@@ -145,7 +155,7 @@ def group_ops(space: TuningSpace, first: int) -> list[list[str]]:
     return [names[:first], *(list(piece) for piece in rest)]
 
 
-def is_certain(speed: Sequence[float]) -> bool:
+def is_certain(speed: Speed) -> bool:
     """Whether the interval of a speedup, (value, low, high), is narrow enough for a table."""
     value, low, high = speed
     return high - low <= WIDEST * value
@@ -169,60 +179,63 @@ def batches(name: str, images: Images, size: int) -> Iterator[Feeds]:
 
 
 class Recorder:
-    """Measures one config after the other."""
+    """Measures one choice of groups after the other, and keeps what was measured in a folder.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        source: What to record.
+        folder: Where outputs and speedups are kept until the table is complete.
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._adapter = get_adapter("onnxruntime")
         self._model = self._adapter.load(source.path)
         self._input = self._model.inputs[0].name
         self.space = self._adapter.space(self._model)
         self.groups = group_ops(self.space, source.first_group)
-        calibration, _ = source.data.calibration(200)
-        feeds = batches(self._input, calibration, BATCH)
+        self._calibration, _ = source.data.calibration(CALIBRATION)
+        feeds = batches(self._input, self._calibration, BATCH)
         self._statistics = self._adapter.calibrate(self._model, feeds, seed=0)
-        self._few = list(batches(self._input, calibration[:32], 32))
-        self._images, self._labels = source.data.evaluation(source.images)
+        self._images, self.labels = source.data.evaluation(source.images)
         self._one = {self._input: self._images[:1]}
         self._baseline = self._adapter.runner(self._model, Execution())
-        self._expected = [self._baseline(feeds) for feeds in self._few]
-        self.baseline_accuracy = self._accuracy(self._baseline)
 
-    def _accuracy(self, run: Runner) -> float:
-        feeds = batches(self._input, self._images, BATCH)
-        answers = np.concatenate([run(batch)[0].argmax(axis=1) for batch in feeds])
-        return float((answers == self._labels).mean())
+    def outputs(self, mask: int | None) -> tuple[Images, Images, list[int]]:
+        """Outputs of one choice of groups: (algorithms, images, classes) on calibration and on evaluation images.
 
-    def measure(self, mask: int) -> list[list[float | int]]:
-        """The rows of one choice of groups, one for each algorithm."""
-        configs = [make_config(self.space, self.groups, mask, algorithm) for algorithm in range(len(ALGORITHMS))]
-        candidates = [self._adapter.apply(self._model, config, self._statistics) for config in configs]
-        runs = [self._adapter.runner(candidate, Execution()) for candidate in candidates]
-        speed = self._speed(runs[0])
-        rows: list[list[float | int]] = []
-        for algorithm, (candidate, run) in enumerate(zip(candidates, runs, strict=True)):
-            accuracy = self._accuracy(run)
-            error = noise_to_signal(self._expected, [run(feeds) for feeds in self._few])
-            loss = (self.baseline_accuracy - accuracy) / self.baseline_accuracy
-            rows.append(
-                [
-                    mask,
-                    algorithm,
-                    round(accuracy, 5),
-                    round(loss, 5),
-                    *speed,
-                    float(f"{error:.4g}"),
-                    candidate.size_bytes,
-                ]
-            )
-        return rows
+        With them the sizes of the models in bytes. None is the fp32 model, as if it were one algorithm.
+        """
+        path = self._folder / f"{'fp32' if mask is None else mask}.npz"
+        if not path.exists():
+            models = [self._model] if mask is None else [self._candidate(mask, a) for a in range(len(ALGORITHMS))]
+            runs = [self._adapter.runner(model, Execution()) for model in models]
+            found = [np.stack([self._run(run, images) for run in runs]) for images in (self._calibration, self._images)]
+            sizes = [model.size_bytes for model in models]
+            part = path.with_suffix(".part.npz")
+            np.savez(part, calibration=found[0], evaluation=found[1], sizes=sizes)
+            part.rename(path)
+        with np.load(path) as stored:
+            return stored["calibration"], stored["evaluation"], [int(size) for size in stored["sizes"]]
 
-    def speed(self, mask: int) -> tuple[float, float, float]:
-        """The speedup of one choice of groups, timed anew, and the ends of its interval."""
-        config = make_config(self.space, self.groups, mask, 0)
-        candidate = self._adapter.apply(self._model, config, self._statistics)
-        return self._speed(self._adapter.runner(candidate, Execution()))
+    def _run(self, run: Runner, images: Images) -> Images:
+        return np.concatenate([run(batch)[0] for batch in batches(self._input, images, BATCH)])
 
-    def _speed(self, run: Runner) -> tuple[float, float, float]:
+    def _candidate(self, mask: int, algorithm: int) -> Any:
+        config = make_config(self.space, self.groups, mask, algorithm)
+        return self._adapter.apply(self._model, config, self._statistics)
+
+    def speeds(self) -> dict[int, Speed]:
+        """The speedup of every choice of groups; those not yet there, or too uncertain, are measured."""
+        path = self._folder / "speeds.json"
+        speeds = {int(mask): speed for mask, speed in json.loads(path.read_text()).items()} if path.exists() else {}
+        for mask in range(2**GROUPS):
+            if mask not in speeds or not is_certain(speeds[mask]):
+                speeds[mask] = self._speed(self._adapter.runner(self._candidate(mask, 0), Execution()))
+                path.write_text(json.dumps(speeds))
+        return speeds
+
+    def _speed(self, run: Runner) -> Speed:
         """The most certain one of a few attempts: now and then another process takes half of the time away."""
         found = []
         for _ in range(ATTEMPTS):
@@ -234,15 +247,45 @@ class Recorder:
 
     def profile(self) -> dict[str, list[Any]]:
         """Seconds of each group in fp32 and in int8, and of converting its last op's output once."""
-        config = make_config(self.space, self.groups, 0, 0)
-        candidate = self._adapter.apply(self._model, config, self._statistics)
         assert isinstance(self._adapter, CostModel)
-        fp32, int8 = self._adapter.op_seconds([self._model, candidate], self._one, Execution())
+        fp32, int8 = self._adapter.op_seconds([self._model, self._candidate(0, 0)], self._one, Execution())
         crossing = self._adapter.conversion_seconds(self._model, self._statistics, Execution())
         return {
             "seconds": [[_micro(sum(by.get(op, 0.0) for op in group)) for by in (fp32, int8)] for group in self.groups],
             "crossing_s": [_micro(crossing.get(group[-1], 0.0)) for group in self.groups],
         }
+
+
+def make_table(recorder: Recorder, source: Source) -> dict[str, Any]:
+    """The table as it is stored; answers are packed bits in base64, in the order of the evaluation images."""
+    calibration, evaluation, _ = recorder.outputs(None)
+    right = evaluation[0].argmax(axis=1) == recorder.labels
+    rows = []
+    for mask, speed in recorder.speeds().items():
+        on_calibration, on_evaluation, sizes = recorder.outputs(mask)
+        for algorithm, size in enumerate(sizes):
+            error = noise_to_signal([calibration[0][None, :FEW]], [on_calibration[algorithm][None, :FEW]])
+            answers = on_evaluation[algorithm].argmax(axis=1) == recorder.labels
+            rows.append([mask, algorithm, *speed, float(f"{error:.4g}"), size, pack(answers)])
+    margins = -TopK().difficulty((evaluation[0],), recorder.labels)
+    return {
+        "format": 2,
+        "model": source.path.name,
+        "images": source.images,
+        "baseline_answers": pack(right),
+        "baseline_margins": base64.b64encode(margins.astype(np.float16).tobytes()).decode(),
+        "host": current_host().to_json(),
+        "groups": recorder.groups,
+        "algorithms": [str(algorithm) for algorithm in ALGORITHMS],
+        "profile": recorder.profile(),
+        "columns": COLUMNS,
+        "rows": sorted(rows),
+    }
+
+
+def pack(answers: npt.NDArray[np.bool_]) -> str:
+    """Right or wrong, a bit each."""
+    return base64.b64encode(np.packbits(answers).tobytes()).decode()
 
 
 def _micro(seconds: float) -> float:
@@ -256,42 +299,21 @@ def main() -> None:
     parser.add_argument("model", choices=SOURCES)
     parser.add_argument("table", type=Path)
     parser.add_argument("--images", type=int, help="evaluation images to use instead of the model's own number")
+    parser.add_argument("--only", choices=("outputs", "speeds"))
     args = parser.parse_args()
     source = SOURCES[args.model]
     if args.images:
         source = dataclasses.replace(source, images=args.images)
-    recorder = Recorder(source)
-    part = args.table.with_suffix(".part")
-    rows = json.loads(args.table.read_text())["rows"] if args.table.exists() else []
-    rows += [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
-    done = {row[0] for row in rows}
+    recorder = Recorder(source, args.table.with_suffix(".parts"))
     started = time.monotonic()
-    with part.open("a") as file:
-        for mask in range(2**GROUPS):
-            if mask not in done:
-                measured = recorder.measure(mask)
-                rows += measured
-                file.writelines(json.dumps(row) + "\n" for row in measured)
-                file.flush()
-    uncertain = sorted({row[0] for row in rows if not is_certain(row[4:7])})
-    for mask in uncertain:
-        speed = recorder.speed(mask)
-        rows = [[*row[:4], *speed, *row[7:]] if row[0] == mask else row for row in rows]
-    print(f"{len(rows)} configs, {len(uncertain)} timed anew, {time.monotonic() - started:.0f} s")
-    table = {
-        "format": 1,
-        "model": source.path.name,
-        "images": source.images,
-        "baseline_accuracy": recorder.baseline_accuracy,
-        "host": dataclasses.asdict(current_host()),
-        "groups": recorder.groups,
-        "algorithms": [str(algorithm) for algorithm in ALGORITHMS],
-        "profile": recorder.profile(),
-        "columns": COLUMNS,
-        "rows": sorted(rows),
-    }
-    args.table.write_text(json.dumps(table).replace("], [", "],\n[") + "\n")
-    part.unlink(missing_ok=True)
+    if args.only != "speeds":
+        for mask in (None, *range(2**GROUPS)):
+            recorder.outputs(mask)
+    if args.only != "outputs":
+        recorder.speeds()
+    print(f"recorded in {time.monotonic() - started:.0f} s")
+    if args.only is None:
+        args.table.write_text(json.dumps(make_table(recorder, source)).replace("], [", "],\n[") + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """How many evaluations each strategy needs, on problems whose optimum is known.
 
 The problems are the recorded tables of real models and synthetic ones. A result is reached when a config keeps the
-target and costs at most 3 % more than the best config that does. Run from the root of the repository:
+target and costs at most 3 % more than the best config that does. An evaluation counts by its share of the data: one
+that ends early, as the tuner's own stopping rule has it, counts in part (the tables hold every answer), one that is
+ruled out by its latency counts nothing. Synthetic problems have no answers: there every accuracy counts in full. Run
+from the root of the repository:
 
     python benchmarks/search_efficiency.py --seeds 10 --json search_efficiency.json
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -23,7 +27,7 @@ from scipy.stats import mannwhitneyu
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.strategies import create_strategy
-from tests.strategies.driver import Run
+from tests.strategies.driver import Run, share_of_data
 from tests.strategies.synthetic import Synthetic, make_model
 from tests.strategies.table import DATA, Table
 
@@ -59,9 +63,11 @@ class Outcome:
         strategy: Its name.
         problem: Its name.
         seed: Of the search, and of the synthetic model or the latency noise.
-        reached: Evaluations until a config within 3 % of the optimum; None where it was not found.
-        met: Evaluations until the target was kept by something cheaper than fp32.
-        evaluations: Evaluations until it ended.
+        reached: Evaluations, as shares of the data, until a config within 3 % of the optimum; None: not found.
+        tried: The same in candidates, whatever was evaluated of them.
+        met: As ``reached``, until the target was kept by something cheaper than fp32.
+        evaluations: The same until it ended.
+        trials: Candidates until it ended, whatever was evaluated of them.
         ratio: Final cost over the optimum's.
         reason: Why it ended.
     """
@@ -69,9 +75,11 @@ class Outcome:
     strategy: str
     problem: str
     seed: int
-    reached: int | None
-    met: int | None
-    evaluations: int
+    reached: float | None
+    tried: int | None
+    met: float | None
+    evaluations: float
+    trials: int
     ratio: float
     reason: str
 
@@ -119,29 +127,38 @@ def many_case(seed: int, target: float = 0.01) -> Case:
     )
 
 
-def cases(seed: int) -> Iterator[tuple[str, Case]]:
-    """All problems of one seed."""
-    for path in sorted(DATA.glob("*.json")):
-        for target in (0.01, 0.002):
-            table = Table(path.stem, seed)
-            yield (
-                f"{path.stem} {target:.1%}",
-                Case(model=table, target=target, optimum=table.optimum(target), cost=table.true_cost),
-            )
+def cases(seed: int) -> dict[str, Callable[[], Case]]:
+    """All problems of one seed, by name."""
     base = make_model(10, seed=seed, rich=False)
-    yield "separable", synthetic_case(base)
-    yield "interacting", synthetic_case(dataclasses.replace(base, interaction=0.6, crossing_s=1e-4))
-    yield "noisy", synthetic_case(dataclasses.replace(base, noise=1e-3))
-    yield "many ops", many_case(seed)
-    yield "plateau", synthetic_case(dataclasses.replace(base, plateau=4e-3))
-    yield "hopeless", synthetic_case(make_model(10, seed=seed, rich=False, total_loss=5.0, harmful=10))
+    hopeless = make_model(10, seed=seed, rich=False, total_loss=5.0, harmful=10)
+    return {
+        **{
+            f"{path.stem} {target:.1%}": functools.partial(table_case, path.stem, seed, target)
+            for path in sorted(DATA.glob("*.json"))
+            for target in (0.01, 0.002)
+        },
+        "separable": lambda: synthetic_case(base),
+        "interacting": lambda: synthetic_case(dataclasses.replace(base, interaction=0.6, crossing_s=1e-4)),
+        "noisy": lambda: synthetic_case(dataclasses.replace(base, noise=1e-3)),
+        "many ops": lambda: many_case(seed),
+        "plateau": lambda: synthetic_case(dataclasses.replace(base, plateau=4e-3)),
+        "hopeless": lambda: synthetic_case(hopeless),
+    }
+
+
+def table_case(name: str, seed: int, target: float) -> Case:
+    """A recorded model, timed anew and with its samples in an order of their own."""
+    table = Table(name, seed)
+    return Case(model=table, target=target, optimum=table.optimum(target), cost=table.true_cost)
 
 
 def search(name: str, problem: str, case: Case, seed: int) -> Outcome:
     """Run one strategy once."""
     run = Run(case.model.problem(seed, target=case.target), case.model).go(create_strategy(name), BUDGET)
-    met = [(i, case.cost(t.config)) for i, t in enumerate(run.evaluated, start=1) if t.met]
+    spent = list(itertools.accumulate(share_of_data(trial) for trial in run.evaluated))
+    met = [(i, case.cost(t.config)) for i, t in zip(spent, run.evaluated, strict=True) if t.met]
     near = [i for i, cost in met if cost <= case.optimum * NEAR]
+    tried = [i for i, t in enumerate(run.evaluated, start=1) if t.met and case.cost(t.config) <= case.optimum * NEAR]
     faster = [i for i, cost in met if cost < 1]
     return Outcome(
         strategy=name,
@@ -149,8 +166,10 @@ def search(name: str, problem: str, case: Case, seed: int) -> Outcome:
         seed=seed,
         # Where fp32 is the optimum there is nothing to find.
         reached=0 if case.optimum * NEAR >= 1 else min(near, default=None),
+        tried=0 if case.optimum * NEAR >= 1 else min(tried, default=None),
         met=min(faster, default=None),
-        evaluations=len(run.evaluated),
+        evaluations=spent[-1] if spent else 0.0,
+        trials=len(run.evaluated),
         ratio=case.cost(run.best.config) / case.optimum,
         reason=run.reason or "budget",
     )
@@ -165,63 +184,86 @@ def row(outcomes: list[Outcome]) -> str:
     worst = max(o.ratio for o in outcomes)
     spent = statistics.median(o.evaluations for o in outcomes)
 
-    def shown(value: float) -> str:
-        return f"> {BUDGET}" if value > BUDGET else f"{value:g}"
-
+    trials = statistics.median(o.trials for o in outcomes)
     return (
         f"| {outcomes[0].problem} | {outcomes[0].strategy} | {shown(float(met))} | {shown(float(median))} "
-        f"| {len(reached)}/{len(outcomes)} | {spent:g} | {ratio:.3f} | {worst:.3f} |"
+        f"| {len(reached)}/{len(outcomes)} | {spent:.1f} | {trials:g} | {ratio:.3f} | {worst:.3f} |"
     )
 
 
+def shown(value: float) -> str:
+    """Evaluations to a tenth; beyond the budget is not found."""
+    return f"> {BUDGET}" if value > BUDGET else f"{value:.1f}"
+
+
 def significance(outcomes: list[Outcome], problem: str) -> str:
-    """Whether ``bayesian`` needs fewer evaluations than ``random``; one that did not get there counts as longest."""
-    values = {
-        name: [
-            BUDGET + 1 if o.reached is None else o.reached
-            for o in outcomes
-            if o.strategy == name and o.problem == problem
-        ]
-        for name in ("bayesian", "random")
-    }
-    p = mannwhitneyu(values["bayesian"], values["random"], alternative="less").pvalue
-    return f"| {problem} | {np.median(values['bayesian']):g} | {np.median(values['random']):g} | {p:.2g} |"
+    """Whether ``bayesian`` needs less than ``random``, in candidates and in evaluations.
+
+    One that did not get there counts as longest.
+    """
+    cells = []
+    for field in ("tried", "reached"):
+        ours, theirs = (
+            [
+                BUDGET + 1 if getattr(o, field) is None else getattr(o, field)
+                for o in outcomes
+                if o.strategy == name and o.problem == problem
+            ]
+            for name in ("bayesian", "random")
+        )
+        p = mannwhitneyu(ours, theirs, alternative="less").pvalue
+        cells.append(f"{shown(float(np.median(ours)))} | {shown(float(np.median(theirs)))} | {p:.2g}")
+    return f"| {problem} | {' | '.join(cells)} |"
+
+
+def median_of(outcomes: list[Outcome], problem: str, strategy: str) -> float:
+    """Evaluations until within 3 % of the optimum; one that did not get there counts as longest."""
+    some = [o for o in outcomes if o.problem == problem and o.strategy == strategy]
+    return float(np.median([BUDGET + 1 if o.reached is None else o.reached for o in some]))
 
 
 def comparison(outcomes: list[Outcome], problem: str) -> str:
     """How many evaluations ``auto`` needs, and the best of those it has to beat, until within 3 % of the optimum."""
-    medians = {
-        name: float(np.median([BUDGET + 1 if o.reached is None else o.reached for o in outcomes if o.strategy == name]))
-        for name in ("auto", *OTHERS)
-    }
+    medians = {name: median_of(outcomes, problem, name) for name in ("auto", *OTHERS)}
     other = min(OTHERS, key=lambda name: medians[name])
-    reached = [o.reached for o in outcomes if o.strategy == "auto" and o.reached is not None]
-    near = sum(count <= 10 for count in reached)
-    shown = f"> {BUDGET}" if medians[other] > BUDGET else f"{medians[other]:g}"
+    own = [o for o in outcomes if o.problem == problem and o.strategy == "auto"]
+    near = sum(o.reached is not None and o.reached <= 10 for o in own)
     # Where fp32 is the optimum, nothing has to be evaluated.
     share = f"{medians['auto'] / medians[other]:.2f}" if medians[other] else "-"
-    runs = len(outcomes) // (1 + len(OTHERS))
-    return f"| {problem} | {medians['auto']:g} | {near}/{runs} | {other} | {shown} | {share} |"
+    return f"| {problem} | {shown(medians['auto'])} | {near}/{len(own)} | {other} | {shown(medians[other])} | {share} |"
+
+
+def over_all(outcomes: list[Outcome], problems: Sequence[str], name: str) -> str:
+    """What one strategy needs on all problems together, and the share of it that ``auto`` needs."""
+    own, auto = (sum(median_of(outcomes, problem, each) for problem in problems) for each in (name, "auto"))
+    missed = sum(median_of(outcomes, problem, name) > BUDGET for problem in problems)
+    return f"| {name} | {own:.1f} | {missed}/{len(problems)} | {auto / own:.2f} |"
 
 
 def print_tables(outcomes: list[Outcome], strategies: Sequence[str]) -> None:
     """All strategies on all problems; ``bayesian`` against ``random``; ``auto`` against the best of the others."""
     problems = list(dict.fromkeys(o.problem for o in outcomes))
-    print("| problem | strategy | target met | within 3 % | found | spent | cost / optimum | worst |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| problem | strategy | target met | within 3 % | found | spent | trials | cost / optimum | worst |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for problem in problems:
         for name in strategies:
             if some := [o for o in outcomes if o.problem == problem and o.strategy == name]:
                 print(row(some))
     if {"bayesian", "random"} <= set(strategies):
-        print("\n| problem | bayesian | random | p |\n|---|---|---|---|")
+        print("\n| problem | bayesian, candidates | random | p | bayesian, evaluations | random | p |")
+        print("|---|---|---|---|---|---|---|")
         for problem in problems:
             print(significance(outcomes, problem))
     if {"auto", *OTHERS} <= set(strategies):
         print("\n| problem | auto | in at most 10 | best other | its evaluations | share |\n|---|---|---|---|---|---|")
         for problem in problems:
-            some = [o for o in outcomes if o.problem == problem and o.strategy in ("auto", *OTHERS)]
-            print(comparison(some, problem))
+            print(comparison(outcomes, problem))
+    if "auto" in strategies:
+        print("\n| strategy | evaluations on all problems | not found | share that auto needs |\n|---|---|---|---|")
+        shared = [problem for problem in problems if "hopeless" not in problem]
+        for name in strategies:
+            if name != "hawq":
+                print(over_all(outcomes, shared, name))
 
 
 def main() -> None:
@@ -236,9 +278,10 @@ def main() -> None:
     outcomes: list[Outcome] = []
     started = time.monotonic()
     for seed in range(args.seeds):
-        for problem, case in cases(seed):
+        for problem, make in cases(seed).items():
             if not any(part in problem for part in args.problems):
                 continue
+            case = make()
             for name in args.strategies:
                 if name != "hawq" or isinstance(case.model, Synthetic):
                     outcomes.append(search(name, problem, case, seed))

@@ -50,11 +50,13 @@ class Bayesian(Strategy):
             explore: How many trials to make before every second one refines the best.
 
         Raises:
-            StrategyError: ``model`` is neither.
+            StrategyError: ``model`` is neither, or ``explore`` is less than 1.
             MissingDependencyError: The Gaussian process's package is not installed.
         """
         if model not in ("tpe", "gp"):
             raise StrategyError(f"`model` must be 'tpe' or 'gp', but got {model!r}")
+        if explore < 1:
+            raise StrategyError(f"`explore >= 1` must hold, but got {explore}")
         if model == "gp" and importlib.util.find_spec("torch") is None:
             raise MissingDependencyError(
                 "Strategy 'bayesian' with model='gp' needs PyTorch, which Optuna's Gaussian process is built on: "
@@ -72,7 +74,7 @@ class Bayesian(Strategy):
     def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:
         """The preferred config, then draws; every second one near the best once there is one."""
         if len(trials) == 1:
-            return Proposal(config=problem.space.preferred, note="every op as preferred", needs_accuracy=True)
+            return Proposal(config=problem.space.preferred, note="every op as preferred")
         order = fallback_order(problem)
         tried = {trial.config.fingerprint for trial in trials}
         best = _best(problem, trials)
@@ -84,7 +86,7 @@ class Bayesian(Strategy):
             new = drawn if drawn.config.fingerprint not in tried else _moved(problem, order, tried, drawn)
             if new is not None:
                 return new
-        refined = None if best is None else _refine(problem, best.config, order, tried, draw)
+        refined = None if best is None else _refine(problem, best, order, tried, draw)
         # Where nothing is new, the history answers what was drawn and the study goes on to its next draw.
         return refined or drawn or _explore(problem.space, order, draw)
 
@@ -150,11 +152,9 @@ def _nearest(space: TuningSpace, op: str, choice: OpConfig, params: Mapping[str,
     return space.nearest(op, dataclasses.replace(choice, **changes))
 
 
-def _refine(
-    problem: Problem, best: QuantizationConfig, order: Sequence[str], tried: Set[str], draw: Draw
-) -> Proposal | None:
+def _refine(problem: Problem, trial: Trial, order: Sequence[str], tried: Set[str], draw: Draw) -> Proposal | None:
     """The best with one op in the other precision; None where that gives nothing new."""
-    space = problem.space
+    space, best = problem.space, trial.config
     if not order:
         return None
     # An integer along the order, not a category: what is learnt of an op then tells something of its neighbours.
@@ -165,7 +165,8 @@ def _refine(
         quantized = space.by_name[op].preferred if shared is None else space.nearest(op, shared)
         return quantized if best[op] == FP32 else FP32
 
-    near = [order[at] for at in sorted(range(len(order)), key=lambda at: abs(at - position))]
+    # Where the best keeps the target, an op given back is most likely to gain; where it does not, one taken away.
+    near = sorted(order, key=lambda op: ((best[op] == FP32) is not trial.met, abs(order.index(op) - position)))
     # Single ops first; pairs, which can swap one for another, once all of these are tried.
     for ops in (*((op,) for op in near), *itertools.combinations(near[:_PAIRED], 2)):
         config = best.replace({op: toggled(op) for op in ops})

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 from autotune.config import Precision
 from autotune.strategies.prediction import LinearModel, Vector
 from autotune.strategies.program import Conversions, Flags, Program
-from autotune.strategy import Objective, Problem
+from autotune.strategies.steps import DOUBT, RESOLUTION_S, Step, latency_of
+from autotune.strategy import Problem
 from autotune.trial import Trial
 
 _TIMING = 0.01
 """Standard deviation of a measured cost whose interval is not known."""
 
-_DOUBT = 0.15
-_RESOLUTION_S = 2e-6
-"""An op counts as faster in fp32 only where its profile says so by more than this share and these seconds: profiles of
-two models are told apart no better, and count whole microseconds."""
-
 
 class Costs:
     """Predicts costs, as shares of the baseline's, from the profile and from what was measured.
 
-    A choice is one flag per op of ``ops``, true for fp32.
+    A choice is one flag per step, true where it is taken.
 
     Args:
         problem: Whose profile it is.
-        ops: Those that can be in fp32.
-        complete: Whether there is no other quantized op, so that all of them in fp32 are the baseline.
+        steps: Those from the fastest config towards fp32.
+        complete: Whether all of them taken are the baseline, since no other op is quantized.
     """
 
-    def __init__(self, problem: Problem, ops: Sequence[str], *, complete: bool) -> None:
-        n = len(ops)
+    def __init__(self, problem: Problem, steps: Sequence[Step], *, complete: bool) -> None:
+        n = len(steps)
         self._observed: list[tuple[Flags, float, float]] = []
         if complete:
             self._observed.append((np.ones(n, dtype=bool), 1.0, _TIMING))
-        latency = problem.insights.op_latency() if problem.objective is Objective.LATENCY else {}
-        quantized = {op: problem.space.by_name[op].preferred.precision for op in ops}
-        known = [set(latency.get(op, ())) >= {Precision.FP32, quantized[op]} for op in ops]
+        latency = latency_of(problem)
+        known = [
+            set(latency.get(step.op, ())) >= {step.before.precision, step.after.precision, Precision.FP32}
+            for step in steps
+        ]
         # A profile that misses most ops would have their return to fp32 cost nothing.
         self.profiled = n > 0 and 2 * sum(known) >= n
         self._gain = np.zeros(n)
@@ -48,28 +48,24 @@ class Costs:
             unit = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
             seconds = np.array(
                 [
-                    [latency[op][Precision.FP32], latency[op][quantized[op]]] if have else [0.0, 0.0]
-                    for op, have in zip(ops, known, strict=True)
+                    [latency[step.op][step.after.precision], latency[step.op][step.before.precision]]
+                    if have
+                    else [0.0, 0.0]
+                    for step, have in zip(steps, known, strict=True)
                 ]
             )
             gain = (seconds[:, 0] - seconds[:, 1]) / unit
-            doubt = (_DOUBT * seconds.min(axis=1) + _RESOLUTION_S) / unit
+            doubt = (DOUBT * seconds.min(axis=1) + RESOLUTION_S) / unit
             self._gain = np.where(gain < 0, np.minimum(gain + doubt, 0.0), gain)
             crossing = {op: value / unit for op, value in problem.insights.crossing_latency().items()}
-        position = {op: i for i, op in enumerate(ops)}
-        readers = {
-            position[op]: [position[reader] for reader in others if reader in position]
-            for op, others in (problem.insights.neighbours() if crossing else {}).items()
-            if op in position
-        }
-        self._crossing = {position[op]: value for op, value in crossing.items() if op in position}
-        self._readers = readers
-        self.conversions = Conversions(n, self._crossing, readers)
+        self._crossing, self._readers, saved = _conversions(problem, steps, crossing)
+        self._gain -= saved
+        self.conversions = Conversions(n, self._crossing, self._readers)
         self._full = 1.0
         self._model: LinearModel | None = None
 
     def fastest(self) -> Flags:
-        """The ops that the profile says are faster in fp32, by more than its noise and what conversions cost."""
+        """The steps that the profile says make it faster, by more than its noise and what conversions cost."""
         n = len(self._gain)
         if not self.profiled:
             return np.zeros(n, dtype=bool)
@@ -110,19 +106,64 @@ class Costs:
 
     @property
     def gain(self) -> Vector:
-        """What each op adds to the cost in fp32, by what is known now."""
+        """What each step adds to the cost, by what is known now."""
         return self._gain if self._model is None else self._model.mean[:-1]
 
     def predict(self, choices: Flags) -> Vector:
         """Of each choice; (p, n) to (p,). What was measured is taken as it is: calibration changes no kernel."""
+        return self._predicted(choices)[0]
+
+    def improvement(self, choices: Flags, best: float) -> Vector:
+        """By how much each choice is expected to cost less than ``best``, what is worse counted as nothing.
+
+        Jones, Schonlau and Welch, Efficient global optimization, J. Global Optimization 13 (1998).
+        """
+        mean, std = self._predicted(choices)
+        std = np.maximum(std, 1e-9)
+        gain = best - mean
+        expected: Vector = gain * ndtr(gain / std) + std * np.exp(-0.5 * (gain / std) ** 2) / math.sqrt(2 * math.pi)
+        return expected
+
+    def _predicted(self, choices: Flags) -> tuple[Vector, Vector]:
+        """Mean and standard deviation."""
         if self._model is None:
             # Nothing could be timed yet: the profile's word, or else as if int8 took half the time.
             gain = self._gain if self.profiled else np.full(len(self._gain), 0.5 / max(len(self._gain), 1))
-            return 1.0 - ~choices @ gain + self.conversions.cost(choices)
-        costs: Vector = _with_constant(choices) @ self._model.mean + self.conversions.cost(choices)
+            return 1.0 - ~choices @ gain + self.conversions.cost(choices), np.zeros(len(choices))
+        mean, std = self._model.predict(_with_constant(choices))
+        mean = mean + self.conversions.cost(choices)
         for choice, cost, _ in self._observed:
-            costs[(choices == choice).all(axis=1)] = cost
-        return costs
+            same = (choices == choice).all(axis=1)
+            mean[same], std[same] = cost, 0.0
+        return mean, std
+
+
+def _conversions(
+    problem: Problem, steps: Sequence[Step], crossing: Mapping[str, float]
+) -> tuple[dict[int, float], dict[int, list[int]], Vector]:
+    """What lies between the ops: only those in static int8 hand integers on, all others read and write fp32.
+
+    Returns:
+        By step, the cost of a conversion of its op's output; by step, the steps of the ops that read it; and by step
+        what its taking saves for certain, as the output goes to or comes from an op that never takes integers.
+    """
+    leaves = {step.op: i for i, step in enumerate(steps) if step.before.precision is Precision.INT8}
+    touched = {step.op for step in steps}
+    costs: dict[int, float] = {}
+    readers: dict[int, list[int]] = {}
+    saved = np.zeros(len(steps))
+    for op, others in (problem.insights.neighbours() if crossing else {}).items():
+        members = [member for member in dict.fromkeys((op, *others)) if member in touched]
+        integer = [member for member in members if member in leaves]
+        if op not in crossing or op not in touched or not integer:
+            continue
+        if len(integer) == len(members):
+            costs[leaves[op]] = crossing[op]
+            readers[leaves[op]] = [leaves[other] for other in others if other in leaves]
+        else:
+            # The last of them to leave saves the conversion; each is credited its part.
+            saved[[leaves[member] for member in integer]] += crossing[op] / len(integer)
+    return costs, readers, saved
 
 
 def timing_noise(trial: Trial, cost: float) -> float:
@@ -134,5 +175,5 @@ def timing_noise(trial: Trial, cost: float) -> float:
 
 
 def _with_constant(choices: Flags) -> Vector:
-    """A column of ones after the choices: what a config costs without any op in fp32."""
+    """A column of ones after the choices: what a config costs without any step taken."""
     return np.hstack([choices.astype(float), np.ones((len(choices), 1))])

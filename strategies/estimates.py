@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from autotune.config import FP32, QuantizationConfig
+from autotune.config import QuantizationConfig
 from autotune.strategies.cost_model import Costs, timing_noise
-from autotune.strategies.loss_model import Losses, Template
-from autotune.strategies.moves import can_fall_back, cost_of
+from autotune.strategies.loss_model import PRIOR_SCALE, Losses, Template
+from autotune.strategies.moves import cost_of
 from autotune.strategies.prediction import Vector
 from autotune.strategies.program import Flags, Program
+from autotune.strategies.steps import Step, config_of, fastest_config, in_order, single_steps
 from autotune.strategy import Problem
 from autotune.trial import Trial
 
@@ -28,10 +30,19 @@ _BUDGETS = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4)
 """Shares of the target for which the program is solved; above 1 since losses may be overrated."""
 
 _COMPLETE = 12
-"""Up to so many ops every choice is looked at."""
+"""Up to so many steps every choice is looked at."""
+
+_FLIPS = 64
+"""Beyond, so many choices that differ from the best in one step; to predict 500 takes ten times as long."""
 
 _CHECKS = 3
 """Output errors are looked at until one agrees with its prediction, at most so many times."""
+
+_HOPELESS = 2.0
+"""Losses that are expected beyond so many times the target are not measured."""
+
+_CERTAIN = 0.9
+"""What a verdict says at most of configs with more or fewer ops in fp32."""
 
 _FIRST_MISSES = 2
 """Misses after which the loss allowed is halved with every further one, whatever the predictions say."""
@@ -41,63 +52,79 @@ class Estimates:
     """Both predictions, what was tried, and the choice that promises most; lives as long as one replay of the plan."""
 
     def __init__(self, problem: Problem, baseline: Trial) -> None:
-        preferred = problem.space.preferred
-        self.ops = [op for op in can_fall_back(problem.space) if preferred[op] != FP32]
+        first = fastest_config(problem)
         self.won = False
         """Whether any candidate keeps the target and costs less than fp32."""
         self._problem = problem
-        self._template = Template(config=preferred, errors={}, preferred_errors={})
+        self._template = Template(config=first, steps=single_steps(problem, first), measured=False)
         unit = cost_of(problem, baseline)
         self._unit = unit if math.isfinite(unit) else 1.0
         self._tried = {baseline.config.fingerprint}
         self._trials: list[tuple[Flags, Trial]] = []
-        self._best, self._best_choice = 1.0, np.ones(len(self.ops), dtype=bool)
-        self._costs = Costs(problem, self.ops, complete=len(self.ops) == len(preferred.ops))
-        self._losses = Losses(problem, self._template, self.ops)
+        self._best, self._best_choice = 1.0, np.ones(len(self._template.steps), dtype=bool)
+        self._complete = len(self._template.steps) == len(first.ops)
+        self._costs = Costs(problem, self._template.steps, complete=self._complete)
+        self._losses = Losses(problem, self._template)
 
     def fastest(self) -> Flags:
         """What the profile alone says is fastest."""
         return self._costs.fastest()
 
-    def config(self, fp32: Flags) -> QuantizationConfig:
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What the flags of a choice stand for."""
+        return self._template.steps
+
+    def config(self, choice: Flags) -> QuantizationConfig:
         """The config that a choice stands for."""
-        return self._template.config.replace({op: FP32 for op, flag in zip(self.ops, fp32, strict=True) if flag})
+        return config_of(self._template.config, self._template.steps, choice)
 
     def use(self, template: Template) -> None:
-        """Go on with another template; what was measured so far was measured as preferred."""
-        changed = template.config != self._template.config
+        """Go on with another template; what was measured so far was measured from the first config."""
+        before = self._template
         self._template = template
-        self._losses = Losses(self._problem, template, self.ops)
-        for choice, trial in self._trials:
-            self._losses.add(choice, trial, preferred=True)
-        if changed:
-            # What another template kept or missed says nothing for certain of this one.
-            self._trials = []
+        self._losses = Losses(self._problem, template)
+        self._costs = Costs(self._problem, template.steps, complete=self._complete)
+        trials, self._trials = self._trials, []
+        for choice, trial in trials:
+            precise = {step.op for step, on in zip(before.steps, choice, strict=True) if on}
+            again = np.array([step.op in precise for step in template.steps], dtype=bool)
+            self._add_cost(again, trial)
+            self._losses.add(again, trial, preferred=True)
+            if template.config == before.config:
+                # Of another template it would say nothing for certain what this one kept or missed.
+                self._trials.append((again, trial))
+        self._best_choice = np.ones(len(template.steps), dtype=bool)
 
-    def add(self, fp32: Flags, trial: Trial) -> bool:
-        """Take in what came of a choice; whether it is the best so far."""
+    def add(self, choice: Flags, trial: Trial) -> bool:
+        """Take in what came of a choice; whether it is noticeably better than the best before it."""
         self._tried.add(trial.config.fingerprint)
-        self._trials.append((fp32, trial))
-        cost = cost_of(self._problem, trial) / self._unit
-        if math.isfinite(cost):
-            self._costs.add(fp32, cost, timing_noise(trial, cost))
-        self._losses.add(fp32, trial, preferred=False)
+        self._trials.append((choice, trial))
+        cost = self._add_cost(choice, trial)
+        self._losses.add(choice, trial, preferred=False)
         if not (trial.met and cost < self._best):
             return False
-        self.won, self._best, self._best_choice = True, cost, fp32
-        return True
+        noticeable = not self.won or cost < (1 - _NOTICEABLE) * self._best
+        self.won, self._best, self._best_choice = True, cost, choice
+        return noticeable
 
-    def next(self, idle: int) -> Flags | None:
+    def _add_cost(self, choice: Flags, trial: Trial) -> float:
+        cost = cost_of(self._problem, trial) / self._unit
+        if math.isfinite(cost):
+            self._costs.add(choice, cost, timing_noise(trial, cost))
+        return cost
+
+    def next(self, idle: float) -> Flags | None:
         """The choice to measure next; None where nothing promises enough.
 
         Args:
-            idle: How many candidates in a row did not improve on the best. With each, the probability that the target
-                is kept counts for more against the gain.
+            idle: How many evaluations in a row were spent on candidates that did not improve on the best. With each,
+                the probability that the target is kept counts for more against the gain.
         """
         choice = None
         for _ in range(_CHECKS):
             choice = self._most_promising(idle)
-            if choice is None or not self._template.errors:
+            if choice is None or not self._template.measured:
                 break
             config = self.config(choice)
             quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
@@ -105,9 +132,17 @@ class Estimates:
                 break
         return choice
 
-    def predicted_loss(self, fp32: Flags) -> float:
+    def is_hopeless(self, config: QuantizationConfig) -> bool:
+        """Whether a config's output error alone says that it misses the target by far; only of relative losses."""
+        if self._problem.criterion.relative is None:
+            return False
+        quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
+        error = self._problem.insights.output_error(quick)
+        return PRIOR_SCALE * error > _HOPELESS * self._problem.criterion.target
+
+    def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""
-        return float(self._losses.predict(fp32[None])[0][0])
+        return float(self._losses.predict(choice[None])[0][0])
 
     def reason(self) -> str:
         """Why there is no next choice."""
@@ -115,16 +150,20 @@ class Estimates:
             return "target met and no faster config predicted"
         return "fp32 is the fastest of the configs predicted to keep the target"
 
-    def _most_promising(self, idle: int) -> Flags | None:
+    def _most_promising(self, idle: float) -> Flags | None:
         """The untried choice with the largest gain times the probability that it keeps the target."""
         choices = self._candidates()
         if not len(choices):
             return None
-        gain = self._best - self._costs.predict(choices)
+        if self._template.measured and self.won:
+            # What was measured leaves costs uncertain, and a small chance of a gain costs a fraction of an evaluation.
+            gain, least = self._costs.improvement(choices, self._best), 0.5 * _NOTICEABLE
+        else:
+            gain, least = self._best - self._costs.predict(choices), _NOTICEABLE
         loss, probability = self._losses.predict(choices)
         probability = self._with_verdicts(choices, probability)
         probability[loss > self._limit()] = 0.0
-        promise = np.where(gain >= _NOTICEABLE * self._best, gain * probability, 0.0)
+        promise = np.where(gain >= least * self._best, gain * probability, 0.0)
         promise[promise < _WORTHWHILE * self._best] = 0.0
         promise *= probability ** (_CAUTION * idle)
         for index in np.argsort(-promise, kind="stable"):
@@ -137,40 +176,54 @@ class Estimates:
 
     def _candidates(self) -> Flags:
         """The choices to look at, (p, n)."""
-        n = len(self.ops)
+        n = len(self.steps)
         if n <= _COMPLETE:
-            return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
+            every = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
+            return every[in_order(self.steps, every)]
         program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
         limit = min(self._problem.criterion.target, self._limit())
         solved = program.solve([share * limit for share in _BUDGETS])
         flipped = [self._flipped(choice) for choice in ([self._best_choice] if self.won else solved[-1:])]
-        return np.concatenate([np.array(solved, dtype=bool).reshape(-1, n), *flipped])
+        choices = np.concatenate([np.array(solved, dtype=bool).reshape(-1, n), *flipped])
+        return choices[in_order(self.steps, choices)]
 
     def _flipped(self, choice: Flags) -> Flags:
-        """The choices that differ from this one in a single op and cost less, (p, n)."""
+        """The choices that differ from this one in a single step and cost less, the best bargains of them, (p, n)."""
         change = np.where(choice, -self._costs.gain, self._costs.gain) + self._costs.conversions.of_flips(choice)
-        ops = np.flatnonzero(change < 0)
-        flipped = np.repeat(choice[None], len(ops), axis=0)
-        flipped[np.arange(len(ops)), ops] ^= True
+        lost = np.where(choice, self._losses.each, 0.0)
+        steps = np.flatnonzero(change < 0)
+        steps = steps[np.argsort(change[steps] / (lost[steps] + 1e-12), kind="stable")][:_FLIPS]
+        flipped = np.repeat(choice[None], len(steps), axis=0)
+        flipped[np.arange(len(steps)), steps] ^= True
         return flipped
 
     def _with_verdicts(self, choices: Flags, probability: Vector) -> Vector:
-        """Ops returned to fp32 do little harm: more of them than a config that keeps the target keep it as well."""
+        """Ops returned to fp32 do little harm: more of them than a config that keeps the target keep it as well.
+
+        And fewer than one that misses it miss it as well; as far as the evaluation data can tell the two apart.
+        """
         probability = probability.copy()
         for choice, trial in self._trials:
+            if trial.loss is None:
+                continue
+            again = self._losses.kept_again(trial)
             if trial.met:
-                probability[(choices | ~choice).all(axis=1)] = np.maximum(
-                    probability[(choices | ~choice).all(axis=1)], 0.9
-                )
-            elif trial.loss is not None:
+                more = (choices | ~choice).all(axis=1)
+                probability[more] = np.maximum(probability[more], min(again, _CERTAIN))
+            else:
                 fewer = (choice | ~choices).all(axis=1)
-                probability[fewer] = np.minimum(probability[fewer], 0.1)
+                probability[fewer] = np.minimum(probability[fewer], max(again, 1 - _CERTAIN))
         return probability
 
     def _limit(self) -> float:
         """The largest predicted loss of a candidate."""
-        missed = [choice for choice, trial in self._trials if trial.loss is not None and not trial.met]
-        if self.won or len(missed) <= _FIRST_MISSES:
+        missed = [(choice, trial) for choice, trial in self._trials if trial.loss is not None and not trial.met]
+        clear = sum(self.clarity(trial) for _, trial in missed)
+        if self.won or clear <= _FIRST_MISSES:
             return math.inf
-        lowest = min(self.predicted_loss(choice) for choice in missed)
-        return 0.5 ** (len(missed) - _FIRST_MISSES) * max(lowest, self._problem.criterion.target)
+        lowest = min(self.predicted_loss(choice) for choice, _ in missed)
+        return float(0.5 ** (clear - _FIRST_MISSES) * max(lowest, self._problem.criterion.target))
+
+    def clarity(self, trial: Trial) -> float:
+        """How clearly a trial missed the target: 1, or less where the evaluation data can hardly tell."""
+        return 1.0 if trial.loss is None else 1.0 - 2.0 * min(0.5, self._losses.kept_again(trial))

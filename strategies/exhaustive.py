@@ -23,8 +23,13 @@ class Exhaustive(PlannedStrategy):
 
         Args:
             limit: The largest number of configs that is searched.
+
+        Raises:
+            StrategyError: ``limit`` is less than 1.
         """
         super().__init__()
+        if limit < 1:
+            raise StrategyError(f"`limit >= 1` must hold, but got {limit}")
         self.limit = limit
 
     def plan(self, problem: Problem) -> Plan:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
 from autotune.history import objective_value
-from autotune.space import OpSpace, PrecisionSpace, TuningSpace
+from autotune.space import TuningSpace
 from autotune.strategy import Problem
 from autotune.trial import Trial
 
@@ -28,10 +28,10 @@ def uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, st
 def _uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, str]]:
     preferred = space.preferred
     yield preferred, "every op as preferred"
-    for algorithm in _offered(space, lambda within: within.algorithms):
-        yield _with(space, calibration=algorithm), f"every op with {algorithm} calibration"
-    for weight in _offered(space, lambda within: within.weights):
-        yield _with(space, weight=weight), f"every op with {weight} weights"
+    for algorithm in _offered(space, "algorithms"):
+        yield _with(space, "calibration", "algorithms", algorithm), f"every op with {algorithm} calibration"
+    for weight in _offered(space, "weights"):
+        yield _with(space, "weight", "weights", weight), f"every op with {weight} weights"
     for recipe in space.recipe.recipes():
         changed = [
             f"{f.name}={getattr(recipe, f.name)}"
@@ -44,24 +44,29 @@ def _uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, s
         choices = {op.name: within.preferred for op in space.ops if (within := op.space_of(precision)) is not None}
         if precision is not Precision.FP32 and choices:
             yield preferred.replace(choices), f"every op that can be in {precision}"
-    for activation in _offered(space, lambda within: within.activations):
-        yield _with(space, activation=activation), f"every op with {activation} activations"
+    for activation in _offered(space, "activations"):
+        yield _with(space, "activation", "activations", activation), f"every op with {activation} activations"
 
 
-def _offered(space: TuningSpace, axis: Callable[[PrecisionSpace], tuple[object, ...]]) -> list[object]:
+def _offered(space: TuningSpace, axis: str) -> list[object]:
     """The values that any op offers in its preferred precision."""
-    return list(dict.fromkeys(value for op in space.ops for value in axis(op.precisions[0])))
+    # Ops share the few tuples there are, and hashing their members for each of 500 ops takes milliseconds.
+    axes = {id(values): values for op in space.ops for values in (getattr(op.precisions[0], axis),)}
+    return list(dict.fromkeys(value for values in axes.values() for value in values))
 
 
-def _with(space: TuningSpace, **change: object) -> QuantizationConfig:
+def _with(space: TuningSpace, field: str, axis: str, value: object) -> QuantizationConfig:
     """The preferred config, each op changed where it offers the change."""
-    return space.preferred.replace(
-        {op.name: choice for op in space.ops if (choice := _changed(op, change)) in op.precisions[0]}
-    )
-
-
-def _changed(op: OpSpace, change: dict[str, object]) -> OpConfig:
-    return dataclasses.replace(op.preferred, **change)  # type: ignore[arg-type]  # the field's own values
+    choices: dict[str, OpConfig] = {}
+    changed: dict[int, OpConfig] = {}
+    for op in space.ops:
+        if value in getattr(op.precisions[0], axis):
+            choice = changed.get(id(op.preferred))
+            if choice is None:
+                choice = dataclasses.replace(op.preferred, **{field: value})  # type: ignore[arg-type]  # its own values
+                changed[id(op.preferred)] = choice
+            choices[op.name] = choice
+    return space.preferred.replace(choices)
 
 
 def can_fall_back(space: TuningSpace) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotune.config import FP32, QuantizationConfig
+from autotune.errors import StrategyError
 from autotune.strategies.moves import can_fall_back, cost_of, fallback_order
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
@@ -26,9 +27,14 @@ class MseV2(PlannedStrategy):
 
         Args:
             candidates: How many ops, the most sensitive ones by the first ranking, compete for each step.
+
+        Raises:
+            StrategyError: ``candidates`` is less than 1.
         """
         super().__init__()
-        self.candidates = max(1, candidates)
+        if candidates < 1:
+            raise StrategyError(f"`candidates >= 1` must hold, but got {candidates}")
+        self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:
         """Fall back until the target is met, then give back."""

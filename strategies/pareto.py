@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from optuna.samplers import BaseSampler, NSGAIISampler
+import numpy as np
+from optuna.distributions import IntDistribution
 
 from autotune.errors import StrategyError
-from autotune.strategies.optuna_sampler import OptunaSampler
-from autotune.strategy import Draw, Exhausted, Problem, Proposal
-from autotune.trial import Trial
+from autotune.history import objective_value
+from autotune.strategies.genetics import Generation, child, drawn
+from autotune.strategies.moves import uniform_configs
+from autotune.strategy import Draw, Exhausted, Objective, Problem, Proposal, Strategy
+from autotune.trial import Trial, TrialState
+
+_SEED = "pareto/seed"
+"""The one parameter that is drawn: a generator made from it does all that is left to chance in a proposal."""
+
+_ATTEMPTS = 200
+"""Children that may be configs tried before, each mutated more than the one before, until the search ends."""
 
 
-class Pareto(OptunaSampler):
+class Pareto(Strategy):
     """NSGA-II over latency, loss and size; what it leaves is the front, ``TuningResult.pareto``.
 
-    The target plays no part in the search, so that the front shows what a looser or a stricter one would give. Each
-    field of every op is a parameter, since crossover mixes whole configs and suffers less from many dimensions than a
-    model does.
+    The target plays no part in the search, so that the front shows what a looser or a stricter one would give. It works
+    on configs: crossover takes each op's whole choice from one of two parents, mutation gives an op another one. A
+    generation is the best ``population`` of all trials so far, by fronts and then by crowding distance, and gets one
+    child at a time (Durillo et al., EMO 2009), so that workers need not wait for each other. It begins with the fp32
+    model, with configs that treat all ops alike, and with random ones of which any share of the ops is in fp32.
 
     Costs: as many evaluations as it is given; nothing is learnt before the first ``population`` of them, and each
     candidate's accuracy is evaluated in full. Choose it with hundreds of cheap evaluations, to see the trade-off before
@@ -40,16 +51,39 @@ class Pareto(OptunaSampler):
         """
         if population < 2:
             raise StrategyError(f"`population >= 2` must hold, but got {population}")
-        super().__init__(NSGAIISampler(population_size=population, seed=0))
         self.population = population
 
-    def sampler(self, problem: Problem, seed: int) -> BaseSampler:  # noqa: ARG002
-        """NSGA-II, whose generations are in the study."""
-        return NSGAIISampler(population_size=self.population, seed=seed)
-
     def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:
-        """A child of the current generation."""
-        proposal = super().propose(problem, trials, draw)
-        if isinstance(proposal, Exhausted):
-            return proposal
-        return Proposal(config=proposal.config, note=proposal.note, needs_accuracy=True)
+        """One of the first configs, or a child of the current generation."""
+        space = problem.space
+        tried = {trial.config.fingerprint for trial in trials}
+        if len(tried) >= space.size:
+            return Exhausted(reason=f"exhausted: all {space.size} configs were tried")
+        rng = np.random.default_rng(draw({_SEED: IntDistribution(0, 2**31 - 1)})[_SEED])
+        if len(trials) <= self.population // 2:
+            for config, note in uniform_configs(space):
+                if config.fingerprint not in tried:
+                    return Proposal(config=config, note=note, needs_accuracy=True)
+        measured = [(trial.config, values) for trial in trials if (values := _values(trial)) is not None]
+        parents = None
+        if len(trials) > self.population and len(measured) >= 2:
+            parents = Generation(measured, self.population)
+        for attempt in range(_ATTEMPTS):
+            if parents is None:
+                config, note = drawn(space, rng), "drawn at random"
+            else:
+                config, note = child(space, *parents.pair(rng), rng, mutations=attempt), "a child of the front"
+            if config.fingerprint not in tried:
+                return Proposal(config=config, note=note, needs_accuracy=True)
+        return Exhausted(reason=f"exhausted: {_ATTEMPTS} children in a row were configs tried before")
+
+
+def _values(trial: Trial) -> tuple[float, float, float] | None:
+    """Latency as a share of the baseline's, loss, and size; None where one was not measured."""
+    measured = trial.measurement
+    if trial.state is not TrialState.COMPLETED or measured is None:
+        return None
+    latency = objective_value(measured, Objective.LATENCY)
+    if latency is None or measured.loss is None or measured.size_bytes is None:
+        return None
+    return latency, measured.loss, float(measured.size_bytes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from autotune.config import QuantizationConfig
+from autotune.config import OpConfig, QuantizationConfig
+from autotune.space import OpSpace
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
@@ -47,5 +50,19 @@ def _at(problem: Problem, index: int) -> QuantizationConfig:
     ops = {}
     for op in reversed(space.ops):
         index, digit = divmod(index, op.size)
-        ops[op.name] = list(op.configs())[digit]
+        ops[op.name] = _choice_at(op, digit)
     return QuantizationConfig(ops=ops, recipe=recipe)
+
+
+def _choice_at(op: OpSpace, index: int) -> OpConfig:
+    """The choice at a position of ``op.configs()``, without going through those before it."""
+    for within in op.precisions:
+        if index < within.size:
+            break
+        index -= within.size
+    values: list[Any] = []
+    for axis in (within.algorithms, within.weights, within.activations):
+        index, digit = divmod(index, max(1, len(axis)))
+        values.append(axis[digit] if axis else None)
+    calibration, weight, activation = values
+    return OpConfig(precision=within.precision, activation=activation, weight=weight, calibration=calibration)

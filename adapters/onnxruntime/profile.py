@@ -26,6 +26,8 @@ from autotune.adapters.onnxruntime.session import open_session, session_options
 _CALLS = 20
 _WARMUP = 3
 _KERNEL = "_kernel_time"
+_FUSED = "fused "
+"""Before the name of a Gemm whose activation is computed with it."""
 # What ONNX Runtime appends to a node's name when it fuses it or changes its memory layout.
 _RENAMED = re.compile(r"(_nchwc|_token_\d+)+$")
 
@@ -87,7 +89,7 @@ def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableO
     nodes = {node.name: node for node in graph.nodes}
     found: dict[str, float] = defaultdict(float)
     for name, value in seconds.items():
-        product = name.removesuffix(DYNAMIC_KERNEL)
+        product = name.removeprefix(_FUSED).removesuffix(DYNAMIC_KERNEL)
         owner: onnx.NodeProto | None = nodes.get(name) or graph.producers.get(name) or nodes.get(product)
         if owner is not None and owner.name not in names and owner.op_type in CLIPS:
             owner = graph.producers.get(owner.input[0])

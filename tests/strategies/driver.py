@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from optuna.samplers import RandomSampler
 
 from autotune.config import QuantizationConfig
+from autotune.criterion import Criterion, Verdict
 from autotune.errors import TrialError
 from autotune.history import History, OpenTrial, objective_value
 from autotune.strategy import Exhausted, Problem, Proposal, Strategy
@@ -17,6 +20,15 @@ from autotune.trial import Measurement, Trial, TrialState
 
 MAX_REPEATS = 20
 Evaluate = Callable[[QuantizationConfig], Measurement]
+
+
+@runtime_checkable
+class PartialEvaluator(Protocol):
+    """An evaluator that knows single answers, and so can end early."""
+
+    def until_settled(self, config: QuantizationConfig, criterion: Criterion) -> tuple[Measurement, str | None]:
+        """The measurement, and why it ended before all samples were seen; None where it did not."""
+        ...
 
 
 @dataclass
@@ -98,6 +110,27 @@ class Run:
             return Trial(
                 number=number, config=config, note=note, state=TrialState.PRUNED, measurement=known, reason=reason
             )
-        verdict = self.problem.criterion.verdict(measured.loss)
-        full = Measurement(**{**vars(measured), "verdict": verdict})
-        return Trial(number=number, config=config, note=note, state=TrialState.COMPLETED, measurement=full)
+        stopped = None
+        if isinstance(self.evaluate, PartialEvaluator) and not proposal.needs_accuracy and not config.is_fp32:
+            measured, stopped = self.evaluate.until_settled(config, self.problem.criterion)
+        verdict = Verdict.MISSED if stopped else self.problem.criterion.verdict(measured.loss or 0.0)
+        return Trial(
+            number=number,
+            config=config,
+            note=note,
+            state=TrialState.PRUNED if stopped else TrialState.COMPLETED,
+            measurement=dataclasses.replace(measured, verdict=verdict),
+            reason=stopped,
+        )
+
+
+def share_of_data(trial: Trial) -> float:
+    """Which share of an evaluation a trial took: none where its latency ruled it out, a part where it ended early."""
+    measured = trial.measurement
+    if measured is None:
+        return 1.0  # a candidate that fails may do so at the end
+    if measured.loss is None:
+        return 0.0
+    if measured.samples is None or measured.samples_total is None:
+        return 1.0
+    return measured.samples / measured.samples_total

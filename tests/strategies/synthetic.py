@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -67,6 +67,8 @@ class Synthetic:
         interaction: How much more two int8 neighbours lose together, as a share of their own losses.
         noise: Standard deviation of the measured loss.
         plateau: Losses below this one are not seen.
+        further: By op and precision beside int8 and fp32, its time and what it loses alone.
+        error_scale: Output error for each unit of loss; nobody is told.
         failing: Configs for which it is true cannot be applied.
     """
 
@@ -77,12 +79,16 @@ class Synthetic:
     interaction: float = 0.0
     noise: float = 0.0
     plateau: float = 0.0
+    further: Mapping[str, Mapping[Precision, tuple[float, float]]] = field(default_factory=dict)
+    error_scale: float = 1.0
     failing: Callable[[QuantizationConfig], bool] = lambda _: False
 
     def loss_of_op(self, op: str, choice: OpConfig) -> float:
         """What one op loses by itself."""
         if choice.precision is Precision.FP32:
             return 0.0
+        if choice.precision is not Precision.INT8:
+            return self.further[op][choice.precision][1]
         factor = {None: 1.0, MINMAX: 1.0, PERCENTILE: 0.8, KL: 0.9, MSE: 0.85}[choice.calibration]
         # Which algorithm suits differs from op to op, as it does in real models.
         factor *= 1 + 0.2 * (_hash(f"{op}{choice.calibration}") - 0.5)
@@ -98,14 +104,18 @@ class Synthetic:
 
     def seconds_of(self, config: QuantizationConfig) -> float:
         """Time of one call."""
-        precise = [config[op.name].precision is Precision.FP32 for op in self.space.ops]
         total = sum(
-            self.seconds[op.name][0 if fp32 else 1]
+            self._seconds_of_op(op.name, config[op.name].precision)
             * (1.3 if config[op.name].activation is not None and config[op.name].activation == S8 else 1.0)
-            for op, fp32 in zip(self.space.ops, precise, strict=True)
+            for op in self.space.ops
         )
-        changes = [True, *precise, True]
+        changes = [True, *(config[op.name].precision is not Precision.INT8 for op in self.space.ops), True]
         return 1e-4 + total + self.crossing_s * sum(a != b for a, b in pairwise(changes))
+
+    def _seconds_of_op(self, op: str, precision: Precision) -> float:
+        if precision in self.further.get(op, ()):
+            return self.further[op][precision][0]
+        return self.seconds[op][0 if precision is Precision.FP32 else 1]
 
     @cached_property
     def baseline_s(self) -> float:
@@ -129,21 +139,20 @@ class Synthetic:
 
     def sensitivity(self) -> Mapping[str, float]:
         """A noise-to-signal ratio that ranks the ops nearly, not quite, as their losses do."""
-        return {op: loss * (0.6 + 0.8 * _hash(op)) for op, loss in self.loss.items()}
+        return {op: self.error_scale * loss * (0.6 + 0.8 * _hash(op)) for op, loss in self.loss.items()}
 
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
         """As a profile gives it: seconds of each op by precision, off by up to 10 %."""
-        return {
-            op: {
-                Precision.FP32: fp32 * (0.9 + 0.2 * _hash(op + "fp32")),
-                Precision.INT8: int8 * (0.9 + 0.2 * _hash(op + "int8")),
-            }
-            for op, (fp32, int8) in self.seconds.items()
-        }
+        found = {}
+        for op, (fp32, int8) in self.seconds.items():
+            further = {precision: seconds for precision, (seconds, _) in self.further.get(op, {}).items()}
+            by = {Precision.FP32: fp32, Precision.INT8: int8, **further}
+            found[op] = {precision: value * (0.9 + 0.2 * _hash(op + precision)) for precision, value in by.items()}
+        return found
 
     def output_error(self, config: QuantizationConfig) -> float:
         """Follows the loss without its noise, up to 20 % off."""
-        return self.true_loss(config) * (0.9 + 0.2 * _hash(config.fingerprint))
+        return self.error_scale * self.true_loss(config) * (0.9 + 0.2 * _hash(config.fingerprint))
 
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
         """The chain."""
@@ -183,6 +192,29 @@ def make_model(
     names = [op.name for op in space.ops]
     return Synthetic(
         space=space,
+        # On real models 1.2 to 1.6, and more where the classes lie far apart.
+        error_scale=float(np.exp(rng.uniform(np.log(0.5), np.log(4.0)))),
         seconds={name: (float(s), float(s * g)) for name, s, g in zip(names, seconds, gain, strict=True)},
         loss={name: float(total_loss * share / shares.sum()) for name, share in zip(names, shares, strict=True)},
+    )
+
+
+def with_precisions(model: Synthetic, further: Mapping[Precision, tuple[float, float]]) -> Synthetic:
+    """The same model, every op of which offers further precisions.
+
+    Args:
+        model: A chain.
+        further: By precision, its time over int8's, and what it loses over what int8 loses.
+    """
+    ops = tuple(
+        replace(op, precisions=(*op.precisions, *(PrecisionSpace(precision=precision) for precision in further)))
+        for op in model.space.ops
+    )
+    return replace(
+        model,
+        space=replace(model.space, ops=ops),
+        further={
+            op: {p: (seconds * int8, losses * model.loss[op]) for p, (seconds, losses) in further.items()}
+            for op, (_, int8) in model.seconds.items()
+        },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -21,30 +23,28 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.criterion import Criterion, Interval
+from autotune.evaluation.score import Score
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement
+from tests.strategies.answers import Answers, RecordedScorer
 
 DATA = Path(__file__).parent / "data"
 
 _ACTIVATION = TensorScheme(dtype=QuantizedType.U8)
 _WEIGHT = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 
-_FLIPPED = 0.02
-"""Share of answers that a config changes, for the interval of its loss: the tables do not hold single answers."""
-
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one config."""
+    """What was measured of one config; ``answers``: of each evaluation image, whether its answer is right."""
 
-    accuracy: float
-    loss: float
     speedup: float
     low: float
     high: float
     output_error: float
     size_bytes: int
+    answers: Answers
 
 
 class Table:
@@ -55,17 +55,30 @@ class Table:
 
     Args:
         name: Of the file in ``tests/strategies/data``.
-        seed: Each seed times every config anew: the speedup varies as its recorded interval says. None: as recorded.
+        seed: Each seed times every config anew: the speedup varies as its recorded interval says; and draws the order
+            of the samples. None: as recorded.
     """
 
     def __init__(self, name: str, seed: int | None = None) -> None:
         data: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text())
+        self._images = int(data["images"])
         self.algorithms = tuple(CalibrationAlgorithm.parse(text) for text in data["algorithms"])
-        self.rows = {(mask, algorithm): Row(*figures) for mask, algorithm, *figures in data["rows"]}
+        self.rows = {
+            (mask, algorithm): Row(speedup, low, high, error, size, self._unpacked(answers))
+            for mask, algorithm, speedup, low, high, error, size, answers in data["rows"]
+        }
         self.groups = [f"group_{i}" for i in range(len(data["groups"]))]
-        self._images, self._baseline_accuracy = int(data["images"]), float(data["baseline_accuracy"])
+        self._right = self._unpacked(data["baseline_answers"])
+        margins = np.frombuffer(base64.b64decode(data["baseline_margins"]), np.float16)
+        self._margins = margins.astype(np.float64)
         self._profile = data.get("profile", {})
         self._seed = seed
+        self._scorers: dict[Criterion, RecordedScorer] = {}
+        self._scores: dict[tuple[Criterion, bytes], Score] = {}
+
+    def _unpacked(self, answers: str) -> Answers:
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(answers), np.uint8), count=self._images)
+        return bits.astype(bool)
 
     @cached_property
     def space(self) -> TuningSpace:
@@ -83,8 +96,12 @@ class Table:
         algorithm = next((choice for choice in choices if choice is not None), self.algorithms[0])
         return self.rows[mask, self.algorithms.index(algorithm)]
 
+    def loss(self, row: Row) -> float:
+        """Relative, over all images."""
+        return 1.0 - float(row.answers.sum()) / float(self._right.sum())
+
     def __call__(self, config: QuantizationConfig) -> Measurement:
-        """Measure a config."""
+        """Measure a config on all images."""
         if config.is_fp32:
             return Measurement(loss=0.0, speedup=1.0, size_bytes=self.row(config).size_bytes)
         row = self.row(config)
@@ -92,17 +109,36 @@ class Table:
         if self._seed is not None:
             generator = np.random.default_rng([self._seed, int(config.fingerprint, 16)])
             speedup += (row.high - row.low) / 3.92 * float(generator.standard_normal())
-        half = 1.96 * math.sqrt(_FLIPPED / self._images) / self._baseline_accuracy
-        interval = Interval(low=row.loss - half, high=row.loss + half)
+        loss = self.loss(row)
+        lost = self._right.astype(float) - row.answers
+        half = 1.96 * float(lost.std()) / math.sqrt(self._images) / float(self._right.mean())
         return Measurement(
-            accuracy=row.accuracy,
-            loss=row.loss,
-            loss_interval=interval,
+            accuracy=float(row.answers.mean()),
+            loss=loss,
+            loss_interval=Interval(low=loss - half, high=loss + half),
             speedup=speedup,
             speedup_interval=Interval(low=speedup - row.speedup + row.low, high=speedup - row.speedup + row.high),
             size_bytes=row.size_bytes,
             samples=self._images,
+            samples_total=self._images,
         )
+
+    def until_settled(self, config: QuantizationConfig, criterion: Criterion) -> tuple[Measurement, str | None]:
+        """Measure a config on as many images as its verdict needs, and say why where these are not all."""
+        whole = self(config)
+        row = self.row(config)
+        if criterion not in self._scorers:
+            self._scorers[criterion] = RecordedScorer(self._right, self._margins, criterion, self._seed or 0)
+        key = (criterion, row.answers.tobytes())
+        if key not in self._scores:
+            self._scores[key] = self._scorers[criterion](row.answers)
+        score = self._scores[key]
+        if score.stopped is None:
+            return whole, None
+        part = dataclasses.replace(
+            whole, accuracy=score.accuracy, loss=score.loss, loss_interval=score.interval, samples=score.samples
+        )
+        return part, score.stopped
 
     def true_cost(self, config: QuantizationConfig) -> float:
         """Latency over the baseline's, as recorded."""
@@ -110,7 +146,7 @@ class Table:
 
     def optimum(self, target: float) -> float:
         """The least cost of a config that keeps the target; 1 is fp32's."""
-        return min([1.0, *(1 / row.speedup for row in self.rows.values() if row.loss <= target)])
+        return min([1.0, *(1 / row.speedup for row in self.rows.values() if self.loss(row) <= target)])
 
     def sensitivity(self) -> Mapping[str, float]:
         """Recorded output error with one group in int8, under the preferred algorithm."""

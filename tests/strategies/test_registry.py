@@ -41,6 +41,9 @@ def test_an_unknown_option_names_the_allowed_ones() -> None:
         ("auto", {"templates": 0}),
         ("pareto", {"population": 1}),
         ("bayesian", {"model": "forest"}),
+        ("bayesian", {"explore": 0}),
+        ("mse_v2", {"candidates": 0}),
+        ("exhaustive", {"limit": 0}),
     ],
 )
 def test_an_option_out_of_range_is_named(name: str, options: dict[str, Any]) -> None:

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.config import FP32, CalibrationMethod, OpConfig, Precision, QuantizationConfig
+from autotune.config import FP32, CalibrationMethod, Precision
+from autotune.criterion import Criterion
 from autotune.errors import StrategyError
-from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, TuningSpace
 from autotune.strategies import create_strategy
 from autotune.strategies.moves import uniform_configs
 from autotune.strategies.prediction import LinearModel
 from autotune.strategies.program import Conversions, Program
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import PER_CHANNEL, PER_TENSOR, Synthetic, make_model, make_space
+from tests.strategies.driver import Run, share_of_data
+from tests.strategies.synthetic import Synthetic, make_model, make_space
 from tests.strategies.table import Table
 
 
@@ -98,7 +98,7 @@ def test_conservative_keeps_the_target_at_every_step_it_takes() -> None:
 
 
 def test_pareto_leaves_a_front_on_both_sides_of_the_target() -> None:
-    run = _run("pareto", make_model(6, total_loss=0.2), budget=40, population=8)
+    run = _run("pareto", make_model(6, total_loss=0.2), budget=60, population=8)
     losses = [trial.loss for trial in run.evaluated if trial.loss is not None]
     assert len(losses) == len(run.evaluated)
     assert min(losses) < 0.01 < max(losses)
@@ -131,15 +131,29 @@ def test_auto_says_when_fp32_is_the_answer() -> None:
     assert run.reason == "fp32 is the fastest of the configs predicted to keep the target"
 
 
-@pytest.mark.parametrize("target", [0.01, 0.002])
-@pytest.mark.parametrize("name", ["digits", "mobilenetv2", "resnet20"])
+# At 0.2 % MobileNetV2's 1,000 images tell next to nothing: the one config near the optimum is there by luck, with an
+# output error of 2.7 %.
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("digits", 0.01), ("digits", 0.002), ("mobilenetv2", 0.01), ("resnet20", 0.01), ("resnet20", 0.002)],
+)
 def test_auto_is_near_the_optimum_of_a_recorded_model(name: str, target: float) -> None:
+    near = 0
     for seed in range(5):
         table = Table(name, seed)
         run = _run("auto", table, target=target)
         assert run.best.met
-        assert len(run.evaluated) <= 10
-        assert table.true_cost(run.best.config) <= table.optimum(target) * 1.03
+        assert sum(share_of_data(trial) for trial in run.evaluated) <= 10
+        near += table.true_cost(run.best.config) <= table.optimum(target) * 1.03
+    assert near >= 4
+
+
+def test_auto_goes_on_where_the_evaluation_data_can_hardly_tell_misses_from_what_keeps_the_target() -> None:
+    table = Table("mobilenetv2", 0)
+    run = _run("auto", table, target=0.002)
+    assert run.best.met
+    assert run.cost(run.best) < 0.7
+    assert sum(share_of_data(trial) for trial in run.evaluated) <= 12
 
 
 def test_auto_asks_for_no_sensitivity_where_the_first_config_keeps_the_target() -> None:
@@ -147,36 +161,25 @@ def test_auto_asks_for_no_sensitivity_where_the_first_config_keeps_the_target() 
         def sensitivity(self) -> dict[str, float]:
             raise AssertionError("sensitivities cost a candidate per op")
 
-        output_error = sensitivity  # type: ignore[assignment]
-
     model = Unasked(**vars(make_model(12, total_loss=0.001)))
     run = _run("auto", model)
     assert run.best.config == model.space.preferred
     assert run.reason == "target met and no faster config predicted"
 
 
-class _WithHalf(Synthetic):
-    """fp16 loses next to nothing."""
-
-    def loss_of_op(self, op: str, choice: OpConfig) -> float:
-        return super().loss_of_op(op, choice) * (0.001 if choice.precision is Precision.FP16 else 1.0)
-
-
-@pytest.mark.parametrize("total_loss", [0.005, 0.05])
-def test_auto_treats_ops_that_prefer_int8_as_before_where_fp16_is_offered(total_loss: float) -> None:
-    model = make_model(8, total_loss=total_loss)
-    dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=(PER_CHANNEL, PER_TENSOR))
-    half = PrecisionSpace(precision=Precision.FP16)
-
-    def run(*precisions: PrecisionSpace) -> list[QuantizationConfig]:
-        ops = tuple(OpSpace(name=op.name, op_type=op.op_type, precisions=precisions) for op in model.space.ops)
-        fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-        offering = _WithHalf(**{**fields, "space": TuningSpace(ops=ops)})
-        return [trial.config for trial in _run("auto", offering).evaluated]
-
-    assert run(dynamic, half, FP32_SPACE) == run(dynamic, FP32_SPACE)
-    (static,) = {op.precisions[0] for op in model.space.ops}
-    assert run(static, half, FP32_SPACE) == run(static, FP32_SPACE)
+@pytest.mark.parametrize(("total_loss", "evaluated"), [(0.2, False), (0.005, True)])
+def test_auto_does_not_evaluate_a_first_config_whose_output_error_says_that_it_misses_by_far(
+    total_loss: float, evaluated: bool
+) -> None:
+    model = dataclasses.replace(make_model(12, total_loss=total_loss), error_scale=1.0)
+    run = _run("auto", model)
+    assert run.best.met
+    assert (model.space.preferred in [trial.config for trial in run.evaluated]) is evaluated
+    # Of what an absolute loss is measured in, nothing is known.
+    problem = dataclasses.replace(model.problem(), criterion=Criterion(absolute=0.01))
+    absolute = Run(problem, model).go(create_strategy("auto"), 60)
+    assert absolute.best.met
+    assert absolute.evaluated[0].config == model.space.preferred
 
 
 def test_auto_starts_with_ops_in_fp32_that_the_profile_says_are_faster_there() -> None:

@@ -15,7 +15,7 @@ from autotune.strategies import create_strategy, strategy_names
 from autotune.strategy import Objective, Strategy
 from autotune.trial import TrialState
 from tests.strategies.driver import Run
-from tests.strategies.synthetic import Synthetic, make_model
+from tests.strategies.synthetic import Synthetic, make_model, with_precisions
 
 BUDGET = 25
 
@@ -27,6 +27,9 @@ MODELS: dict[str, Callable[[], Synthetic]] = {
     "plateau": lambda: dataclasses.replace(make_model(6, seed=3), plateau=5e-3),
     "nothing meets the target": lambda: make_model(6, seed=4, total_loss=10.0),
     "fp32 is fastest": lambda: _slow_int8(make_model(6, seed=5)),
+    "several precisions": lambda: with_precisions(
+        make_model(6, seed=6), {Precision.INT8_DYNAMIC: (1.2, 0.3), Precision.INT4_WEIGHT: (0.8, 3.0)}
+    ),
     "no op": lambda: make_model(0),
     "a single choice": lambda: make_model(1, rich=False),
 }

@@ -1,0 +1,135 @@
+"""What ``auto`` goes on with where its first config misses: a config, and the steps from it towards fp32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+
+from autotune.config import FP32, OpConfig, QuantizationConfig
+from autotune.strategies.loss_model import Template
+from autotune.strategies.moves import can_fall_back, uniform_configs
+from autotune.strategies.steps import Step, fastest_config, ladder, latency_of, steps_of
+from autotune.strategy import Problem
+
+_FOCUS = 12
+"""How many ops, the most sensitive ones, are looked at one by one under another calibration or precision."""
+
+_ABOUT = 1.1
+"""Output errors within this factor say nothing of which loss is smaller."""
+
+_ErrorOf: TypeAlias = Callable[[Mapping[str, OpConfig]], float]
+
+
+def make_template(problem: Problem, opening: QuantizationConfig, templates: int) -> Template:
+    """The config with the least output error among uniform ones and a mixture of two of them, and steps to fp32.
+
+    Only those compete that compute as the fastest one does and share its recipe, since nothing is known of their speed,
+    and with the ops that are faster in fp32 left there. In the mixture the most sensitive ops take the calibration and
+    weight scheme that disturb less when they alone are quantized. Recipes that take seconds to apply are left out of
+    the comparison, as they are of the sensitivities.
+
+    Args:
+        problem: Whose insights are asked.
+        opening: The config that missed.
+        templates: How many uniform configs compete.
+    """
+    fastest = fastest_config(problem)
+    quick = problem.space.preferred.recipe.quick
+    ops = [op for op in can_fall_back(problem.space) if fastest[op] != FP32]
+    fast = {op for op in ops if opening[op] == FP32}
+
+    def error_of(choices: Mapping[str, OpConfig]) -> float:
+        kept = {op: choice for op, choice in choices.items() if op not in fast}
+        return problem.insights.output_error(QuantizationConfig(ops=kept, recipe=quick))
+
+    errors = _own_errors(problem, fastest, ops, quick_error=error_of)
+    config, single = _least_disturbed(problem, fastest, errors, fast, templates, error_of)
+    focus = set(_most_sensitive(single, fast))
+    steps = _steps(problem, config, errors, single, focus, error_of)
+    return Template(config=config, steps=steps, measured=True)
+
+
+def _own_errors(
+    problem: Problem, fastest: QuantizationConfig, ops: Sequence[str], quick_error: _ErrorOf
+) -> dict[str, float]:
+    """By op, the output error with it alone in its fastest precision."""
+    own = problem.insights.sensitivity()
+    preferred = problem.space.preferred
+    return {op: own.get(op, 0.0) if fastest[op] == preferred[op] else quick_error({op: fastest[op]}) for op in ops}
+
+
+def _uniform(problem: Problem, fastest: QuantizationConfig) -> Iterator[QuantizationConfig]:
+    """Configs like the fastest one but for the calibration or the weight scheme; that one first, each once."""
+    preferred = problem.space.preferred
+    moved = {op: choice for op, choice in fastest.ops.items() if choice.precision != preferred[op].precision}
+    seen = set()
+    for config, _ in uniform_configs(problem.space):
+        alike = config.recipe == preferred.recipe and all(
+            config[op].precision is preferred[op].precision and config[op].activation == preferred[op].activation
+            for op in preferred.ops
+        )
+        changed = config.replace(moved)
+        if alike and changed not in seen:
+            seen.add(changed)
+            yield changed
+
+
+def _least_disturbed(
+    problem: Problem,
+    fastest: QuantizationConfig,
+    errors: Mapping[str, float],
+    fast: set[str],
+    templates: int,
+    error_of: _ErrorOf,
+) -> tuple[QuantizationConfig, dict[str, float]]:
+    """The config to go on with, and by op its output error alone in it."""
+    alike = list(islice(_uniform(problem, fastest), templates))
+    if len(alike) < 2:
+        return fastest, dict(errors)
+    whole = [error_of(config.ops) for config in alike]
+    # The fastest one has been measured and missed: one that is about as good deserves its turn.
+    whole[0] *= _ABOUT
+    best = alike[int(np.argmin(whole))]
+    if best == fastest:
+        return best, dict(errors)
+    share = min(whole) / whole[0] if math.isfinite(whole[0]) and whole[0] > 0 else 1.0
+    focus = _most_sensitive(errors, fast)
+    single = {op: error * share for op, error in errors.items()} | {op: error_of({op: best[op]}) for op in focus}
+    better = [op for op in focus if errors[op] < single[op]]
+    mixed = best.replace({op: fastest[op] for op in better})
+    if better and error_of(mixed.ops) < min(whole):
+        best = mixed
+        single.update({op: errors[op] for op in better})
+    return best, single
+
+
+def _steps(
+    problem: Problem,
+    config: QuantizationConfig,
+    errors: Mapping[str, float],
+    single: Mapping[str, float],
+    focus: set[str],
+    error_of: _ErrorOf,
+) -> list[Step]:
+    """The steps of every op; those of the most sensitive ones lead over what lies between."""
+    latency = latency_of(problem)
+    steps: list[Step] = []
+    for op in errors:
+        others: dict[OpConfig, float] = {}
+        if op in focus:
+            offered = problem.space.by_name[op].precisions
+            between = [p.preferred for p in offered if p.precision in latency.get(op, {}) and p.preferred != FP32]
+            others = {
+                choice: error_of({op: choice}) for choice in between if choice.precision is not config[op].precision
+            }
+        rungs = ladder(config[op], others, single[op], latency.get(op, {}))
+        steps += steps_of(op, rungs, errors[op], len(steps))
+    return steps
+
+
+def _most_sensitive(errors: Mapping[str, float], fast: set[str]) -> list[str]:
+    return sorted((op for op in errors if op not in fast), key=lambda op: -errors[op])[:_FOCUS]
