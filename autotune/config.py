@@ -27,6 +27,10 @@ class Precision(StrEnum):
     """The same with 4 bits."""
 
 
+WEIGHT_ONLY = frozenset({Precision.INT8_WEIGHT, Precision.INT4_WEIGHT})
+"""Precisions that change how weights are stored and nothing else."""
+
+
 class QuantizedType(StrEnum):
     """The integer type that a tensor is stored in."""
 
@@ -192,6 +196,17 @@ class WeightRounding(StrEnum):
     """One input channel after the other, the error of each handed on to those that follow."""
 
 
+class WeightOnly(StrEnum):
+    """How weights that are stored in blocks of 4 or 8 bits are rounded."""
+
+    RTN = "rtn"
+    """Each to the nearest value between the block's ends."""
+    HQQ = "hqq"
+    """Scales are chosen for the least error of each block; no data is needed."""
+    GPTQ = "gptq"
+    """One input channel after the other, the error of each handed on to those that follow, on a few samples."""
+
+
 class SmoothQuant(StrEnum):
     """How much of the range of activations moves into the weights that read them (alpha in arXiv 2211.10438)."""
 
@@ -218,6 +233,7 @@ class Recipe:
         bias_correction: How biases make up for quantized weights.
         weight_rounding: How weights become integers.
         smooth_quant: How outliers of activations move into the weights that read them.
+        weight_only: How weights of precision ``int8_weight`` and ``int4_weight`` are rounded.
     """
 
     reduce_range: bool = False
@@ -225,18 +241,22 @@ class Recipe:
     bias_correction: BiasCorrection = BiasCorrection.NONE
     weight_rounding: WeightRounding = WeightRounding.NEAREST
     smooth_quant: SmoothQuant = SmoothQuant.NONE
+    weight_only: WeightOnly = WeightOnly.RTN
 
     def __post_init__(self) -> None:
         # What JSON and Optuna hand back are plain strings.
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
         object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
+        object.__setattr__(self, "weight_only", WeightOnly(self.weight_only))
 
     @property
     def quick(self) -> Recipe:
         """The same without what takes seconds to apply, for figures that are needed of many configs."""
         bias = BiasCorrection.FAST if self.bias_correction is BiasCorrection.FULL else self.bias_correction
-        return dataclasses.replace(self, bias_correction=bias, weight_rounding=WeightRounding.NEAREST)
+        return dataclasses.replace(
+            self, bias_correction=bias, weight_rounding=WeightRounding.NEAREST, weight_only=WeightOnly.RTN
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults: a field that is added later changes no stored hash."""
@@ -261,7 +281,7 @@ class QuantizationConfig:
     Attributes:
         ops: The choice of each op, by node name. An op that is not named stays fp32.
         recipe: The choices for the graph. Without a quantized op there is nothing that they could change, so that
-            they are the default then.
+            they are the default then; so is ``weight_only`` without an op that is stored so.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
@@ -273,6 +293,8 @@ class QuantizationConfig:
         object.__setattr__(self, "ops", kept)
         if not kept:
             object.__setattr__(self, "recipe", Recipe())
+        elif not self.stores_weights_only:
+            object.__setattr__(self, "recipe", dataclasses.replace(self.recipe, weight_only=WeightOnly.RTN))
 
     def __getitem__(self, op: str) -> OpConfig:
         return self.ops.get(op, FP32)
@@ -290,6 +312,11 @@ class QuantizationConfig:
     def is_fp32(self) -> bool:
         """Whether no op is quantized."""
         return not self.ops
+
+    @property
+    def stores_weights_only(self) -> bool:
+        """Whether any op is quantized in how its weights are stored alone."""
+        return any(choice.precision in WEIGHT_ONLY for choice in self.ops.values())
 
     def replace(self, ops: Mapping[str, OpConfig]) -> Self:
         """This config with other choices for the named ops."""

@@ -22,6 +22,7 @@ from autotune.config import (
     Recipe,
     SmoothQuant,
     TensorScheme,
+    WeightOnly,
     WeightRounding,
 )
 
@@ -121,6 +122,7 @@ class RecipeSpace:
     bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
     weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)
     smooth_quant: tuple[SmoothQuant, ...] = (SmoothQuant.NONE,)
+    weight_only: tuple[WeightOnly, ...] = (WeightOnly.RTN,)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -180,10 +182,16 @@ class TuningSpace:
 
     def __contains__(self, config: QuantizationConfig) -> bool:
         return (
-            (config.is_fp32 or config.recipe in self.recipe)
+            (config.is_fp32 or self._with_effect(config) in self.recipe)
             and set(config.ops) <= set(self.by_name)
             and all(config[op.name] in op for op in self.ops)
         )
+
+    def _with_effect(self, config: QuantizationConfig) -> Recipe:
+        """The recipe with a value that is allowed where it has no effect."""
+        if config.stores_weights_only:
+            return config.recipe
+        return dataclasses.replace(config.recipe, weight_only=self.recipe.weight_only[0])
 
     def nearest(self, op: str, wanted: OpConfig) -> OpConfig:
         """The choice of ``op`` that agrees with ``wanted`` in most fields, the precision first.
