@@ -13,7 +13,8 @@ from autotune.strategies.estimates import Estimates
 from autotune.strategies.loss_model import Template
 from autotune.strategies.moves import uniform_configs
 from autotune.strategies.replay import Plan, PlannedStrategy
-from autotune.strategy import Problem, Proposal
+from autotune.strategies.shrink import shrink, stores_in_bits
+from autotune.strategy import Objective, Problem, Proposal
 
 _MOST_MISSES = 8
 """After as many halvings the loss allowed for is 1/256 of the target."""
@@ -40,6 +41,9 @@ class Auto(PlannedStrategy):
     5. As long as nothing keeps the target, from the third miss on each halves the loss that is allowed for, so that it
        is a bisection along a path of good configs where the prediction of losses is of no use. It ends when nothing
        promises enough, or ``patience`` candidates in a row did not win.
+
+    Where size is the objective and weights can be stored in fewer bits alone, it bisects from the smallest config on
+    instead, see :mod:`autotune.strategies.shrink`.
 
     Costs: one evaluation where the first config keeps the target, typically 2 to 8 otherwise, however many ops there
     are; the sensitivities cost a pass of a few samples for each op. Choose it always, unless the point is to compare
@@ -70,6 +74,8 @@ class Auto(PlannedStrategy):
     def plan(self, problem: Problem) -> Plan:
         """The fastest config, then what promises most until nothing does."""
         baseline = yield Proposal(config=QuantizationConfig(), note="fp32 baseline")
+        if problem.objective is Objective.SIZE and stores_in_bits(problem.space):
+            return (yield from shrink(problem))
         estimates = Estimates(problem, baseline)
         fp32 = estimates.fastest()
         note = f"{int(fp32.sum())} ops in fp32 that are faster there" if fp32.any() else "every op as preferred"
