@@ -83,6 +83,7 @@ def test_inspect(command: Command, network_file: Path) -> None:
     assert any(line[:2] == ["conv_1", "Conv"] for line in lines)
     assert "inputs   data float32 (batch, 3, 16, 16)" in outcome.out
     assert "s8 symmetric per_channel" in outcome.out
+    assert ["bias_correction", "the", "graph", "full,", "fast,", "none"] in lines
     assert "ops have a choice" in outcome.out
 
 

@@ -16,6 +16,7 @@ from autotune.adapter import Array
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme, WeightOnly
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 from autotune.strategies import create_strategy
+from autotune.strategies.moves import uniform_configs
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement
 from tests.adapters.onnxruntime.graphs import build, node, normal
@@ -100,6 +101,14 @@ def test_fp32_where_eight_bits_are_too_few_and_nothing_where_no_bits_are_enough(
     hopeless = Stored(losses=(5.0,)).go()
     assert hopeless.best.config.is_fp32
     assert hopeless.reason == "target missed by every config that is smaller than fp32"
+
+
+def test_uniform_configs_round_blocks_as_preferred_and_vary_it_nowhere_else() -> None:
+    configs = list(uniform_configs(Stored(losses=(0.1, 0.1)).space))
+    blocks = [config for config, _ in configs if config.stores_weights_only]
+    assert len(blocks) == 2
+    assert all(config.recipe.weight_only is WeightOnly.GPTQ for config in blocks)
+    assert len({config for config, _ in configs}) == len(configs)
 
 
 def classifier() -> onnx.ModelProto:
