@@ -20,6 +20,7 @@ from autotune.adapters.onnxruntime.ops import QuantizableOp
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.calibration import quantize, weight_parameters
 from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, TensorScheme
+from autotune.errors import ApplyError
 
 LSTM_KERNEL = "DynamicQuantizeLSTM"
 
@@ -40,6 +41,9 @@ def quantize_lstms(
         model: Where the values of weights come from.
         ops: Of the model; those of other types and precisions are passed over.
         config: How.
+
+    Raises:
+        ApplyError: A weight holds infinities, or what is no number.
     """
     chosen = [op for op in ops if op.node.op_type == "LSTM" and config[op.name].precision is Precision.INT8_DYNAMIC]
     if not chosen:
@@ -60,6 +64,8 @@ def quantize_lstms(
             if name not in stored:
                 stored.add(name)
                 values = np.asarray(model.tensor(constants[weight]), np.float32)
+                if not np.isfinite(values).all():
+                    raise ApplyError(f"Weights must be finite to be quantized, but {weight!r} is not")
                 arrays = _quantized(values, scheme, reduce_range=config.recipe.reduce_range)
                 proto.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
             inputs[index] = names[0]

@@ -29,6 +29,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
 )
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
+from autotune.errors import ApplyError
 
 BITS = {Precision.INT8_WEIGHT: 8, Precision.INT4_WEIGHT: 4}
 
@@ -60,6 +61,9 @@ def weight_only_grids(
         model: Where the values of weights come from.
         ops: Of the model.
         config: How.
+
+    Raises:
+        ApplyError: A weight holds infinities, or what is no number.
     """
     constants = {tensor.name: tensor for tensor in model.proto.graph.initializer}
     shared: dict[tuple[object, ...], BlockGrid] = {}
@@ -70,6 +74,8 @@ def weight_only_grids(
             key = (op.weight, op.weight_axis, bits)
             if key not in shared:
                 rows = weight_rows(op, model.tensor(constants[str(op.weight)]))
+                if not np.isfinite(rows).all():
+                    raise ApplyError(f"Weights must be finite to be stored in {bits} bits, but {op.weight!r} is not")
                 shared[key] = block_grid(rows, bits, BLOCK[bits], config.recipe.weight_only)
             grids[op.name] = shared[key]
     return grids

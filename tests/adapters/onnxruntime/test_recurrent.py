@@ -228,3 +228,11 @@ def test_old_opset_is_converted() -> None:
     model = ADAPTER.load(lstm(opset=9))
     for reference, actual in zip(outputs_of(model), outputs_of(quantized(model)), strict=True):
         assert sqnr_db(reference, actual) > 25.0
+
+
+def test_weights_that_are_not_finite() -> None:
+    weight = normal(1, 4 * HIDDEN, INPUTS)
+    weight[0, 3, 4] = np.inf
+    model = ADAPTER.load(lstm(constants={"w": weight}))
+    with pytest.raises(ApplyError, match="'w' is not"):
+        ADAPTER.apply(model, QuantizationConfig(ops={"lstm": dynamic()}), NOTHING)

@@ -16,6 +16,7 @@ from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.adapters.onnxruntime.weight_only import BLOCK, pack_blocks
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
+from autotune.errors import ApplyError
 from tests.adapters.onnxruntime.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -274,6 +275,17 @@ def test_tables_that_are_left_as_they_are() -> None:
     half.graph.node[0].output[0] = "e16"
     half.graph.node.insert(1, node("Cast", "e16", "e", to=onnx.TensorProto.FLOAT))
     assert "its table is float16, not float32" in left_out(half)
+
+
+def test_tables_that_are_not_finite() -> None:
+    proto = table()
+    values = normal(300, 256)
+    values[5, 6] = np.nan
+    next(t for t in proto.graph.initializer if t.name == "table").CopyFrom(
+        onnx.numpy_helper.from_array(values, "table")
+    )
+    with pytest.raises(ApplyError, match="'table' is not"):
+        ADAPTER.apply(ADAPTER.load(proto), QuantizationConfig(ops={"e": OpConfig(precision=KINDS[0])}), NOTHING)
 
 
 def test_table_made_at_run_time_is_no_table() -> None:
