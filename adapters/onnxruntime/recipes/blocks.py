@@ -7,10 +7,10 @@ Three ways to choose them and to round, in order of their price:
 *HQQ*: rounding, and solving for the grid in closed form, take turns. H. Badri and A. Shaji, "Half-Quadratic
 Quantization of Large Machine Learning Models" (2023), who solve for the zero point alone and let it become a fraction.
 Here it is rounded and the scale solved for as well, since ONNX Runtime's CPU kernel takes fractions at a twentieth of
-the speed with 4 bits, and not at all with 8. Two more changes, both measured on normal and Student's t weights: the
-norm is the quadratic one, with which their shrinkage step falls away (with theirs, 0.7, up to 0.11 dB worse here), and
-it starts from several shares of the block's range (up to 0.25 dB better). A block keeps the best grid that it met,
-RTN's included.
+the speed with 4 bits, and not at all with 8 (``benchmarks/weight_kernels.py``). Two more changes, each of which
+lessened the squared error of normal and of Student's t weights: the norm is the quadratic one, with which their
+shrinkage step falls away, and it starts from several shares of the block's range. A block keeps the best grid that it
+met, RTN's included.
 
 *GPTQ* (arXiv 2210.17323): values are rounded one input after the other, each making up for the errors of those before
 it, :mod:`.weight_rounding`, on the grid of HQQ.
