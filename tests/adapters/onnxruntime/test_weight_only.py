@@ -223,6 +223,20 @@ def test_table_is_read_in_blocks(precision: Precision, bits: int, values: int, a
     assert candidate.size_bytes < (0.3 if bits == 8 else 0.2) * model.size_bytes
 
 
+@pytest.mark.parametrize("precision", KINDS)
+@pytest.mark.parametrize("shape", [(300, 4, 64), (300, 3, 130), (2000, 40)])
+def test_stacks_and_short_rows(shape: tuple[int, ...], precision: Precision) -> None:
+    proto = build([node("Gather", "table ids", "y")], {"ids": ("N", "T")}, {"y": None}, {"table": normal(*shape)})
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    model = ADAPTER.load(proto)
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"y": OpConfig(precision=precision)}), NOTHING)
+    ids = tokens().astype(np.int32)
+    expected, actual = looked_up(model, ids), looked_up(candidate, ids)
+    assert actual.shape == expected.shape
+    error = np.square(actual - expected).mean() / np.square(expected).mean()
+    assert error < (1e-4 if precision is Precision.INT8_WEIGHT else 0.01)
+
+
 def test_table_prefers_fp32_and_offers_four_bits_to_even_rows() -> None:
     space = ADAPTER.space(ADAPTER.load(table()))
     assert [each.precision for each in space.by_name["e"].precisions] == [Precision.FP32, *KINDS]
