@@ -9,7 +9,7 @@ config keeps the target, and 1 + log2(ways x ops) otherwise. Bisection along a s
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 from autotune.config import FP32, WEIGHT_ONLY, OpConfig, Precision, QuantizationConfig
 from autotune.space import OpSpace, TuningSpace
@@ -27,22 +27,30 @@ def shrink(problem: Problem) -> Generator[Proposal, Trial, str]:
     ways = {op.name: _ways(op) for op in problem.space.ops if FP32 in op}
     ways = {op: found for op, found in ways.items() if len(found) > 1}
     fixed = {op.name: op.preferred for op in problem.space.ops if FP32 not in op}
-    quick = problem.space.recipe.preferred.quick
+    recipe = problem.space.recipe.preferred
+
+    def config(choices: Mapping[str, OpConfig]) -> QuantizationConfig:
+        return QuantizationConfig(ops={**fixed, **choices}, recipe=recipe)
+
+    smallest = {op: found[0] for op, found in ways.items()}
+    if not smallest:
+        return "no op of this model can be stored in fewer bits"
+    trial = yield Proposal(config=config(smallest), note=_note(smallest), needs_accuracy=True)
+    if trial.met:
+        return "target met by the smallest config"
     errors = {
-        op: problem.insights.output_error(QuantizationConfig(ops={op: found[0]}, recipe=quick))
-        for op, found in ways.items()
+        op: problem.insights.output_error(QuantizationConfig(ops={op: choice}, recipe=recipe.quick))
+        for op, choice in smallest.items()
     }
     path = _path(ways, sorted(ways, key=lambda op: -errors[op]))
-    configs = [QuantizationConfig(ops={**fixed, **choices}, recipe=problem.space.recipe.preferred) for choices in path]
-    low, high = -1, len(configs) - 1  # the last one is fp32, as far as it goes
-    at = 0
+    low, high = 0, len(path) - 1  # the last one is fp32, as far as it goes
     while high - low > 1:
-        trial = yield Proposal(config=configs[at], note=_note(path[at]), needs_accuracy=True)
-        low, high = (low, at) if trial.met else (at, high)
         at = (low + high) // 2
-    if high == len(configs) - 1:
+        trial = yield Proposal(config=config(path[at]), note=_note(path[at]), needs_accuracy=True)
+        low, high = (low, at) if trial.met else (at, high)
+    if high == len(path) - 1:
         return "target missed by every config that is smaller than fp32"
-    return "target met, and the next smaller config misses it" if high else "target met by the smallest config"
+    return "target met, and the next smaller config misses it"
 
 
 def _ways(op: OpSpace) -> list[OpConfig]:
@@ -62,7 +70,7 @@ def _bits(config: OpConfig) -> int:
     return 8 if config.weight is not None else 32
 
 
-def _path(ways: dict[str, list[OpConfig]], order: Sequence[str]) -> list[dict[str, OpConfig]]:
+def _path(ways: Mapping[str, list[OpConfig]], order: Sequence[str]) -> list[dict[str, OpConfig]]:
     current = {op: found[0] for op, found in ways.items()}
     path = [dict(current)]
     for step in range(1, max((len(found) for found in ways.values()), default=1)):
@@ -73,7 +81,7 @@ def _path(ways: dict[str, list[OpConfig]], order: Sequence[str]) -> list[dict[st
     return path
 
 
-def _note(choices: dict[str, OpConfig]) -> str:
+def _note(choices: Mapping[str, OpConfig]) -> str:
     counts: dict[str, int] = {}
     for choice in choices.values():
         counts[choice.precision] = counts.get(choice.precision, 0) + 1

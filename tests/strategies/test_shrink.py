@@ -56,13 +56,13 @@ class Stored:
         size = sum(BITS[config[f"op{i}"].precision] for i in range(len(self.losses)))
         return Measurement(accuracy=1 - self.loss(config), loss=self.loss(config), speedup=1.0, size_bytes=size)
 
-    def go(self, budget: int = 30) -> Run:
+    def go(self, budget: int = 30, insights: type[_Insights] | None = None) -> Run:
         made = make_model(2).problem(0)
         problem = Problem(
             space=self.space,
             criterion=made.criterion,
             objective=Objective.SIZE,
-            insights=_Insights(self),  # type: ignore[arg-type]  # nothing else is asked
+            insights=(insights or _Insights)(self),  # type: ignore[arg-type]  # nothing else is asked
             seed=0,
         )
         return Run(problem, self).go(create_strategy("auto"), budget)
@@ -74,6 +74,14 @@ class _Insights:
 
     def output_error(self, config: QuantizationConfig) -> float:
         return self.stored.loss(config)
+
+
+def test_sensitivities_cost_nothing_where_they_are_not_needed() -> None:
+    class Deaf(_Insights):
+        def output_error(self, config: QuantizationConfig) -> float:
+            raise AssertionError(f"asked for {config}")
+
+    assert Stored(losses=(0.001,)).go(insights=Deaf).reason == "target met by the smallest config"
 
 
 def test_one_evaluation_where_the_smallest_keeps_the_target() -> None:
