@@ -47,8 +47,10 @@ def weight_only_precisions(op: QuantizableOp, graph: Graph) -> tuple[Precision, 
         return ()
     dims = graph.initializers[op.weight].dims
     if op.node.op_type == "Gather":
-        # Two values of 4 bits share a byte within a row.
-        return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if dims[-1] % 2 == 0 else (Precision.INT8_WEIGHT,)
+        # Two values of 4 bits share a byte within a row, and so do two zero points. Of an odd number of these, ONNX
+        # Runtime 1.24 reads the wrong ones.
+        pairs = dims[-1] % 2 == 0 and -(-dims[-1] // BLOCK[4]) % 2 == 0
+        return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if pairs else (Precision.INT8_WEIGHT,)
     product = op.node.op_type in ("MatMul", "Gemm") and op.weight_axis is not None
     return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if product and int(np.prod(dims)) >= LARGE else ()
 

@@ -224,7 +224,7 @@ def test_table_is_read_in_blocks(precision: Precision, bits: int, values: int, a
 
 
 @pytest.mark.parametrize("precision", KINDS)
-@pytest.mark.parametrize("shape", [(300, 4, 64), (300, 3, 130), (2000, 40)])
+@pytest.mark.parametrize("shape", [(300, 4, 64), (300, 3, 120), (2000, 40)])
 def test_stacks_and_short_rows(shape: tuple[int, ...], precision: Precision) -> None:
     proto = build([node("Gather", "table ids", "y")], {"ids": ("N", "T")}, {"y": None}, {"table": normal(*shape)})
     proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
@@ -237,12 +237,13 @@ def test_stacks_and_short_rows(shape: tuple[int, ...], precision: Precision) -> 
     assert error < (1e-4 if precision is Precision.INT8_WEIGHT else 0.01)
 
 
-def test_table_prefers_fp32_and_offers_four_bits_to_even_rows() -> None:
+def test_table_prefers_fp32_and_offers_four_bits_to_rows_in_pairs() -> None:
     space = ADAPTER.space(ADAPTER.load(table()))
     assert [each.precision for each in space.by_name["e"].precisions] == [Precision.FP32, *KINDS]
     assert space.preferred["e"] == FP32
-    odd = ADAPTER.space(ADAPTER.load(table(values=257))).by_name["e"]
-    assert [each.precision for each in odd.precisions] == [Precision.FP32, Precision.INT8_WEIGHT]
+    for values in (257, 9 * 32):  # values, or blocks, that cannot be paired
+        odd = ADAPTER.space(ADAPTER.load(table(values=values))).by_name["e"]
+        assert [each.precision for each in odd.precisions] == [Precision.FP32, Precision.INT8_WEIGHT]
 
 
 def test_profile_knows_tables() -> None:
