@@ -31,6 +31,10 @@ class Precision(StrEnum):
     """The same in bfloat16, which has the range of fp32 and 8 bits of precision."""
 
 
+WEIGHT_ONLY = frozenset({Precision.INT8_WEIGHT, Precision.INT4_WEIGHT})
+"""Precisions that change how weights are stored and nothing else."""
+
+
 class QuantizedType(StrEnum):
     """The integer type that a tensor is stored in."""
 
@@ -196,6 +200,17 @@ class WeightRounding(StrEnum):
     """One input channel after the other, the error of each handed on to those that follow."""
 
 
+class WeightOnly(StrEnum):
+    """How weights that are stored in blocks of 4 or 8 bits are rounded."""
+
+    RTN = "rtn"
+    """Each to the nearest value between the block's ends."""
+    HQQ = "hqq"
+    """Scales are chosen for the least error of each block; no data is needed."""
+    GPTQ = "gptq"
+    """One input channel after the other, the error of each handed on to those that follow, on a few samples."""
+
+
 class SmoothQuant(StrEnum):
     """How much of the range of activations moves into the weights that read them (alpha in arXiv 2211.10438)."""
 
@@ -246,6 +261,7 @@ class Recipe:
         smooth_quant: How outliers of activations move into the weights that read them.
         format: How int8 ops are written.
         optimization: How far the runtime optimizes the graph.
+        weight_only: How weights of precision ``int8_weight`` and ``int4_weight`` are rounded.
     """
 
     reduce_range: bool = False
@@ -255,6 +271,7 @@ class Recipe:
     smooth_quant: SmoothQuant = SmoothQuant.NONE
     format: GraphFormat = GraphFormat.QDQ
     optimization: GraphOptimization = GraphOptimization.ALL
+    weight_only: WeightOnly = WeightOnly.RTN
 
     def __post_init__(self) -> None:
         # What JSON and Optuna hand back are plain strings.
@@ -263,6 +280,7 @@ class Recipe:
         object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
         object.__setattr__(self, "format", GraphFormat(self.format))
         object.__setattr__(self, "optimization", GraphOptimization(self.optimization))
+        object.__setattr__(self, "weight_only", WeightOnly(self.weight_only))
 
     @property
     def quick(self) -> Recipe:
@@ -272,6 +290,7 @@ class Recipe:
             self,
             bias_correction=bias,
             weight_rounding=WeightRounding.NEAREST,
+            weight_only=WeightOnly.RTN,
             format=GraphFormat.QDQ,
             optimization=GraphOptimization.ALL,
         )
@@ -299,7 +318,7 @@ class QuantizationConfig:
     Attributes:
         ops: The choice of each op, by node name. An op that is not named stays fp32.
         recipe: The choices for the graph. Without a quantized op there is nothing that they could change, so that
-            they are the default then.
+            they are the default then; so is ``weight_only`` without an op that is stored so.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
@@ -311,6 +330,8 @@ class QuantizationConfig:
         object.__setattr__(self, "ops", kept)
         if not kept:
             object.__setattr__(self, "recipe", Recipe())
+        elif not self.stores_weights_only:
+            object.__setattr__(self, "recipe", dataclasses.replace(self.recipe, weight_only=WeightOnly.RTN))
 
     def __getitem__(self, op: str) -> OpConfig:
         return self.ops.get(op, FP32)
@@ -328,6 +349,11 @@ class QuantizationConfig:
     def is_fp32(self) -> bool:
         """Whether no op is quantized."""
         return not self.ops
+
+    @property
+    def stores_weights_only(self) -> bool:
+        """Whether any op is quantized in how its weights are stored alone."""
+        return any(choice.precision in WEIGHT_ONLY for choice in self.ops.values())
 
     def replace(self, ops: Mapping[str, OpConfig]) -> Self:
         """This config with other choices for the named ops."""

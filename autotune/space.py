@@ -24,6 +24,7 @@ from autotune.config import (
     Recipe,
     SmoothQuant,
     TensorScheme,
+    WeightOnly,
     WeightRounding,
 )
 
@@ -125,6 +126,7 @@ class RecipeSpace:
     smooth_quant: tuple[SmoothQuant, ...] = (SmoothQuant.NONE,)
     format: tuple[GraphFormat, ...] = (GraphFormat.QDQ,)
     optimization: tuple[GraphOptimization, ...] = (GraphOptimization.ALL,)
+    weight_only: tuple[WeightOnly, ...] = (WeightOnly.RTN,)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -184,10 +186,16 @@ class TuningSpace:
 
     def __contains__(self, config: QuantizationConfig) -> bool:
         return (
-            (config.is_fp32 or config.recipe in self.recipe)
+            (config.is_fp32 or self._with_effect(config) in self.recipe)
             and set(config.ops) <= set(self.by_name)
             and all(config[op.name] in op for op in self.ops)
         )
+
+    def _with_effect(self, config: QuantizationConfig) -> Recipe:
+        """The recipe with a value that is allowed where it has no effect."""
+        if config.stores_weights_only:
+            return config.recipe
+        return dataclasses.replace(config.recipe, weight_only=self.recipe.weight_only[0])
 
     def nearest(self, op: str, wanted: OpConfig) -> OpConfig:
         """The choice of ``op`` that agrees with ``wanted`` in most fields, the precision first.

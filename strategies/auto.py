@@ -8,8 +8,9 @@ from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.estimates import Estimates
 from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.shrink import shrink, stores_in_bits
 from autotune.strategies.template import make_template
-from autotune.strategy import Problem, Proposal
+from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 
 _MOST_MISSES = 8
@@ -39,6 +40,9 @@ class Auto(PlannedStrategy):
     5. As long as nothing keeps the target, from the third clear miss on each halves the loss that is allowed for, so
        that it is a bisection along a path of good configs where the prediction of losses is of no use. It ends when
        nothing promises enough, or ``patience`` evaluations in a row did not win.
+
+    Where size is the objective and weights can be stored in fewer bits alone, it bisects from the smallest config on
+    instead, see :mod:`autotune.strategies.shrink`.
 
     Costs: one evaluation where the first config keeps the target, typically 2 to 8 otherwise, however many ops there
     are; the sensitivities cost a pass of a few samples for each op. Choose it always, unless the point is to compare
@@ -70,6 +74,8 @@ class Auto(PlannedStrategy):
     def plan(self, problem: Problem) -> Plan:
         """The fastest config, then what promises most until nothing does."""
         baseline = yield Proposal(config=QuantizationConfig(), note="fp32 baseline")
+        if problem.objective is Objective.SIZE and stores_in_bits(problem.space):
+            return (yield from shrink(problem))
         estimates = Estimates(problem, baseline)
         choice = estimates.fastest()
         opening = estimates.config(choice)

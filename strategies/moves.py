@@ -43,7 +43,9 @@ def _uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, s
     for precision in Precision:
         choices = {op.name: within.preferred for op in space.ops if (within := op.space_of(precision)) is not None}
         if precision is not Precision.FP32 and choices:
-            yield preferred.replace(choices), f"every op that can be in {precision}"
+            # The recipe anew: a choice of it that the preferred config has no use for is not part of that.
+            config = QuantizationConfig(ops={**preferred.ops, **choices}, recipe=space.recipe.preferred)
+            yield config, f"every op that can be in {precision}"
     for activation in _offered(space, "activations"):
         yield _with(space, "activation", "activations", activation), f"every op with {activation} activations"
 

@@ -21,6 +21,7 @@ from autotune.config import (
     QuantizedType,
     Recipe,
     TensorScheme,
+    WeightOnly,
 )
 
 schemes = st.builds(
@@ -90,6 +91,25 @@ def test_diff_names_the_op_and_both_choices() -> None:
 
 def test_a_recipe_without_a_quantized_op_is_no_recipe() -> None:
     assert QuantizationConfig(recipe=Recipe(reduce_range=True)) == QuantizationConfig()
+
+
+def test_rounding_of_blocks_belongs_to_ops_that_have_them() -> None:
+    recipe = Recipe(weight_only=WeightOnly.GPTQ)
+    static = QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT8)}, recipe=recipe)
+    assert static == QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT8)})
+    blocks = QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT4_WEIGHT)}, recipe=recipe)
+    assert blocks.recipe == recipe
+    assert QuantizationConfig.from_json(blocks.to_json()) == blocks
+    assert blocks.recipe.quick == Recipe()
+
+
+def test_what_uses_no_later_field_keeps_its_fingerprint() -> None:
+    """Histories of earlier versions are read by it."""
+    config = QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT4_WEIGHT)}, recipe=Recipe(reduce_range=True))
+    assert config.to_json() == {
+        "ops": [{"names": ["a"], "precision": "int4_weight"}],
+        "recipe": {"reduce_range": True},
+    }
 
 
 @pytest.mark.parametrize("text", ["percentile", "minmax:99.9", "percentile:40", "entropie"])

@@ -14,6 +14,7 @@ from autotune.config import (
     QuantizationConfig,
     QuantizedType,
     TensorScheme,
+    WeightOnly,
 )
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
@@ -104,3 +105,20 @@ def test_names_must_be_unique() -> None:
     op = OpSpace(name="a", op_type="Conv", precisions=(FP32_SPACE,))
     with pytest.raises(ValueError, match="name of its own"):
         TuningSpace(ops=(op, op))
+
+
+def test_rounding_of_blocks_is_free_where_it_has_no_effect() -> None:
+    blocks = PrecisionSpace(precision=Precision.INT4_WEIGHT)
+    space = TuningSpace(
+        ops=(OpSpace(name="a", op_type="MatMul", precisions=(FP32_SPACE, blocks)), SPACE.ops[0]),
+        recipe=RecipeSpace(weight_only=(WeightOnly.GPTQ, WeightOnly.HQQ)),
+    )
+    static = space.preferred
+    assert static.recipe.weight_only is WeightOnly.RTN  # which the space does not offer, and which means nothing here
+    assert static in space
+    assert space.decode(space.encode(static)) == static
+    stored = QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT4_WEIGHT)})
+    assert stored not in space
+    stored = QuantizationConfig(ops=stored.ops, recipe=space.recipe.preferred)
+    assert stored.recipe.weight_only is WeightOnly.GPTQ
+    assert space.decode(space.encode(stored)) == stored

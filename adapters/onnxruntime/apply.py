@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,26 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from autotune.adapters.onnxruntime.dynamic import quantize_dynamically
+from autotune.adapters.onnxruntime.dynamic import quantize_dynamically, supports_dynamic
 from autotune.adapters.onnxruntime.execution import finish
 from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.half import compute_in_half
+from autotune.adapters.onnxruntime.half_kernels import HALF_TYPES
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
+from autotune.adapters.onnxruntime.recurrent import quantize_lstms
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
 from autotune.adapters.onnxruntime.rewriting import sort_nodes
-from autotune.adapters.onnxruntime.weight_only import quantize_weights_only
+from autotune.adapters.onnxruntime.weight_only import (
+    block_layers,
+    quantize_weights_only,
+    weight_only_grids,
+    weight_only_precisions,
+)
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.calibration import (
     AffineParameters,
@@ -32,7 +40,7 @@ from autotune.calibration import (
     activation_range,
     affine_parameters,
 )
-from autotune.config import QuantizationConfig, QuantizedType, TensorScheme
+from autotune.config import Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 
 _QUANT_TYPES = {QuantizedType.U8: QuantType.QUInt8, QuantizedType.S8: QuantType.QInt8}
@@ -94,6 +102,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     if config.is_fp32:
         return model
+    _require_kernels(graph, ops, config)
     prepared = prepare_channels(model, config, statistics)
     graph = Graph(prepared.model.proto)
     ops, _ = quantizable_ops(graph)
@@ -110,7 +119,10 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     for op in placement.ops:
         overrides.update(_constant_overrides(op, prepared.model, graph, placement))
     parameters_by_op = weight_grids(prepared.model, placement.ops, config, activations)
-    corrected = correct_constants(prepared, placement, config, activations, parameters_by_op)
+    block_grids = weight_only_grids(prepared.model, ops, config)
+    layers, notes = block_layers(prepared.model, ops, config, block_grids)
+    corrected = correct_constants(prepared, placement, config, activations, parameters_by_op, layers)
+    corrected = dataclasses.replace(corrected, notes=(*corrected.notes, *notes))
     proto = onnx.ModelProto()
     proto.CopyFrom(corrected.proto)
     _bring_in(proto, corrected, graph, placement)
@@ -119,8 +131,9 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     read_originals(result, {op.name for op in placement.ops} | placement.followers)
     write_out_products(result, placement.ops)
     quantize_dynamically(result, corrected, ops, config)
-    quantize_weights_only(result, corrected, ops, config)
-    notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
+    quantize_lstms(result, corrected, ops, config)
+    quantize_weights_only(result, corrected, ops, block_grids)
+    half_notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
     keep_fp32(result)
     keep_residuals_apart(result)
     external_dir, folder = spill(result, corrected.external_dir)
@@ -129,9 +142,23 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         proto=result,
         external_dir=external_dir,
         folder=folder or corrected.folder,
-        notes=(*corrected.notes, *notes),
+        notes=(*corrected.notes, *half_notes),
     )
     return finish(candidate, config.recipe)
+
+
+def _require_kernels(graph: Graph, ops: Sequence[QuantizableOp], config: QuantizationConfig) -> None:
+    for op in ops:
+        precision = config[op.name].precision
+        offered = {Precision.FP32, *weight_only_precisions(op, graph)}
+        offered |= {Precision.INT8} if op.static else set()
+        offered |= {Precision.INT8_DYNAMIC} if supports_dynamic(op, graph) else set()
+        offered |= set(HALF_TYPES)  # ONNX Runtime refuses the model where it has no kernel
+        if precision not in offered:
+            raise ApplyError(
+                f"An op may compute in what ONNX Runtime has a kernel for, but {op.name!r} ({op.node.op_type}) is to "
+                f"be in {precision}. It offers {', '.join(sorted(offered))}"
+            )
 
 
 def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:

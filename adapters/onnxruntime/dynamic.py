@@ -32,7 +32,9 @@ DYNAMIC_KERNEL = "/MatMulInteger"
 
 
 def supports_dynamic(op: QuantizableOp, graph: Graph) -> bool:
-    """Whether an op has a dynamic integer kernel: products with one constant matrix."""
+    """Whether an op has a dynamic integer kernel: products with one constant matrix, and LSTM."""
+    if op.node.op_type == "LSTM":
+        return True
     return (
         graph.opset >= DYNAMIC_OPSET
         and op.node.op_type in ("MatMul", "Gemm")
@@ -44,15 +46,15 @@ def supports_dynamic(op: QuantizableOp, graph: Graph) -> bool:
 def quantize_dynamically(
     proto: onnx.ModelProto, model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig
 ) -> None:
-    """Replace the ops that ``config`` wants in dynamic int8.
+    """Replace the products that ``config`` wants in dynamic int8.
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
         model: Where the values of weights come from.
-        ops: Of the model; those of other precisions are passed over.
+        ops: Of the model; LSTMs and those of other precisions are passed over.
         config: How.
     """
-    dynamic = [op for op in ops if config[op.name].precision is Precision.INT8_DYNAMIC]
+    dynamic = [op for op in ops if config[op.name].precision is Precision.INT8_DYNAMIC and op.node.op_type != "LSTM"]
     if not dynamic:
         return
     rewriting = _Rewriting(proto, model, config)

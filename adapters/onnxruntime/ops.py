@@ -7,6 +7,7 @@ than fp32 and no more accurate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,6 +45,17 @@ FOLLOWERS = frozenset(
 CLIPS = frozenset({"Relu", "Clip"})
 """Ops that disappear into the integer range of the op before them."""
 
+LARGE = 1 << 16
+"""Values of a constant. Smaller ones stay in the cache and make no model large: fewer bits gain nothing."""
+
+_NO_KERNEL = frozenset({"ConvTranspose", "GRU", "RNN"})
+"""Ops that users look for among the quantized ones, in vain."""
+
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+_READ_TABLES = frozenset({"Gather", "Gemm", "MatMul"})
+"""Ops that can read a table in fewer bits, each in its own layout."""
+
 FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Ops with an integer kernel that writes fp32 where nobody reads int8."""
 
@@ -59,6 +71,7 @@ class QuantizableOp:
         weight: Name of its constant weight.
         weight_axis: The weight's axis of output channels; None where the weight has one scale only.
         bias: Name of its constant bias.
+        static: Whether it has an integer kernel for ranges from calibration.
     """
 
     node: onnx.NodeProto
@@ -67,6 +80,7 @@ class QuantizableOp:
     weight: str | None = None
     weight_axis: int | None = None
     bias: str | None = None
+    static: bool = True
 
     @property
     def name(self) -> str:
@@ -75,8 +89,8 @@ class QuantizableOp:
 
     @property
     def output(self) -> str:
-        """The tensor that it writes."""
-        return str(self.node.output[0])
+        """The tensor that it writes, the first one where it may write several."""
+        return next(str(name) for name in self.node.output if name)
 
 
 class _Refusal(Exception):
@@ -88,19 +102,27 @@ def quantizable_ops(graph: Graph) -> tuple[list[QuantizableOp], list[str]]:
     ops: list[QuantizableOp] = []
     refused: dict[tuple[str, str], list[str]] = {}
     for node in graph.nodes:
-        if is_standard(node) and node.op_type in _READERS:
+        if is_standard(node) and _is_candidate(node, graph):
             try:
                 ops.append(_read(node, graph))
             except _Refusal as refusal:
                 refused.setdefault((node.op_type, str(refusal)), []).append(node.name)
-        elif node.op_type == "ConvTranspose":
-            refused.setdefault(("ConvTranspose", "ONNX Runtime has no integer kernel for it"), []).append(node.name)
+        elif is_standard(node) and node.op_type in _NO_KERNEL:
+            refused.setdefault((node.op_type, "ONNX Runtime has no integer kernel for it"), []).append(node.name)
         for inner in subgraphs(node):
             for each in inner.node:
-                if each.op_type in _READERS:
+                if _is_candidate(each, graph):
                     reason = f"it lies in a graph inside of {node.op_type} {node.name!r}"
                     refused.setdefault((each.op_type, reason), []).append(each.name or each.op_type)
     return ops, [_line(op_type, reason, names) for (op_type, reason), names in refused.items()]
+
+
+def _is_candidate(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a node is of a quantizable type; of those that gather, only one that reads a large table of floats is."""
+    if node.op_type != "Gather":
+        return node.op_type in _READERS
+    table = graph.initializers.get(node.input[0])
+    return table is not None and table.data_type in _FLOATS and math.prod(table.dims) >= LARGE
 
 
 def follows(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -128,7 +150,7 @@ def _read(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
         _require_float(graph, tensor)
         if tensor in graph.infinite:
             raise _Refusal("it reads or writes infinite values, those of a mask for example")
-    if not op.activations:
+    if not op.activations and op.static:
         raise _Refusal("it reads constants only")
     return op
 
@@ -202,6 +224,31 @@ def _matmul(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
     return QuantizableOp(node=node, activations=(left,), weight=weight.name, weight_axis=axis)
 
 
+def _lstm(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
+    if attributes(node).get("layout", 0):
+        raise _Refusal("its batch comes first (layout 1), which ONNX Runtime's kernels do not know")
+    weight, recurrence = (
+        _constant(graph, node.input[index], what) for index, what in ((1, "weight"), (2, "recurrence"))
+    )
+    if len(weight.dims) != 3 or len(recurrence.dims) != 3:
+        raise _Refusal("its weight has no axis of directions")
+    return QuantizableOp(node=node, activations=(node.input[0],), weight=weight.name, weight_axis=1, static=False)
+
+
+def _gather(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
+    table = _constant(graph, node.input[0], "table")
+    if len(table.dims) < 2:
+        raise _Refusal("its table is a vector")
+    if attributes(node).get("axis", 0) not in (0, -len(table.dims)):
+        raise _Refusal("it does not gather along the first axis of its table, as the kernel for blocks does")
+    if (
+        not {each.op_type for each in graph.readers[table.name]} <= _READ_TABLES
+        or table.name in graph.outputs | graph.read_by_subgraphs
+    ):
+        raise _Refusal("others read its table too, so that it would be stored twice")
+    return QuantizableOp(node=node, activations=(), weight=table.name, static=False)
+
+
 def _elementwise(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
     names = tuple(dict.fromkeys(node.input))
     constants = tuple(name for name in names if name in graph.initializers)
@@ -220,6 +267,8 @@ _READERS: dict[str, Callable[[onnx.NodeProto, Graph], QuantizableOp]] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Gather": _gather,
+    "LSTM": _lstm,
     "Add": _elementwise,
     "Mul": _elementwise,
     "Concat": _elementwise,

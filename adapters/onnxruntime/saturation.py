@@ -19,6 +19,7 @@ from autotune.adapter import Array
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.graph import attributes, is_standard
 from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnxruntime.recurrent import LSTM_KERNEL, LSTM_WEIGHTS
 
 _LARGEST_ACTIVATION = 255
 _MOST, _LEAST = 32767, -32768
@@ -46,31 +47,32 @@ def saturating_ops(model: OnnxModel) -> tuple[str, ...]:
     producers = {output: node for node in graph.node for output in node.output}
     found = []
     for node in graph.node:
-        integers = _integer_weight(node, producers)
-        if integers is None:
-            continue
-        constant = constants.get(integers)
-        if constant is None:
-            at_risk = _is_signed_activation(integers, producers, constants)
-        else:
-            at_risk = constant.data_type == TensorProto.INT8 and _can_saturate(node, model.tensor(constant))
+        at_risk = False
+        for integers in _integer_weights(node, producers):
+            constant = constants.get(integers)
+            if constant is None:
+                at_risk |= _is_signed_activation(integers, producers, constants)
+            else:
+                at_risk |= constant.data_type == TensorProto.INT8 and _can_saturate(node, model.tensor(constant))
         if at_risk:
             found.append(str(node.name).removesuffix(DYNAMIC_KERNEL))
     return tuple(found)
 
 
-def _integer_weight(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str | None:
-    """The integer tensor that an op multiplies its activation with; None where it computes in fp32."""
+def _integer_weights(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> tuple[str, ...]:
+    """The integer tensors that an op multiplies its activations with; none where it computes in fp32."""
+    if node.op_type == LSTM_KERNEL:
+        return tuple(str(node.input[index]) for index in LSTM_WEIGHTS)
     if node.op_type in _INTEGER_WEIGHT:
-        return str(node.input[_INTEGER_WEIGHT[node.op_type]])
+        return (str(node.input[_INTEGER_WEIGHT[node.op_type]]),)
     if node.op_type not in _QDQ_WEIGHT or not is_standard(node):
-        return None
+        return ()
     before = [producers.get(name) for name in (node.input[0], node.input[_QDQ_WEIGHT[node.op_type]])]
     if any(source is None or source.op_type != "DequantizeLinear" for source in before):
-        return None
+        return ()
     weight = before[1]
     assert weight is not None
-    return str(weight.input[0])
+    return (str(weight.input[0]),)
 
 
 def _is_signed_activation(

@@ -12,7 +12,7 @@ from autotune.adapters.onnxruntime.half_speed import HalfSpeeds, kind_of, work_o
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
 from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
-from autotune.adapters.onnxruntime.weight_only import supports_weight_only
+from autotune.adapters.onnxruntime.weight_only import weight_only_precisions
 from autotune.config import (
     KL,
     MINMAX,
@@ -26,6 +26,7 @@ from autotune.config import (
     QuantizedType,
     SmoothQuant,
     TensorScheme,
+    WeightOnly,
     WeightRounding,
 )
 from autotune.host import Host
@@ -50,9 +51,6 @@ _ACTIVATIONS = (_U8, _U8_SYMMETRIC, _S8, _S8_SYMMETRIC)
 
 _PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 _PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
-
-_INT8_WEIGHT = PrecisionSpace(precision=Precision.INT8_WEIGHT)
-_INT4_WEIGHT = PrecisionSpace(precision=Precision.INT4_WEIGHT)
 
 _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 """Small steps around saturation carry these ops' results, and they cost little time; int8 is offered, not preferred."""
@@ -80,7 +78,8 @@ def tuning_space(graph: Graph, host: Host, half: HalfSpeeds | None = None) -> Tu
 
 def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
     convolutions = any(op.node.op_type == "Conv" for op in ops)
-    weights = any(op.weight is not None for op in ops)
+    weights = any(op.weight is not None and op.static for op in ops)
+    blocks = any(weight_only_precisions(op, graph) for op in ops)
     return RecipeSpace(
         # Where two u8 x s8 products saturate, weights of 7 bits are what ONNX Runtime's documentation advises.
         reduce_range=(True, False) if host.saturates_u8s8 else (False,),
@@ -95,13 +94,14 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
         smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
         format=formats(ops),
         optimization=optimizations(graph) if ops else (GraphOptimization.ALL,),
+        weight_only=(WeightOnly.GPTQ, WeightOnly.HQQ, WeightOnly.RTN) if blocks else (WeightOnly.RTN,),
     )
 
 
 def _is_transformer(ops: list[QuantizableOp]) -> bool:
     """Whether products with matrices do the model's work: there is no convolution, and not only a head."""
     types = Counter(op.node.op_type for op in ops if op.weight is not None)
-    return not types["Conv"] and types["MatMul"] + types["Gemm"] >= _FEW_PRODUCTS
+    return not types["Conv"] and (types["LSTM"] > 0 or types["MatMul"] + types["Gemm"] >= _FEW_PRODUCTS)
 
 
 def _op_space(op: QuantizableOp, graph: Graph, half: HalfSpeeds, *, transformer: bool) -> OpSpace:
@@ -110,12 +110,12 @@ def _op_space(op: QuantizableOp, graph: Graph, half: HalfSpeeds, *, transformer:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
         weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
     static = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
-    quantized: tuple[PrecisionSpace, ...] = (static,)
+    quantized: tuple[PrecisionSpace, ...] = (static,) if op.static else ()
     if supports_dynamic(op, graph):
         dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=weights)
-        quantized = (dynamic, static) if transformer else (static, dynamic)
+        quantized = (dynamic, *quantized) if transformer else (*quantized, dynamic)
     # Last: they pay for single rows of activations and for size, and seldom for latency.
-    smaller = (_INT8_WEIGHT, _INT4_WEIGHT) if supports_weight_only(op, graph) else ()
+    smaller = tuple(PrecisionSpace(precision=precision) for precision in weight_only_precisions(op, graph))
     op_type = op.node.op_type
     stays = op_type in _FP32_FIRST or (transformer and op.weight is None)
     return OpSpace(
@@ -144,7 +144,7 @@ def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:
     wanted: dict[str, None] = {}
     axes: dict[str, int] = {}
     for op in ops:
-        for name in (*op.activations, op.output):
+        for name in (*op.activations, op.output) if op.static else ():
             wanted[name] = None
             rank = graph.rank(name)
             if op.node.op_type == "Conv" and rank is not None:

@@ -1,14 +1,17 @@
 """Weight-only quantization: matrices are stored in 4 or 8 bits, and the op computes with the values they stand for.
 
-ONNX Runtime's ``MatMulNBits`` reads blocks of 32 values with a scale and a zero point each, rounded to nearest (RTN).
-It pays where the time goes into reading weights: one row at a time, or a model that must be small. Measured for a
-384 x 1536 matrix and one row of activations: 2.8 times (4 bits) and 2.0 times (8 bits) the speed of fp32; for 64 rows
-none is faster than fp32, where dynamic int8 is 3.2 times as fast. (Measured with scales alone.)
+ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` read blocks of values with a scale and a zero point each;
+how these are chosen and values are rounded, :mod:`.recipes.blocks` says. Products gain where the time goes into reading
+weights: one row at a time, or a model that must be small. Measured for a 384 x 1536 matrix and one row of activations:
+3.5 times (4 bits) and 3.6 times (8 bits) the speed of fp32; for 64 rows 1.2 and 1.6 times, less than dynamic int8.
+Tables gain nothing but size: 64 rows of 384 values are read in 10 us, in 15 with 8 bits, in 33 with 4
+(``benchmarks/weight_kernels.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -17,41 +20,140 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.ops import QuantizableOp
+from autotune.adapters.onnxruntime.ops import LARGE, QuantizableOp
+from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid
+from autotune.adapters.onnxruntime.recipes.layerwise import Values
+from autotune.adapters.onnxruntime.recipes.weight_rounding import (
+    LARGEST_INPUTS,
+    product_moments,
+    round_with_feedback,
+)
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
-from autotune.config import Precision, QuantizationConfig
+from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
+from autotune.errors import ApplyError
 
-BLOCK = 32
-"""Values that share a scale."""
+BITS = {Precision.INT8_WEIGHT: 8, Precision.INT4_WEIGHT: 4}
 
-MINIMUM_VALUES = 1 << 16
-"""Smaller matrices stay in the cache: nothing is gained."""
-
-_BITS = {Precision.INT8_WEIGHT: 8, Precision.INT4_WEIGHT: 4}
+BLOCK = {8: 128, 4: 32}
+"""Values that share a scale, by bits. What larger blocks cost in accuracy matters with 4 bits; see docs/recipes.md."""
 
 _INT8_SUMS = 4
 """``accuracy_level`` at which the kernel rounds activations to 8 bits, block by block; the fast one."""
 
 
-def supports_weight_only(op: QuantizableOp, graph: Graph) -> bool:
-    """Whether an op is a product with a constant matrix large enough to be worth it."""
-    if op.node.op_type not in ("MatMul", "Gemm") or op.weight is None or op.weight_axis is None:
-        return False
-    return int(np.prod(graph.initializers[op.weight].dims)) >= MINIMUM_VALUES
+def weight_only_precisions(op: QuantizableOp, graph: Graph) -> tuple[Precision, ...]:
+    """The precisions in which an op's weight can be stored: a large matrix that it multiplies with or gathers from."""
+    if op.weight is None:
+        return ()
+    dims = graph.initializers[op.weight].dims
+    if op.node.op_type == "Gather":
+        # Two values of 4 bits share a byte within a row, and so do two zero points. Of an odd number of these, ONNX
+        # Runtime 1.24 reads the wrong ones.
+        pairs = dims[-1] % 2 == 0 and -(-dims[-1] // BLOCK[4]) % 2 == 0
+        return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if pairs else (Precision.INT8_WEIGHT,)
+    product = op.node.op_type in ("MatMul", "Gemm") and op.weight_axis is not None
+    return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if product and int(np.prod(dims)) >= LARGE else ()
+
+
+def weight_only_grids(
+    model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig
+) -> dict[str, BlockGrid]:
+    """By op: the grid of its weight, for those that ``config`` wants with 4-bit or 8-bit weights.
+
+    Args:
+        model: Where the values of weights come from.
+        ops: Of the model.
+        config: How.
+
+    Raises:
+        ApplyError: A weight holds infinities, or what is no number.
+    """
+    constants = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    shared: dict[tuple[object, ...], BlockGrid] = {}
+    grids = {}
+    for op in ops:
+        if config[op.name].precision in WEIGHT_ONLY:
+            bits = BITS[config[op.name].precision]
+            key = (op.weight, op.weight_axis, bits)
+            if key not in shared:
+                rows = weight_rows(op, model.tensor(constants[str(op.weight)]))
+                if not np.isfinite(rows).all():
+                    raise ApplyError(f"Weights must be finite to be stored in {bits} bits, but {op.weight!r} is not")
+                shared[key] = block_grid(rows, bits, BLOCK[bits], config.recipe.weight_only)
+            grids[op.name] = shared[key]
+    return grids
+
+
+def weight_rows(op: QuantizableOp, weight: Array) -> Array:
+    """A weight as rows of values that are summed up, or read, together: float32, (rows, values)."""
+    values = np.asarray(weight, np.float32)
+    if op.node.op_type == "Gather":
+        return values.reshape(-1, values.shape[-1])
+    return np.ascontiguousarray(values if op.weight_axis == 0 else values.T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockLayer:
+    """Rounds the matrix of one product by GPTQ; see :class:`~.recipes.layerwise.Correction`."""
+
+    op: QuantizableOp
+    grid: BlockGrid
+    model: OnnxModel
+
+    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:  # noqa: ARG002
+        """The matrix on its grid."""
+        tensor = next(each for each in self.model.proto.graph.initializer if each.name == self.op.weight)
+        rows = weight_rows(self.op, self.model.tensor(tensor))
+        scales, zero_points = (
+            np.repeat(each, self.grid.block, axis=1)[None, :, : rows.shape[1]]
+            for each in (self.grid.scales, self.grid.zero_points)
+        )
+        integers = 0, 2**self.grid.bits - 1
+        rounded = round_with_feedback(rows[None], scales, zero_points, product_moments(source), integers)[0]
+        return {str(self.op.weight): rounded if self.op.weight_axis == 0 else np.ascontiguousarray(rounded.T)}
+
+    def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:  # noqa: ARG002
+        """No bias is changed."""
+        return {}, None
+
+
+def block_layers(
+    model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig, grids: Mapping[str, BlockGrid]
+) -> tuple[dict[str, BlockLayer], list[str]]:
+    """What GPTQ rounds, by op, and a line for what it leaves to rounding to nearest."""
+    if config.recipe.weight_only is not WeightOnly.GPTQ:
+        return {}, []
+    graph = Graph(model.proto)
+    layers, left = {}, []
+    for op in ops:
+        if op.name not in grids or op.node.op_type == "Gather":
+            continue
+        inputs = graph.initializers[str(op.weight)].dims[1 - int(op.weight_axis or 0)]
+        if not graph.read_once(str(op.weight)) or inputs > LARGEST_INPUTS:
+            left.append(op.name)
+        else:
+            layers[op.name] = BlockLayer(op=op, grid=grids[op.name], model=model)
+    if not left:
+        return layers, []
+    shown = ", ".join(map(repr, left[:3])) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    return layers, [
+        f"GPTQ leaves the weights of {shown} to HQQ: other ops read them too, or an output has more than "
+        f"{LARGEST_INPUTS} inputs"
+    ]
 
 
 def quantize_weights_only(
-    proto: onnx.ModelProto, model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig
+    proto: onnx.ModelProto, model: OnnxModel, ops: Sequence[QuantizableOp], grids: Mapping[str, BlockGrid]
 ) -> None:
-    """Replace the ops that ``config`` wants with 4-bit or 8-bit weights.
+    """Replace the ops whose weights are stored in blocks.
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
         model: Where the values of weights come from.
-        ops: Of the model; those of other precisions are passed over.
-        config: How.
+        ops: Of the model; those without a grid are passed over.
+        grids: What :func:`weight_only_grids` gave.
     """
-    chosen = [op for op in ops if config[op.name].precision in _BITS]
+    chosen = [op for op in ops if op.name in grids]
     if not chosen:
         return
     nodes = {node.name: node for node in proto.graph.node}
@@ -59,22 +161,39 @@ def quantize_weights_only(
     stored: set[str] = set()
     replacements = {}
     for op in chosen:
-        bits = _BITS[config[op.name].precision]
-        values = np.asarray(model.tensor(constants[str(op.weight)]), np.float32)
-        columns = np.ascontiguousarray(values if op.weight_axis == 0 else values.T)
-        name = f"{op.weight}/{'rows' if op.weight_axis == 0 else 'columns'}/{bits}_bits"
+        grid = grids[op.name]
+        table = op.node.op_type == "Gather"
+        layout = "table" if table else "rows" if op.weight_axis == 0 else "columns"
+        name = f"{op.weight}/{layout}/{grid.bits}_bits"
         names = [f"{name}/{part}" for part in ("integers", "scales", "zero_points")]
+        values = model.tensor(constants[str(op.weight)])
+        rows = weight_rows(op, values)
         if name not in stored:
             stored.add(name)
-            for each, array in zip(names, pack_blocks(columns, bits), strict=True):
-                proto.graph.initializer.append(numpy_helper.from_array(array, each))
-        replacements[op.name] = _nodes(op, nodes[op.name], names, columns.shape, bits)
+            arrays = pack_table(rows, grid, values.shape) if table else pack_blocks(rows, grid)
+            proto.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
+        node = nodes[op.name]
+        replacements[op.name] = [_gather(node, names, grid)] if table else _product(op, node, names, rows.shape, grid)
     replace_nodes(proto, replacements)
     require_contrib_domain(proto)
 
 
-def _nodes(
-    op: QuantizableOp, node: onnx.NodeProto, names: Sequence[str], shape: tuple[int, ...], bits: int
+def _gather(node: onnx.NodeProto, names: Sequence[str], grid: BlockGrid) -> onnx.NodeProto:
+    return helper.make_node(
+        "GatherBlockQuantized",
+        [names[0], node.input[1], *names[1:]],
+        [node.output[0]],
+        node.name,
+        domain=CONTRIB_DOMAIN,
+        bits=grid.bits,
+        block_size=grid.block,
+        gather_axis=0,
+        quantize_axis=-1,
+    )
+
+
+def _product(
+    op: QuantizableOp, node: onnx.NodeProto, names: Sequence[str], shape: tuple[int, ...], grid: BlockGrid
 ) -> list[onnx.NodeProto]:
     output = node.output[0] if op.bias is None else f"{op.name}/product"
     outputs, inputs = shape
@@ -86,8 +205,8 @@ def _nodes(
         domain=CONTRIB_DOMAIN,
         K=inputs,
         N=outputs,
-        bits=bits,
-        block_size=BLOCK,
+        bits=grid.bits,
+        block_size=grid.block,
         accuracy_level=_INT8_SUMS,
     )
     if op.bias is None:
@@ -95,32 +214,46 @@ def _nodes(
     return [product, helper.make_node("Add", [output, node.input[2]], [node.output[0]], f"{op.name}/bias")]
 
 
-def pack_blocks(columns: Array, bits: int) -> tuple[Array, Array, Array]:
-    """Round a matrix to nearest, block by block, in the layout of ``MatMulNBits``.
+def pack_blocks(rows: Array, grid: BlockGrid) -> tuple[Array, Array, Array]:
+    """Round a matrix in the layout of ``MatMulNBits``.
 
     Args:
-        columns: float32, (outputs, inputs).
-        bits: 4 or 8; two 4-bit values share a byte, the first in its lower half.
+        rows: float32, (outputs, inputs).
+        grid: Of the matrix; two 4-bit values share a byte, the first in its lower half.
 
     Returns:
         Integers, uint8 (outputs, blocks, bytes); scales, float32 (outputs, blocks); zero points, uint8
-        (outputs, bytes). The last block is filled up with zeros.
+        (outputs, bytes). The last block is filled up.
     """
-    outputs, inputs = columns.shape
-    blocks = -(-inputs // BLOCK)
-    padded = np.zeros((outputs, blocks * BLOCK), np.float32)
-    padded[:, :inputs] = columns
-    values = padded.reshape(outputs, blocks, BLOCK)
-    largest = 2**bits - 1
-    low = np.minimum(values.min(axis=2), 0.0)
-    high = np.maximum(values.max(axis=2), 0.0)
-    scales = np.where(high > low, (high - low) / np.float32(largest), np.float32(1.0)).astype(np.float32)
-    zero_points = np.clip(np.rint(-low / scales), 0, largest).astype(np.uint8)
-    integers = np.rint(values / scales[..., None]) + zero_points[..., None]
-    integers = np.clip(integers, 0, largest).astype(np.uint8)
-    if bits == 4:
-        integers = integers[..., 0::2] | (integers[..., 1::2] << 4)
-        even = np.zeros((outputs, blocks + blocks % 2), np.uint8)
-        even[:, :blocks] = zero_points
-        zero_points = even[:, 0::2] | (even[:, 1::2] << 4)
-    return np.ascontiguousarray(integers), scales, np.ascontiguousarray(zero_points)
+    integers = round_to_grid(rows, grid)
+    if grid.bits == 4:
+        integers = _in_pairs(integers)
+        return integers, grid.scales, _in_pairs(grid.zero_points)
+    return integers, grid.scales, grid.zero_points
+
+
+def pack_table(rows: Array, grid: BlockGrid, shape: Sequence[int]) -> tuple[Array, Array, Array]:
+    """Round a table in the layout of ``GatherBlockQuantized``, in which rows end where their values do.
+
+    Args:
+        rows: float32, (rows, values).
+        grid: Of the rows.
+        shape: Of the table, its last axis a row's values.
+
+    Returns:
+        Integers, scales and zero points, of the table's shape but for the last axis.
+    """
+    integers = round_to_grid(rows, grid).reshape(len(rows), -1)[:, : rows.shape[1]]
+    zero_points = grid.zero_points
+    if grid.bits == 4:
+        integers, zero_points = _in_pairs(integers), _in_pairs(zero_points)
+    packed = (integers, grid.scales, zero_points)
+    whole, scales, zeros = (np.ascontiguousarray(each.reshape(*shape[:-1], -1)) for each in packed)
+    return whole, scales, zeros
+
+
+def _in_pairs(integers: Array) -> Array:
+    """Two 4-bit integers to a byte along the last axis, the first in the lower half; an odd count gets a zero."""
+    if integers.shape[-1] % 2:
+        integers = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, 1)])
+    return np.ascontiguousarray(integers[..., 0::2] | (integers[..., 1::2] << 4))

@@ -84,6 +84,7 @@ def test_inspect(command: Command, network_file: Path) -> None:
     assert "inputs   data float32 (batch, 3, 16, 16)" in outcome.out
     assert "\n  measured fp16 and bf16 not measured\n" in outcome.out  # as the tests' own cache says
     assert "s8 symmetric per_channel" in outcome.out
+    assert ["bias_correction", "the", "graph", "full,", "fast,", "none"] in lines
     assert "ops have a choice" in outcome.out
 
 

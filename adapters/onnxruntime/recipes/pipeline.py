@@ -17,7 +17,7 @@ from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.layerwise import FakeQuantization, Values, walk
+from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
@@ -91,6 +91,7 @@ def correct_constants(
     config: QuantizationConfig,
     activations: Mapping[str, AffineParameters],
     weights: Mapping[str, AffineParameters],
+    blocks: Mapping[str, Correction],
 ) -> OnnxModel:
     """The model to be quantized, with weights rounded and biases corrected as the recipe says.
 
@@ -100,11 +101,12 @@ def correct_constants(
         config: How.
         activations: Scales by tensor.
         weights: Scales of the ops' weights by op.
+        blocks: What rounds the weights of ops that are stored in blocks, by op.
     """
     recipe = config.recipe
     graph = Graph(prepared.model.proto)
     served, notes = _served(graph, placement.ops, recipe)
-    if not served:
+    if not served and not blocks:
         return _noted(prepared.model, notes)
     layers = [
         _Layer(
@@ -117,19 +119,20 @@ def correct_constants(
         )
         for op in served
     ]
-    if recipe.bias_correction is not BiasCorrection.FULL and recipe.weight_rounding is WeightRounding.NEAREST:
+    nearest = recipe.weight_rounding is WeightRounding.NEAREST
+    if recipe.bias_correction is not BiasCorrection.FULL and nearest and not blocks:
         constants = _fast(layers, notes)
     elif not prepared.statistics.examples:
         notes.append(
-            "Full bias correction and error feedback need calibration samples, and none was kept: one sample exceeds "
-            "the limit. Biases are corrected from statistics, weights are rounded to nearest"
+            "Full bias correction, error feedback and GPTQ need calibration samples, and none was kept: one sample "
+            "exceeds the limit. Biases are corrected from statistics, weights are rounded to nearest"
         )
         constants = _fast(layers, notes)
     else:
         quantizers = {
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
-        corrections = {layer.op.name: layer for layer in layers}
+        corrections: dict[str, Correction] = {layer.op.name: layer for layer in layers} | dict(blocks)
         constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections, prepared.ranges)
     return _noted(_with_constants(prepared.model, constants), notes)
 

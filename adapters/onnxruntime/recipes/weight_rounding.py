@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
+import scipy.linalg
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import attributes
@@ -41,8 +42,8 @@ def round_with_feedback(
 
     Args:
         rows: Weights, shape (groups, outputs, inputs).
-        scale: Shape (groups, outputs).
-        zero_point: Shape (groups, outputs).
+        scale: Shape (groups, outputs), or (groups, outputs, inputs) where it differs within an output.
+        zero_point: The shape of ``scale``.
         moments: Second moments of the inputs, shape (groups, inputs, inputs).
         integers: Smallest and largest integer.
 
@@ -55,14 +56,34 @@ def round_with_feedback(
     damping = _DAMPING * diagonal.mean(axis=1) + 1e-12
     moments = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], 1), order[:, None, :], 2)
     moments = moments + damping[:, None, None] * np.eye(moments.shape[1])
-    factor = np.asarray(np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1), np.float64)
+    factor = np.stack([_inverse_factor(each) for each in moments])
     weights: _Float64 = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
-    steps = np.asarray(scale, np.float64)
-    low, high = ((end - np.asarray(zero_point, np.float64)) * steps for end in integers)
+    steps, zeros = (_ordered(np.asarray(each, np.float64), order) for each in (scale, zero_point))
+    low, high = ((end - zeros) * steps for end in integers)
     rounded = _feed_back(weights, factor, steps, low, high)
     result = np.empty(rows.shape, np.float32)
     np.put_along_axis(result, order[:, None, :], rounded.astype(np.float32), 2)
     return result
+
+
+def _inverse_factor(moments: _Float64) -> _Float64:
+    """The upper triangular ``U`` with ``U^T U`` the inverse of ``moments``.
+
+    With the order of the inputs turned around, it is the inverse of the Cholesky factor of ``moments`` itself, which
+    saves inverting first.
+    """
+    lower = np.linalg.cholesky(moments[::-1, ::-1])
+    inverse, info = scipy.linalg.lapack.dtrtri(lower, lower=1)
+    assert info == 0, "a Cholesky factor has no zero on its diagonal"
+    return np.ascontiguousarray(inverse[::-1, ::-1], np.float64)
+
+
+def _ordered(values: _Float64, order: npt.NDArray[np.intp]) -> _Float64:
+    """What belongs to each input, shape (groups, outputs, inputs), in the order in which these are rounded."""
+    shape = (*values.shape[:2], order.shape[1])
+    if values.ndim == 2:
+        return np.broadcast_to(values[:, :, None], shape)
+    return np.take_along_axis(values, order[:, None, :], 2)
 
 
 def _feed_back(weights: _Float64, factor: _Float64, scale: _Float64, low: _Float64, high: _Float64) -> _Float64:
@@ -74,7 +95,8 @@ def _feed_back(weights: _Float64, factor: _Float64, scale: _Float64, low: _Float
         errors = np.empty((*weights.shape[:2], stop - start))
         for column in range(start, stop):
             current = weights[:, :, column]
-            nearest = np.clip(np.rint(current / scale) * scale, low, high)
+            step = scale[:, :, column]
+            nearest = np.clip(np.rint(current / step) * step, low[:, :, column], high[:, :, column])
             rounded[:, :, column] = nearest
             error = (current - nearest) / factor[:, None, column, column]
             errors[:, :, column - start] = error
