@@ -13,12 +13,16 @@ from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
+from autotune.evaluation.latency import LatencyOptions, compare_latency
 from autotune.history import History
 from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
 
 _WORTH_A_PROFILE = 0.1
 """Share of the fp32 model's time that the ops of a further precision must take for it to be profiled."""
+
+
+_COMPARISON = LatencyOptions(min_pairs=30, max_pairs=150, max_seconds=1.0)
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -86,6 +90,12 @@ class MeasuredInsights(Generic[ModelT]):
     def neighbours(self) -> Mapping[str, Sequence[str]]:
         """By op: the ops that read its output."""
         return self._adapter.neighbours(self._model) if isinstance(self._adapter, CostModel) else {}
+
+    def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
+        """How many times as fast ``other`` runs as ``config``: both ends of the interval."""
+        key = f"relative speed:{config.fingerprint}:{other.fingerprint}"
+        low, high = self._kept(key, lambda: self._relative_speed(config, other))
+        return float(low), float(high)
 
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """None: no adapter differentiates its models so far."""
@@ -167,6 +177,22 @@ class MeasuredInsights(Generic[ModelT]):
             return [{} for _ in (None, *configs)]
         left = iter(profiles)
         return [fp32, *({} if model is None else next(left) for model in models)]
+
+    def _relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> list[float]:
+        try:
+            first, second = (self._adapter.runner(self._executed(each), self._execution) for each in (config, other))
+            compared = compare_latency(
+                lambda: first(self._latency_feeds), lambda: second(self._latency_feeds), _COMPARISON
+            )
+        except TrialError:
+            return [0.0, 0.0]
+        return [compared.interval.low, compared.interval.high]
+
+    def _executed(self, config: QuantizationConfig) -> ModelT:
+        """A model that runs as the config's does, whatever it computes."""
+        recipe = config.recipe
+        quick = dataclasses.replace(recipe.quick, format=recipe.format, optimization=recipe.optimization)
+        return self._adapter.apply(self._model, dataclasses.replace(config, recipe=quick), self._statistics)
 
     def _crossing_latency(self) -> dict[str, float]:
         if not isinstance(self._adapter, CostModel):

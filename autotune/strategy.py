@@ -64,6 +64,14 @@ class Insights(Protocol):
         """
         ...
 
+    def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
+        """How many times as fast ``other`` runs as ``config``: both ends of the interval, from calls in turns.
+
+        Of both without what recipes do to values, which takes seconds and changes no kernel. Zeros where one of them
+        cannot be run.
+        """
+        ...
+
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """By op: trace of the Hessian of the loss with regard to its weights, times their squared quantization error.
 

@@ -7,6 +7,7 @@ from collections import Counter
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.estimates import Estimates
+from autotune.strategies.execution_options import with_execution_options
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategies.shrink import shrink, stores_in_bits
 from autotune.strategies.template import make_template
@@ -41,6 +42,9 @@ class Auto(PlannedStrategy):
        that it is a bisection along a path of good configs where the prediction of losses is of no use. It ends when
        nothing promises enough, or ``patience`` evaluations in a row did not win.
 
+    6. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
+       side, and tried where they are clearly faster.
+
     Where size is the objective and weights can be stored in fewer bits alone, it bisects from the smallest config on
     instead, see :mod:`autotune.strategies.shrink`.
 
@@ -72,6 +76,10 @@ class Auto(PlannedStrategy):
         self.templates = templates
 
     def plan(self, problem: Problem) -> Plan:
+        """Settle the ops, then how they are executed."""
+        return (yield from with_execution_options(problem, self._settle_ops(problem)))
+
+    def _settle_ops(self, problem: Problem) -> Plan:
         """The fastest config, then what promises most until nothing does."""
         baseline = yield Proposal(config=QuantizationConfig(), note="fp32 baseline")
         if problem.objective is Objective.SIZE and stores_in_bits(problem.space):

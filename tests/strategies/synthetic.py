@@ -163,6 +163,11 @@ class Synthetic:
         """The same everywhere."""
         return dict.fromkeys(self.seconds, self.crossing_s)
 
+    def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
+        """Exact."""
+        speed = self.seconds_of(config) / self.seconds_of(other)
+        return speed, speed
+
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """As if there were gradients."""
         return {op: 3 * loss * (0.6 + 0.8 * _hash(op + "hessian")) for op, loss in self.loss.items()}

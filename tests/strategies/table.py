@@ -173,6 +173,11 @@ class Table:
         """The groups follow each other."""
         return {name: tuple(self.groups[i + 1 : i + 2]) for i, name in enumerate(self.groups)}
 
+    def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
+        """As recorded."""
+        speed = self.true_cost(config) / self.true_cost(other)
+        return speed, speed
+
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """ONNX Runtime has no gradients."""
         return None

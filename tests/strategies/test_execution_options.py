@@ -1,0 +1,68 @@
+"""Execution options are tried once the ops are settled, and only where they are clearly faster."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from autotune.config import GraphFormat, GraphOptimization, QuantizationConfig
+from autotune.strategies import create_strategy
+from autotune.strategy import Objective
+from tests.strategies.driver import Run
+from tests.strategies.synthetic import Synthetic, make_model
+
+
+@dataclasses.dataclass(frozen=True)
+class WithOptions(Synthetic):
+    """A model that runs ``factor`` times as long in QOperator format, and much longer without layout changes."""
+
+    factor: float = 1.0
+
+    def seconds_of(self, config: QuantizationConfig) -> float:
+        seconds = super().seconds_of(config)
+        if config.recipe.optimization is GraphOptimization.EXTENDED:
+            seconds *= 1.5
+        return seconds * (self.factor if config.recipe.format is GraphFormat.QOPERATOR else 1.0)
+
+
+def model(factor: float) -> WithOptions:
+    base = make_model(6, total_loss=0.02)
+    recipe = dataclasses.replace(
+        base.space.recipe,
+        format=(GraphFormat.QDQ, GraphFormat.QOPERATOR),
+        optimization=(GraphOptimization.ALL, GraphOptimization.EXTENDED),
+    )
+    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    return WithOptions(**{**fields, "space": dataclasses.replace(base.space, recipe=recipe)}, factor=factor)
+
+
+def run(made: WithOptions, objective: Objective = Objective.LATENCY) -> Run:
+    problem = dataclasses.replace(made.problem(), objective=objective)
+    return Run(problem, made).go(create_strategy("auto"), 60)
+
+
+def formats(searched: Run) -> list[GraphFormat]:
+    return [trial.config.recipe.format for trial in searched.evaluated]
+
+
+def test_a_clearly_faster_option_is_tried_last_and_is_the_answer() -> None:
+    searched = run(model(0.8))
+    assert formats(searched).count(GraphFormat.QOPERATOR) == 1
+    assert searched.best == searched.evaluated[-1]
+    assert searched.best.config.recipe.format is GraphFormat.QOPERATOR
+    assert "format qoperator: 1.25 to 1.25 times as fast" in searched.best.note
+    plain = run(model(1.0))
+    assert searched.best.config.ops == plain.best.config.ops
+    assert searched.reason == plain.reason
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.0, 1.2])
+def test_an_option_within_noise_or_slower_costs_no_trial(factor: float) -> None:
+    searched = run(model(factor))
+    assert set(formats(searched)) == {GraphFormat.QDQ}
+    assert all(trial.config.recipe.optimization is GraphOptimization.ALL for trial in searched.evaluated)
+
+
+def test_options_change_no_size() -> None:
+    assert set(formats(run(model(0.8), Objective.SIZE))) == {GraphFormat.QDQ}
