@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.config import QuantizationConfig
 from autotune.strategies.cost_model import Costs, timing_noise
-from autotune.strategies.loss_model import PRIOR_SCALE, Losses, Template
+from autotune.strategies.loss_model import PRIOR_SCALE, Losses, Template, is_telling
 from autotune.strategies.moves import cost_of
 from autotune.strategies.prediction import Vector
 from autotune.strategies.program import Flags, Program
@@ -133,12 +133,10 @@ class Estimates:
         return choice
 
     def is_hopeless(self, config: QuantizationConfig) -> bool:
-        """Whether a config's output error alone says that it misses the target by far; only of relative losses."""
-        if self._problem.criterion.relative is None:
+        """Whether a config's output error alone says that it misses the target by far."""
+        if not is_telling(self._problem, config):
             return False
-        quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
-        error = self._problem.insights.output_error(quick)
-        return PRIOR_SCALE * error > _HOPELESS * self._problem.criterion.target
+        return PRIOR_SCALE * self._problem.insights.output_error(config) > _HOPELESS * self._problem.criterion.target
 
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""
