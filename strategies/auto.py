@@ -6,8 +6,8 @@ from collections import Counter
 
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
+from autotune.strategies.afterwards import afterwards
 from autotune.strategies.estimates import Estimates
-from autotune.strategies.execution_options import with_execution_options
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategies.shrink import shrink, stores_in_bits
 from autotune.strategies.template import make_template
@@ -43,7 +43,9 @@ class Auto(PlannedStrategy):
        nothing promises enough, or ``patience`` evaluations in a row did not win.
 
     6. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
-       side, and tried where they are clearly faster.
+       side, and tried where they are clearly faster. If the best loses more than half of what is allowed, up to
+       ``spare`` configs that run the same kernels are tried: of equally fast ones, the one that loses least is the
+       answer.
 
     Where size is the objective and weights can be stored in fewer bits alone, it bisects from the smallest config on
     instead, see :mod:`autotune.strategies.shrink`.
@@ -57,27 +59,31 @@ class Auto(PlannedStrategy):
     (Gardner et al., ICML 2014).
     """
 
-    def __init__(self, *, patience: int = 7, templates: int = 8) -> None:
+    def __init__(self, *, patience: int = 7, templates: int = 8, spare: int = 2) -> None:
         """Choose how persistent the search is.
 
         Args:
             patience: How many evaluations in a row may be spent on candidates that do not improve on the best before it
                 ends; one that ends early counts by its share of the data.
             templates: How many uniform configs compete by output error.
+            spare: How many configs as fast as the best may be tried for less loss; 0 for none.
 
         Raises:
-            StrategyError: One of them is less than 1.
+            StrategyError: One of the first two is less than 1, or ``spare`` is negative.
         """
         super().__init__()
         for name, value in (("patience", patience), ("templates", templates)):
             if value < 1:
                 raise StrategyError(f"`{name} >= 1` must hold, but got {value}")
+        if spare < 0:
+            raise StrategyError(f"`spare >= 0` must hold, but got {spare}")
+        self.spare = spare
         self.patience = patience
         self.templates = templates
 
     def plan(self, problem: Problem) -> Plan:
-        """Settle the ops, then how they are executed."""
-        return (yield from with_execution_options(problem, self._settle_ops(problem)))
+        """Settle the ops, then what is left to gain."""
+        return (yield from afterwards(problem, self._settle_ops(problem), spare=self.spare))
 
     def _settle_ops(self, problem: Problem) -> Plan:
         """The fastest config, then what promises most until nothing does."""

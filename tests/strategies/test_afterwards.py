@@ -1,4 +1,4 @@
-"""Execution options are tried once the ops are settled, and only where they are clearly faster."""
+"""What is tried once the ops are settled: faster execution, and less loss at the same speed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from autotune.config import GraphFormat, GraphOptimization, QuantizationConfig
 from autotune.strategies import create_strategy
 from autotune.strategy import Objective
+from autotune.trial import Trial
 from tests.strategies.driver import Run
 from tests.strategies.synthetic import Synthetic, make_model
 
@@ -39,7 +40,7 @@ def model(factor: float) -> WithOptions:
 
 def run(made: WithOptions, objective: Objective = Objective.LATENCY) -> Run:
     problem = dataclasses.replace(made.problem(), objective=objective)
-    return Run(problem, made).go(create_strategy("auto"), 60)
+    return Run(problem, made).go(create_strategy("auto", spare=0), 60)
 
 
 def formats(searched: Run) -> list[GraphFormat]:
@@ -66,3 +67,40 @@ def test_an_option_within_noise_or_slower_costs_no_trial(factor: float) -> None:
 
 def test_options_change_no_size() -> None:
     assert set(formats(run(model(0.8), Objective.SIZE))) == {GraphFormat.QDQ}
+
+
+def spared(total_loss: float, spare: int) -> tuple[Run, list[Trial]]:
+    """A search, and its trials that were proposed for their accuracy."""
+    made = make_model(6, total_loss=total_loss)
+    searched = Run(made.problem(), made).go(create_strategy("auto", spare=spare), 60)
+    return searched, [trial for trial in searched.evaluated if trial.note.startswith("as fast")]
+
+
+@pytest.mark.parametrize("spare", [1, 2])
+def test_where_much_of_the_target_is_spent_equally_fast_configs_are_tried(spare: int) -> None:
+    searched, tried = spared(0.0095, spare)
+    assert len(tried) == spare
+    assert searched.evaluated[-spare:] == tried
+    first = searched.evaluated[0]
+    assert first.loss is not None
+    assert first.loss > 0.005
+    for trial in tried:
+        assert trial.config != first.config
+        assert trial.speedup == pytest.approx(first.speedup)
+        assert {op: choice.precision for op, choice in trial.config.ops.items()} == {
+            op: choice.precision for op, choice in first.config.ops.items()
+        }
+
+
+def test_a_small_loss_is_left_alone() -> None:
+    searched, tried = spared(0.003, 2)
+    assert searched.best.met
+    assert not tried
+    assert not spared(0.0095, 0)[1]
+
+
+def test_trying_ends_with_the_first_config_that_loses_little() -> None:
+    # The best loses just over half of the target, and the first other calibration a fifth less.
+    searched, tried = spared(0.0058, 2)
+    assert [trial.loss is not None and trial.loss <= 0.005 for trial in tried] == [True]
+    assert searched.reason == "target met and no faster config predicted"
