@@ -42,7 +42,7 @@ def settle(
     """
     misses = 0
     while True:
-        conclusion = _race(history.trials, evaluator, candidate, objective, deadline=deadline, note=note)
+        conclusion = _race(history, evaluator, candidate, objective, deadline=deadline, note=note)
         best = conclusion.best
         measured = best.measurement
         if measured is None or measured.complete:
@@ -71,7 +71,7 @@ def provisional(trials: Sequence[Trial], objective: Objective) -> Conclusion:
 
 
 def _race(
-    trials: Sequence[Trial],
+    history: History,
     evaluator: AnyEvaluator[ModelT],
     candidate: Callable[[Trial], ModelT],
     objective: Objective,
@@ -80,27 +80,41 @@ def _race(
     note: Callable[[str], None],
 ) -> Conclusion:
     """Race the finalists against each other, so that the winner won on purpose; accuracy decides between equals."""
-    racers = finalists(trials, objective)
+    racers = finalists(history.trials, objective)
     if len(racers) < 2:
-        return conclude(trials, objective)
+        return conclude(history.trials, objective)
     try:
         outcome = evaluator.race([candidate(trial) for trial in racers], deadline=deadline)
     except DeadlineReached:
         note("The time was up before the finalists could be raced: the order is that of the trials")
-        return conclude(trials, objective)
-    winner = _most_accurate([racers[index] for index in outcome.tied])
-    conclusion = conclude(trials, objective, winner=winner)
-    if winner is racers[outcome.order[0]]:
+        return conclude(history.trials, objective)
+    tied = [racers[index] for index in outcome.tied]
+    if len(tied) > 1:
+        try:
+            tied = _all_seen(tied, history, evaluator, candidate, deadline)
+        except DeadlineReached:
+            note("The time was up before finalists that are as fast could be told apart by their accuracy")
+    winner = min(tied, key=lambda trial: float("inf") if trial.loss is None else trial.loss, default=None)
+    conclusion = conclude(history.trials, objective, winner=winner)
+    if len(tied) < 2 or conclusion.best.number == racers[outcome.order[0]].number:
         return conclusion
     reason = f"{conclusion.reason}; of those that are as fast as the fastest, this one loses least"
     return dataclasses.replace(conclusion, reason=reason)
 
 
-def _most_accurate(tied: Sequence[Trial]) -> Trial:
-    """Of trials that speed does not tell apart, the one that loses least; the first where a loss is an estimate."""
-    if any(trial.loss is None or trial.measurement is None or not trial.measurement.complete for trial in tied):
-        return tied[0]
-    return min(tied, key=lambda trial: trial.loss or 0.0)
+def _all_seen(
+    tied: Sequence[Trial],
+    history: History,
+    evaluator: AnyEvaluator[ModelT],
+    candidate: Callable[[Trial], ModelT],
+    deadline: float | None,
+) -> list[Trial]:
+    """Those of the trials that keep the target once all of their samples were seen."""
+    for trial in tied:
+        if trial.measurement is not None and not trial.measurement.complete:
+            history.revise(_completed(trial, trial.measurement, evaluator, candidate, deadline))
+    numbers = {trial.number for trial in tied}
+    return [trial for trial in history.trials if trial.number in numbers and trial.met]
 
 
 def _completed(

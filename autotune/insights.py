@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT
+from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT, Runner
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
@@ -22,7 +22,10 @@ _WORTH_A_PROFILE = 0.1
 """Share of the fp32 model's time that the ops of a further precision must take for it to be profiled."""
 
 
-_COMPARISON = LatencyOptions(min_pairs=30, max_pairs=150, max_seconds=1.0)
+_COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
+
+_KEPT_RUNNERS = 2
+"""One side of a comparison is the best config, again and again."""
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -62,6 +65,7 @@ class MeasuredInsights(Generic[ModelT]):
         self._execution = execution
         self._history = history
         self._stopwatch = stopwatch
+        self._runners: dict[str, Runner] = {}
 
     def sensitivity(self) -> Mapping[str, float]:
         """By op: squared error over squared output, when this op alone takes its preferred choice.
@@ -180,7 +184,7 @@ class MeasuredInsights(Generic[ModelT]):
 
     def _relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> list[float]:
         try:
-            first, second = (self._adapter.runner(self._executed(each), self._execution) for each in (config, other))
+            first, second = self._executed(config), self._executed(other)
             compared = compare_latency(
                 lambda: first(self._latency_feeds), lambda: second(self._latency_feeds), _COMPARISON
             )
@@ -188,11 +192,16 @@ class MeasuredInsights(Generic[ModelT]):
             return [0.0, 0.0]
         return [compared.interval.low, compared.interval.high]
 
-    def _executed(self, config: QuantizationConfig) -> ModelT:
-        """A model that runs as the config's does, whatever it computes."""
-        recipe = config.recipe
-        quick = dataclasses.replace(recipe.quick, format=recipe.format, optimization=recipe.optimization)
-        return self._adapter.apply(self._model, dataclasses.replace(config, recipe=quick), self._statistics)
+    def _executed(self, config: QuantizationConfig) -> Runner:
+        """What runs as the config's model does, whatever it computes; the last ones are kept for what comes next."""
+        if config.fingerprint not in self._runners:
+            recipe = config.recipe
+            quick = dataclasses.replace(recipe.quick, format=recipe.format, optimization=recipe.optimization)
+            model = self._adapter.apply(self._model, dataclasses.replace(config, recipe=quick), self._statistics)
+            if len(self._runners) >= _KEPT_RUNNERS:
+                self._runners.popitem()
+            self._runners[config.fingerprint] = self._adapter.runner(model, self._execution)
+        return self._runners[config.fingerprint]
 
     def _crossing_latency(self) -> dict[str, float]:
         if not isinstance(self._adapter, CostModel):

@@ -73,6 +73,7 @@ class Run(Generic[ModelT]):
         self._strategy = as_strategy(tuner.strategy, tuner.strategy_options)
         self._notes: list[str] = []
         self._best: tuple[QuantizationConfig, ModelT] | None = None
+        self._finalists: dict[QuantizationConfig, ModelT] = {}
 
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
@@ -229,6 +230,7 @@ class Run(Generic[ModelT]):
         self._observer.phase("save")
         with self._stopwatch("save"):
             self._keep(best, conclusion.best)
+        self._finalists.clear()
         risk = self._saturating(best)
         if note := saturation_note(risk, current_host()):
             self._note(note)
@@ -266,7 +268,10 @@ class Run(Generic[ModelT]):
             return setup.model
         if self._best is not None and self._best[0] == trial.config:
             return self._best[1]
-        return self._adapter.apply(setup.model, trial.config, setup.statistics)
+        # Finalists are raced, seen to the end, and one is the answer: made once, since making one takes seconds.
+        if trial.config not in self._finalists:
+            self._finalists[trial.config] = self._adapter.apply(setup.model, trial.config, setup.statistics)
+        return self._finalists[trial.config]
 
     def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> tuple[Conclusion, SearchEnd]:
         objective = setup.problem.objective

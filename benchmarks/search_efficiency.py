@@ -135,7 +135,7 @@ def cases(seed: int) -> dict[str, Callable[[], Case]]:
         **{
             f"{path.stem} {target:.1%}": functools.partial(table_case, path.stem, seed, target)
             for path in sorted(DATA.glob("*.json"))
-            for target in (0.01, 0.002)
+            for target in (0.01, 0.005, 0.002)
         },
         "separable": lambda: synthetic_case(base),
         "interacting": lambda: synthetic_case(dataclasses.replace(base, interaction=0.6, crossing_s=1e-4)),

@@ -17,8 +17,8 @@ _FASTER = 1.03
 """How much faster an option must be for certain before a trial is spent on it: two sessions of one model can differ by
 up to 5 % for as long as they live, and the first one opened is the slower one more often than not."""
 
-_COMFORTABLE = 0.5
-"""Share of the target up to which nobody asks for less loss."""
+_COMFORTABLE = 0.25
+"""Share of the target up to which less loss is not looked for."""
 
 
 def afterwards(problem: Problem, plan: Plan, *, spare: int) -> Plan:
@@ -28,7 +28,7 @@ def afterwards(problem: Problem, plan: Plan, *, spare: int) -> Plan:
     (:meth:`autotune.strategy.Insights.relative_speed`), and only those that are clearly faster become trials: none on
     most models, since what ONNX Runtime does by default is best for most.
 
-    *Accuracy for nothing*: where the best loses more than half of what is allowed, other weight roundings and
+    *Accuracy for nothing*: where the best loses more than a quarter of what is allowed, other weight roundings and
     calibration algorithms run the same kernels and may lose less. Of configs that are equally fast, the one that loses
     least is the answer (:mod:`autotune.answer`).
 
@@ -72,21 +72,23 @@ def _better(problem: Problem, best: Trial | None, trial: Trial) -> Trial | None:
 
 def _faster_options(problem: Problem, best: Trial) -> Iterator[Proposal]:
     """The best config with one execution option changed, the fastest first, where it is clearly faster."""
-    speeds = {
-        recipe: problem.insights.relative_speed(best.config, dataclasses.replace(best.config, recipe=recipe))
-        for recipe in _other_options(problem, best)
-    }
+    speeds: dict[Recipe, tuple[float, float]] = {}
+    for field in _FIELDS:
+        for recipe in _other_options(problem, best, field):
+            config = dataclasses.replace(best.config, recipe=recipe)
+            speeds[recipe] = problem.insights.relative_speed(best.config, config)
+            if speeds[recipe][1] < 1.0:
+                break  # the options of a field go ever further away from the default
     for recipe, (low, high) in sorted(speeds.items(), key=lambda item: -item[1][0]):
         if low > _FASTER:
             note = f"{_named(best.config.recipe, recipe)}: {low:.2f} to {high:.2f} times as fast when tried by itself"
             yield Proposal(config=dataclasses.replace(best.config, recipe=recipe), note=note)
 
 
-def _other_options(problem: Problem, best: Trial) -> Iterator[Recipe]:
-    for field in _FIELDS:
-        for value in getattr(problem.space.recipe, field):
-            if value != getattr(best.config.recipe, field):
-                yield dataclasses.replace(best.config.recipe, **{field: value})
+def _other_options(problem: Problem, best: Trial, field: str) -> Iterator[Recipe]:
+    for value in getattr(problem.space.recipe, field):
+        if value != getattr(best.config.recipe, field):
+            yield dataclasses.replace(best.config.recipe, **{field: value})
 
 
 def _named(before: Recipe, after: Recipe) -> str:
@@ -119,8 +121,5 @@ def _equally_fast(problem: Problem, best: Trial | None) -> Iterator[Proposal]:
 
 
 def _loss(trial: Trial | None, otherwise: float = 0.0) -> float:
-    """What a trial that keeps the target lost on all samples; one accepted early loses clearly less than allowed."""
-    measured = None if trial is None or not trial.met else trial.measurement
-    if measured is None:
-        return otherwise
-    return measured.loss if measured.complete and measured.loss is not None else 0.0
+    """What a trial that keeps the target loses, as far as it was measured."""
+    return otherwise if trial is None or not trial.met or trial.loss is None else trial.loss

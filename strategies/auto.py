@@ -43,7 +43,7 @@ class Auto(PlannedStrategy):
        nothing promises enough, or ``patience`` evaluations in a row did not win.
 
     6. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
-       side, and tried where they are clearly faster. If the best loses more than half of what is allowed, up to
+       side, and tried where they are clearly faster. If the best loses more than a quarter of what is allowed, up to
        ``spare`` configs that run the same kernels are tried: of equally fast ones, the one that loses least is the
        answer.
 
@@ -59,7 +59,7 @@ class Auto(PlannedStrategy):
     (Gardner et al., ICML 2014).
     """
 
-    def __init__(self, *, patience: int = 7, templates: int = 8, spare: int = 2) -> None:
+    def __init__(self, *, patience: int = 7, templates: int = 8, spare: int = 1) -> None:
         """Choose how persistent the search is.
 
         Args:

@@ -32,8 +32,13 @@ def trial(number: int, loss: float, *, samples: int = 100) -> Trial:
     )
 
 
-def conclusion(finalists: list[Trial], intervals: list[tuple[float, float]]) -> Conclusion:
-    """The answer where the race measured these intervals, the first finalist being the fastest."""
+def conclusion(
+    finalists: list[Trial], intervals: list[tuple[float, float]], completed: float | None = None
+) -> Conclusion:
+    """The answer where the race measured these intervals, the first finalist being the fastest.
+
+    ``completed`` is what a finalist turns out to lose that had not seen all samples.
+    """
     race = RaceResult(
         order=tuple(range(len(finalists))),
         speedups=tuple((low + high) / 2 for low, high in intervals),
@@ -41,10 +46,20 @@ def conclusion(finalists: list[Trial], intervals: list[tuple[float, float]]) -> 
         rounds=(10,) * len(finalists),
         decided=True,
     )
-    history: Any = SimpleNamespace(trials=[trial(0, 0.0), *finalists], revise=lambda _trial: None)
+    history: Any = SimpleNamespace(trials=[trial(0, 0.0), *finalists])
+
+    def revise(revised: Trial) -> None:
+        history.trials[revised.number] = revised
+
+    def complete(_model: object, measured: Measurement, *, deadline: float | None) -> Measurement:  # noqa: ARG001
+        assert completed is not None
+        verdict = Verdict.MET if completed <= 0.01 else Verdict.MISSED
+        return dataclasses.replace(measured, samples=100, loss=completed, verdict=verdict)
+
+    history.revise = revise
     evaluator: Any = SimpleNamespace(
         race=lambda _models, deadline: race,  # noqa: ARG005  called by that name
-        complete=lambda _model, measured, deadline: dataclasses.replace(measured, samples=100),  # noqa: ARG005
+        complete=complete,
     )
     return settle(history, evaluator, lambda each: each, Objective.LATENCY, deadline=None, note=print)
 
@@ -61,6 +76,13 @@ def test_speed_decides_where_the_race_could_tell() -> None:
     assert "loses least" not in answer.reason
 
 
-def test_an_estimated_loss_decides_nothing() -> None:
-    answer = conclusion([trial(1, 0.008), trial(2, 0.001, samples=40)], [(1.98, 2.02), (1.97, 2.01)])
+def test_estimates_are_completed_before_they_decide() -> None:
+    # What looked like the least loss after 40 samples is none once all are seen: see `completed`.
+    answer = conclusion([trial(1, 0.008), trial(2, 0.001, samples=40)], [(1.98, 2.02), (1.97, 2.01)], completed=0.009)
     assert answer.best.number == 1
+    assert answer.best.loss == 0.008
+
+
+def test_a_tied_finalist_that_turns_out_to_miss_is_none() -> None:
+    answer = conclusion([trial(1, 0.008, samples=40), trial(2, 0.009)], [(1.98, 2.02), (1.97, 2.01)], completed=0.02)
+    assert answer.best.number == 2
