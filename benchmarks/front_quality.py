@@ -9,14 +9,19 @@ the evaluated configs dominate. Run from the root of the repository:
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from optuna.samplers import NSGAIISampler
 from scipy.stats import mannwhitneyu
+
+# The problems lie in the tests, which are not installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.strategies import create_strategy
 from autotune.strategies.optuna_sampler import OptunaSampler

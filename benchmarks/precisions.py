@@ -10,14 +10,19 @@ differently. The score is one minus the squared error over the squared fp32 outp
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+# The models are made in the tests, which are not installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import autotune
 from autotune.config import Precision

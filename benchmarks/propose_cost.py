@@ -15,9 +15,14 @@ import argparse
 import dataclasses
 import gc
 import statistics
+import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
+
+# The problems lie in the tests, which are not installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.strategies import create_strategy, strategy_names
 from autotune.strategy import Insights

@@ -31,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed package is the one that is measured
+
 from autotune.adapter import CostModel, Execution, Feeds, Runner
 from autotune.adapters import get_adapter
 from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig

@@ -17,6 +17,7 @@ import functools
 import itertools
 import json
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import mannwhitneyu
+
+# The problems lie in the tests, which are not installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.strategies import create_strategy
