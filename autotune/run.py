@@ -225,6 +225,7 @@ class Run(Generic[ModelT]):
             conclusion, end = self._conclude(setup, end)
         trials = setup.history.trials
         best = self._candidate(setup, conclusion.best)
+        self._note(*(note for note in best.notes if note not in setup.model.notes))
         with self._stopwatch("holdout"):
             final = None if end.interrupted else self._holdout(setup, best)
         self._observer.phase("save")

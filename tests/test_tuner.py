@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
-from autotune.config import QuantizationConfig
+from autotune.config import GraphOptimization, QuantizationConfig
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import (
     ApplyError,
@@ -23,6 +23,7 @@ from autotune.errors import (
     StrategyError,
     WorkspaceError,
 )
+from autotune.restriction import SpaceRestriction
 from autotune.result import read_summary
 from autotune.trial import TrialState
 
@@ -301,3 +302,10 @@ def test_a_summary_can_be_read_while_the_run_has_not_ended(
     assert "has not" in summary.end_reason
     assert len(summary.history) == 2
     assert summary.report(tmp_path / "partial.html").is_file()
+
+
+def test_what_the_answer_asks_of_the_user_is_told(network_file: Path, images: Sequence[Any], score: Score) -> None:
+    restriction = SpaceRestriction(recipe={"optimization": (GraphOptimization.EXTENDED,)})
+    result = tuner(criterion=Criterion(relative=0.05), restriction=restriction).tune(network_file, images, score)
+    assert result.best.config.recipe.optimization is GraphOptimization.EXTENDED
+    assert any("ORT_ENABLE_EXTENDED" in note for note in result.notes)
