@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -95,29 +95,14 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     Raises:
         ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
     """
-    graph = Graph(model.proto)
-    ops, _ = quantizable_ops(graph)
-    unknown = sorted(set(config.ops) - {op.name for op in ops})
-    if unknown:
-        raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
+    _require_offered(Graph(model.proto), config)
     if config.is_fp32:
         return model
-    _require_kernels(graph, ops, config)
     prepared = prepare_channels(model, config, statistics)
     graph = Graph(prepared.model.proto)
     ops, _ = quantizable_ops(graph)
     placement = place(graph, ops, config)
-    activations = {
-        name: parameters
-        for group in {id(group): group for group in placement.groups.values()}.values()
-        for parameters in [_group_parameters(group, prepared)]
-        for name in group.tensors
-    }
-    overrides: _Overrides = {
-        name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
-    }
-    for op in placement.ops:
-        overrides.update(_constant_overrides(op, prepared.model, graph, placement))
+    activations = _activation_parameters(placement, prepared)
     parameters_by_op = weight_grids(prepared.model, placement.ops, config, activations)
     block_grids = weight_only_grids(prepared.model, ops, config)
     layers, notes = block_layers(prepared.model, ops, config, block_grids)
@@ -127,7 +112,10 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     proto.CopyFrom(corrected.proto)
     _bring_in(proto, corrected, graph, placement)
     quantize_weights(proto, corrected, placement.ops, config, parameters_by_op)
-    result = _quantize(proto, placement, overrides) if placement.ops else proto
+    if placement.ops:
+        result = _quantize(proto, placement, _overrides(prepared.model, graph, placement, activations))
+    else:
+        result = proto
     read_originals(result, {op.name for op in placement.ops} | placement.followers)
     write_out_products(result, placement.ops)
     quantize_dynamically(result, corrected, ops, config)
@@ -147,7 +135,12 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     return finish(candidate, config.recipe)
 
 
-def _require_kernels(graph: Graph, ops: Sequence[QuantizableOp], config: QuantizationConfig) -> None:
+def _require_offered(graph: Graph, config: QuantizationConfig) -> None:
+    """See that a config names ops of the model, and for each a precision that it has a kernel for."""
+    ops, _ = quantizable_ops(graph)
+    unknown = sorted(set(config.ops) - {op.name for op in ops})
+    if unknown:
+        raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     for op in ops:
         precision = config[op.name].precision
         offered = {Precision.FP32, *weight_only_precisions(op, graph)}
@@ -159,6 +152,28 @@ def _require_kernels(graph: Graph, ops: Sequence[QuantizableOp], config: Quantiz
                 f"An op may compute in what ONNX Runtime has a kernel for, but {op.name!r} ({op.node.op_type}) is to "
                 f"be in {precision}. It offers {', '.join(sorted(offered))}"
             )
+
+
+def _activation_parameters(placement: Placement, prepared: Prepared) -> dict[str, AffineParameters]:
+    """By tensor; tensors that share a scale share the parameters."""
+    return {
+        name: parameters
+        for group in {id(group): group for group in placement.groups.values()}.values()
+        for parameters in [_group_parameters(group, prepared)]
+        for name in group.tensors
+    }
+
+
+def _overrides(
+    model: OnnxModel, graph: Graph, placement: Placement, activations: Mapping[str, AffineParameters]
+) -> _Overrides:
+    """What ONNX Runtime's quantizer is told of every tensor that it quantizes."""
+    overrides: _Overrides = {
+        name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
+    }
+    for op in placement.ops:
+        overrides.update(_constant_overrides(op, model, graph, placement))
+    return overrides
 
 
 def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:
