@@ -12,7 +12,7 @@ from autotune.evaluation import AnyEvaluator
 from autotune.history import History
 from autotune.selection import Conclusion, conclude, finalists
 from autotune.strategy import Objective
-from autotune.trial import Measurement, Trial, TrialState
+from autotune.trial import Trial, TrialState
 
 _NEAREST = 3
 """Estimates of missed targets that are completed at the most: one of them is the best-effort answer."""
@@ -44,14 +44,13 @@ def settle(
     while True:
         conclusion = _race(history, evaluator, candidate, objective, deadline=deadline, note=note)
         best = conclusion.best
-        measured = best.measurement
-        if measured is None or measured.complete:
+        if not _is_estimate(best):
             return conclusion
         if not best.met and misses == _NEAREST:
             return conclude([trial for trial in history.trials if not _is_estimate(trial)], objective)
         misses += not best.met
         try:
-            history.revise(_completed(best, measured, evaluator, candidate, deadline))
+            history.revise(_completed(best, evaluator, candidate, deadline))
         except DeadlineReached:
             return provisional(history.trials, objective)
         revised = next(trial for trial in history.trials if trial.number == best.number)
@@ -111,21 +110,21 @@ def _all_seen(
 ) -> list[Trial]:
     """Those of the trials that keep the target once all of their samples were seen."""
     for trial in tied:
-        if trial.measurement is not None and not trial.measurement.complete:
-            history.revise(_completed(trial, trial.measurement, evaluator, candidate, deadline))
+        if _is_estimate(trial):
+            history.revise(_completed(trial, evaluator, candidate, deadline))
     numbers = {trial.number for trial in tied}
     return [trial for trial in history.trials if trial.number in numbers and trial.met]
 
 
 def _completed(
     trial: Trial,
-    measured: Measurement,
     evaluator: AnyEvaluator[ModelT],
     candidate: Callable[[Trial], ModelT],
     deadline: float | None,
 ) -> Trial:
+    assert trial.measurement is not None
     try:
-        whole = evaluator.complete(candidate(trial), measured, deadline=deadline)
+        whole = evaluator.complete(candidate(trial), trial.measurement, deadline=deadline)
     except DeadlineReached:
         raise
     except TrialError as error:
