@@ -6,8 +6,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
-import onnx
-
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
@@ -42,18 +40,7 @@ def finish(candidate: OnnxModel, recipe: Recipe) -> OnnxModel:
     if candidate.external_dir is not None:
         note = "The model stays in QDQ format: its weights exceed 2 GB, and would have to be written a second time"
         return dataclasses.replace(candidate, notes=(*candidate.notes, note))
-    return dataclasses.replace(candidate, proto=_fused(candidate.proto))
-
-
-def _fused(proto: onnx.ModelProto) -> onnx.ModelProto:
-    fused = optimized_graph(proto)
-    used = {node.domain for node in fused.graph.node} | {opset.domain for opset in proto.opset_import}
-    kept = [opset for opset in fused.opset_import if opset.domain in used]
-    del fused.opset_import[:]
-    fused.opset_import.extend(kept)
-    del fused.metadata_props[:]
-    fused.metadata_props.extend(proto.metadata_props)
-    return fused
+    return dataclasses.replace(candidate, proto=optimized_graph(candidate.proto))
 
 
 def formats(ops: Sequence[QuantizableOp]) -> tuple[GraphFormat, ...]:

@@ -107,11 +107,6 @@ def _fold(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> onnx.Mo
         raise ModelError(
             f"{error}. It must run in ONNX Runtime {onnxruntime.__version__} before it can be tuned"
         ) from error
-    used = {node.domain for node in folded.graph.node} | {o.domain for o in proto.opset_import}
-    kept = [opset for opset in folded.opset_import if opset.domain in used]
-    del folded.opset_import[:]
-    folded.opset_import.extend(kept)
-    folded.metadata_props.extend(proto.metadata_props)
     _rename_shapes(folded)
     return folded
 

@@ -118,7 +118,15 @@ def optimized_graph(
         options.graph_optimization_level = level
         options.optimized_model_filepath = str(path)
         open_session(proto, external_dir, options)
-        return onnx.load(path)
+        optimized = onnx.load(path)
+    # ONNX Runtime lists every operator set that it knows, and leaves out what the model says of itself.
+    used = {node.domain for node in optimized.graph.node} | {opset.domain for opset in proto.opset_import}
+    kept = [opset for opset in optimized.opset_import if opset.domain in used]
+    del optimized.opset_import[:]
+    optimized.opset_import.extend(kept)
+    del optimized.metadata_props[:]
+    optimized.metadata_props.extend(proto.metadata_props)
+    return optimized
 
 
 def optimized_op_counts(proto: onnx.ModelProto, external_dir: Path | None = None) -> Counter[str]:
