@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard, subgraphs
+from autotune.adapters.onnxruntime.notes import listed
 
 QDQ_OPSET = 10
 """QuantizeLinear and DequantizeLinear exist from here on."""
@@ -138,8 +139,7 @@ def follows(node: onnx.NodeProto, graph: Graph) -> bool:
 
 
 def _line(op_type: str, reason: str, names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{op_type} {shown} stays fp32: {reason}"
+    return f"{op_type} {listed(names)} stays fp32: {reason}"
 
 
 def _read(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:

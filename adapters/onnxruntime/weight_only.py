@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.ops import LARGE, QuantizableOp
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid
 from autotune.adapters.onnxruntime.recipes.layerwise import Values
@@ -135,9 +136,8 @@ def block_layers(
             layers[op.name] = BlockLayer(op=op, grid=grids[op.name], model=model)
     if not left:
         return layers, []
-    shown = ", ".join(map(repr, left[:3])) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     return layers, [
-        f"GPTQ leaves the weights of {shown} to HQQ: other ops read them too, or an output has more than "
+        f"GPTQ leaves the weights of {listed(left)} to HQQ: other ops read them too, or an output has more than "
         f"{LARGEST_INPUTS} inputs"
     ]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 
 
@@ -81,9 +82,7 @@ def find_pairs(
         elif found:
             refused.setdefault(found, []).append(second.name)
     notes = [
-        f"Equalization leaves the input of {', '.join(map(repr, names[:3]))}"
-        f"{f' and {len(names) - 3} more' if len(names) > 3 else ''} as it is: {reason}"
-        for reason, names in refused.items()
+        f"Equalization leaves the input of {listed(names)} as it is: {reason}" for reason, names in refused.items()
     ]
     return pairs, notes
 

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph, attributes
 from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
@@ -262,7 +263,7 @@ def _fast(layers: Sequence[_Layer], notes: list[str]) -> dict[str, Array]:
         else:
             constants[layer.op.bias] = layer.shifted(shift)
     if unknown:
-        notes.append(f"Bias correction leaves {_listed(unknown)} as is: the means of its input were not observed")
+        notes.append(f"Bias correction leaves {listed(unknown)} as is: the means of its input were not observed")
     return constants
 
 
@@ -282,10 +283,10 @@ def _served(graph: Graph, ops: Sequence[QuantizableOp], recipe: Recipe) -> tuple
             served.append(op)
     notes = []
     if shared:
-        notes.append(f"Weights and bias of {_listed(shared)} are not corrected: other ops read them too")
+        notes.append(f"Weights and bias of {listed(shared)} are not corrected: other ops read them too")
     if shapeless:
         notes.append(
-            f"Weights and bias of {_listed(shapeless)} are not corrected: a stack of matrices, or automatic padding"
+            f"Weights and bias of {listed(shapeless)} are not corrected: a stack of matrices, or automatic padding"
         )
     return served, notes
 
@@ -341,7 +342,3 @@ def _fake_quantizer(parameters: AffineParameters, dtype: QuantizedType) -> FakeQ
         return values
 
     return quantize_and_back
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import onnx
 
 from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
+from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 
 
@@ -71,8 +72,7 @@ def find_streams(graph: Graph, ops: Sequence[QuantizableOp], int8: Collection[st
                 streams.append(stream)
         seen |= tied.tensors
     notes = [
-        f"Equalization leaves the residual stream of {', '.join(map(repr, names[:3]))}"
-        f"{f' and {len(names) - 3} more' if len(names) > 3 else ''} as it is: {reason}"
+        f"Equalization leaves the residual stream of {listed(names)} as it is: {reason}"
         for reason, names in refused.items()
     ]
     return streams, notes
