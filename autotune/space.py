@@ -149,6 +149,12 @@ class RecipeSpace:
         for values in itertools.product(*(getattr(self, name) for name in names)):
             yield Recipe(**dict(zip(names, values, strict=True)))
 
+    def others(self, recipe: Recipe, field: str) -> Iterator[Recipe]:
+        """The recipe with each other value of one field, preferred ones first."""
+        for value in getattr(self, field):
+            if value != getattr(recipe, field):
+                yield dataclasses.replace(recipe, **{field: value})
+
     def __contains__(self, recipe: Recipe) -> bool:
         return all(getattr(recipe, f.name) in getattr(self, f.name) for f in dataclasses.fields(self))
 

@@ -74,7 +74,7 @@ def _faster_options(problem: Problem, best: Trial) -> Iterator[Proposal]:
     """The best config with one execution option changed, the fastest first, where it is clearly faster."""
     speeds: dict[Recipe, tuple[float, float]] = {}
     for field in _FIELDS:
-        for recipe in _other_options(problem, best, field):
+        for recipe in problem.space.recipe.others(best.config.recipe, field):
             config = dataclasses.replace(best.config, recipe=recipe)
             speeds[recipe] = problem.insights.relative_speed(best.config, config)
             if speeds[recipe][1] < 1.0:
@@ -83,12 +83,6 @@ def _faster_options(problem: Problem, best: Trial) -> Iterator[Proposal]:
         if low > _FASTER:
             note = f"{_named(best.config.recipe, recipe)}: {low:.2f} to {high:.2f} times as fast when tried by itself"
             yield Proposal(config=dataclasses.replace(best.config, recipe=recipe), note=note)
-
-
-def _other_options(problem: Problem, best: Trial, field: str) -> Iterator[Recipe]:
-    for value in getattr(problem.space.recipe, field):
-        if value != getattr(best.config.recipe, field):
-            yield dataclasses.replace(best.config.recipe, **{field: value})
 
 
 def _named(before: Recipe, after: Recipe) -> str:

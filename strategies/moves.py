@@ -32,14 +32,10 @@ def _uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, s
         yield _with(space, "calibration", "algorithms", algorithm), f"every op with {algorithm} calibration"
     for weight in _offered(space, "weights"):
         yield _with(space, "weight", "weights", weight), f"every op with {weight} weights"
-    for recipe in space.recipe.recipes():
-        changed = [
-            f"{f.name}={getattr(recipe, f.name)}"
-            for f in dataclasses.fields(recipe)
-            if getattr(recipe, f.name) != getattr(preferred.recipe, f.name)
-        ]
-        if len(changed) == 1:
-            yield dataclasses.replace(preferred, recipe=recipe), f"every op as preferred, {changed[0]}"
+    for f in reversed(dataclasses.fields(space.recipe)):
+        for recipe in space.recipe.others(preferred.recipe, f.name):
+            changed = f"{f.name}={getattr(recipe, f.name)}"
+            yield dataclasses.replace(preferred, recipe=recipe), f"every op as preferred, {changed}"
     for precision in Precision:
         choices = {op.name: within.preferred for op in space.ops if (within := op.space_of(precision)) is not None}
         if precision is not Precision.FP32 and choices:
