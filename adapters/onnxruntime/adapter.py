@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from autotune.adapter import Execution, Feeds, Runner
 from autotune.adapters.onnxruntime import profile
 from autotune.adapters.onnxruntime.apply import apply_config
 from autotune.adapters.onnxruntime.calibration import calibrate
+from autotune.adapters.onnxruntime.compare import executes_another_graph
+from autotune.adapters.onnxruntime.decided import deciding_inputs, values_in
 from autotune.adapters.onnxruntime.execution import from_metadata
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.half_cache import half_speeds
 from autotune.adapters.onnxruntime.load import read_model
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import quantizable_ops
-from autotune.adapters.onnxruntime.prepare import prepare
+from autotune.adapters.onnxruntime.prepare import agrees_on, prepare
 from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
 from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
@@ -39,10 +42,35 @@ class OnnxRuntimeAdapter:
         Raises:
             ModelError: It is missing, corrupt, no ONNX model, or ONNX Runtime cannot run it.
         """
-        model = prepare(read_model(source))
-        _, left_out = quantizable_ops(Graph(model.proto))
-        metadata = {entry.key: entry.value for entry in model.proto.metadata_props}
-        return dataclasses.replace(model, notes=(*model.notes, *left_out), optimization=from_metadata(metadata))
+        if isinstance(source, OnnxModel) and source.given is not None:
+            return source
+        given = read_model(source)
+        metadata = {entry.key: entry.value for entry in given.proto.metadata_props}
+        return _with_left_out(prepare(dataclasses.replace(given, optimization=from_metadata(metadata))))
+
+    def as_given(self, model: OnnxModel) -> OnnxModel:
+        """The user's model as it was before it was prepared; see :class:`autotune.adapter.Preparation`."""
+        return model if model.given is None else model.given
+
+    def executes_another_graph(self, model: OnnxModel) -> bool:
+        """Whether preparation changed what ONNX Runtime executes; see :class:`autotune.adapter.Preparation`."""
+        return model.given is not None and executes_another_graph(model.given, model)
+
+    def on_data(self, model: OnnxModel, batches: Iterable[Feeds]) -> OnnxModel:
+        """The model held against the user's own on their data; see :class:`autotune.adapter.Preparation`.
+
+        Raises:
+            ModelError: What is prepared computes something else, whatever is left out.
+        """
+        if model.given is None:
+            return model
+        rest = iter(batches)
+        first = tuple(itertools.islice(rest, 1))
+        names = deciding_inputs(model.proto)
+        fixed = values_in(itertools.chain(first, rest), names) if names else {}
+        if not fixed and agrees_on(model, first):
+            return model
+        return _with_left_out(prepare(model.given, first, fixed))
 
     def space(self, model: OnnxModel) -> TuningSpace:
         """What each op may become on this host; measures half precision for seconds where that was never done."""
@@ -78,7 +106,7 @@ class OnnxRuntimeAdapter:
         Raises:
             ApplyError: ONNX Runtime refuses the model.
         """
-        session = open_session(model.proto, model.external_dir, session_options(execution, model.optimization))
+        session = open_session(model.stored, model.external_dir, session_options(execution, model.optimization))
         return SessionRunner(session, keep=model)
 
     def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
@@ -122,3 +150,9 @@ class OnnxRuntimeAdapter:
         """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
         graph = Graph(model.proto)
         return profile.neighbours(graph, quantizable_ops(graph)[0])
+
+
+def _with_left_out(model: OnnxModel) -> OnnxModel:
+    """The model with a line for each kind of op that stays as it is."""
+    _, left_out = quantizable_ops(Graph(model.proto))
+    return dataclasses.replace(model, notes=(*model.notes, *left_out))

@@ -97,8 +97,8 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     """
     _require_offered(Graph(model.proto), config)
     if config.is_fp32:
-        return model
-    prepared = prepare_channels(model, config, statistics)
+        return dataclasses.replace(model, given=None)
+    prepared = prepare_channels(dataclasses.replace(model, given=None), config, statistics)
     graph = Graph(prepared.model.proto)
     ops, _ = quantizable_ops(graph)
     placement = place(graph, ops, config)

@@ -15,15 +15,14 @@ family and sizes, and leaves attention of PyTorch's current exporter as it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from autotune.adapter import Array, Execution, Feeds, TensorSpec
 from autotune.adapters.onnxruntime.attention import Attention, find_attention
+from autotune.adapters.onnxruntime.compare import TOLERANCE, Reference, Unknown
 from autotune.adapters.onnxruntime.decomposed import (
     GELU_OPSET,
     LAYER_NORMALIZATION_OPSET,
@@ -34,23 +33,16 @@ from autotune.adapters.onnxruntime.decomposed import (
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
-from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
 from autotune.errors import ApplyError
 
-TOLERANCE = 1e-4
-"""Largest difference that a fusion may make, as a share of the output's largest magnitude."""
 
-_LENGTHS = (2, 7, 11, 13, 5, 3)
-"""Sizes of free dimensions in the order in which their names come: all different, so that none passes for another."""
-
-
-def fuse(model: OnnxModel) -> OnnxModel:
+def fuse(model: OnnxModel, reference: Reference) -> OnnxModel:
     """The model with what was written out joined; the same model where there is nothing of the kind.
 
     Args:
         model: Its tensors' types and shapes are known, as far as they can be.
+        reference: What the user's model gives.
     """
-    reference = _Reference(model)
     for kind in _KINDS:
         model = _join(model, kind, reference)
     return _fuse_attention(model, reference)
@@ -77,7 +69,7 @@ _KINDS = (
 )
 
 
-def _join(model: OnnxModel, kind: _Kind, reference: _Reference) -> OnnxModel:
+def _join(model: OnnxModel, kind: _Kind, reference: Reference) -> OnnxModel:
     graph = Graph(model.proto)
     found = kind.find(graph)
     if not found:
@@ -90,7 +82,7 @@ def _join(model: OnnxModel, kind: _Kind, reference: _Reference) -> OnnxModel:
     if any(each.fused.domain == CONTRIB_DOMAIN for each in found):
         require_contrib_domain(proto)
     what = f"{len(found)} {kind.name}, written out in smaller operators,"
-    reason = reference.difference(proto)
+    reason = _difference(model, proto, reference)
     if reason is not None:
         return _with_note(model, f"{what} could be fused, but stay as exported: {reason}")
     model = dataclasses.replace(model, proto=proto)
@@ -103,18 +95,30 @@ def _join(model: OnnxModel, kind: _Kind, reference: _Reference) -> OnnxModel:
     )
 
 
+def _difference(model: OnnxModel, proto: onnx.ModelProto, reference: Reference) -> str | None:
+    """Why a fused graph may not take the place of what the user's model computes; None where it may."""
+    try:
+        error = reference.error(dataclasses.replace(model, proto=proto))
+    except (Unknown, ApplyError) as failure:
+        kind = "made-up inputs" if reference.made_up else "the given data"
+        return f"whether the outputs stay the same could not be found out on {kind} ({failure})"
+    if error <= TOLERANCE:
+        return None
+    return f"outputs would change by {error:.1e} relative, and {TOLERANCE:.0e} is the limit"
+
+
 def _with_note(model: OnnxModel, note: str) -> OnnxModel:
     return dataclasses.replace(model, notes=(*model.notes, note))
 
 
-def _fuse_attention(model: OnnxModel, reference: _Reference) -> OnnxModel:
+def _fuse_attention(model: OnnxModel, reference: Reference) -> OnnxModel:
     attentions = find_attention(Graph(model.proto))
     if not attentions:
         return model
     what = f"{len(attentions)} attention" + ("s" if len(attentions) > 1 else "")
     for expand in (False, True):
         proto = _fused(model.proto, attentions, expand=expand)
-        reason = reference.difference(proto)
+        reason = _difference(model, proto, reference)
         if reason is None:
             break
     else:
@@ -203,70 +207,3 @@ def _drop_dead(proto: onnx.ModelProto) -> None:
     copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(copies)
-
-
-class _Reference:
-    """What the original model gives on made-up inputs; it is run when the first answer is needed.
-
-    Args:
-        model: The original. All fusions together are held against it, so that their differences do not add up.
-    """
-
-    def __init__(self, model: OnnxModel) -> None:
-        self._model = model
-
-    @cached_property
-    def _expected(self) -> list[tuple[Feeds, tuple[Array, ...]]]:
-        runner = self._runner(self._model.proto)
-        return [(feeds, runner(feeds)) for feeds in _made_up_feeds(self._model.inputs)]
-
-    def difference(self, proto: onnx.ModelProto) -> str | None:
-        """Why a fused model may not take the place of the original; None where it may."""
-        try:
-            runner = self._runner(proto)
-            for feeds, outputs in self._expected:
-                for expected, actual in zip(outputs, runner(feeds), strict=True):
-                    error = relative_difference(expected, actual)
-                    if not error <= TOLERANCE:
-                        return f"outputs would change by {error:.1e} relative, and {TOLERANCE:.0e} is the limit"
-        except ApplyError as error:
-            return f"whether the outputs stay the same could not be found out on made-up inputs ({error})"
-        return None
-
-    def _runner(self, proto: onnx.ModelProto) -> SessionRunner:
-        return SessionRunner(open_session(proto, self._model.external_dir, session_options(Execution())))
-
-
-def relative_difference(expected: Array, actual: Array) -> float:
-    """The largest difference as a share of the largest finite magnitude; infinite where shapes or NaNs differ."""
-    if expected.shape != actual.shape or not np.array_equal(np.isnan(expected), np.isnan(actual)):
-        return float("inf")
-    finite = np.isfinite(expected)
-    if not np.array_equal(expected[~finite & ~np.isnan(expected)], actual[~finite & ~np.isnan(actual)]):
-        return float("inf")
-    difference = np.abs(expected[finite].astype(np.float64) - actual[finite].astype(np.float64)).max(initial=0.0)
-    magnitude = np.abs(expected[finite].astype(np.float64)).max(initial=0.0)
-    return float(difference / magnitude) if magnitude else float(difference)
-
-
-def _made_up_feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:
-    """Batches that any embedding can look up and that mask some positions: integers are 0 or 1."""
-    for seed, ones in ((0, 1.0), (1, 0.7)):
-        rng = np.random.default_rng(seed)
-        lengths: dict[str, int] = {}
-        feeds: dict[str, Array] = {}
-        for spec in inputs:
-            shape = tuple(_length(spec, axis, lengths) for axis in range(len(spec.shape)))
-            if spec.dtype.kind == "f":
-                feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
-            else:
-                feeds[spec.name] = (rng.random(shape) < ones).astype(spec.dtype)
-        yield feeds
-
-
-def _length(spec: TensorSpec, axis: int, lengths: dict[str, int]) -> int:
-    size = spec.shape[axis]
-    if isinstance(size, int):
-        return size
-    name = size or f"{spec.name}/{axis}"
-    return lengths.setdefault(name, _LENGTHS[len(lengths) % len(_LENGTHS)])

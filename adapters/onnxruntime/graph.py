@@ -139,6 +139,18 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of a graph: initializers, values of Constant nodes, and those of the graphs inside of nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+        for inner in subgraphs(node):
+            yield from tensors(inner)
+
+
 def outer_reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names that the graphs inside of a node read; those that they define themselves do no harm."""
     for graph in subgraphs(node):

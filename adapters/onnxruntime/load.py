@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-from autotune.adapters.onnxruntime.graph import is_external
+from autotune.adapters.onnxruntime.graph import is_external, tensors
 from autotune.adapters.onnxruntime.model import (
     SMALL_TENSOR_BYTES,
     OnnxModel,
@@ -74,12 +74,12 @@ def _check(proto: onnx.ModelProto, name: str) -> None:
 
 def _with_weights(proto: onnx.ModelProto, folder: Path, name: str) -> OnnxModel:
     """Take external weights into the message where they fit, and see that they are there where they do not."""
-    tensors = [tensor for tensor in proto.graph.initializer if is_external(tensor)]
-    if not tensors:
+    outside = [tensor for tensor in tensors(proto.graph) if is_external(tensor)]
+    if not outside:
         external_dir, handle = spill(proto, None)
         return OnnxModel(proto=proto, external_dir=external_dir, folder=handle)
     total = 0
-    for tensor in tensors:
+    for tensor in outside:
         path, offset, length = external_place(tensor, folder)
         available = path.stat().st_size if path.is_file() else -1
         if available < offset + length:
@@ -90,7 +90,7 @@ def _with_weights(proto: onnx.ModelProto, folder: Path, name: str) -> OnnxModel:
             )
         total += length
     fits = fits_in_message(total + proto.ByteSize())
-    for tensor in tensors:
+    for tensor in outside:
         if fits or tensor_bytes(tensor) <= SMALL_TENSOR_BYTES:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
             tensor.data_location = onnx.TensorProto.DEFAULT

@@ -6,8 +6,8 @@ import hashlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import onnx
 from onnx import external_data_helper, helper, numpy_helper
 
 from autotune.adapter import TensorSpec
-from autotune.adapters.onnxruntime.graph import is_external
+from autotune.adapters.onnxruntime.graph import is_external, tensors
+from autotune.adapters.onnxruntime.unfold import Origin, unfolded
 from autotune.config import GraphOptimization
 
 IN_MEMORY_LIMIT = 2**31 - 2**27
@@ -48,6 +49,8 @@ class OnnxModel:
         notes: What a user should know, a line each.
         folder: Keeps a temporary ``external_dir`` alive for as long as the model.
         optimization: How far ONNX Runtime is to optimize the graph when it loads it.
+        given: The user's model as it was before preparation; None where this is the user's own, or a candidate.
+        origins: By name of a constant that preparation computed, what it was computed from.
     """
 
     proto: onnx.ModelProto
@@ -55,6 +58,8 @@ class OnnxModel:
     notes: tuple[str, ...] = ()
     folder: TemporaryFolder | None = None
     optimization: GraphOptimization = GraphOptimization.ALL
+    given: OnnxModel | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -78,18 +83,23 @@ class OnnxModel:
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs in graph order, constants excluded."""
         constants = {tensor.name for tensor in self.proto.graph.initializer}
-        return tuple(_spec(value) for value in self.proto.graph.input if value.name not in constants)
+        return tuple(tensor_spec(value) for value in self.proto.graph.input if value.name not in constants)
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs in graph order."""
-        return tuple(_spec(value) for value in self.proto.graph.output)
+        return tuple(tensor_spec(value) for value in self.proto.graph.output)
 
     @cached_property
     def size_bytes(self) -> int:
-        """Size of the serialized model, external data included."""
-        external = sum(tensor_bytes(tensor) for tensor in self.proto.graph.initializer if is_external(tensor))
-        return int(self.proto.ByteSize()) + external
+        """Size of the file that the model is saved as, external data included."""
+        external = sum(tensor_bytes(tensor) for tensor in tensors(self.stored.graph) if is_external(tensor))
+        return int(self.stored.ByteSize()) + external
+
+    @cached_property
+    def stored(self) -> onnx.ModelProto:
+        """The message as it is written to a file: constants that are larger than what they come from are computed."""
+        return unfolded(self.proto, self.origins) if self.origins else self.proto
 
     def tensor(self, tensor: onnx.TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
         """The values of one of the model's constants."""
@@ -173,8 +183,12 @@ def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path)
                 tensor.external_data.add(key=key, value=str(value))
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
+def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """What is known of an input or output; a sequence or a map is one object, and an optional tensor a tensor."""
+    kind = value.type.optional_type.elem_type if value.type.HasField("optional_type") else value.type
+    if not kind.HasField("tensor_type"):
+        return TensorSpec(name=value.name, dtype=np.dtype(object), shape=())
+    tensor = kind.tensor_type
     return TensorSpec(
         name=value.name,
         dtype=np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)),

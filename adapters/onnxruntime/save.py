@@ -20,7 +20,7 @@ def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> Non
         WorkspaceError: It cannot be written; what was there before still is.
     """
     proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto.CopyFrom(model.stored)
     _set_metadata(proto, {**to_metadata(model.optimization), **metadata})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # The weights' file has the model's hash in its name: until the new model replaces the old one, the old one finds

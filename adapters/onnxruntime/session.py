@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -14,8 +15,10 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.config import GraphOptimization
 from autotune.errors import ApplyError
 
-_ERROR_SEVERITY = 3
-onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)
+LOG_SEVERITY = 4
+"""Fatal only. What ONNX Runtime logs as an error it raises as well, and the exception's text is what users are told."""
+
+onnxruntime.set_default_logger_severity(LOG_SEVERITY)
 
 
 class SessionRunner:
@@ -38,9 +41,23 @@ class SessionRunner:
             ApplyError: ONNX Runtime fails; the message is the first line of its own.
         """
         try:
-            return tuple(self._session.run(self._outputs, dict(feeds)))
+            return tuple(map(_as_array, self._session.run(self._outputs, dict(feeds))))
         except Exception as error:  # classes of its own, without a common root but Exception
             raise ApplyError(f"ONNX Runtime failed to run the model: {_first_line(error)}") from error
+
+
+def _as_array(value: object) -> Array:
+    """What an output holds; a sequence becomes an array of objects, and a map or a missing optional a single one."""
+    if isinstance(value, np.ndarray):
+        return value
+    items = value if isinstance(value, list) else None
+    array: Array = np.empty(() if items is None else len(items), object)
+    if items is None:
+        array[()] = value
+    else:
+        for index, item in enumerate(items):
+            array[index] = item
+    return array
 
 
 _CONFIG_ENTRIES = {
@@ -54,7 +71,7 @@ def session_options(
 ) -> onnxruntime.SessionOptions:
     """Options under which sessions side by side do not disturb each other."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERROR_SEVERITY
+    options.log_severity_level = LOG_SEVERITY
     options.intra_op_num_threads = execution.threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

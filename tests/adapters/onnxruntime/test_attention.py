@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.fusion import relative_difference
+from autotune.adapters.onnxruntime.compare import relative_difference
 from tests.adapters.onnxruntime.graphs import node
 from tests.adapters.onnxruntime.transformers import VOCABULARY, small_transformer, token_batches
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, fusion
-from autotune.adapters.onnxruntime.fusion import relative_difference
+from autotune.adapters.onnxruntime.compare import relative_difference
 from autotune.config import SmoothQuant
 from tests.adapters.onnxruntime.graphs import build, normal
 

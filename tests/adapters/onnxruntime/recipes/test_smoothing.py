@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.fusion import relative_difference
+from autotune.adapters.onnxruntime.compare import relative_difference
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth, smoothing_sites
