@@ -153,6 +153,32 @@ class Adapter(Protocol[ModelT]):
 
 
 @runtime_checkable
+class Preparation(Protocol):
+    """What an adapter adds to the contract where :meth:`Adapter.load` changes the graph before it is quantized.
+
+    The user's model is the baseline, as it was given; candidates are made of the prepared one.
+    """
+
+    def as_given(self, model: Any) -> Any:
+        """The user's model as it was before it was prepared; what a run measures as its baseline."""
+        ...
+
+    def on_data(self, model: Any, batches: Iterable[Feeds]) -> Any:
+        """The model as the user's data want it prepared; called once per run, before :meth:`Adapter.space`.
+
+        Holds it against the user's own on the first batch, and does less to it where the two part.
+
+        Raises:
+            ModelError: They part whatever is left out.
+        """
+        ...
+
+    def executes_another_graph(self, model: Any) -> bool:
+        """Whether the runtime executes other ops for the prepared model, so that it may be faster by itself."""
+        ...
+
+
+@runtime_checkable
 class PortabilityCheck(Protocol):
     """What an adapter adds to the contract where a CPU's instructions decide on a candidate's accuracy."""
 

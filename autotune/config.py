@@ -319,15 +319,19 @@ class QuantizationConfig:
         ops: The choice of each op, by node name. An op that is not named stays fp32.
         recipe: The choices for the graph. Without a quantized op there is nothing that they could change, so that
             they are the default then; so is ``weight_only`` without an op that is stored so.
+        prepared: Without a quantized op: whether this is the model that the adapter prepared, and not the user's own as
+            it was given. Candidates with a quantized op are made of the prepared one anyway.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
     recipe: Recipe = Recipe()
+    prepared: bool = False
 
     def __post_init__(self) -> None:
         # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
         kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
         object.__setattr__(self, "ops", kept)
+        object.__setattr__(self, "prepared", self.prepared and not kept)
         if not kept:
             object.__setattr__(self, "recipe", Recipe())
         elif not self.stores_weights_only:
@@ -347,8 +351,8 @@ class QuantizationConfig:
 
     @property
     def is_fp32(self) -> bool:
-        """Whether no op is quantized."""
-        return not self.ops
+        """Whether this is the user's model as it was given."""
+        return not self.ops and not self.prepared
 
     @property
     def stores_weights_only(self) -> bool:
@@ -378,6 +382,8 @@ class QuantizationConfig:
         }
         if recipe := self.recipe.to_json():
             data["recipe"] = recipe
+        if self.prepared:
+            data["prepared"] = True
         return data
 
     @classmethod
@@ -392,7 +398,7 @@ class QuantizationConfig:
         for entry in data["ops"]:
             choice = OpConfig.from_json({key: value for key, value in entry.items() if key != "names"})
             ops.update(dict.fromkeys(entry["names"], choice))
-        return cls(ops=ops, recipe=Recipe.from_json(data.get("recipe", {})))
+        return cls(ops=ops, recipe=Recipe.from_json(data.get("recipe", {})), prepared=data.get("prepared", False))
 
     def diff(self, other: QuantizationConfig) -> str:
         """What changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""

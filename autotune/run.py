@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from autotune import data
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, PortabilityCheck
+from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, PortabilityCheck, Preparation
 from autotune.answer import provisional, settle
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
@@ -43,8 +43,9 @@ _RESERVE_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup(Generic[ModelT]):
-    """What a run works with, once model and data are read."""
+    """What a run works with once model and data are read: the user's model as it was given, and prepared."""
 
+    given: ModelT
     model: ModelT
     statistics: CalibrationStatistics
     evaluator: AnyEvaluator[ModelT]
@@ -95,6 +96,7 @@ class Run(Generic[ModelT]):
             stopwatch=self._stopwatch,
             on_best=self._keep,
             admit=self._admit,
+            given=setup.given if self._executes_another_graph(setup.model) else None,
         )
         self._observer.phase("baseline")
         baseline = search.baseline()
@@ -113,9 +115,13 @@ class Run(Generic[ModelT]):
         with self._stopwatch("load"):
             data.require_repeatable(loader, "dataloader")
             model = self._adapter.load(source)
+            first = data.first_batch(loader, model.inputs)
+            if isinstance(self._adapter, Preparation):
+                feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
+                model = self._adapter.on_data(model, feeds)
+            given = self._as_given(model)
             offered = self._adapter.space(model)
             space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
-            first = data.first_batch(loader, model.inputs)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
         self._note(*model.notes)
@@ -136,9 +142,10 @@ class Run(Generic[ModelT]):
             stopwatch=self._stopwatch,
         )
         return _Setup(
+            given=given,
             model=model,
             statistics=statistics,
-            evaluator=self._evaluator(model, latency_feeds),
+            evaluator=self._evaluator(given, latency_feeds),
             history=history,
             problem=Problem(
                 space=space,
@@ -154,7 +161,7 @@ class Run(Generic[ModelT]):
         if self._workspace is not None:
             _require_writable(self._workspace)
         identity = {
-            "model": model.fingerprint,
+            "model": "-".join(dict.fromkeys((self._as_given(model).fingerprint, model.fingerprint))),
             "space": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
             "calibration data": calibration_data,
             "criterion": str(self._tuner.criterion),
@@ -188,6 +195,14 @@ class Run(Generic[ModelT]):
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 statistics.save(cached)
         return statistics
+
+    def _as_given(self, model: ModelT) -> ModelT:
+        """The user's model: the baseline, whatever was prepared of it."""
+        given: ModelT = self._adapter.as_given(model) if isinstance(self._adapter, Preparation) else model
+        return given
+
+    def _executes_another_graph(self, model: ModelT) -> bool:
+        return isinstance(self._adapter, Preparation) and self._adapter.executes_another_graph(model)
 
     def _evaluator(self, model: ModelT, feeds: Feeds) -> AnyEvaluator[ModelT]:
         tuner = self._tuner
@@ -266,7 +281,7 @@ class Run(Generic[ModelT]):
 
     def _candidate(self, setup: _Setup[ModelT], trial: Trial) -> ModelT:
         if trial.config.is_fp32:
-            return setup.model
+            return setup.given
         if self._best is not None and self._best[0] == trial.config:
             return self._best[1]
         # Finalists are raced, seen to the end, and one is the answer: made once, since making one takes seconds.

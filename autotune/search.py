@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from autotune.selection import incumbent
 from autotune.stopwatch import Stopwatch
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+
+PREPARATION = "preparation"
+"""Key of :meth:`History.keep`: the speedup of the prepared model over the user's, before any op is quantized."""
 
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
@@ -73,6 +77,8 @@ class Search(Generic[ModelT]):
         stopwatch: Counts the time of each activity.
         on_best: Called with the candidate and its trial whenever a new best keeps the target.
         admit: Called with every candidate before it is measured; raises a :class:`TrialError` where it may not run.
+        given: The user's model, which the baseline measures, where it executes otherwise than ``model``: that one is
+            then a candidate by itself, before any op is quantized.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class Search(Generic[ModelT]):
         stopwatch: Stopwatch,
         on_best: Callable[[ModelT, Trial], None],
         admit: Callable[[ModelT], None] = lambda _candidate: None,
+        given: ModelT | None = None,
     ) -> None:
         self._adapter = adapter
         self._model = model
@@ -103,6 +110,7 @@ class Search(Generic[ModelT]):
         self._stopwatch = stopwatch
         self._on_best = on_best
         self._admit = admit
+        self._given = given
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
@@ -118,7 +126,7 @@ class Search(Generic[ModelT]):
         opened = self._history.open(RandomSampler(seed=self._problem.seed))
         config = QuantizationConfig()
         self._history.start(opened, config, "fp32 baseline")
-        self._history.identify(opened, self._model.fingerprint)
+        self._history.identify(opened, (self._given or self._model).fingerprint)
         self._observer.trial_started(opened.number, config, "fp32 baseline")
         started = time.monotonic()
         with self._stopwatch("evaluate"):
@@ -143,16 +151,46 @@ class Search(Generic[ModelT]):
         if self._limits.deadline is not None:
             self._limits = dataclasses.replace(self._limits, deadline=self._limits.deadline - reserve_s)
         try:
+            self._try_preparation()
             return SearchEnd(reason=self._run())
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
         except DeadlineReached:
             return SearchEnd(reason="timeout: the time is up")
 
+    def _try_preparation(self) -> None:
+        """Make the prepared model a trial where it is faster by itself than the user's.
+
+        It computes what the user's does, so that its accuracy is evaluated only where its speed is worth it.
+        """
+        objective = self._problem.objective
+        if self._given is None or objective is not Objective.LATENCY or self._history.kept(PREPARATION) is not None:
+            return
+        proposal = Proposal(config=QuantizationConfig(prepared=True), note="preparation alone")
+        trials = self._history.trials
+        opened = self._history.open(RandomSampler(seed=self._problem.seed))
+        try:
+            with self._stopwatch("evaluate"):
+                self._evaluator.prepare(deadline=self._limits.deadline)
+                unbeaten = dataclasses.replace(trials[0].measurement or Measurement(), speedup=math.inf)
+                found = self._evaluator.evaluate(self._model, incumbent=unbeaten, deadline=self._limits.deadline)
+            interval = found.measurement.speedup_interval
+            self._history.keep(PREPARATION, found.measurement.speedup)
+            if interval is None or interval.low <= 1.0:
+                self._history.discard(opened)
+                return
+            self._history.start(opened, proposal.config, proposal.note)
+            self._observer.trial_started(opened.number, proposal.config, proposal.note)
+            self._try(opened, trials, proposal)
+        except BaseException:
+            with contextlib.suppress(WorkspaceError):
+                self._history.discard(opened)
+            raise
+
     def _run(self) -> str:
         repeats = 0
         while True:
-            trials = self._history.trials
+            trials = in_terms_of_prepared(self._history.trials)
             if reason := self._limits.reached(len(trials) - 1):
                 return reason
             opened = self._history.open(self._sampler())
@@ -238,6 +276,29 @@ class Search(Generic[ModelT]):
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)
         self._observer.trial_finished(trial, incumbent(self._history.trials, self._problem.objective))
+
+
+def in_terms_of_prepared(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials as a strategy sees them: all are made of the prepared model, and speed is relative to that one.
+
+    Args:
+        trials: The baseline first, speedups relative to the user's model.
+    """
+    ours = next((trial for trial in trials if trial.config.prepared and trial.same_as is None), None)
+    kept = [trial for trial in trials if not trial.config.prepared]
+    factor = None if ours is None or ours.measurement is None else ours.measurement.speedup
+    return kept if factor is None else [trial if trial is trials[0] else _slower_by(factor, trial) for trial in kept]
+
+
+def _slower_by(factor: float, trial: Trial) -> Trial:
+    measured = trial.measurement
+    if measured is None or measured.speedup is None:
+        return trial
+    interval = measured.speedup_interval
+    if interval is not None:
+        interval = dataclasses.replace(interval, low=interval.low / factor, high=interval.high / factor)
+    scaled = dataclasses.replace(measured, speedup=measured.speedup / factor, speedup_interval=interval)
+    return dataclasses.replace(trial, measurement=scaled)
 
 
 def _answers(earlier: Trial, proposal: Proposal) -> bool:

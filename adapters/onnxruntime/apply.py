@@ -96,7 +96,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
     """
     _require_offered(Graph(model.proto), config)
-    if config.is_fp32:
+    if not config.ops:
         return dataclasses.replace(model, given=None)
     prepared = prepare_channels(dataclasses.replace(model, given=None), config, statistics)
     graph = Graph(prepared.model.proto)
