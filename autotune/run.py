@@ -101,7 +101,18 @@ class Run(Generic[ModelT]):
         self._observer.phase("baseline")
         baseline = search.baseline()
         self._observer.phase("search")
-        return self._finish(setup, search.run(reserve_s=self._reserve_s(baseline)))
+        end = search.run(reserve_s=self._reserve_s(baseline))
+        self._note_preparation(setup.history)
+        return self._finish(setup, end)
+
+    def _note_preparation(self, history: History) -> None:
+        """Say what of the speed is owed to preparation, which is no merit of any quantization."""
+        prepared = next((trial for trial in history.trials if trial.config.prepared), None)
+        if prepared is not None and prepared.speedup is not None:
+            self._note(
+                f"Preparation alone, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the model "
+                f"that was given (trial {prepared.number})"
+            )
 
     def _reserve_s(self, baseline: Trial) -> float:
         """Seconds kept for seeing the samples that a winner accepted early was spared: about what fp32 itself took."""

@@ -190,12 +190,13 @@ class Search(Generic[ModelT]):
     def _run(self) -> str:
         repeats = 0
         while True:
-            trials = in_terms_of_prepared(self._history.trials)
-            if reason := self._limits.reached(len(trials) - 1):
+            trials = self._history.trials
+            shown = in_terms_of_prepared(trials)
+            if reason := self._limits.reached(len(shown) - 1):
                 return reason
             opened = self._history.open(self._sampler())
             with self._stopwatch("propose"):
-                proposal = self._strategy.propose(self._problem, trials, opened.draw)
+                proposal = self._strategy.propose(self._problem, shown, opened.draw)
             if isinstance(proposal, Exhausted):
                 self._history.discard(opened)
                 return proposal.reason

@@ -1,0 +1,216 @@
+"""The baseline is the user's model as it was given; what the adapter prepared of it is a candidate by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import autotune
+from autotune.adapters import get_adapter
+from autotune.config import OpConfig, Precision, QuantizationConfig
+from autotune.criterion import Interval, Verdict
+from autotune.evaluation import Evaluation, Evaluator
+from autotune.result import read_summary
+from autotune.search import in_terms_of_prepared
+from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
+from autotune.trial import Measurement, Trial, TrialState
+
+INT8 = QuantizationConfig(ops={"c": OpConfig(precision=Precision.INT8_DYNAMIC)})
+
+
+class Given(Strategy):
+    """The preferred config, and nothing after it; remembers what it was shown."""
+
+    def __init__(self, *, proposes: bool = True) -> None:
+        self.proposes = proposes
+        self.seen: list[Sequence[Trial]] = []
+
+    def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:  # noqa: ARG002
+        """The preferred config once."""
+        self.seen.append(trials)
+        if not self.proposes or len(trials) > 1:
+            return Exhausted(reason="exhausted: that was all")
+        return Proposal(config=problem.space.preferred, note="preferred")
+
+
+@pytest.fixture
+def weights_as_inputs(network: onnx.ModelProto) -> onnx.ModelProto:
+    proto = onnx.ModelProto.FromString(network.SerializeToString())
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return proto
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Scripted speedups of the prepared model and of quantized ones; accuracy is measured."""
+    script = {"prepared": 2.0, "quantized": 3.0}
+    evaluate = Evaluator.evaluate
+
+    def scripted(self: Any, candidate: Any, **options: Any) -> Evaluation:
+        quantized = any("Quantize" in node.op_type for node in candidate.proto.graph.node)
+        speedup = script["quantized" if quantized else "prepared"]
+        interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
+        incumbent = options.pop("incumbent", None)
+        slower = incumbent is not None and interval.high < (incumbent.speedup or 0.0)
+        figures = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
+        if slower:
+            return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="slower")
+        found = evaluate(self, candidate, **options)
+        return dataclasses.replace(found, measurement=dataclasses.replace(found.measurement, **figures))
+
+    def unraced(*_arguments: Any, **_options: Any) -> Any:
+        raise autotune.errors.DeadlineReached("scripted: no race")
+
+    monkeypatch.setattr(Evaluator, "evaluate", scripted)
+    monkeypatch.setattr(Evaluator, "race", unraced)
+    return script
+
+
+def tune(model: onnx.ModelProto, images: Any, score: Any, strategy: Strategy, **options: Any) -> Any:
+    criterion = options.pop("criterion", autotune.Criterion(relative=0.9))
+    tuner = autotune.Tuner(strategy=strategy, criterion=criterion, latency_max_s=0.1, warmup=1, **options)
+    return tuner.tune(model, images, score)
+
+
+def test_a_model_that_preparation_makes_faster_is_a_trial_and_a_line_says_so(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+) -> None:
+    assert speeds
+    strategy = Given()
+    result = tune(weights_as_inputs, images, score, strategy)
+    baseline, prepared, quantized = result.history
+    assert baseline.config.is_fp32
+    assert prepared.config == QuantizationConfig(prepared=True)
+    assert prepared.measurement is not None
+    assert prepared.met
+    assert result.best == quantized
+    assert any("2.00x as fast as the model that was given (trial 1)" in note for note in result.notes)
+    # The strategy predicts from the prepared model.
+    assert [trial.number for trial in strategy.seen[-1]] == [0, 2]
+    assert [trial.speedup for trial in strategy.seen[-1]] == [1.0, 1.5]
+
+
+def test_the_baseline_is_the_file_as_it_is(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[Any] = []
+    baseline = Evaluator.baseline
+
+    def noted(self: Any, **options: Any) -> Measurement:
+        run.append(self._model)
+        return baseline(self, **options)
+
+    monkeypatch.setattr(Evaluator, "baseline", noted)
+    result = tune(weights_as_inputs, images, score, Given(proposes=False))
+    (model,) = run
+    assert model.proto == weights_as_inputs
+    assert result.baseline.measurement.size_bytes == weights_as_inputs.ByteSize()
+
+
+def test_preparation_is_the_answer_where_nothing_else_keeps_the_target(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
+) -> None:
+    assert speeds
+    result = tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
+    assert result.verdict is Verdict.MET
+    assert result.best.config.prepared
+    assert (tmp_path / "best.onnx").is_file()
+    saved = onnx.load(result.save(tmp_path / "out.onnx"))
+    assert len(saved.graph.input) == 1
+    assert "BatchNormalization" not in {node.op_type for node in saved.graph.node}
+
+
+def test_a_candidate_must_beat_the_prepared_model(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+) -> None:
+    speeds["quantized"] = 1.5
+    result = tune(weights_as_inputs, images, score, Given())
+    assert result.history[2].state is TrialState.PRUNED
+    assert result.best.config.prepared
+
+
+def test_preparation_that_is_not_proven_faster_leaves_the_users_file(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
+) -> None:
+    speeds["prepared"] = 1.005
+    strategy = Given(proposes=False)
+    result = tune(weights_as_inputs, images, score, strategy)
+    assert [trial.number for trial in result.history] == [0]
+    assert score.calls == 1, "its accuracy is not worth an evaluation"
+    saved = onnx.load(result.save(tmp_path / "out.onnx"))
+    assert saved.graph == weights_as_inputs.graph
+
+
+def test_a_model_that_executes_alike_is_not_measured_twice(
+    network: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+) -> None:
+    assert speeds
+    result = tune(network, images, score, Given(proposes=False))
+    assert [trial.number for trial in result.history] == [0]
+
+
+def test_a_run_that_continues_does_not_try_preparation_again(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
+) -> None:
+    tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
+    speeds["prepared"] = 5.0
+    result = tune(weights_as_inputs, images, score, Given(), workspace=tmp_path)
+    assert [trial.speedup for trial in result.history] == [1.0, 2.0, 3.0]
+    assert [trial.config for trial in read_summary(tmp_path).history] == [trial.config for trial in result.history]
+
+
+def test_max_trials_counts_candidates_of_the_search(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+) -> None:
+    assert speeds
+    assert len(tune(weights_as_inputs, images, score, Given(), max_trials=1).history) == 3
+
+
+def test_other_objectives_than_latency_leave_it_out(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+) -> None:
+    assert speeds
+    assert len(tune(weights_as_inputs, images, score, Given(proposes=False), objective="size").history) == 1
+
+
+def test_speeds_are_relative_to_the_prepared_model() -> None:
+    def trial(number: int, config: QuantizationConfig, speedup: float) -> Trial:
+        interval = Interval(low=speedup - 0.5, high=speedup + 0.5, confidence=0.95)
+        measured = Measurement(speedup=speedup, speedup_interval=interval)
+        return Trial(number=number, config=config, state=TrialState.COMPLETED, measurement=measured)
+
+    baseline = trial(0, QuantizationConfig(), 1.0)
+    shown = in_terms_of_prepared([baseline, trial(1, QuantizationConfig(prepared=True), 2.0), trial(2, INT8, 3.0)])
+    assert shown[0] == baseline
+    assert shown[1].measurement is not None
+    assert (shown[1].number, shown[1].measurement.speedup) == (2, 1.5)
+    assert shown[1].measurement.speedup_interval == Interval(low=1.25, high=1.75, confidence=0.95)
+    assert in_terms_of_prepared([baseline, trial(2, INT8, 3.0)])[1].speedup == 3.0
+
+
+def test_a_config_without_ops_says_which_model_it_is() -> None:
+    prepared = QuantizationConfig(prepared=True)
+    assert not prepared.is_fp32
+    assert prepared != QuantizationConfig()
+    assert QuantizationConfig.from_json(prepared.to_json()) == prepared
+    assert "prepared" not in QuantizationConfig().to_json(), "stored configs keep their fingerprints"
+    assert dataclasses.replace(INT8, prepared=True) == INT8
+
+
+def test_an_adapter_gives_back_what_it_was_given(weights_as_inputs: onnx.ModelProto) -> None:
+    adapter: Any = get_adapter("onnxruntime")
+    model = adapter.load(weights_as_inputs)
+    assert adapter.as_given(model).proto == weights_as_inputs
+    assert adapter.executes_another_graph(model)
+    candidate = adapter.apply(model, QuantizationConfig(prepared=True), None)
+    assert candidate.fingerprint == model.fingerprint
+    assert candidate.given is None, "a candidate travels to a worker without the user's model"
+    assert np.isclose(adapter.as_given(candidate).size_bytes, model.size_bytes)
