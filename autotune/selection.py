@@ -40,6 +40,15 @@ def incumbent(trials: Sequence[Trial], objective: Objective) -> Trial | None:
     return min(met, key=lambda trial: objective_of(trial, objective), default=None)
 
 
+def next_rank(trials: Sequence[Trial]) -> int:
+    """Which candidate of the search the next one is whose accuracy is evaluated, from 1.
+
+    A function of the history, so that a run that continues spends what its first part left of the confidence.
+    """
+    ranked = [trial.measurement for trial in trials if _own(trial) and trial.loss is not None]
+    return 1 + max([len(ranked), *(measured.rank or 0 for measured in ranked if measured is not None)])
+
+
 def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:
     """The trials that keep the target and whose latency cannot be told from the best's, best first.
 
@@ -96,6 +105,11 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
         if not front or _loss(trial) < _loss(front[-1]):
             front.append(trial)
     return front
+
+
+def _own(trial: Trial) -> bool:
+    """Whether it is a candidate that was measured itself: no repeat of an earlier one, and not fp32."""
+    return not trial.config.is_fp32 and trial.same_as is None
 
 
 def _least(objective: Objective, candidates: int) -> str:

@@ -33,6 +33,8 @@ class Measurement:
         peak_memory_bytes: Of the process that ran the candidate, where it had one of its own.
         samples: How many samples the accuracy comes from; None where the user's function kept it to itself.
         samples_total: How many a full evaluation has.
+        rank: Which candidate of its search it was in the order of accuracy evaluations, from 1; a target with a
+            ``confidence`` is judged by it. None where the verdict does not depend on it.
     """
 
     accuracy: float | None = None
@@ -50,6 +52,7 @@ class Measurement:
     peak_memory_bytes: int | None = None
     samples: int | None = None
     samples_total: int | None = None
+    rank: int | None = None
 
     @property
     def complete(self) -> bool:
