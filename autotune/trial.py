@@ -27,8 +27,13 @@ class Measurement:
         latency_p99_ms: What 99 % of the calls stay under.
         latency_decided: Whether the speedup's interval became as narrow as was asked for; else the machine was too busy
             to tell within the time of one comparison.
-        speedup: Ratio of medians, baseline over candidate, from interleaved runs.
-        speedup_interval: Bootstrap interval of that ratio.
+        baseline_ms: Median of one call of fp32 among the same calls as ``latency_ms``; ``baseline_ms / latency_ms`` is the
+            speedup. None in what earlier versions stored.
+        latency_cache: What the processor's caches held when a timed call began: ``warm`` in blocks of calls of one
+            model, ``cold`` in calls in turn. None in what earlier versions stored, where it was ``cold``.
+        latency_sessions: Sessions of the candidate that took part.
+        speedup: Baseline over candidate, from interleaved runs.
+        speedup_interval: Interval of the speedup, over time and over sessions.
         size_bytes: Of the serialized model.
         peak_memory_bytes: Of the process that ran the candidate, where it had one of its own.
         samples: How many samples the accuracy comes from; None where the user's function kept it to itself.
@@ -46,6 +51,9 @@ class Measurement:
     latency_p90_ms: float | None = None
     latency_p99_ms: float | None = None
     latency_decided: bool | None = None
+    baseline_ms: float | None = None
+    latency_cache: str | None = None
+    latency_sessions: int | None = None
     speedup: float | None = None
     speedup_interval: Interval | None = None
     size_bytes: int | None = None

@@ -39,12 +39,18 @@ def conclusion(
 
     ``completed`` is what a finalist turns out to lose that had not seen all samples.
     """
+    speedups = tuple((low + high) / 2 for low, high in intervals)
     race = RaceResult(
         order=tuple(range(len(finalists))),
-        speedups=tuple((low + high) / 2 for low, high in intervals),
+        speedups=speedups,
         intervals=tuple(Interval(low=low, high=high) for low, high in intervals),
+        latencies_ms=tuple(1.0 / speedup for speedup in speedups),
+        baseline_ms=1.0,
         rounds=(10,) * len(finalists),
         decided=True,
+        survivors=tuple(index for index, (_, high) in enumerate(intervals) if high >= intervals[0][0]),
+        faster=(True,) * len(finalists),
+        sessions=2,
     )
     history: Any = SimpleNamespace(trials=[trial(0, 0.0), *finalists])
 
