@@ -25,10 +25,10 @@ class Measurement:
         latency_ms: Median of one call.
         latency_p90_ms: What 90 % of the calls stay under.
         latency_p99_ms: What 99 % of the calls stay under.
-        latency_decided: Whether the speedup's interval became as narrow as was asked for; else the machine was too busy
-            to tell within the time of one comparison.
-        baseline_ms: Median of one call of fp32 among the same calls as ``latency_ms``; ``baseline_ms / latency_ms`` is the
-            speedup. None in what earlier versions stored.
+        latency_decided: Whether the speedup's interval became as narrow as was asked for, or a race told a finalist
+            from fp32; else the machine was too busy to tell within the time of one comparison.
+        baseline_ms: Median of one call of fp32 among the same calls as ``latency_ms``: ``baseline_ms / latency_ms`` is
+            the speedup. None in what earlier versions stored.
         latency_cache: What the processor's caches held when a timed call began: ``warm`` in blocks of calls of one
             model, ``cold`` in calls in turn. None in what earlier versions stored, where it was ``cold``.
         latency_sessions: Sessions of the candidate that took part.
@@ -61,6 +61,13 @@ class Measurement:
     samples: int | None = None
     samples_total: int | None = None
     rank: int | None = None
+
+    @property
+    def fp32_latency_ms(self) -> float | None:
+        """Latency of fp32 among the same calls: what the speedup compares with."""
+        if self.latency_ms is None or self.speedup is None:
+            return self.baseline_ms
+        return self.latency_ms * self.speedup if self.baseline_ms is None else self.baseline_ms
 
     @property
     def complete(self) -> bool:

@@ -59,7 +59,7 @@ class Scorer(Protocol):
         ...
 
     def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress, *, rank: int) -> Score | None:
-        """Evaluate a candidate on what was held out, the ``rank``-th there, against the fp32 model; None without any."""
+        """Evaluate a candidate on what was held out, the ``rank``-th there; None where nothing was."""
         ...
 
 
