@@ -255,6 +255,8 @@ class Recipe:
     Attributes:
         reduce_range: Weights use 7 of their 8 bits, so that the sum of two u8 x s8 products cannot exceed the 16 bits
             in which CPUs without VNNI accumulate them.
+        bound_pairs: Weights use all 8 bits, and scales are as large as that sum demands of each output channel's own
+            neighbours. With ``reduce_range``, whose weights satisfy that anyway, it changes nothing.
         equalization: Channels between two convolutions are scaled to ranges that int8 serves better.
         bias_correction: How biases make up for quantized weights.
         weight_rounding: How weights become integers.
@@ -265,6 +267,7 @@ class Recipe:
     """
 
     reduce_range: bool = False
+    bound_pairs: bool = False
     equalization: bool = False
     bias_correction: BiasCorrection = BiasCorrection.NONE
     weight_rounding: WeightRounding = WeightRounding.NEAREST

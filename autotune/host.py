@@ -16,6 +16,10 @@ from typing import Any, Self
 
 import archspec.cpu
 import psutil
+from archspec.cpu.detect import CpuidInfoCollector
+from archspec.cpu.schema import CPUID_JSON
+
+_X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
 
 _PACKAGES = ("autotune-quantization", "numpy", "onnx", "onnxruntime", "optuna")
 
@@ -63,7 +67,7 @@ class Host:
 
         Intel 64 and IA-32 Architectures Software Developer's Manual, ``VPMADDUBSW``.
         """
-        return self.architecture.lower() in ("x86_64", "amd64", "x86", "i386", "i686") and not self.has_vnni
+        return self.architecture.lower() in _X86 and not self.has_vnni
 
     @property
     def fingerprint(self) -> str:
@@ -106,7 +110,8 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     """The processor's name and its features.
 
     archspec knows the features that a microarchitecture is defined by; those beyond, ``avx_vnni`` of a recent desktop
-    processor for one, are listed by the Linux kernel alone.
+    processor for one, are listed by the Linux kernel alone. The kernel speaks of the machine, which under an emulator
+    (``qemu-x86_64 -cpu Haswell``) is not what executes: what the instruction ``cpuid`` denies is left out.
     """
     known = archspec.cpu.host()
     features = set(known.features)
@@ -116,7 +121,38 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
             features.update(value.split())
         elif key == "model name":
             name = value
+    executing = _cpuid()
+    if executing is not None and features & executing.denied:
+        return executing.name, tuple(sorted(features - executing.denied))
     return name, tuple(sorted(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cpuid:
+    """What the CPU that executes this process says of itself.
+
+    Attributes:
+        name: Its brand.
+        denied: The features, of those that archspec can ask for, that it does not have.
+    """
+
+    name: str
+    denied: frozenset[str]
+
+
+def _cpuid() -> _Cpuid | None:
+    """Ask by the instruction ``cpuid``; None on other architectures, and where a process may not make code."""
+    if platform.machine().lower() not in _X86:
+        return None
+    try:
+        collected = CpuidInfoCollector()
+    except (SystemError, MemoryError, OSError):
+        return None
+    askable = {
+        bit["name"] for kind in ("flags", "extension-flags") for leaf in CPUID_JSON[kind] for bit in leaf["bits"]
+    }
+    name = (collected.brand_string() or collected.vendor).strip()
+    return _Cpuid(name=name, denied=frozenset(askable - collected.features))
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -21,12 +21,13 @@ _NAMED = 5
 def portable_space(space: TuningSpace) -> TuningSpace:
     """The part of a space that cannot saturate on any CPU.
 
-    Weights have 7 bits: 2 x 255 x 64 is 32,640 and stays below 32,767. Activations are u8, since a product of two
-    activations has no weight that could be narrowed, and u8 by u8 is summed in 32 bits everywhere.
+    Two neighbouring weights of one sign sum to 128 at most: 255 x 128 is 32,640 and stays below 32,767. Weights of 7
+    bits satisfy that too, and remain a choice. Activations are u8, since a product of two activations has no weight
+    that could be narrowed, and u8 by u8 is summed in 32 bits everywhere.
     """
     return TuningSpace(
         ops=tuple(_portable_op(op) for op in space.ops),
-        recipe=dataclasses.replace(space.recipe, reduce_range=(True,)),
+        recipe=dataclasses.replace(space.recipe, reduce_range=(False, True), bound_pairs=(True,)),
     )
 
 

@@ -120,6 +120,7 @@ class RecipeSpace:
     """What may be chosen for the graph: the values of each field of :class:`Recipe`, preferred ones first."""
 
     reduce_range: tuple[bool, ...] = (False,)
+    bound_pairs: tuple[bool, ...] = (False,)
     equalization: tuple[bool, ...] = (False,)
     bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
     weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)

@@ -40,7 +40,7 @@ ops = st.just(FP32) | st.builds(
 configs = st.builds(
     QuantizationConfig,
     ops=st.dictionaries(st.text(min_size=1, max_size=8), ops, max_size=6),
-    recipe=st.builds(Recipe, reduce_range=st.booleans()),
+    recipe=st.builds(Recipe, reduce_range=st.booleans(), bound_pairs=st.booleans()),
 )
 
 

@@ -30,11 +30,12 @@ QUICK: dict[str, Any] = {
 }
 
 
-def test_a_portable_space_has_weights_of_7_bits_and_activations_of_u8(network: onnx.ModelProto) -> None:
+def test_a_portable_space_has_bounded_pairs_of_weights_and_activations_of_u8(network: onnx.ModelProto) -> None:
     adapter = OnnxRuntimeAdapter()
     offered = adapter.space(adapter.load(network))
     space = portable_space(offered)
-    assert space.recipe.reduce_range == (True,)
+    assert space.recipe.bound_pairs == (True,)
+    assert space.recipe.reduce_range == (False, True)
     assert space.recipe.equalization == offered.recipe.equalization
     for op in space.ops:
         for precision in op.precisions:
@@ -51,10 +52,20 @@ def test_the_answer_of_a_portable_run_cannot_saturate(
     assert not [note for note in result.notes if "saturate" in note]
 
 
+@pytest.mark.parametrize("narrow", [True, False])
+def test_weights_of_7_bits_are_portable_too(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, narrow: bool
+) -> None:
+    restriction = SpaceRestriction(recipe={"reduce_range": (narrow,)})
+    result = autotune.Tuner(portable=True, restriction=restriction, **QUICK).tune(network, images, score)
+    assert result.best.config.recipe.reduce_range is narrow
+    assert result.saturation_risk == ()
+
+
 def test_the_answer_of_another_run_names_its_ops_at_risk(
     network: onnx.ModelProto, images: Sequence[Any], score: Any, tmp_path: Path
 ) -> None:
-    free = SpaceRestriction(recipe={"reduce_range": (False,)})
+    free = SpaceRestriction(recipe={"bound_pairs": (False,), "reduce_range": (False,)})
     result = autotune.Tuner(restriction=free, workspace=tmp_path, **QUICK).tune(network, images, score)
     assert set(result.saturation_risk) <= {"conv_0", "conv_1", "conv_2", "head"}
     assert "conv_1" in result.saturation_risk
@@ -76,9 +87,11 @@ def test_a_candidate_that_saturates_all_the_same_fails(
     assert "must not saturate" in (result.history[1].reason or "")
 
 
-def test_weights_of_8_bits_contradict_portability(network: onnx.ModelProto, images: Sequence[Any], score: Any) -> None:
-    free = SpaceRestriction(recipe={"reduce_range": (False,)})
-    with pytest.raises(ExperimentError, match="reduce_range"):
+def test_weights_without_a_bound_contradict_portability(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any
+) -> None:
+    free = SpaceRestriction(recipe={"bound_pairs": (False,)})
+    with pytest.raises(ExperimentError, match="bound_pairs"):
         autotune.Tuner(portable=True, restriction=free, **QUICK).tune(network, images, score)
 
 

@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnxruntime.limits import weight_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 from autotune.adapters.onnxruntime.rewriting import replace_nodes
-from autotune.calibration import quantize, weight_parameters
 from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, TensorScheme
 
 DYNAMIC_OPSET = 11
@@ -112,12 +112,12 @@ class _Rewriting:
         key = (f"{op.weight}/transposed" if transposed else op.weight, scheme)
         if key in self._weights:
             return self._weights[key]
-        reduce_range = self._config.recipe.reduce_range
         values = np.asarray(self._model.tensor(self._constants[op.weight]), np.float32)
         values = values.T if transposed else values
-        parameters = weight_parameters(values, scheme, 1, CalibrationMethod.MINMAX, reduce_range)
+        limits = weight_limits(np.arange(values.size).reshape(values.shape), scheme, self._config.recipe)
+        parameters = limits.parameters(values, scheme, 1, CalibrationMethod.MINMAX)
         axis = 1 if scheme.granularity is Granularity.PER_CHANNEL else None
-        integers = quantize(values, parameters, scheme, axis, reduce_range=reduce_range)
+        integers = limits.quantize(values, parameters, scheme, axis)
         name = f"{key[0]}/{str(scheme).replace(' ', '_')}"
         self._add(f"{name}/integers", integers)
         self._add(f"{name}/scale", parameters.scale)

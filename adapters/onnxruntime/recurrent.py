@@ -15,11 +15,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from autotune.adapter import Array
+from autotune.adapters.onnxruntime.limits import weight_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
-from autotune.calibration import quantize, weight_parameters
-from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, TensorScheme
+from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, Recipe, TensorScheme
 from autotune.errors import ApplyError
 
 LSTM_KERNEL = "DynamicQuantizeLSTM"
@@ -66,7 +66,7 @@ def quantize_lstms(
                 values = np.asarray(model.tensor(constants[weight]), np.float32)
                 if not np.isfinite(values).all():
                     raise ApplyError(f"Weights must be finite to be quantized, but {weight!r} is not")
-                arrays = _quantized(values, scheme, reduce_range=config.recipe.reduce_range)
+                arrays = _quantized(values, scheme, config.recipe)
                 proto.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
             inputs[index] = names[0]
             inputs += names[1:]
@@ -77,13 +77,14 @@ def quantize_lstms(
     require_contrib_domain(proto)
 
 
-def _quantized(weight: Array, scheme: TensorScheme, *, reduce_range: bool) -> tuple[Array, Array, Array]:
+def _quantized(weight: Array, scheme: TensorScheme, recipe: Recipe) -> tuple[Array, Array, Array]:
     """Integers, scales and zero points of a matrix (directions, 4 * hidden, inputs), as the kernel wants them."""
     axis = 0 if scheme.granularity is Granularity.PER_CHANNEL else None
+    limits = weight_limits(np.arange(weight[0].size).reshape(weight.shape[1:]).T, scheme, recipe)
     parts = []
     for matrix in weight:
-        parameters = weight_parameters(matrix, scheme, 0, CalibrationMethod.MINMAX, reduce_range)
-        integers = quantize(matrix, parameters, scheme, axis, reduce_range=reduce_range)
+        parameters = limits.parameters(matrix, scheme, 0, CalibrationMethod.MINMAX)
+        integers = limits.quantize(matrix, parameters, scheme, axis)
         parts.append((integers.T, parameters.scale, parameters.zero_point))
     integers, scales, zero_points = (np.stack(each) for each in zip(*parts, strict=True))
     return np.ascontiguousarray(integers), scales.astype(np.float32), zero_points.astype(integers.dtype)

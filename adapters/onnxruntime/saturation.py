@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
-from autotune.adapters.onnxruntime.graph import attributes, is_standard
+from autotune.adapters.onnxruntime.graph import is_standard
+from autotune.adapters.onnxruntime.limits import summed_columns
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.recurrent import LSTM_KERNEL, LSTM_WEIGHTS
-
-_LARGEST_ACTIVATION = 255
-_MOST, _LEAST = 32767, -32768
+from autotune.calibration import can_saturate
 
 _QDQ_WEIGHT = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 """Ops that ONNX Runtime fuses with the DequantizeLinear before them, and the input that is the weight."""
@@ -90,24 +88,5 @@ def _is_signed_activation(
 
 
 def _can_saturate(node: onnx.NodeProto, weight: Array) -> bool:
-    columns = _columns(node, weight.astype(np.int64))
-    if columns is None or columns.shape[0] < 2:
-        return False
-    # Which of two neighbours begins a pair depends on how the kernel packs them: both are looked at.
-    first, second = columns[:-1], columns[1:]
-    highest = (np.maximum(first, 0) + np.maximum(second, 0)).max(initial=0) * _LARGEST_ACTIVATION
-    lowest = (np.minimum(first, 0) + np.minimum(second, 0)).min(initial=0) * _LARGEST_ACTIVATION
-    return bool(highest > _MOST or lowest < _LEAST)
-
-
-def _columns(node: onnx.NodeProto, weight: Array) -> Array | None:
-    """The weight in the order in which it is summed up, shape (summed, outputs); None for a depthwise convolution."""
-    if node.op_type in ("Conv", "QLinearConv", "ConvInteger"):
-        if weight.shape[1] == 1 and weight.shape[0] > 1 and weight.shape[0] == attributes(node).get("group", 1):
-            return None
-        # Kernels read pictures channels last: neighbours are channels of one position.
-        order = (*range(2, weight.ndim), 1, 0)
-        return weight.transpose(order).reshape(-1, weight.shape[0])
-    if node.op_type == "Gemm" and attributes(node).get("transB", 0):
-        return weight.T
-    return np.moveaxis(weight, -2, 0).reshape(weight.shape[-2], -1) if weight.ndim > 1 else weight[:, None]
+    columns = summed_columns(node, weight)
+    return columns is not None and can_saturate(columns)

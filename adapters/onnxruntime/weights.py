@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,9 +11,10 @@ from onnx import numpy_helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.limits import op_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.calibration import AffineParameters, quantize, weight_parameters
+from autotune.calibration import AffineParameters
 from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizationConfig
 
 _BIAS_MARGIN = 1.0001
@@ -39,7 +41,7 @@ def weight_grids(
         if op.weight is None:
             continue
         weight = model.tensor(tensors[op.weight])
-        parameters = _parameters(weight, op, config[op.name], reduce_range=config.recipe.reduce_range)
+        parameters = _parameters(weight, op, config)
         if op.bias is not None:
             scale = float(activations[op.activations[0]].scale)
             parameters = _with_room_for_bias(parameters, model.tensor(tensors[op.bias]), scale)
@@ -76,11 +78,14 @@ def quantize_weights(
         axis = _axis(op, choice)
         weight = model.tensor(tensors[op.weight])
         parameters = grids[op.name]
-        key = (op.weight, axis, choice.weight, parameters.scale.tobytes(), parameters.zero_point.tobytes())
+        assert choice.weight is not None
+        limits = op_limits(op.node, weight.shape, choice.weight, config.recipe)
+        integers = limits.quantize(weight, parameters, choice.weight, axis)
+        # Integers too: two kernels that sum in different orders may have different ones of the same scales.
+        digest = hashlib.sha256(np.ascontiguousarray(integers)).digest()
+        key = (op.weight, axis, choice.weight, parameters.scale.tobytes(), parameters.zero_point.tobytes(), digest)
         if key not in dequantized:
             name = op.weight if not _is_taken(dequantized, op.weight) else f"{op.weight}/{op.name}"
-            assert choice.weight is not None
-            integers = quantize(weight, parameters, choice.weight, axis, reduce_range=config.recipe.reduce_range)
             dequantized[key] = f"{name}_dequantized"
             new_nodes.append(_insert(proto, name, integers, parameters, axis))
         nodes[op.name].input[1] = dequantized[key]
@@ -98,13 +103,15 @@ def _axis(op: QuantizableOp, choice: OpConfig) -> int | None:
     return op.weight_axis if choice.weight.granularity is Granularity.PER_CHANNEL else None
 
 
-def _parameters(weight: Array, op: QuantizableOp, choice: OpConfig, *, reduce_range: bool) -> AffineParameters:
+def _parameters(weight: Array, op: QuantizableOp, config: QuantizationConfig) -> AffineParameters:
+    choice = config[op.name]
     assert choice.weight is not None
     assert choice.calibration is not None
     # Percentiles and KL divergence speak of distributions; a weight is known value by value.
     mse = choice.calibration.method is CalibrationMethod.MSE
     method = CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX
-    return weight_parameters(weight, choice.weight, op.weight_axis or 0, method, reduce_range)
+    limits = op_limits(op.node, weight.shape, choice.weight, config.recipe)
+    return limits.parameters(weight, choice.weight, op.weight_axis or 0, method)
 
 
 def _with_room_for_bias(parameters: AffineParameters, bias: Array, activation_scale: float) -> AffineParameters:

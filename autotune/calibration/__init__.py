@@ -13,6 +13,7 @@ from autotune.calibration.collector import StatisticsCollector
 from autotune.calibration.examples import ExampleReservoir
 from autotune.calibration.histogram import Histogram, HistogramCollector
 from autotune.calibration.moments import ChannelMoments
+from autotune.calibration.pairs import WeightLimits, can_saturate
 from autotune.calibration.ranges import activation_range
 from autotune.calibration.statistics import CalibrationStatistics, TensorStatistics
 
@@ -25,8 +26,10 @@ __all__ = [
     "HistogramCollector",
     "StatisticsCollector",
     "TensorStatistics",
+    "WeightLimits",
     "activation_range",
     "affine_parameters",
+    "can_saturate",
     "dequantize",
     "fake_quantize",
     "integer_range",

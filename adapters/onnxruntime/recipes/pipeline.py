@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnxruntime.limits import op_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
@@ -22,11 +23,13 @@ from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuan
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
+    PairBound,
     convolution_moments,
     product_moments,
     round_with_feedback,
 )
-from autotune.calibration import AffineParameters, CalibrationStatistics, fake_quantize, integer_range
+from autotune.calibration import AffineParameters, CalibrationStatistics, WeightLimits, integer_range
+from autotune.calibration.pairs import LARGEST_PAIR
 from autotune.config import (
     BiasCorrection,
     Precision,
@@ -169,9 +172,11 @@ class _Layer:
         tensor = next(tensor for tensor in self.model.proto.graph.initializer if tensor.name == name)
         return np.asarray(self.model.tensor(tensor), np.float32)
 
+    def limits(self, weight: Array) -> WeightLimits:
+        return op_limits(self.op.node, weight.shape, self.scheme, self.config.recipe)
+
     def nearest(self, weight: Array) -> Array:
-        reduce_range = self.config.recipe.reduce_range
-        return fake_quantize(weight, self.parameters, self.scheme, self.axis, reduce_range=reduce_range)
+        return self.limits(weight).fake_quantize(weight, self.parameters, self.scheme, self.axis)
 
     def fast_shift(self, error: Array) -> Array | None:
         """Of the mean output, from statistics; None where the input's channels were not observed."""
@@ -227,8 +232,12 @@ class _Layer:
         shape = (groups, rows.shape[0] // groups)
         scale = np.broadcast_to(self.parameters.scale, rows.shape[:1]).reshape(shape)
         zero_point = np.broadcast_to(self.parameters.zero_point, rows.shape[:1]).reshape(shape)
-        integers = integer_range(self.scheme, reduce_range=self.config.recipe.reduce_range)
-        rounded = round_with_feedback(rows.reshape(*shape, -1), scale, zero_point, moments, integers)
+        limits = self.limits(weight)
+        pairs = None
+        if (neighbours := limits.neighbours(weight.shape, self.op.weight_axis or 0)) is not None:
+            pairs = PairBound(neighbours=neighbours, most=LARGEST_PAIR)
+        integers = limits.integers(self.scheme)
+        rounded = round_with_feedback(rows.reshape(*shape, -1), scale, zero_point, moments, integers, pairs)
         return np.ascontiguousarray(np.moveaxis(rounded.reshape(rows.shape), 0, self.op.weight_axis or 0))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,26 @@ _DAMPING = 0.01
 _BLOCK = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairBound:
+    """What two neighbours of one sign may sum to where a kernel sums them up.
+
+    Attributes:
+        neighbours: By input, the one before and the one after it there, -1 where there is none; shape (2, inputs).
+        most: Sum of their integers' magnitudes. Zero points are 0.
+    """
+
+    neighbours: Array
+    most: int
+
+
 def round_with_feedback(
-    rows: Array, scale: Array, zero_point: Array, moments: Array, integers: tuple[int, int]
+    rows: Array,
+    scale: Array,
+    zero_point: Array,
+    moments: Array,
+    integers: tuple[int, int],
+    pairs: PairBound | None = None,
 ) -> Array:
     """Weights on the grid of their scales, chosen for the least squared error of the layer's output.
 
@@ -46,6 +65,7 @@ def round_with_feedback(
         zero_point: The shape of ``scale``.
         moments: Second moments of the inputs, shape (groups, inputs, inputs).
         integers: Smallest and largest integer.
+        pairs: A bound for neighbours; what it takes from an input is handed on like any other error.
 
     Returns:
         float32, the shape of ``rows``: real values that quantize to themselves.
@@ -60,7 +80,8 @@ def round_with_feedback(
     weights: _Float64 = np.take_along_axis(rows.astype(np.float64), order[:, None, :], 2)
     steps, zeros = (_ordered(np.asarray(each, np.float64), order) for each in (scale, zero_point))
     low, high = ((end - zeros) * steps for end in integers)
-    rounded = _feed_back(weights, factor, steps, low, high)
+    bounds = None if pairs is None else _Neighbours(pairs, order, weights.shape)
+    rounded = _feed_back(weights, factor, steps, low, high, bounds)
     result = np.empty(rows.shape, np.float32)
     np.put_along_axis(result, order[:, None, :], rounded.astype(np.float32), 2)
     return result
@@ -86,7 +107,37 @@ def _ordered(values: _Float64, order: npt.NDArray[np.intp]) -> _Float64:
     return np.take_along_axis(values, order[:, None, :], 2)
 
 
-def _feed_back(weights: _Float64, factor: _Float64, scale: _Float64, low: _Float64, high: _Float64) -> _Float64:
+class _Neighbours:
+    """The integers given so far, and what they leave to the inputs next to them."""
+
+    def __init__(self, pairs: PairBound, order: npt.NDArray[np.intp], shape: tuple[int, ...]) -> None:
+        self._most = pairs.most
+        self._neighbours = pairs.neighbours
+        self._order = order
+        # One more, which stays zero: the neighbour of those at the ends.
+        self._given = np.zeros((*shape[:2], shape[2] + 1))
+
+    def room(self, column: int) -> tuple[_Float64, _Float64]:
+        """The smallest and the largest integer that an input may get, shape (groups, outputs)."""
+        beside = self._neighbours[:, self._order[:, column]]
+        both = [np.take_along_axis(self._given, each[:, None, None], 2)[:, :, 0] for each in beside]
+        high = self._most - np.maximum(np.maximum(both[0], both[1]), 0.0)
+        low = -self._most - np.minimum(np.minimum(both[0], both[1]), 0.0)
+        return low, high
+
+    def give(self, column: int, integers: _Float64) -> None:
+        """Keep what an input got."""
+        np.put_along_axis(self._given, self._order[:, column][:, None, None], integers[:, :, None], 2)
+
+
+def _feed_back(
+    weights: _Float64,
+    factor: _Float64,
+    scale: _Float64,
+    low: _Float64,
+    high: _Float64,
+    bounds: _Neighbours | None,
+) -> _Float64:
     """Round column by column; columns beyond the current block are updated once per block. Changes ``weights``."""
     rounded = np.empty_like(weights)
     inputs = weights.shape[2]
@@ -97,6 +148,10 @@ def _feed_back(weights: _Float64, factor: _Float64, scale: _Float64, low: _Float
             current = weights[:, :, column]
             step = scale[:, :, column]
             nearest = np.clip(np.rint(current / step) * step, low[:, :, column], high[:, :, column])
+            if bounds is not None:
+                integers = np.clip(np.rint(nearest / step), *bounds.room(column))
+                bounds.give(column, integers)
+                nearest = integers * step
             rounded[:, :, column] = nearest
             error = (current - nearest) / factor[:, None, column, column]
             errors[:, :, column - start] = error

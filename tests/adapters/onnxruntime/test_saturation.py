@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,30 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autotune.adapter import Array, Execution
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.saturation import saturating_ops
+from autotune.calibration import CalibrationStatistics
+from autotune.config import (
+    MINMAX,
+    MSE,
+    BiasCorrection,
+    CalibrationMethod,
+    Granularity,
+    OpConfig,
+    Precision,
+    QuantizationConfig,
+    QuantizedType,
+    Recipe,
+    SmoothQuant,
+    TensorScheme,
+    WeightRounding,
+)
+from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnxruntime.saturating import integer_product, patches
+from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
 Weight = npt.NDArray[np.int8]
 
@@ -123,3 +145,148 @@ def test_a_product_of_two_activations_is_at_risk_where_the_second_is_s8(
     graph = helper.make_graph(nodes, "two", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     assert saturating_ops(OnnxModel(proto=model)) == expected
+
+
+ADAPTER = OnnxRuntimeAdapter()
+PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
+PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
+PRODUCTS = ("MatMul", "Gemm")
+NOTHING = CalibrationStatistics({}, 0)
+
+
+def random_integers(*shape: int, seed: int = 0) -> Array:
+    """Weights of which most pairs can saturate, and some do not."""
+    return np.random.default_rng(seed).choice(np.array([127, 100, 64, 1, -64, -127], np.int8), shape)
+
+
+def random_activations(*shape: int, seed: int = 1) -> Array:
+    return np.random.default_rng(seed).choice(np.array([0, 1, 128, 200, 255], np.uint8), shape)
+
+
+def run_integers(nodes: Sequence[onnx.NodeProto], x: Array, constants: dict[str, Array]) -> Array:
+    """The first output of nodes that read ``x``, u8."""
+    proto = build(nodes, {"x": x.shape}, {"y": None}, constants, elem_type=TensorProto.UINT8)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT32, None))
+    if nodes[-1].op_type == "QLinearConv":
+        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
+    return ADAPTER.runner(OnnxModel(proto=proto), Execution())({"x": x})[0]
+
+
+@pytest.mark.parametrize("summed", [2, 5, 37, 64, 300])
+@pytest.mark.parametrize("count", [1, 7])
+def test_products_are_what_this_cpu_is_said_to_compute(summed: int, count: int) -> None:
+    """The emulation that other tests rely on, with saturation or without, and by which host the CPU is one of those."""
+    x, weight = random_activations(count, summed), random_integers(summed, 19)
+    found = run_integers([node("MatMulInteger", "x w", "y")], x, {"w": weight})
+    np.testing.assert_array_equal(found, integer_product(x, weight))
+
+
+def convolved(x: Array, weight: Array, scale: float, **attributes: Any) -> Array:
+    """QLinearConv with zero points of 0 and an output around 128, in steps of ``scale`` sums."""
+    constants = {
+        "one": np.array(1, np.float32),
+        "zero": np.array(0, np.uint8),
+        "w": weight,
+        "w_zero": np.array(0, np.int8),
+        "scale": np.array(scale, np.float32),
+        "middle": np.array(128, np.uint8),
+    }
+    inputs = "x one zero w one w_zero scale middle"
+    return run_integers([node("QLinearConv", inputs, "y", **attributes)], x, constants)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8, 16])
+def test_convolutions_sum_channels_of_one_position_first(channels: int) -> None:
+    x, weight = random_activations(2, channels, 6, 7), random_integers(8, channels, 3, 3)
+    columns = weight.transpose(2, 3, 1, 0).reshape(-1, 8)
+    sums = integer_product(patches(x, (3, 3)), columns).reshape(2, 4, 5, 8).transpose(0, 3, 1, 2)
+    scale = float(np.abs(sums).max() / 120)
+    found = convolved(x, weight, scale).astype(int)
+    assert np.abs(found - (np.rint(sums / scale) + 128)).max() <= 1
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (5, 5), (2, 4), (3, 3, 3)])
+def test_depthwise_convolutions_are_exact_on_every_cpu(kernel: tuple[int, ...]) -> None:
+    shape = [8] * len(kernel)
+    x = np.full((1, 16, *shape), 255, np.uint8)
+    weight = np.full((16, 1, *kernel), 127, np.int8)
+    total = 255 * 127 * int(np.prod(kernel))
+    assert (convolved(x, weight, total / 100, group=16) == 228).all()
+
+
+def convolution_cases() -> dict[str, Recipe]:
+    bounded = {"bound_pairs": True}
+    full, feedback = BiasCorrection.FULL, WeightRounding.ERROR_FEEDBACK
+    return {
+        "plain": Recipe(**bounded),
+        "equalization": Recipe(**bounded, equalization=True),
+        "full bias correction": Recipe(**bounded, bias_correction=full),
+        "error feedback": Recipe(**bounded, weight_rounding=feedback),
+        "all": Recipe(**bounded, equalization=True, bias_correction=full, weight_rounding=feedback),
+    }
+
+
+def static(weight: TensorScheme, method: CalibrationMethod = CalibrationMethod.MINMAX) -> OpConfig:
+    activation = TensorScheme(dtype=QuantizedType.U8)
+    algorithm = MSE if method is CalibrationMethod.MSE else MINMAX
+    return OpConfig(precision=Precision.INT8, activation=activation, weight=weight, calibration=algorithm)
+
+
+def integer_weights(model: OnnxModel) -> dict[str, Array]:
+    return {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.proto.graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1
+    }
+
+
+@pytest.mark.parametrize("weight", [PER_CHANNEL, PER_TENSOR])
+@pytest.mark.parametrize("method", [CalibrationMethod.MINMAX, CalibrationMethod.MSE])
+@pytest.mark.parametrize("case", convolution_cases())
+def test_whatever_alters_weights_leaves_pairs_within_the_bound(
+    case: str, method: CalibrationMethod, weight: TensorScheme
+) -> None:
+    model = ADAPTER.load(small_cnn())
+    statistics = ADAPTER.calibrate(model, image_batches(), seed=0)
+    config = QuantizationConfig(
+        ops={op.name: static(weight, method) for op in ADAPTER.space(model).ops}, recipe=convolution_cases()[case]
+    )
+    candidate = ADAPTER.apply(model, config, statistics)
+    assert ADAPTER.saturating_ops(candidate) == ()
+    free = ADAPTER.apply(model, QuantizationConfig(ops=config.ops), statistics)
+    assert len(ADAPTER.saturating_ops(free)) >= 3
+    largest = {name: np.abs(values.astype(int)).max() for name, values in integer_weights(candidate).items()}
+    assert max(largest.values()) > 64  # more than 7 bits
+    depthwise = [name for name, values in integer_weights(candidate).items() if values.shape[1:] == (1, 3, 3)]
+    assert [largest[name] for name in depthwise] == [127]  # cannot saturate, so that nothing is taken from it
+
+
+@pytest.mark.parametrize("weight", [PER_CHANNEL, PER_TENSOR])
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC])
+def test_products_of_a_transformer_stay_within_the_bound(precision: Precision, weight: TensorScheme) -> None:
+    model = ADAPTER.load(small_transformer())
+    choice = static(weight) if precision is Precision.INT8 else OpConfig(precision=precision, weight=weight)
+    ops = {op.name: choice for op in ADAPTER.space(model).ops if op.space_of(precision) and op.op_type in PRODUCTS}
+    statistics = ADAPTER.calibrate(model, token_batches(), seed=0) if precision is Precision.INT8 else NOTHING
+    for feedback in WeightRounding:
+        for smooth in (SmoothQuant.NONE, SmoothQuant.HALF):
+            recipe = Recipe(bound_pairs=True, weight_rounding=feedback, smooth_quant=smooth)
+            candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops, recipe=recipe), statistics)
+            assert ADAPTER.saturating_ops(candidate) == ()
+            assert max(np.abs(each.astype(int)).max() for each in integer_weights(candidate).values()) > 64
+
+
+def test_bounded_pairs_are_nearer_to_fp32_than_seven_bits() -> None:
+    """The same integers on every CPU, so that the comparison holds on every CPU."""
+    weight, x = normal(96, 32), normal(64, 96, seed=1, scale=1.0)
+    model = ADAPTER.load(build([node("MatMul", "x w", "y")], {"x": ("N", 96)}, {"y": ("N", 32)}, {"w": weight}))
+    choice = OpConfig(precision=Precision.INT8_DYNAMIC, weight=PER_CHANNEL)
+    noise = []
+    for recipe in (Recipe(bound_pairs=True), Recipe(reduce_range=True)):
+        candidate = ADAPTER.apply(model, QuantizationConfig(ops={"y": choice}, recipe=recipe), NOTHING)
+        weights = integer_weights(candidate)
+        (integers,) = weights.values()
+        scales = next(numpy_helper.to_array(t) for t in candidate.proto.graph.initializer if t.name.endswith("/scale"))
+        noise.append(10 * np.log10(np.square(integers * scales - weight).mean()))
+        assert np.square(ADAPTER.runner(candidate, Execution())({"x": x})[0] - x @ weight).mean() < 0.01
+    assert noise[1] - noise[0] > 2.0

@@ -1,0 +1,62 @@
+"""Which integers the weight of an op may become: in what order its kernel sums, and what the recipe bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from autotune.adapter import Array
+from autotune.adapters.onnxruntime.graph import attributes
+from autotune.calibration import WeightLimits
+from autotune.config import QuantizedType, Recipe, TensorScheme
+
+_CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger"})
+
+
+def summed_columns(node: onnx.NodeProto, weight: Array) -> Array | None:
+    """The weight in the order in which it is summed up, shape (summed, outputs); None for a depthwise convolution.
+
+    The kernels of those widen both sides to 16 bits before they multiply
+    (``onnxruntime/core/mlas/lib/intrinsics/avx2/qdwconv_avx2.cpp``).
+    """
+    if node.op_type in _CONVOLUTIONS:
+        if weight.shape[1] == 1 and weight.shape[0] > 1 and weight.shape[0] == attributes(node).get("group", 1):
+            return None
+        # Kernels read pictures channels last: neighbours are channels of one position.
+        order = (*range(2, weight.ndim), 1, 0)
+        return weight.transpose(order).reshape(-1, weight.shape[0])
+    if node.op_type == "Gemm" and attributes(node).get("transB", 0):
+        return weight.T
+    return np.moveaxis(weight, -2, 0).reshape(weight.shape[-2], -1) if weight.ndim > 1 else weight[:, None]
+
+
+def op_limits(node: onnx.NodeProto, shape: Sequence[int], scheme: TensorScheme, recipe: Recipe) -> WeightLimits:
+    """The limits of an op's weight.
+
+    Args:
+        node: In fp32.
+        shape: Of its weight.
+        scheme: How the weight is quantized.
+        recipe: Of the candidate.
+    """
+    if not recipe.bound_pairs:
+        return WeightLimits(reduce_range=recipe.reduce_range)
+    return weight_limits(summed_columns(node, np.arange(int(np.prod(shape))).reshape(shape)), scheme, recipe)
+
+
+def weight_limits(order: Array | None, scheme: TensorScheme, recipe: Recipe) -> WeightLimits:
+    """The limits of a weight whose order is known.
+
+    Args:
+        order: Positions in the flat weight, shape (summed, outputs); None for a kernel that cannot saturate.
+        scheme: How the weight is quantized.
+        recipe: Of the candidate.
+    """
+    # u8 by u8 is widened to 16 bits before it is multiplied.
+    at_risk = order is not None and len(order) > 1 and scheme.dtype is QuantizedType.S8
+    if recipe.reduce_range or not recipe.bound_pairs or not at_risk:
+        return WeightLimits(reduce_range=recipe.reduce_range)
+    # A zero point moves all weights to one side, where two neighbours always sum to much.
+    return WeightLimits(order=order) if scheme.symmetric else WeightLimits(reduce_range=True)
