@@ -12,6 +12,8 @@ from autotune.evaluation import create_metric
 from autotune.evaluation.intervals import (
     difference_score_interval,
     fieller_interval,
+    holdout_confidence,
+    interval_confidence,
     mean_loss_interval,
     ratio_score_interval,
     resampled_loss_interval,
@@ -105,3 +107,36 @@ def test_a_figure_that_resamples_cannot_have_gets_no_interval() -> None:
     records = np.array([[1.0, 0.3]] * 5)
     interval = resampled_loss_interval(create_metric("roc_auc"), records, records, Criterion(absolute=0.1), seed=0)
     assert (interval.low, interval.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("slope", [-0.4, 0.0, 0.4])
+def test_the_ends_of_fiellers_interval_are_where_a_t_test_of_the_share_would_just_reject(slope: float) -> None:
+    """``difference - share * baseline`` has mean zero for the true share, and its variance holds their covariance."""
+    generator = np.random.default_rng(4)
+    baseline = 1.0 + 0.3 * generator.standard_normal(80)
+    difference = slope * (baseline - 1) + 0.02 + 0.05 * generator.standard_normal(80)
+    for end, sign in zip(fieller_interval(difference, baseline, 2.1), (1, -1), strict=True):
+        gap = difference - end * baseline
+        assert gap.mean() / (gap.std(ddof=1) / math.sqrt(80)) == pytest.approx(sign * 2.1)
+
+
+def test_a_quantile_that_no_resample_lies_beyond_is_moved_on_like_a_normal_tail() -> None:
+    baseline, candidate = answers(700, 40, 20, 240)
+    metric, criterion = create_metric("topk"), Criterion(absolute=0.01)
+
+    def high(confidence: float) -> float:
+        drawn = resampled_loss_interval(metric, baseline[:, None], candidate[:, None], criterion, confidence, seed=0)
+        assert drawn.confidence == confidence
+        return drawn.high
+
+    for tail in (1e-3, 1e-4, 1e-6):
+        far = mean_loss_interval(baseline, candidate, criterion, 1 - 2 * tail).high
+        assert high(1 - 2 * tail) == pytest.approx(far, rel=0.15)
+    assert high(1 - 2e-6) > high(1 - 2e-4) > high(1 - 2e-3) > high(0.9)
+
+
+def test_each_further_candidate_on_the_data_held_out_has_a_wider_interval() -> None:
+    for criterion in (Criterion(), Criterion(confidence=0.9)):
+        errors = [1 - holdout_confidence(criterion, rank) for rank in range(1, 1000)]
+        assert errors == sorted(errors, reverse=True)
+        assert sum(errors) == pytest.approx(1 - interval_confidence(criterion), rel=2e-3)

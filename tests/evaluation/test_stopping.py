@@ -167,3 +167,123 @@ def test_estimates_are_right_on_average() -> None:
     assert (claimed > 0.7 * errors.std(axis=0)).all()
     rule.update(list(losses[rule.order[900:]]))
     assert rule.estimate()[0] == pytest.approx(losses.sum())
+
+
+def halves(count: int = 1000) -> Population:
+    """As many wrong as right answers in turn, of which nothing else is known: one random part."""
+    return Population.make(
+        np.tile([1.0, 0.0], count // 2),
+        list(np.arange(count).reshape(-1, 1)),
+        bounds=(0.0, 1.0),
+        higher_is_better=True,
+        difficulty=None,
+        any_order=True,
+    )
+
+
+def draws_until(level: float, *, limit: float, value: float, count: int = 1000) -> int:
+    """How many equal draws turn a stake of 1 into ``1 / level``, by the definition of the four bets."""
+    stakes = np.ones(4)
+    for drawn in range(1, count):
+        mean = limit / (count - drawn + 1)
+        stakes *= 1 + np.array([0.1, 0.2, 0.4, 0.8]) * (value - mean) / (mean + 1)
+        limit -= value
+        if stakes.mean() >= 1 / level:
+            return drawn
+    raise AssertionError("never")
+
+
+def test_an_evaluation_ends_when_the_stake_has_grown_by_what_the_error_rate_asks_for() -> None:
+    """Half of 1 % for each of two verdicts: a stake of 200. At eight times the level it would be 25, sooner reached."""
+    missed = StoppingRule(halves(), limit=100.0, seed=0)
+    stops = [missed.update([1.0]) for _ in range(40)]
+    first = next(number for number, stop in enumerate(stops, 1) if stop is not None)
+    assert stops[first - 1] == Stop(outcome=Outcome.MISSED, certain=False)
+    assert first == draws_until(ERROR_RATE / 2, limit=100.0, value=1.0)
+    assert first > draws_until(ERROR_RATE * 4, limit=100.0, value=1.0)
+
+    met = StoppingRule(halves(), limit=100.0, seed=0)
+    stops = [met.update([0.0]) for _ in range(400)]
+    first = next(number for number, stop in enumerate(stops, 1) if stop is not None)
+    assert stops[first - 1] == Stop(outcome=Outcome.MET, certain=False)
+    assert first == draws_until(ERROR_RATE / 2, limit=-100.0, value=0.0)
+
+
+def test_nothing_is_accepted_early_where_that_is_not_asked_for() -> None:
+    """Neither by a bet nor by arithmetic, however clearly the target is kept."""
+    for bets in (True, False):
+        rule = StoppingRule(halves(), limit=100.0, seed=0, accept=False, bets=bets)
+        assert [rule.update([0.0]) for _ in range(1000)] == [None] * 1000
+
+
+def test_what_can_still_be_gained_counts_and_what_can_still_be_lost() -> None:
+    """Seven right answers, then three wrong ones; one may be lost, and not two."""
+
+    def rule() -> StoppingRule:
+        population = Population.make(
+            np.repeat([1.0, 0.0], [7, 3]),
+            list(np.arange(10).reshape(-1, 1)),
+            bounds=(0.0, 1.0),
+            higher_is_better=True,
+            difficulty=None,
+            any_order=False,
+        )
+        return StoppingRule(population, limit=1.5, seed=0)
+
+    worse = rule()
+    # Four lost and three to be gained end at one, which is kept; five cannot be made good.
+    assert [worse.update([1.0]) for _ in range(5)] == [*[None] * 4, Stop(outcome=Outcome.MISSED, certain=True)]
+    better = rule()
+    # Two may still be lost until the sixth is seen, and then one.
+    assert [better.update([0.0]) for _ in range(6)] == [*[None] * 5, Stop(outcome=Outcome.MET, certain=True)]
+
+
+def test_an_estimate_stays_within_what_can_still_be_lost_and_gained() -> None:
+    """Ninety wrong answers and ten right ones, of which nothing else is known."""
+    scores = np.repeat([0.0, 1.0], [90, 10])
+    population = Population.make(
+        scores,
+        list(np.arange(100).reshape(-1, 1)),
+        bounds=(0.0, 1.0),
+        higher_is_better=True,
+        difficulty=None,
+        any_order=True,
+    )
+    lost = StoppingRule(population, limit=1e9, seed=0, accept=False)
+    right = int((scores[lost.order[:30]] == 1).sum())
+    assert 0 < right < 10
+    lost.update(list(scores[lost.order[:30]]))
+    assert lost.estimate()[0] == pytest.approx(min(10.0, 100 * right / 30))
+    all_lost = StoppingRule(population, limit=1e9, seed=0, accept=False)
+    all_lost.update([1.0] * 5)  # more than the few right answers among them could: the sum of all is bounded still
+    left = 10 - int((scores[all_lost.order[:5]] == 1).sum())
+    assert all_lost.estimate()[0] == pytest.approx(5 + left)
+    gained = StoppingRule(halves(10), limit=1e9, seed=0, accept=False)
+    wrong = int((np.tile([1.0, 0.0], 5)[gained.order[:2]] == 0).sum())
+    gained.update([-1.0, -1.0])
+    assert gained.estimate()[0] == pytest.approx(-2 - (5 - wrong))
+
+
+def test_a_bet_that_cannot_be_placed_says_nothing() -> None:
+    bet = Bet(count=4, limit=-4.0, lowest=-1.0)
+    bet.draw([1.0, 1.0, 1.0])
+    assert not bet.rejects(0.999)
+    assert np.isfinite(bet._logs).all()
+
+
+def test_where_no_loss_was_seen_among_the_draws_there_may_be_one_all_the_same() -> None:
+    """The variance counts one more loss than was drawn, as large as the largest that was seen anywhere."""
+    rule = StoppingRule(halves(100), limit=1e9, seed=0, accept=False)
+    rule.update([1.0, 0.0, 0.0, 0.0])
+    total, variance, squares = rule.estimate()
+    assert total == pytest.approx(25.0)
+    assert squares == pytest.approx(25.0)
+    assert variance == pytest.approx(100**2 * 0.96 * ((1 + 1) / 5) / 4)
+
+    simulation = Simulation()
+    ranked = StoppingRule(simulation.population(), limit=1e9, seed=0, accept=False)
+    ranked.update([0.0] * 80)  # the first random part: nothing lost
+    ranked.update([1.0] * 20)  # the most difficult of the rest
+    total, variance, _ = ranked.estimate()
+    assert total == pytest.approx(20.0)
+    assert variance > 0
