@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 from autotune.adapter import ModelT
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached, TrialError
 from autotune.evaluation import AnyEvaluator
-from autotune.history import History
-from autotune.selection import Conclusion, conclude, finalists
+from autotune.history import HOLDOUT, History
+from autotune.race import Race
+from autotune.selection import Conclusion, conclude, faster, finalists, incumbent
 from autotune.strategy import Objective
-from autotune.trial import Trial, TrialState
+from autotune.trial import Measurement, Trial, TrialState
 
 _NEAREST = 3
-"""Estimates of missed targets that are completed at the most: one of them is the best-effort answer."""
+"""Estimates of missed targets that are completed at the most: one of them is offered beside the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the finals found.
+
+    Attributes:
+        conclusion: The answer itself.
+        races: Of the finalists, in their order.
+        final: The answer on data that the search never saw; None where nothing was held out, or fp32 is the answer.
+        holdout_uses: How many candidates were measured on that data, by this run and those that it continues.
+    """
+
+    conclusion: Conclusion
+    races: Sequence[Race] = ()
+    final: Measurement | None = None
+    holdout_uses: int = 0
 
 
 def settle(
@@ -26,11 +46,12 @@ def settle(
     *,
     deadline: float | None,
     note: Callable[[str], None],
-) -> Conclusion:
-    """Race the finalists and see the samples that the winner was spared, until there is a winner that stands.
+) -> Answer:
+    """Race the finalists, see the samples that they were spared and the data held out, until a winner stands.
 
-    A candidate that was accepted early is known to keep the target with a chance of error of under 1 %. A winner that
-    turns out to miss it makes room for the next one.
+    A candidate that was accepted early is known to keep the target with a chance of error of under 1 %, and the best of
+    many was picked with luck. A winner that turns out to miss the target makes room for the next one. Where the time
+    ends before, the answer is what is known by then.
 
     Args:
         history: The trials; what is learnt of them here is recorded in it.
@@ -40,96 +61,203 @@ def settle(
         deadline: A ``time.monotonic()`` value.
         note: Told what the user should know.
     """
-    misses = 0
-    while True:
-        conclusion = _race(history, evaluator, candidate, objective, deadline=deadline, note=note)
-        best = conclusion.best
-        if not _is_estimate(best):
-            return conclusion
-        if not best.met and misses == _NEAREST:
-            return conclude([trial for trial in history.trials if not _is_estimate(trial)], objective)
-        misses += not best.met
-        try:
-            history.revise(_completed(best, evaluator, candidate, deadline))
-        except DeadlineReached:
-            return provisional(history.trials, objective)
-        revised = next(trial for trial in history.trials if trial.number == best.number)
-        if revised.met:
-            return conclude(history.trials, objective, winner=revised)
-        if best.met:
-            note(f"Trial {best.number} was accepted early, and does not keep the target once all samples are seen")
+    return _Finals(history, evaluator, candidate, objective, deadline, note).answer()
 
 
-def provisional(trials: Sequence[Trial], objective: Objective) -> Conclusion:
+def provisional(
+    trials: Sequence[Trial], objective: Objective, raced: dict[int, bool | None] | None = None
+) -> Conclusion:
     """What the trials come to where there is no time left: an early acceptance alone meets no target."""
-    conclusion = conclude([_as_undecided(trial) for trial in trials], objective)
-    if conclusion.verdict is Verdict.UNDECIDED and _is_estimate(conclusion.best):
+    conclusion = conclude([_as_undecided(trial) for trial in trials], objective, raced=raced)
+    nearest = conclusion.nearest
+    if conclusion.verdict is Verdict.UNDECIDED and nearest is not None and _is_estimate(nearest):
         reason = "the run ended before the best candidate could be evaluated on all samples; so far it keeps the target"
         return dataclasses.replace(conclusion, reason=reason)
     return conclusion
 
 
-def _race(
-    history: History,
-    evaluator: AnyEvaluator[ModelT],
-    candidate: Callable[[Trial], ModelT],
-    objective: Objective,
-    *,
-    deadline: float | None,
-    note: Callable[[str], None],
-) -> Conclusion:
-    """Race the finalists against each other, so that the winner won on purpose; accuracy decides between equals."""
-    racers = finalists(history.trials, objective)
-    if len(racers) < 2:
-        return conclude(history.trials, objective)
-    try:
-        outcome = evaluator.race([candidate(trial) for trial in racers], deadline=deadline)
-    except DeadlineReached:
-        note("The time was up before the finalists could be raced: the order is that of the trials")
-        return conclude(history.trials, objective)
-    tied = [racers[index] for index in outcome.tied]
-    if len(tied) > 1:
+class _Finals(Generic[ModelT]):
+    """One call of :func:`settle`; the arguments are its own."""
+
+    def __init__(
+        self,
+        history: History,
+        evaluator: AnyEvaluator[ModelT],
+        candidate: Callable[[Trial], ModelT],
+        objective: Objective,
+        deadline: float | None,
+        note: Callable[[str], None],
+    ) -> None:
+        self._history = history
+        self._evaluator = evaluator
+        self._candidate = candidate
+        self._objective = objective
+        self._deadline = deadline
+        self._note = note
+        self._races: list[Race] = []
+        self._raced: dict[int, bool | None] = {}
+        self._again = True  # what stays undecided is measured a second time, and no third
+        self._can_race = True
+        self._final: Measurement | None = None
+
+    def answer(self) -> Answer:
+        """The answer, whatever happens to the clock."""
         try:
-            tied = _all_seen(tied, history, evaluator, candidate, deadline)
+            conclusion = self._settled()
         except DeadlineReached:
-            note("The time was up before finalists that are as fast could be told apart by their accuracy")
-    winner = min(tied, key=lambda trial: float("inf") if trial.loss is None else trial.loss, default=None)
-    conclusion = conclude(history.trials, objective, winner=winner)
-    if len(tied) < 2 or conclusion.best.number == racers[outcome.order[0]].number:
-        return conclusion
-    reason = f"{conclusion.reason}; of those that are as fast as the fastest, this one loses least"
-    return dataclasses.replace(conclusion, reason=reason)
+            conclusion = provisional(self._history.trials, self._objective, self._raced)
+        return Answer(
+            conclusion=conclusion,
+            races=tuple(self._races),
+            final=self._final,
+            holdout_uses=len(self._history.kept(HOLDOUT) or {}),
+        )
+
+    def _settled(self) -> Conclusion:
+        misses = 0
+        while True:
+            leaders = self._leaders()
+            seen = self._seen(leaders)
+            for trial in sorted(seen, key=_loss):
+                if self._stands(trial):
+                    return self._won(trial, seen)
+            if leaders:
+                continue  # none of them stands, which the history says by now
+            conclusion = conclude(self._history.trials, self._objective, raced=self._raced)
+            nearest = conclusion.nearest
+            if nearest is None or not _is_estimate(nearest):
+                return conclusion
+            if misses == _NEAREST:
+                known = [trial for trial in self._history.trials if not _is_estimate(trial)]
+                return conclude(known, self._objective, raced=self._raced)
+            misses += 1
+            self._complete(nearest)
+
+    def _won(self, winner: Trial, seen: Sequence[Trial]) -> Conclusion:
+        """The winner as the conclusion; ``seen`` are those as fast as the fastest, that one first."""
+        winner = self._trial(winner.number)
+        conclusion = conclude(self._history.trials, self._objective, winner=winner, raced=self._raced)
+        if winner.number == seen[0].number:
+            return conclusion
+        reason = f"{conclusion.reason}; of those that are as fast as the fastest, this one loses least"
+        return dataclasses.replace(conclusion, reason=reason)
+
+    def _leaders(self) -> list[Trial]:
+        """The trials of which one is the answer if it keeps the target: none where that is fp32.
+
+        Where speed counts they are those whom no finalist beats and who are proven faster than fp32, fastest first.
+        """
+        if self._objective is not Objective.LATENCY:
+            best = incumbent(self._history.trials, self._objective)
+            return [] if best is None or best.config.is_fp32 else [best]
+        racers = finalists(self._history.trials, self._objective)
+        if not racers:
+            return []
+        if not (self._can_race and self._race(racers)):
+            return [trial for trial in racers if faster(trial)][:1]
+        undecided = [trial for trial in racers if self._raced[trial.number] is None]
+        if undecided and self._again and not any(self._raced[trial.number] for trial in racers):
+            self._again = False
+            self._race([self._trial(trial.number) for trial in undecided])
+        won = [each for each in self._races[-1].finalists if each.faster]
+        ahead = [each for each in won if each.survived] or won[:1]
+        return [self._trial(each.number) for each in ahead]
+
+    def _race(self, racers: Sequence[Trial]) -> bool:
+        """Race trials and record their figures with them; False where that could not be done."""
+        try:
+            outcome = self._evaluator.race([self._candidate(trial) for trial in racers], deadline=self._deadline)
+        except DeadlineReached:
+            self._can_race = False
+            self._note("The time was up before the finalists could be raced: the figures are those of the search")
+            return False
+        except TrialError as error:
+            self._can_race = False
+            self._note(f"The finalists could not be raced, so that the figures are those of the search: {error}")
+            return False
+        race = Race.of(racers, outcome)
+        self._races.append(race)
+        for each in race.finalists:
+            trial = self._trial(each.number)
+            assert trial.measurement is not None
+            self._raced[each.number] = each.faster
+            self._history.revise(dataclasses.replace(trial, measurement=each.revise(trial.measurement, race)))
+        return True
+
+    def _seen(self, leaders: Sequence[Trial]) -> list[Trial]:
+        """Those that keep the target on all samples, in their order."""
+        seen: list[Trial] = []
+        for trial in leaders:
+            try:
+                whole = self._complete(trial) if _is_estimate(trial) else trial
+            except DeadlineReached:
+                if not any(not _is_estimate(each) for each in leaders):
+                    raise
+                self._note("The time was up before finalists that are as fast could be told apart by their accuracy")
+                continue
+            if whole.met:
+                seen.append(whole)
+            elif trial.met:
+                self._note(f"Trial {trial.number} was accepted early, and does not keep the target on all samples")
+        return seen
+
+    def _stands(self, trial: Trial) -> bool:
+        """Whether data that the search never saw does not show that a trial misses the target."""
+        measured: dict[str, object] = self._history.kept(HOLDOUT) or {}
+        stored = measured.get(str(trial.number))
+        final: Measurement | None
+        if isinstance(stored, dict):
+            final = Measurement.from_json(stored)
+        else:
+            final = self._held_out(trial, len(measured) + 1)
+            if final is not None:
+                self._history.keep(HOLDOUT, {**measured, str(trial.number): final.to_json()})
+        if final is None or final.verdict is not Verdict.MISSED:
+            self._final = final
+            return True
+        self._refute(trial, final)
+        return False
+
+    def _held_out(self, trial: Trial, rank: int) -> Measurement | None:
+        try:
+            return self._evaluator.holdout(self._candidate(trial), rank=rank, deadline=self._deadline)
+        except DeadlineReached:
+            self._note("The time was up before the best model could be measured on the data held out")
+        except TrialError as error:
+            self._note(f"The best model could not be measured on the data held out: {error}")
+        return None
+
+    def _refute(self, trial: Trial, final: Measurement) -> None:
+        """Record that a trial misses the target on the data held out."""
+        assert trial.measurement is not None
+        interval = final.loss_interval
+        where = "" if interval is None else f", between {interval.low:.4g} and {interval.high:.4g}"
+        reason = f"misses the target on the data held out: a loss of {final.loss:.4g}{where}"
+        missed = dataclasses.replace(trial.measurement, verdict=Verdict.MISSED)
+        self._history.revise(dataclasses.replace(trial, measurement=missed, reason=reason))
+        self._note(f"Trial {trial.number} {reason}")
+
+    def _complete(self, trial: Trial) -> Trial:
+        """See the samples that a trial was spared, and record what it comes to."""
+        assert trial.measurement is not None
+        try:
+            whole = self._evaluator.complete(self._candidate(trial), trial.measurement, deadline=self._deadline)
+        except DeadlineReached:
+            raise
+        except TrialError as error:
+            revised = dataclasses.replace(trial, state=TrialState.FAILED, measurement=None, reason=str(error))
+        else:
+            revised = dataclasses.replace(trial, state=TrialState.COMPLETED, measurement=whole, reason=None)
+        self._history.revise(revised)
+        return revised
+
+    def _trial(self, number: int) -> Trial:
+        """The trial as the history has it by now."""
+        return next(trial for trial in self._history.trials if trial.number == number)
 
 
-def _all_seen(
-    tied: Sequence[Trial],
-    history: History,
-    evaluator: AnyEvaluator[ModelT],
-    candidate: Callable[[Trial], ModelT],
-    deadline: float | None,
-) -> list[Trial]:
-    """Those of the trials that keep the target once all of their samples were seen."""
-    for trial in tied:
-        if _is_estimate(trial):
-            history.revise(_completed(trial, evaluator, candidate, deadline))
-    numbers = {trial.number for trial in tied}
-    return [trial for trial in history.trials if trial.number in numbers and trial.met]
-
-
-def _completed(
-    trial: Trial,
-    evaluator: AnyEvaluator[ModelT],
-    candidate: Callable[[Trial], ModelT],
-    deadline: float | None,
-) -> Trial:
-    assert trial.measurement is not None
-    try:
-        whole = evaluator.complete(candidate(trial), trial.measurement, deadline=deadline)
-    except DeadlineReached:
-        raise
-    except TrialError as error:
-        return dataclasses.replace(trial, state=TrialState.FAILED, measurement=None, reason=str(error))
-    return dataclasses.replace(trial, state=TrialState.COMPLETED, measurement=whole, reason=None)
+def _loss(trial: Trial) -> float:
+    return float("inf") if trial.loss is None else trial.loss
 
 
 def _is_estimate(trial: Trial) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.errors import CriterionError
+
+_MOST_SAMPLES = 1_000_000
+"""More than this no evaluation set has: what only more would decide lies on the target."""
 
 
 class Verdict(StrEnum):
@@ -38,7 +41,8 @@ class Criterion:
         relative: The largest relative loss.
         absolute: The largest absolute loss.
         higher_is_better: Whether a larger figure is a better one.
-        confidence: Where given, only an upper bound of the loss at this confidence (one-sided) counts as met; without
+        confidence: Where given, only an upper bound of the loss counts as met, and with this probability a search
+            calls nothing met that misses the target, however many candidates it tries (:meth:`for_candidate`). Without
             it the measured figure decides.
     """
 
@@ -107,6 +111,53 @@ class Criterion:
             return Verdict.MISSED if interval.low > self.target else Verdict.UNDECIDED
         return Verdict.MET if loss <= self.target else Verdict.MISSED
 
+    def for_candidate(self, rank: int) -> Criterion:
+        """The criterion for one candidate of a search, such that the confidence holds for the search as a whole.
+
+        The error that the confidence allows is spent over the candidates in the order of their evaluation: the first
+        gets a half of it, the second a sixth, the ``rank``-th one part in ``rank * (rank + 1)``. Together they never
+        exceed it, so that it does not matter when a search ends or that a run is continued.
+
+        Args:
+            rank: Which candidate it is in the order in which accuracy is evaluated, counted from 1.
+        """
+        if self.confidence is None:
+            return self
+        return replace(self, confidence=1 - (1 - self.confidence) * spent(rank))
+
+    def shown(self, interval: Interval) -> Verdict:
+        """What an interval of the loss shows by itself; undecided where it holds the target."""
+        if interval.low > self.target:
+            return Verdict.MISSED
+        return Verdict.MET if interval.high <= self.target else Verdict.UNDECIDED
+
+    def samples_to_decide(self, loss: float, interval: Interval, samples: int) -> int | None:
+        """About how many samples an evaluation needs until an interval no longer holds the target.
+
+        An interval narrows with the square root of the number of samples. What is asked is by how much its end must
+        come closer to the loss, if the loss stays what it is.
+
+        Args:
+            loss: Measured.
+            interval: Of the loss.
+            samples: That both come from.
+
+        Returns:
+            The number; None where no set of a million samples would do, since the loss lies on the target.
+        """
+        distance = abs(self.target - loss)
+        reach = interval.high - loss if loss <= self.target else loss - interval.low
+        if distance <= 0 or not math.isfinite(reach):
+            return None
+        needed = samples * (reach / distance) ** 2
+        return None if needed > _MOST_SAMPLES else max(samples, math.ceil(needed))
+
     def __str__(self) -> str:
         kind = f"{self.relative:.4g} relative" if self.relative is not None else f"{self.absolute:.4g} absolute"
-        return f"loss of at most {kind}" + (f" at {self.confidence:.0%} confidence" if self.confidence else "")
+        sure = f" at {self.confidence:.4g} confidence over all candidates" if self.confidence else ""
+        return f"loss of at most {kind}{sure}"
+
+
+def spent(rank: int) -> float:
+    """The share of an allowed error that the ``rank``-th of many decisions gets; all shares add up to 1."""
+    return 1 / (rank * (rank + 1))

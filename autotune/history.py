@@ -39,6 +39,8 @@ SETUP = "setup"
 """Key of :meth:`History.keep`: what a reader needs to make sense of the trials of a run that did not end."""
 SUMMARY = "summary"
 """Key of :meth:`History.keep`: what the run came to."""
+HOLDOUT = "holdout"
+"""Key of :meth:`History.keep`: by number, what was measured of trials on the data held out."""
 
 _REVISION = "revision:"
 """Before a trial's number, the key of :meth:`History.keep` for what :meth:`History.revise` was told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
+from autotune.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
 from autotune.trial import Measurement, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ def write_report(result: TuningSummary, path: Path) -> Path:
 def render(result: TuningSummary) -> str:
     """The report as HTML."""
     sections = [
-        f"<h1>{_headline(result)}</h1><p>{_text(result.reason)}. The search ended: {_text(result.end_reason)}.</p>",
+        f"<h1>{_headline(result)}</h1><p>Why this one: {_text(result.reason)}. "
+        f"The search ended: {_text(result.end_reason)}.</p>{_remarks(result)}",
         _section("Result", _comparison(result)),
+        _section("Race of the finalists", _races(result)) if result.races else "",
         _section("Loss and speedup of every trial", _scatter(result)),
         _section("Ops that cost most", _costly(result)) if result.costly_ops else "",
         _section("Ops that can saturate without VNNI", _saturation(result)) if result.saturation_risk else "",
@@ -87,18 +91,28 @@ def format_speedup(value: float | None, interval: Interval | None = None) -> str
 
 
 def _headline(result: TuningSummary) -> str:
-    speed = format_speedup(result.best.speedup)
-    loss = format_loss(result.best.loss, result.criterion)
+    kind = result.verdict if result.success or result.verdict is not Verdict.MET else Verdict.UNDECIDED
+    text = f'<span class="{kind}">{verdict_text(result)}</span>: {answer_text(result)}'
     if result.best.config.is_fp32:
-        return f'<span class="{result.verdict}">{result.verdict}</span>: fp32 itself is the answer'
-    return f'<span class="{result.verdict}">{result.verdict}</span>: {speed} at a loss of {loss}'
+        return text
+    return f"{text}, at a loss of {format_loss(result.best.loss, result.criterion)}"
+
+
+def _remarks(result: TuningSummary) -> str:
+    """What would prove the verdict, what is offered beside the answer, and how often the data held out was used."""
+    texts = (proof_text(result), nearest_text(result), holdout_text(result))
+    return "".join(f"<p>{_text(text)}.</p>" for text in texts if text is not None)
 
 
 def _comparison(result: TuningSummary) -> str:
-    columns = {
-        "fp32": result.baseline.measurement or Measurement(),
-        "tuned": result.best.measurement or Measurement(),
-    }
+    # Latency and speedup of one table come from the same calls.
+    fp32_ms = result.baseline_latency_ms
+    own = result.baseline.measurement or Measurement()
+    columns = {"fp32": own if own.latency_ms == fp32_ms else _at(own, fp32_ms)}
+    if not result.best.config.is_fp32:
+        columns["tuned"] = result.best.measurement or Measurement()
+    if result.nearest is not None:
+        columns[f"nearest: trial {result.nearest.number}"] = result.nearest.measurement or Measurement()
     if result.final is not None:
         columns["tuned, on data held out"] = result.final
     loss = f"loss (target: {result.criterion})"
@@ -118,6 +132,34 @@ def _comparison(result: TuningSummary) -> str:
     return _table(pd.DataFrame(rows).reset_index(names=""))
 
 
+def _at(measured: Measurement, latency_ms: float | None) -> Measurement:
+    """The measurement with another session's latency, of which only the median is known."""
+    return dataclasses.replace(measured, latency_ms=latency_ms, latency_p90_ms=None, latency_p99_ms=None)
+
+
+def _races(result: TuningSummary) -> str:
+    """Every race: who took part, what was measured there and in the search, and what it proved."""
+    words = {True: "faster", False: "not faster", None: "undecided"}
+    parts = []
+    for race in result.races:
+        rows = [
+            {
+                "trial": each.number,
+                "latency": f"{each.latency_ms:.3f} ms",
+                "speedup": format_speedup(each.speedup, each.interval),
+                "in the search": format_speedup(each.searched),
+                "than fp32": words[each.faster],
+                "among the finalists": "not beaten" if each.survived else "proven slower than another",
+                "rounds": each.rounds,
+            }
+            for each in race.finalists
+        ]
+        end = "decided" if race.decided else "not decided within its time"
+        line = f"fp32 took {race.baseline_ms:.3f} ms; sessions of each: {race.sessions}; caches {race.cache}; {end}."
+        parts.append(f"<p>{_text(line)}</p>{_table(pd.DataFrame(rows))}")
+    return "".join(parts)
+
+
 def _trials(result: TuningSummary) -> str:
     head = "".join(
         f"<th{_class(name)}>{name}</th>"
@@ -132,7 +174,7 @@ def _trials(result: TuningSummary) -> str:
             str(measured.verdict or trial.state),
             _figure(measured.accuracy, "{:.4f}"),
             format_loss(measured.loss, result.criterion, measured.loss_interval),
-            format_speedup(measured.speedup, measured.speedup_interval),
+            format_speedup(measured.speedup, measured.speedup_interval) + _undecided(measured),
             str(sum(trial.config.precisions().values())),
             _figure(trial.duration_s, "{:.1f}"),
             _text(trial.reason or ""),
@@ -185,7 +227,8 @@ def _mark(trial: Trial, x: float, y: float, result: TuningSummary) -> str:
     color = {Verdict.MET: "var(--met)", Verdict.MISSED: "var(--missed)"}.get(verdict, "var(--other)")  # type: ignore[arg-type]  # None has no color of its own
     radius = 7 if trial.number == result.best.number else 4
     opacity = 1.0 if trial.state is TrialState.COMPLETED else 0.4
-    label = f"trial {trial.number}: {format_speedup(trial.speedup)}, loss {format_loss(trial.loss, result.criterion)}"
+    speed = format_speedup(trial.speedup) + (_undecided(trial.measurement) if trial.measurement else "")
+    label = f"trial {trial.number}: {speed}, loss {format_loss(trial.loss, result.criterion)}"
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{color}" opacity="{opacity}">'
         f"<title>{_text(label)}</title></circle>"
@@ -213,8 +256,10 @@ def _costly(result: TuningSummary) -> str:
 
 
 def _latency(measured: Measurement) -> str:
+    if measured.latency_ms is None:
+        return "-"
     times = (measured.latency_ms, measured.latency_p90_ms, measured.latency_p99_ms)
-    return "-" if times[0] is None else ", ".join(_figure(time, "{:.3f}") for time in times) + " ms"
+    return ", ".join(_figure(time, "{:.3f}") for time in times) + " ms"
 
 
 def _undecided(measured: Measurement) -> str:

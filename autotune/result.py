@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
+from autotune.answer import provisional
 from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
-from autotune.errors import WorkspaceError
-from autotune.history import SETUP, SUMMARY, read_study
-from autotune.selection import conclude, pareto_front
+from autotune.errors import InputError, WorkspaceError
+from autotune.history import HOLDOUT, SETUP, SUMMARY, read_study
+from autotune.race import Race
+from autotune.selection import pareto_front
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 
@@ -24,15 +26,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+NEAREST = "nearest"
+"""Name, without its ending, of the file in the workspace that holds the model of :attr:`TuningSummary.nearest`."""
+
+SUMMARY_FORMAT = 2
+"""2: speed has a verdict of its own, and a missed target is answered with fp32. 1: no format was written; the answer to
+a missed target was the nearest candidate."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuningSummary:
     """What a run found and how; what a report shows, and what a workspace keeps.
 
     Attributes:
-        verdict: Whether ``best`` keeps the accuracy target.
-        best: The answer; where the verdict is not ``met``, the candidate that came nearest.
+        verdict: Whether a candidate keeps the accuracy target, as far as one had to.
+        best: The answer, which keeps the target whenever anything does: fp32 where no candidate that keeps it is proven
+            faster (smaller, where size is the objective).
         baseline: The fp32 model, measured in the same run.
         reason: Why this one is the answer.
+        speed: Whether ``best`` is proven faster than fp32 (``met``), nothing that keeps the target is (``missed``), or
+            the machine was too busy to tell (``undecided``). None where speed is not the objective, or no candidate
+            keeps the target.
+        nearest: Where fp32 is the answer because no candidate is known to keep the target, or to be faster: the one
+            that came nearest. It is saved beside the answer.
+        objective: What the best model has least of.
         end_reason: Why the search ended.
         interrupted: Whether the user ended it.
         criterion: The target.
@@ -42,7 +59,10 @@ class TuningSummary:
             model's outputs; empty where the target is met.
         saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
             accuracy may be another one; see ``Tuner.portable``.
-        final: ``best`` on data that the search never saw, where some was held out.
+        final: ``best`` on data that the search never saw, where some was held out. Its verdict is what the interval
+            shows by itself.
+        holdout_uses: How many candidates were measured on that data; each after the first had the wider an interval.
+        races: Of the finalists, whose figures they are.
         notes: What a user should know of the model or the run.
         seconds: Wall time by activity, with ``total``.
         host: The machine that the figures are of.
@@ -53,6 +73,9 @@ class TuningSummary:
     baseline: Trial
     reason: str
     end_reason: str
+    speed: Verdict | None = None
+    nearest: Trial | None = None
+    objective: Objective = Objective.LATENCY
     interrupted: bool = False
     criterion: Criterion
     history: Sequence[Trial]
@@ -60,9 +83,52 @@ class TuningSummary:
     costly_ops: Mapping[str, float] = field(default_factory=dict)
     saturation_risk: Sequence[str] = ()
     final: Measurement | None = None
+    holdout_uses: int = 0
+    races: Sequence[Race] = ()
     notes: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     host: str = ""
+
+    @property
+    def success(self) -> bool:
+        """Whether target and speed are both answered for, which is exit status 0: ``met``, and speed not undecided."""
+        return self.verdict is Verdict.MET and self.speed is not Verdict.UNDECIDED
+
+    @property
+    def baseline_latency_ms(self) -> float | None:
+        """Latency of fp32 among the calls from which the answer's comes, or the nearest candidate's beside fp32."""
+        shown = None if self._judged is None else self._judged.fp32_latency_ms
+        own = None if self.baseline.measurement is None else self.baseline.measurement.latency_ms
+        return own if shown is None else shown
+
+    @property
+    def proven(self) -> bool | None:
+        """Whether the interval of the loss lies on one side of the target, so that the samples prove the verdict.
+
+        It is that of the answer, or of the nearest candidate where the answer is fp32. None where there is neither or
+        losses have no intervals, as with an ``eval_fn``.
+        """
+        judged = self._judged
+        if judged is None or judged.loss_interval is None:
+            return None
+        return self.criterion.shown(judged.loss_interval) is not Verdict.UNDECIDED
+
+    @property
+    def samples_to_decide(self) -> int | None:
+        """About how many evaluation samples would prove the verdict, where these do not and a million would."""
+        judged = self._judged
+        samples = None if judged is None else judged.samples_total
+        if self.proven is not False or judged is None or samples is None:
+            return None
+        assert judged.loss is not None
+        assert judged.loss_interval is not None
+        return self.criterion.samples_to_decide(judged.loss, judged.loss_interval, samples)
+
+    @property
+    def _judged(self) -> Measurement | None:
+        """What is known of the candidate that the verdict is about; None where it is about none."""
+        trial = self.nearest if self.best.config.is_fp32 else self.best
+        return None if trial is None else trial.measurement
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -91,8 +157,12 @@ class TuningSummary:
     def to_json(self) -> dict[str, Any]:
         """All but the trials, which are in the history."""
         return {
+            "format": SUMMARY_FORMAT,
             "verdict": str(self.verdict),
+            "speed": None if self.speed is None else str(self.speed),
             "best": self.best.number,
+            "nearest": None if self.nearest is None else self.nearest.number,
+            "objective": str(self.objective),
             "reason": self.reason,
             "end_reason": self.end_reason,
             "interrupted": self.interrupted,
@@ -101,6 +171,8 @@ class TuningSummary:
             "costly_ops": dict(self.costly_ops),
             "saturation_risk": list(self.saturation_risk),
             "final": None if self.final is None else self.final.to_json(),
+            "holdout_uses": self.holdout_uses,
+            "races": [race.to_json() for race in self.races],
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
             "host": self.host,
@@ -111,28 +183,43 @@ class TuningSummary:
         """Read what :meth:`to_json` wrote.
 
         Args:
-            data: The JSON value.
+            data: The JSON value; one of an earlier format lacks what that did not know.
             history: Every trial by number, the baseline first.
+
+        Raises:
+            WorkspaceError: A later version wrote it.
         """
+        if data.get("format", 1) > SUMMARY_FORMAT:
+            raise WorkspaceError(
+                f"The summary has format {data['format']}, but this version reads up to {SUMMARY_FORMAT}. "
+                "Read it with the version that wrote it, or a later one"
+            )
+        by_number = {trial.number: trial for trial in history}
+        speed, final, nearest = data.get("speed"), data.get("final"), data.get("nearest")
         values = {
-            **data,
+            **{key: value for key, value in data.items() if key != "format"},
             "verdict": Verdict(data["verdict"]),
-            "best": next(trial for trial in history if trial.number == data["best"]),
+            "speed": None if speed is None else Verdict(speed),
+            "best": by_number[data["best"]],
+            "nearest": None if nearest is None else by_number[nearest],
+            "objective": Objective(data.get("objective", Objective.LATENCY)),
             "criterion": Criterion(**data["criterion"]),
-            "final": None if data["final"] is None else Measurement.from_json(data["final"]),
+            "final": None if final is None else Measurement.from_json(final),
+            "races": tuple(Race.from_json(race) for race in data.get("races", ())),
         }
         return cls(baseline=history[0], history=history, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningResult(TuningSummary):
-    """What a run returns: the summary, and the tuned model itself."""
+    """What a run returns: the summary, and the answer's model itself, which is fp32's where that is the answer."""
 
     _run: Callable[[object], Array | tuple[Array, ...]]
     _save: Callable[[Path], None]
+    _save_nearest: Callable[[Path], None] | None = None
 
     def model(self, inputs: object) -> Array | tuple[Array, ...]:
-        """Run the tuned model on one batch.
+        """Run the answer's model on one batch.
 
         Args:
             inputs: An array, a tuple in graph order or a dict by input name.
@@ -143,12 +230,27 @@ class TuningResult(TuningSummary):
         return self._run(inputs)
 
     def save(self, path: str | Path) -> Path:
-        """Write the tuned model, with its config, measured loss, host and our version in its metadata.
+        """Write the answer's model, with its config, measured loss, host and our version in its metadata.
 
         Raises:
             WorkspaceError: The file cannot be written.
         """
         self._save(Path(path))
+        return Path(path)
+
+    def save_nearest(self, path: str | Path) -> Path:
+        """Write the model of :attr:`nearest`, which is not known to keep the target, or not to be faster than fp32.
+
+        Raises:
+            InputError: There is none.
+            WorkspaceError: The file cannot be written.
+        """
+        if self._save_nearest is None:
+            raise InputError(
+                f"There must be a nearest candidate to be saved, but there is none: {self.reason}. "
+                "`save` writes the answer"
+            )
+        self._save_nearest(Path(path))
         return Path(path)
 
 
@@ -168,10 +270,15 @@ def read_summary(storage: Path | str) -> TuningSummary:
     if stored is not None and stored["trials"] == len(trials):
         return TuningSummary.from_json({k: v for k, v in stored.items() if k != "trials"}, trials)
     setup = about[SETUP]
-    conclusion = conclude(trials, Objective(setup["objective"]))
+    objective = Objective(setup["objective"])
+    conclusion = provisional(trials, objective)
     return TuningSummary(
         verdict=conclusion.verdict,
         best=conclusion.best,
+        speed=conclusion.speed,
+        nearest=conclusion.nearest,
+        objective=objective,
+        holdout_uses=len(about.get(HOLDOUT) or {}),
         baseline=trials[0],
         reason=conclusion.reason,
         end_reason="it has not: the run was killed, or is still running",

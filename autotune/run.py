@@ -6,24 +6,24 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from autotune import data
 from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, PortabilityCheck
-from autotune.answer import provisional, settle
+from autotune.answer import Answer, provisional, settle
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
-from autotune.errors import DeadlineReached, TrialError, WorkspaceError
+from autotune.errors import TrialError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
 from autotune.history import SETUP, SUMMARY, History
 from autotune.host import current_host
 from autotune.insights import MeasuredInsights
 from autotune.portability import portable_space, require_portable, saturation_note
-from autotune.result import TuningResult
+from autotune.result import NEAREST, TuningResult
 from autotune.search import Limits, Search, SearchEnd
 from autotune.selection import Conclusion, finalists
 from autotune.space import TuningSpace
@@ -216,53 +216,89 @@ class Run(Generic[ModelT]):
     def _keep(self, candidate: ModelT, trial: Trial) -> None:
         """Write the best model so far, so that it is there whatever happens next, and remember it."""
         self._best = (trial.config, candidate)
+        self._write(candidate, trial, "best")
+
+    def _write(self, candidate: ModelT, trial: Trial, name: str) -> None:
         if self._workspace is not None:
-            path = self._workspace / f"best{self._adapter.suffix}"
-            self._adapter.save(candidate, path, self._metadata(trial))
+            self._adapter.save(candidate, self._workspace / f"{name}{self._adapter.suffix}", self._metadata(trial))
 
     def _finish(self, setup: _Setup[ModelT], end: SearchEnd) -> TuningResult:
         with self._stopwatch("finalists"):
-            conclusion, end = self._conclude(setup, end)
+            answer, end = self._conclude(setup, end)
+        conclusion = answer.conclusion
         trials = setup.history.trials
         best = self._candidate(setup, conclusion.best)
+        nearest = self._nearest(setup, conclusion.nearest)
         self._note(*(note for note in best.notes if note not in setup.model.notes))
-        with self._stopwatch("holdout"):
-            final = None if end.interrupted else self._holdout(setup, best)
+        if setup.problem.criterion.confidence is not None and isinstance(self._source, UserFunction):
+            self._note("`confidence` needs a metric: of what `eval_fn` returns nothing but the figure itself is known")
         self._observer.phase("save")
         with self._stopwatch("save"):
             self._keep(best, conclusion.best)
+            self._drop_nearest()
+            if nearest is not None:
+                self._write(*nearest, NEAREST)
         self._finalists.clear()
         risk = self._saturating(best)
         if note := saturation_note(risk, current_host()):
             self._note(note)
-        runner = self._adapter.runner(best, self._execution)
-        inputs = setup.model.inputs
-
-        def run(batch: object) -> Array | tuple[Array, ...]:
-            outputs = runner(data.as_feeds(batch, inputs, where="the batch"))
-            return outputs[0] if len(outputs) == 1 else outputs
-
         result = TuningResult(
             verdict=conclusion.verdict,
             best=conclusion.best,
             baseline=trials[0],
             reason=conclusion.reason,
             end_reason=end.reason,
+            speed=conclusion.speed,
+            nearest=conclusion.nearest,
+            objective=setup.problem.objective,
             interrupted=end.interrupted,
             criterion=self._tuner.criterion,
             history=trials,
             op_types=_op_types(setup.problem.space),
             costly_ops=self._costly_ops(setup, conclusion, end),
             saturation_risk=risk,
-            final=final,
+            final=answer.final,
+            holdout_uses=answer.holdout_uses,
+            races=answer.races,
             notes=self._notes,
             seconds=self._stopwatch.seconds,
             host=str(current_host()),
-            _run=run,
+            _run=self._runner(setup, best),
             _save=lambda path: self._adapter.save(best, path, self._metadata(conclusion.best)),
+            _save_nearest=None if nearest is None else self._saver(*nearest),
         )
         setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
         return result
+
+    def _runner(self, setup: _Setup[ModelT], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
+        """What runs a model on one batch of any form that a loader may yield."""
+        runner = self._adapter.runner(model, self._execution)
+        inputs = setup.model.inputs
+
+        def run(batch: object) -> Array | tuple[Array, ...]:
+            outputs = runner(data.as_feeds(batch, inputs, where="the batch"))
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return run
+
+    def _saver(self, model: ModelT, trial: Trial) -> Callable[[Path], None]:
+        return lambda path: self._adapter.save(model, path, self._metadata(trial))
+
+    def _nearest(self, setup: _Setup[ModelT], trial: Trial | None) -> tuple[ModelT, Trial] | None:
+        """The model to offer beside the answer; None where there is none, or it cannot be made a second time."""
+        if trial is None:
+            return None
+        try:
+            return self._candidate(setup, trial), trial
+        except TrialError as error:
+            self._note(f"Trial {trial.number}, the nearest candidate, could not be made again: {error}")
+            return None
+
+    def _drop_nearest(self) -> None:
+        """Take away what an earlier run in the same workspace offered beside its answer."""
+        if self._workspace is not None:
+            for file in self._workspace.glob(f"{NEAREST}{self._adapter.suffix}*"):
+                file.unlink()
 
     def _candidate(self, setup: _Setup[ModelT], trial: Trial) -> ModelT:
         if trial.config.is_fp32:
@@ -274,14 +310,14 @@ class Run(Generic[ModelT]):
             self._finalists[trial.config] = self._adapter.apply(setup.model, trial.config, setup.statistics)
         return self._finalists[trial.config]
 
-    def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> tuple[Conclusion, SearchEnd]:
+    def _conclude(self, setup: _Setup[ModelT], end: SearchEnd) -> tuple[Answer, SearchEnd]:
         objective = setup.problem.objective
         if end.interrupted:
-            return provisional(setup.history.trials, objective), end
-        if len(finalists(setup.history.trials, objective)) > 1:
+            return Answer(conclusion=provisional(setup.history.trials, objective)), end
+        if finalists(setup.history.trials, objective):
             self._observer.phase("finalists")
         try:
-            conclusion = settle(
+            answer = settle(
                 setup.history,
                 setup.evaluator,
                 lambda trial: self._candidate(setup, trial),
@@ -291,22 +327,17 @@ class Run(Generic[ModelT]):
             )
         except KeyboardInterrupt:
             interrupted = SearchEnd(reason=f"{end.reason}; then interrupted by the user", interrupted=True)
-            return provisional(setup.history.trials, objective), interrupted
-        return conclusion, end
-
-    def _holdout(self, setup: _Setup[ModelT], best: ModelT) -> Measurement | None:
-        try:
-            return setup.evaluator.holdout(best, deadline=self._deadline)
-        except DeadlineReached:
-            self._note("The time was up before the best model could be measured on the data held out")
-        except TrialError as error:
-            self._note(f"The best model could not be measured on the data held out: {error}")
-        return None
+            return Answer(conclusion=provisional(setup.history.trials, objective)), interrupted
+        return answer, end
 
     def _costly_ops(self, setup: _Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
-        """The ops whose quantization costs most, where the target is not met."""
+        """The ops whose quantization costs most, where candidates do not keep the target."""
         late = end.interrupted or (self._deadline is not None and time.monotonic() > self._deadline)
-        if conclusion.verdict is Verdict.MET or (late and setup.history.kept("sensitivity") is None):
+        if (
+            conclusion.verdict is Verdict.MET
+            or conclusion.nearest is None
+            or (late and setup.history.kept("sensitivity") is None)
+        ):
             return {}
         ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
         return dict(ranked[:_COSTLY_OPS])

@@ -19,7 +19,7 @@ from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.history import History, OpenTrial
 from autotune.observer import Observer
-from autotune.selection import incumbent
+from autotune.selection import incumbent, next_rank
 from autotune.stopwatch import Stopwatch
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
@@ -203,6 +203,7 @@ class Search(Generic[ModelT]):
                     candidate,
                     incumbent=self._fastest(trials),
                     needs_accuracy=proposal.needs_accuracy,
+                    rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
         except (DeadlineReached, WorkspaceError):

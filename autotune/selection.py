@@ -1,8 +1,13 @@
-"""Which trial is the answer, and what is to be said of it."""
+"""Which trial is the answer, and what is to be said of it.
+
+One rule: what is returned keeps the target whenever anything does, fp32 included. A quantized candidate is the answer
+where it keeps the target and is proven faster than fp32 (or smaller, where size counts); else fp32 is, and the
+candidate that came nearest is offered beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.criterion import Verdict
@@ -18,14 +23,20 @@ class Conclusion:
     """What the trials come to.
 
     Attributes:
-        best: The answer: the best that meets the target, else the quantized candidate that came nearest to it.
-        verdict: Whether ``best`` keeps the target.
+        best: The answer: the best quantized candidate that keeps the target, else fp32.
+        verdict: Whether a candidate keeps the target, as far as it was asked of one: fp32 is the answer where all are
+            slower than it, and that is ``met``.
         reason: Why this one.
+        speed: Whether ``best`` is proven faster than fp32 (met), no candidate that keeps the target is faster (missed),
+            or it could not be told (undecided). None where speed is not the objective or no candidate keeps the target.
+        nearest: Where fp32 is the answer for want of a better one: the candidate that came nearest.
     """
 
     best: Trial
     verdict: Verdict
     reason: str
+    speed: Verdict | None = None
+    nearest: Trial | None = None
 
 
 def objective_of(trial: Trial, objective: Objective) -> float:
@@ -35,57 +46,86 @@ def objective_of(trial: Trial, objective: Objective) -> float:
 
 
 def incumbent(trials: Sequence[Trial], objective: Objective) -> Trial | None:
-    """The best trial so far that was measured in full and keeps the target; the fp32 baseline is one of them."""
-    met = (trial for trial in trials if trial.met and trial.same_as is None)
+    """The best trial so far that was measured in full and keeps the target; the fp32 baseline is one of them.
+
+    Where speed counts, a speedup that is undecided is none to be best by.
+    """
+    met = [trial for trial in trials if trial.met and trial.same_as is None]
+    if objective is Objective.LATENCY:
+        met = [trial for trial in met if trial.config.is_fp32 or _is_decided(trial)]
     return min(met, key=lambda trial: objective_of(trial, objective), default=None)
 
 
-def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:
-    """The trials that keep the target and whose latency cannot be told from the best's, best first.
+def next_rank(trials: Sequence[Trial]) -> int:
+    """Which candidate of the search the next one is whose accuracy is evaluated, from 1.
 
-    For other objectives than latency, which are exact, there is only the best.
+    A function of the history, so that a run that continues spends what its first part left of the confidence.
     """
-    best = incumbent(trials, objective)
-    if best is None or objective is not Objective.LATENCY:
-        return [] if best is None else [best]
-    floor = _low(best)
-    close = [trial for trial in trials if trial.met and trial.same_as is None and _high(trial) >= floor]
-    return sorted(close, key=lambda trial: objective_of(trial, objective))[:limit]
+    ranked = [trial.measurement for trial in trials if _own(trial) and trial.loss is not None]
+    return 1 + max([len(ranked), *(measured.rank or 0 for measured in ranked if measured is not None)])
 
 
-def conclude(trials: Sequence[Trial], objective: Objective, winner: Trial | None = None) -> Conclusion:
+def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:
+    """The candidates that keep the target and may be the fastest, which a race is to tell; most is proven first.
+
+    Who may be the fastest lies with its interval above what is proven of any other, and of fp32. The limit counts those
+    that are decided. Half as many undecided ones come on top: a wide interval neither keeps others out nor is itself
+    kept out by them. Other objectives than latency are exact and need no race.
+    """
+    if objective is not Objective.LATENCY:
+        return []
+    keep = [trial for trial in trials if _own(trial) and trial.met]
+    floor = max([1.0, *(_low(trial) for trial in keep)])
+    close = sorted((trial for trial in keep if _high(trial) >= floor), key=lambda trial: -_low(trial))
+    decided = [trial for trial in close if _is_decided(trial)]
+    undecided = [trial for trial in close if not _is_decided(trial)]
+    chosen = decided[:limit] + undecided[: max(limit // 2, limit - len(decided))]
+    return sorted(chosen, key=lambda trial: -_low(trial))
+
+
+def faster(trial: Trial) -> bool | None:
+    """Whether the measured interval shows it faster than fp32: True, not faster (False), or not known (None)."""
+    if _low(trial) > 1:
+        return True
+    return False if _high(trial) <= 1 or _is_decided(trial) else None
+
+
+def conclude(
+    trials: Sequence[Trial],
+    objective: Objective,
+    *,
+    winner: Trial | None = None,
+    raced: Mapping[int, bool | None] | None = None,
+) -> Conclusion:
     """What the trials come to.
 
     Args:
         trials: The baseline first.
         objective: What to minimise under the target.
-        winner: The finalist that won the race, where there was one.
+        winner: The one that the finals chose, where there were any: proven faster than fp32, on all samples.
+        raced: By number of the finalists that were raced: whether each is faster than fp32.
     """
-    baseline = trials[0]
-    quantized = [trial for trial in trials if not trial.config.is_fp32 and trial.same_as is None]
-    met = [trial for trial in quantized if trial.met]
-    if met:
-        best = winner or incumbent(trials, objective)
-        assert best is not None
-        if best.config.is_fp32:
-            text = f"{len(met)} quantized candidates keep the target, but none has less {objective} than fp32 itself"
-            return Conclusion(best=baseline, verdict=Verdict.MET, reason=text)
-        return Conclusion(best=best, verdict=Verdict.MET, reason=_least(objective, len(met)))
-    judged = [trial for trial in quantized if trial.loss is not None]
-    if not judged:
-        failed = sum(trial.state is TrialState.FAILED for trial in quantized)
-        if quantized and failed == len(quantized):
-            text = f"all {failed} quantized candidates failed, so that only fp32 is left"
-            return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=text)
-        text = f"no quantized candidate has less {objective} than fp32 itself" if quantized else "nothing was tried"
-        return Conclusion(best=baseline, verdict=Verdict.MET, reason=text)
-    undecided = [trial for trial in judged if _verdict(trial) is Verdict.UNDECIDED]
-    nearest = min(undecided or judged, key=lambda trial: (_loss(trial), objective_of(trial, objective)))
-    if undecided:
-        text = "the evaluation set is too small to tell whether the target is kept with the confidence asked for"
-        return Conclusion(best=nearest, verdict=Verdict.UNDECIDED, reason=text)
-    text = f"none of {len(judged)} evaluated candidates keeps the target; this one loses least"
-    return Conclusion(best=nearest, verdict=Verdict.MISSED, reason=text)
+    quantized = [trial for trial in trials if _own(trial) and trial.state is not TrialState.RUNNING]
+    if not quantized and any(trial.same_as == trials[0].number for trial in trials):
+        reason = "every config that was tried makes the fp32 model itself"
+        speed = Verdict.MISSED if objective is Objective.LATENCY else None
+        return Conclusion(best=trials[0], verdict=Verdict.MET, reason=reason, speed=speed)
+    if not quantized:
+        reason = "nothing was tried, so that nothing is known of this model but fp32"
+        return Conclusion(best=trials[0], verdict=Verdict.UNDECIDED, reason=reason)
+    keep = [trial for trial in quantized if trial.met]
+    if not keep:
+        return _nothing_keeps(trials[0], quantized, objective)
+    if objective is Objective.LATENCY:
+        return _fastest(trials[0], keep, winner, raced or {})
+    best = winner or min([trials[0], *keep], key=lambda trial: objective_of(trial, objective))
+    if best.config.is_fp32:
+        reason = f"{_candidates(keep)} the target, but none has less {objective} than fp32 itself"
+    else:
+        reason = f"least {objective} of the {len(keep)} candidates that keep the target"
+        if len(keep) == 1:
+            reason = f"the only candidate that keeps the target, with less {objective} than fp32"
+    return Conclusion(best=best, verdict=Verdict.MET, reason=reason)
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
@@ -98,10 +138,67 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     return front
 
 
-def _least(objective: Objective, candidates: int) -> str:
-    if candidates == 1:
-        return f"The only quantized candidate so far that keeps the target, and less {objective} than fp32"
-    return f"Least {objective} of the {candidates} candidates that keep the target"
+def _fastest(
+    baseline: Trial, keep: Sequence[Trial], winner: Trial | None, raced: Mapping[int, bool | None]
+) -> Conclusion:
+    """The answer where speed counts and candidates keep the target."""
+    known = {trial.number: raced.get(trial.number, faster(trial)) for trial in keep}
+    proven = [trial for trial in keep if known[trial.number]]
+    if winner is not None or proven:
+        best = winner or max(proven, key=_low)
+        return Conclusion(best=best, verdict=Verdict.MET, reason=_why(best, keep, raced), speed=Verdict.MET)
+    undecided = [trial for trial in keep if known[trial.number] is None]
+    if undecided:
+        nearest = max(undecided, key=lambda trial: (_low(trial), trial.speedup or 0.0))
+        reason = (
+            f"{_candidates(keep)} the target, but this machine was too busy to tell whether any is faster than fp32: "
+            f"trial {nearest.number} is {_low(nearest):.2f}x to {_high(nearest):.2f}x as fast"
+        )
+        return Conclusion(best=baseline, verdict=Verdict.MET, reason=reason, speed=Verdict.UNDECIDED, nearest=nearest)
+    reason = f"{_candidates(keep)} the target, but none has less latency than fp32 itself"
+    return Conclusion(best=baseline, verdict=Verdict.MET, reason=reason, speed=Verdict.MISSED)
+
+
+def _why(best: Trial, keep: Sequence[Trial], raced: Mapping[int, bool | None]) -> str:
+    """Why a candidate that is faster than fp32 is the answer."""
+    if len(keep) == 1:
+        return "the only candidate that keeps the target, and faster than fp32"
+    if best.number in raced:
+        if len(raced) == 1:
+            return f"of {len(keep)} candidates that keep the target, the only one that may be the fastest"
+        return f"the fastest of {len(raced)} finalists in a race, of {len(keep)} candidates that keep the target"
+    if objective_of(best, Objective.LATENCY) <= min(objective_of(trial, Objective.LATENCY) for trial in keep):
+        return f"least latency of the {len(keep)} candidates that keep the target, which were not raced"
+    return f"most is proven of its speed among {len(keep)} candidates that keep the target, which were not raced"
+
+
+def _nothing_keeps(baseline: Trial, quantized: Sequence[Trial], objective: Objective) -> Conclusion:
+    """The answer where no candidate is known to keep the target: fp32."""
+    judged = [trial for trial in quantized if trial.loss is not None]
+    if not judged:
+        failed = sum(trial.state is TrialState.FAILED for trial in quantized)
+        if failed == len(quantized):
+            reason = f"all {failed} quantized candidates failed, so that only fp32 is left"
+            return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=reason)
+        reason = f"no quantized candidate has less {objective} than fp32 itself"
+        speed = Verdict.MISSED if objective is Objective.LATENCY else None
+        return Conclusion(best=baseline, verdict=Verdict.MET, reason=reason, speed=speed)
+    undecided = [trial for trial in judged if _verdict(trial) is Verdict.UNDECIDED]
+    nearest = min(undecided or judged, key=lambda trial: (_loss(trial), objective_of(trial, objective)))
+    if undecided:
+        reason = "the evaluation set is too small to tell whether the target is kept with the confidence asked for"
+        return Conclusion(best=baseline, verdict=Verdict.UNDECIDED, reason=reason, nearest=nearest)
+    reason = f"none of {len(judged)} evaluated candidates keeps the target; trial {nearest.number} loses least"
+    return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=reason, nearest=nearest)
+
+
+def _own(trial: Trial) -> bool:
+    """Whether it is a candidate that was measured itself: no repeat of an earlier one, and not fp32."""
+    return not trial.config.is_fp32 and trial.same_as is None
+
+
+def _candidates(keep: Sequence[Trial]) -> str:
+    return "1 quantized candidate keeps" if len(keep) == 1 else f"{len(keep)} quantized candidates keep"
 
 
 def _loss(trial: Trial) -> float:
@@ -110,6 +207,10 @@ def _loss(trial: Trial) -> float:
 
 def _verdict(trial: Trial) -> Verdict | None:
     return None if trial.measurement is None else trial.measurement.verdict
+
+
+def _is_decided(trial: Trial) -> bool:
+    return trial.measurement is not None and trial.measurement.latency_decided is not False
 
 
 def _low(trial: Trial) -> float:

@@ -25,14 +25,21 @@ class Measurement:
         latency_ms: Median of one call.
         latency_p90_ms: What 90 % of the calls stay under.
         latency_p99_ms: What 99 % of the calls stay under.
-        latency_decided: Whether the speedup's interval became as narrow as was asked for; else the machine was too busy
-            to tell within the time of one comparison.
-        speedup: Ratio of medians, baseline over candidate, from interleaved runs.
-        speedup_interval: Bootstrap interval of that ratio.
+        latency_decided: Whether the speedup's interval became as narrow as was asked for, or a race told a finalist
+            from fp32; else the machine was too busy to tell within the time of one comparison.
+        baseline_ms: Median of one call of fp32 among the same calls as ``latency_ms``: ``baseline_ms / latency_ms`` is
+            the speedup. None in what earlier versions stored.
+        latency_cache: What the processor's caches held when a timed call began: ``warm`` in blocks of calls of one
+            model, ``cold`` in calls in turn. None in what earlier versions stored, where it was ``cold``.
+        latency_sessions: Sessions of the candidate that took part.
+        speedup: Baseline over candidate, from interleaved runs.
+        speedup_interval: Interval of the speedup, over time and over sessions.
         size_bytes: Of the serialized model.
         peak_memory_bytes: Of the process that ran the candidate, where it had one of its own.
         samples: How many samples the accuracy comes from; None where the user's function kept it to itself.
         samples_total: How many a full evaluation has.
+        rank: Which candidate of its search it was in the order of accuracy evaluations, from 1; a target with a
+            ``confidence`` is judged by it. None where the verdict does not depend on it.
     """
 
     accuracy: float | None = None
@@ -44,12 +51,23 @@ class Measurement:
     latency_p90_ms: float | None = None
     latency_p99_ms: float | None = None
     latency_decided: bool | None = None
+    baseline_ms: float | None = None
+    latency_cache: str | None = None
+    latency_sessions: int | None = None
     speedup: float | None = None
     speedup_interval: Interval | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     samples: int | None = None
     samples_total: int | None = None
+    rank: int | None = None
+
+    @property
+    def fp32_latency_ms(self) -> float | None:
+        """Latency of fp32 among the same calls: what the speedup compares with."""
+        if self.latency_ms is None or self.speedup is None:
+            return self.baseline_ms
+        return self.latency_ms * self.speedup if self.baseline_ms is None else self.baseline_ms
 
     @property
     def complete(self) -> bool:

@@ -72,3 +72,43 @@ def test_an_absolute_criterion_takes_any_finite_baseline() -> None:
 def test_a_criterion_that_makes_no_sense_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(CriterionError, match=message):
         Criterion(**options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_candidates_of_a_search_share_the_error_that_a_confidence_allows(confidence: float) -> None:
+    levels = [Criterion(confidence=confidence).for_candidate(rank).confidence for rank in range(1, 2000)]
+    assert all(level is not None for level in levels)
+    errors = [1 - level for level in levels if level is not None]
+    assert errors == sorted(errors, reverse=True)
+    assert sum(errors) == pytest.approx(1 - confidence, rel=1e-3)
+    assert sum(errors) < 1 - confidence
+    assert Criterion().for_candidate(7) == Criterion()
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        (Interval(low=-0.01, high=0.01), Verdict.MET),
+        (Interval(low=0.01, high=0.02), Verdict.UNDECIDED),
+        (Interval(low=0.011, high=0.02), Verdict.MISSED),
+        (Interval(low=float("-inf"), high=float("inf")), Verdict.UNDECIDED),
+    ],
+)
+def test_what_an_interval_shows_by_itself(interval: Interval, verdict: Verdict) -> None:
+    assert Criterion().shown(interval) is verdict
+
+
+@pytest.mark.parametrize(
+    ("loss", "low", "high", "samples"),
+    [
+        (0.0, -0.02, 0.02, 400),  # half as wide is enough, which four times the samples are
+        (0.02, 0.0, 0.04, 400),  # the same from the other side
+        (0.0, -0.09, 0.02, 400),  # only the end on the side of the target counts
+        (0.01, -0.02, 0.02, None),  # on the target
+        (0.0099999, -0.02, 0.02, None),  # a hair beside it: more than a million
+        (0.0, float("-inf"), float("inf"), None),
+        (0.0, -0.005, 0.005, 100),  # decided already
+    ],
+)
+def test_how_many_samples_would_decide(loss: float, low: float, high: float, samples: int | None) -> None:
+    assert Criterion().samples_to_decide(loss, Interval(low=low, high=high), 100) == samples

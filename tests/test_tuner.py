@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
-from autotune.config import GraphOptimization, QuantizationConfig
+from autotune.config import GraphOptimization, Precision, QuantizationConfig
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import (
     ApplyError,
@@ -23,7 +23,7 @@ from autotune.errors import (
     StrategyError,
     WorkspaceError,
 )
-from autotune.restriction import SpaceRestriction
+from autotune.restriction import OpRestriction, SpaceRestriction
 from autotune.result import read_summary
 from autotune.trial import TrialState
 
@@ -114,17 +114,60 @@ def test_a_workspace_that_is_a_file_is_refused_before_anything_is_measured(
     assert score.calls == 0
 
 
-def test_where_nothing_keeps_the_target_the_nearest_is_returned_with_the_ops_that_cost_most(
+def test_where_nothing_keeps_the_target_fp32_is_returned_and_the_nearest_beside_it(
     network: onnx.ModelProto, images: Sequence[Any], score: Score, tmp_path: Path
 ) -> None:
-    result = tuner(criterion=Criterion(relative=0.0), workspace=tmp_path).tune(network, images, score)
+    result = tuner(criterion=Criterion(relative=0.0), workspace=tmp_path / "run").tune(network, images, score)
     assert result.verdict is Verdict.MISSED
+    assert not result.success
+    assert result.best == result.baseline
+    assert result.nearest is not None
     losses = [trial.loss for trial in result.history[1:] if trial.loss is not None]
-    assert result.best.loss == min(losses)
+    assert result.nearest.loss == min(losses)
     assert set(result.costly_ops) <= {"conv_0", "conv_1", "conv_2", "add_1", "pool", "head"}
     assert list(result.costly_ops.values()) == sorted(result.costly_ops.values(), reverse=True)
+    report = result.report(tmp_path / "report.html").read_text()
+    assert "Ops that cost most" in report
+    assert f"nearest: trial {result.nearest.number}" in report
+
+    adapter = OnnxRuntimeAdapter()
+    fp32 = adapter.runner(adapter.load(network), autotune.adapter.Execution())({"data": images[0]})[0]
+    saved, nearest = result.save(tmp_path / "answer.onnx"), result.save_nearest(tmp_path / "nearest.onnx")
+    assert (tmp_path / "run" / "best.onnx").read_bytes() == saved.read_bytes()
+    assert (tmp_path / "run" / "nearest.onnx").read_bytes() == nearest.read_bytes()
+    own = adapter.runner(adapter.load(saved), autotune.adapter.Execution())({"data": images[0]})[0]
+    np.testing.assert_allclose(own, fp32, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(result.model(images[0])), fp32, atol=1e-5)
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(nearest).graph.node}
+
+    stored = read_summary(tmp_path / "run")
+    assert (stored.nearest, stored.speed) == (result.nearest, result.speed)
+
+
+def test_what_was_offered_beside_an_answer_does_not_outlive_it(
+    network: onnx.ModelProto, images: Sequence[Any], score: Score, tmp_path: Path
+) -> None:
+    (tmp_path / "nearest.onnx").write_bytes(b"of an earlier run")
+    (tmp_path / "nearest.onnx.0123.data").write_bytes(b"its weights")
+    result = tuner(criterion=Criterion(relative=0.05), workspace=tmp_path, max_trials=1).tune(network, images, score)
+    assert result.verdict is Verdict.MET
+    assert not list(tmp_path.glob("nearest*"))
+    with pytest.raises(InputError, match="There must be a nearest candidate"):
+        result.save_nearest(tmp_path / "out.onnx")
+
+
+def test_where_nothing_was_tried_the_target_is_undecided(
+    network: onnx.ModelProto, images: Sequence[Any], score: Score, tmp_path: Path
+) -> None:
+    none = SpaceRestriction(op_name={"*": OpRestriction(precision=(Precision.FP32,))})
+    result = tuner(restriction=none, workspace=tmp_path).tune(network, images, score)
+    assert len(result.history) == 1
+    assert result.verdict is Verdict.UNDECIDED
+    assert not result.success
+    assert result.best == result.baseline
+    assert result.nearest is None
+    assert "nothing was tried" in result.reason
     assert (tmp_path / "best.onnx").is_file()
-    assert "Ops that cost most" in result.report(tmp_path / "report.html").read_text()
 
 
 def test_ctrl_c_leaves_the_best_so_far(

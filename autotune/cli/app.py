@@ -22,8 +22,8 @@ from autotune.cli.schema import schema
 from autotune.errors import AutotuneError, InputError
 
 _EPILOG = (
-    "Exit status: 0 target met, 1 a failure of the run, 2 bad input, 3 finished but the target was missed or is "
-    "undecided, 130 ended by Ctrl-C."
+    "Exit status: 0 target met, 1 a failure of the run, 2 bad input, 3 finished but the target was missed, or target "
+    "or speed are undecided, 130 ended by Ctrl-C."
 )
 
 app = typer.Typer(

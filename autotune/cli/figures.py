@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.criterion import Criterion, Interval
-from autotune.trial import Trial
+from autotune.trial import Measurement, Trial
 
 
 def loss_text(loss: float | None, criterion: Criterion, interval: Interval | None = None) -> str:
@@ -23,7 +23,7 @@ def target_text(criterion: Criterion) -> str:
         amount = f"{criterion.relative * 100:.4g} % relative"
     else:
         amount = f"{criterion.absolute:.4g} absolute"
-    sure = f" at {criterion.confidence:.0%} confidence" if criterion.confidence is not None else ""
+    sure = f" at {criterion.confidence:.0%} confidence over all candidates" if criterion.confidence is not None else ""
     return f"loss of at most {amount}{sure}"
 
 
@@ -42,6 +42,13 @@ def speedup_text(speedup: float | None, interval: Interval | None = None) -> str
     if speedup is None:
         return "-"
     return f"{speedup:.2f}x" + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval is not None else "")
+
+
+def measured_speedup(measured: Measurement | None) -> str:
+    """A measured speedup in few characters, with a question mark where the machine was too busy to tell."""
+    if measured is None or measured.speedup is None:
+        return "-"
+    return speedup_text(measured.speedup) + ("?" if measured.latency_decided is False else "")
 
 
 def bytes_text(size: int | None) -> str:
@@ -68,4 +75,4 @@ def brief(trial: Trial, criterion: Criterion) -> str:
     """A trial in a few words."""
     if trial.config.is_fp32:
         return "fp32"
-    return f"trial {trial.number}: {speedup_text(trial.speedup)}, loss {loss_text(trial.loss, criterion)}"
+    return f"trial {trial.number}: {measured_speedup(trial.measurement)}, loss {loss_text(trial.loss, criterion)}"

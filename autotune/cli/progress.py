@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli.figures import brief, loss_text, number_text, seconds_text, speedup_text
+from autotune.cli.figures import brief, loss_text, measured_speedup, number_text, seconds_text
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Verdict
 from autotune.observer import Observer
@@ -113,7 +113,7 @@ class ProgressDisplay(Observer):
         verdict = measured.verdict if measured is not None else None
         style = "default" if verdict is None or trial.config.is_fp32 else _VERDICT_STYLES[verdict]
         line.append(f"{loss_text(trial.loss, self._criterion) if not trial.config.is_fp32 else '':>8}", style=style)
-        line.append(f"  {speedup_text(trial.speedup):>7}  ")
+        line.append(f"  {measured_speedup(measured):>7}  ")
         if trial.state in (TrialState.FAILED, TrialState.PRUNED):
             line.append(f"{trial.state}: {trial.reason}", style="red" if trial.state is TrialState.FAILED else "dim")
             line.append(f" ({trial.note})" if trial.note else "", style="dim")

@@ -14,10 +14,9 @@ from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.tables import print_outcome
-from autotune.criterion import Verdict
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.execution import tune_experiment
-from autotune.result import TuningResult
+from autotune.result import NEAREST, TuningResult
 
 
 def run(
@@ -37,7 +36,12 @@ def run(
         Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
     ] = None,
 ) -> None:
-    """Tune a model as an experiment file says. The same command continues a run that was ended."""
+    """Tune a model as an experiment file says. The same command continues a run that was ended.
+
+    Ends with status 0 where the target is met, by the tuned model or, where nothing that keeps it is faster, by fp32;
+    with 3 where no candidate is known to keep it, nothing was tried, or speed is undecided: then the answer is fp32,
+    and the nearest candidate lies beside it as nearest.onnx.
+    """
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
         "tuning.exit_policy.max_trials": max_trials,
@@ -78,14 +82,16 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
 
 def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
     print_outcome(console, result)
-    saved = result.save(output) if output is not None else _best_model(experiment.workspace)
+    saved = result.save(output) if output is not None else _kept_model(experiment.workspace, "best")
     report = result.report(experiment.workspace / "report.html")
     console.print(Text(f"Model:  {saved}\nReport: {report}"), soft_wrap=True, highlight=False)
+    if result.nearest is not None and (nearest := _kept_model(experiment.workspace, NEAREST)) is not None:
+        console.print(Text(f"Nearest candidate, which is not the answer: {nearest}"), soft_wrap=True, highlight=False)
     if result.interrupted:
         raise typer.Exit(ExitStatus.INTERRUPTED)
-    raise typer.Exit(ExitStatus.MET if result.verdict is Verdict.MET else ExitStatus.NOT_MET)
+    raise typer.Exit(ExitStatus.MET if result.success else ExitStatus.NOT_MET)
 
 
-def _best_model(workspace: Path) -> Path:
-    """The model that the run keeps in its workspace."""
-    return next(iter(sorted(workspace.glob("best.*"))))
+def _kept_model(workspace: Path, name: str) -> Path | None:
+    """A model that the run keeps in its workspace; None where there is none of that name."""
+    return next(iter(sorted(workspace.glob(f"{name}.*"))), None)

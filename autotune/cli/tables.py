@@ -17,14 +17,9 @@ from autotune.cli.figures import (
     target_text,
 )
 from autotune.criterion import Verdict
+from autotune.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
 from autotune.result import TuningSummary
-from autotune.trial import Measurement
-
-_VERDICTS = {
-    Verdict.MET: ("Target met", "bold green"),
-    Verdict.MISSED: ("Target missed", "bold red"),
-    Verdict.UNDECIDED: ("Undecided", "bold yellow"),
-}
+from autotune.trial import Measurement, Trial
 
 
 def print_outcome(console: Console, summary: TuningSummary) -> None:
@@ -37,31 +32,49 @@ def print_outcome(console: Console, summary: TuningSummary) -> None:
 
 
 def tune_results(summary: TuningSummary) -> Table:
-    """Accuracy, latency and size of the baseline and of the best trial."""
-    baseline, best = summary.baseline.measurement, summary.best.measurement
+    """Accuracy, latency and size of the baseline, of the answer, and of the candidate that is offered beside it."""
+    baseline = summary.baseline.measurement
     assert baseline is not None
-    best = best or Measurement()
     table = Table(title="Tune results", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("")
     table.add_column("Baseline (fp32)", justify="right")
-    heading = "fp32" if summary.best.config.is_fp32 else f"trial {summary.best.number}"
-    table.add_column(f"Best ({heading})", justify="right", style="bold")
-    table.add_row("Accuracy", number_text(baseline.accuracy), number_text(best.accuracy))
-    table.add_row("Loss", "", loss_text(best.loss, summary.criterion, best.loss_interval))
-    for name in best.metrics:
-        if len(best.metrics) > 1:
-            table.add_row(f"  {name}", number_text(baseline.metrics.get(name)), number_text(best.metrics[name]))
-    table.add_row("Latency", latency_text(baseline.latency_ms), latency_text(best.latency_ms))
-    table.add_row("Speedup", "", speedup_text(best.speedup, best.speedup_interval))
-    table.add_row("Size", bytes_text(baseline.size_bytes), bytes_text(best.size_bytes))
-    if best.peak_memory_bytes is not None:
-        table.add_row("Peak memory", bytes_text(baseline.peak_memory_bytes), bytes_text(best.peak_memory_bytes))
+    columns = [summary.best.measurement or Measurement()]
+    table.add_column(f"Best ({_name(summary.best)})", justify="right", style="bold")
+    if summary.nearest is not None:
+        columns.append(summary.nearest.measurement or Measurement())
+        table.add_column(f"Nearest ({_name(summary.nearest)})", justify="right")
+    fp32_ms = summary.baseline_latency_ms
+    latencies = [fp32_ms if summary.best.config.is_fp32 else columns[0].latency_ms]
+    latencies += [each.latency_ms for each in columns[1:]]
+    criterion = summary.criterion
+    table.add_row("Accuracy", number_text(baseline.accuracy), *(number_text(each.accuracy) for each in columns))
+    table.add_row("Loss", "", *(loss_text(each.loss, criterion, each.loss_interval) for each in columns))
+    for name in columns[0].metrics:
+        if len(columns[0].metrics) > 1:
+            figures = (number_text(each.metrics.get(name)) for each in columns)
+            table.add_row(f"  {name}", number_text(baseline.metrics.get(name)), *figures)
+    table.add_row("Latency", latency_text(fp32_ms), *(latency_text(latency) for latency in latencies))
+    table.add_row("Speedup", "", *(_speedup(each) for each in columns))
+    table.add_row("Size", bytes_text(baseline.size_bytes), *(bytes_text(each.size_bytes) for each in columns))
+    if baseline.peak_memory_bytes is not None:
+        peaks = (bytes_text(each.peak_memory_bytes) for each in columns)
+        table.add_row("Peak memory", bytes_text(baseline.peak_memory_bytes), *peaks)
     if summary.final is not None:
         # The best of many is picked with luck; this figure is not.
         final = summary.final
         table.add_row("Held-out accuracy", "", number_text(final.accuracy))
-        table.add_row("Held-out loss", "", loss_text(final.loss, summary.criterion, final.loss_interval))
+        table.add_row("Held-out loss", "", loss_text(final.loss, criterion, final.loss_interval))
     return table
+
+
+def _name(trial: Trial) -> str:
+    return "fp32" if trial.config.is_fp32 else f"trial {trial.number}"
+
+
+def _speedup(measured: Measurement) -> str:
+    """A speedup with its interval; marked where the machine was too busy to tell."""
+    text = speedup_text(measured.speedup, measured.speedup_interval)
+    return f"{text}, undecided" if measured.latency_decided is False else text
 
 
 def mixed_precision(summary: TuningSummary) -> Table:
@@ -82,15 +95,18 @@ def mixed_precision(summary: TuningSummary) -> Table:
 
 
 def verdict_lines(summary: TuningSummary) -> list[Text]:
-    """The verdict, its reason, the ops that cost most where it is not met, and where the time went."""
-    word, style = _VERDICTS[summary.verdict]
-    best = summary.best
-    answer = f" ({target_text(summary.criterion)}). "
-    if best.config.is_fp32:
-        answer += "The answer is the fp32 model itself"
-    else:
-        answer += f"{speedup_text(best.speedup)} as fast as fp32 at a loss of {loss_text(best.loss, summary.criterion)}"
-    lines = [Text(word, style=style).append(answer, style="default"), Text(f"Why this one: {summary.reason}.")]
+    """The verdicts, their reason, what would prove them, the ops that cost most, and where the time went."""
+    style = "bold red" if summary.verdict is Verdict.MISSED else "bold yellow"
+    if summary.success:
+        style = "bold green"
+    answer = f" ({target_text(summary.criterion)}): {answer_text(summary)}"
+    if not summary.best.config.is_fp32:
+        answer += f", at a loss of {loss_text(summary.best.loss, summary.criterion)}"
+    lines = [
+        Text(verdict_text(summary), style=style).append(f"{answer}.", style="default"),
+        Text(f"Why this one: {summary.reason}."),
+    ]
+    lines += [Text(f"{text}.") for text in (proof_text(summary), nearest_text(summary), holdout_text(summary)) if text]
     if summary.costly_ops:
         costly = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in summary.costly_ops.items())
         lines.append(Text(f"Ops that cost most, with their noise-to-signal ratio at the outputs: {costly}."))
@@ -99,5 +115,7 @@ def verdict_lines(summary: TuningSummary) -> list[Text]:
         parts = sorted(((k, v) for k, v in summary.seconds.items() if k != "total"), key=lambda item: -item[1])
         spent = ", ".join(f"{name} {seconds_text(seconds)}" for name, seconds in parts if seconds >= 0.1)
         end += f" {len(summary.history) - 1} trials in {seconds_text(summary.seconds['total'])}: {spent}."
+    if any(trial.measurement and trial.measurement.latency_decided is False for trial in summary.history):
+        end += " A speedup with a question mark is undecided: the machine was too busy to tell."
     lines.append(Text(end, style="dim"))
     return lines

@@ -3,6 +3,7 @@
 from autotune.evaluation.evaluator import Evaluation, Evaluator
 from autotune.evaluation.isolation import AnyEvaluator, IsolatedEvaluator, Isolation, IsolationOptions
 from autotune.evaluation.latency import (
+    CacheState,
     LatencyComparison,
     LatencyOptions,
     Percentiles,
@@ -17,6 +18,7 @@ from autotune.evaluation.throughput import Throughput, ThroughputOptions, measur
 __all__ = [
     "METRICS",
     "AnyEvaluator",
+    "CacheState",
     "Evaluation",
     "Evaluator",
     "IsolatedEvaluator",

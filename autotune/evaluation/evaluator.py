@@ -125,6 +125,7 @@ class Evaluator(Generic[ModelT]):
         *,
         incumbent: Measurement | None = None,
         needs_accuracy: bool = False,
+        rank: int = 1,
         deadline: float | None = None,
     ) -> Evaluation:
         """Measure a candidate.
@@ -134,6 +135,8 @@ class Evaluator(Generic[ModelT]):
             incumbent: The fastest so far that keeps the target: a candidate that is proven slower is pruned without
                 an accuracy evaluation. None where speed is not the objective.
             needs_accuracy: Evaluate accuracy all the same, and do not end it early.
+            rank: Which candidate of the search it is whose accuracy is evaluated, from 1; see
+                :meth:`autotune.Criterion.for_candidate`.
             deadline: A ``time.monotonic()`` value.
 
         Raises:
@@ -155,7 +158,7 @@ class Evaluator(Generic[ModelT]):
                 reason=f"slower than the best that keeps the target: {compared.speedup:.2f}x, and not {fastest:.2f}x",
             )
         model = self._checked(candidate, runner, deadline)
-        score = self._scorer.candidate(model, self._progress, complete=needs_accuracy)
+        score = self._scorer.candidate(model, self._progress, complete=needs_accuracy, rank=rank)
         return Evaluation(
             state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
             measurement=_measurement(candidate.size_bytes, compared, score),
@@ -196,12 +199,19 @@ class Evaluator(Generic[ModelT]):
         if measured.samples == measured.samples_total:
             return measured
         model = self._checked(candidate, self._candidate_runner(candidate), deadline)
-        return _with_score(measured, self._scorer.candidate(model, self._progress, complete=True))
+        score = self._scorer.candidate(model, self._progress, complete=True, rank=measured.rank or 1)
+        return _with_score(measured, score)
 
-    def holdout(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement | None:
+    def holdout(self, candidate: ModelT, *, rank: int = 1, deadline: float | None = None) -> Measurement | None:
         """Measure a candidate's accuracy on data that the search never saw; None where nothing was held out.
 
         The best of many is picked with luck, and its figure from the search tells of that luck too.
+
+        Args:
+            candidate: The model.
+            rank: How many are measured there with this one: each that is measured because the one before it missed
+                has as much wider an interval.
+            deadline: A ``time.monotonic()`` value.
 
         Raises:
             TrialError: It cannot be evaluated.
@@ -209,7 +219,7 @@ class Evaluator(Generic[ModelT]):
         """
         reference = self._checked(self._model, self._baseline_runner(), deadline)
         model = self._checked(candidate, self._candidate_runner(candidate), deadline)
-        score = self._scorer.holdout(reference, model, self._progress)
+        score = self._scorer.holdout(reference, model, self._progress, rank=rank)
         return None if score is None else _with_score(Measurement(size_bytes=candidate.size_bytes), score)
 
     def _baseline_runner(self) -> Runner:
@@ -287,4 +297,5 @@ def _with_score(measured: Measurement, score: Score) -> Measurement:
         metrics=dict(score.metrics),
         samples=score.samples,
         samples_total=score.samples_total,
+        rank=score.rank,
     )

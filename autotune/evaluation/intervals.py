@@ -16,10 +16,12 @@ from statistics import NormalDist
 import numpy as np
 
 from autotune.adapter import Array
-from autotune.criterion import Criterion, Interval
+from autotune.criterion import Criterion, Interval, spent
 from autotune.evaluation.metrics.metric import Metric
 
 _EDGE = 1e-9
+_TAIL_RESAMPLES = 10
+"""Resamples that must lie beyond a quantile of the bootstrap for it to be read off them."""
 
 
 def interval_confidence(criterion: Criterion) -> float:
@@ -27,15 +29,27 @@ def interval_confidence(criterion: Criterion) -> float:
     return 0.95 if criterion.confidence is None else 2 * criterion.confidence - 1
 
 
-def mean_loss_interval(baseline: Array, candidate: Array, criterion: Criterion) -> Interval:
+def holdout_confidence(criterion: Criterion, rank: int) -> float:
+    """Confidence of the interval of the ``rank``-th candidate that is measured on the data held out.
+
+    A candidate is dropped where its interval lies beyond the target. With these intervals a search drops a good one by
+    chance no more often than its confidence allows, however many it measures there.
+    """
+    return 1 - (1 - interval_confidence(criterion)) * spent(rank)
+
+
+def mean_loss_interval(
+    baseline: Array, candidate: Array, criterion: Criterion, confidence: float | None = None
+) -> Interval:
     """Interval of the loss of a metric that is a mean over samples.
 
     Args:
         baseline: The fp32 model's score of each sample, shape (samples,).
         candidate: The candidate's scores of the same samples, shape (samples,).
         criterion: Says whether the loss is relative, and the confidence.
+        confidence: Of the two-sided interval; None: what the criterion asks for.
     """
-    confidence = interval_confidence(criterion)
+    confidence = interval_confidence(criterion) if confidence is None else confidence
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     if _binary(baseline) and _binary(candidate):
         both = int(((baseline == 1) & (candidate == 1)).sum())
@@ -62,20 +76,28 @@ def mean_loss_interval(baseline: Array, candidate: Array, criterion: Criterion) 
 
 
 def resampled_loss_interval(
-    metric: Metric, baseline: Array, candidate: Array, criterion: Criterion, *, seed: int
+    metric: Metric,
+    baseline: Array,
+    candidate: Array,
+    criterion: Criterion,
+    confidence: float | None = None,
+    *,
+    seed: int,
 ) -> Interval:
     """Interval of the loss of any metric: percentiles of the paired bootstrap (Efron and Tibshirani 1993, chapter 8).
 
-    Samples are drawn with replacement, the same ones for both models.
+    Samples are drawn with replacement, the same ones for both models. Where a quantile lies so far out that hardly a
+    resample is beyond it, the outermost that can be read off is moved on as far as a normal distribution's tail would.
 
     Args:
         metric: Makes the figures.
         baseline: The fp32 model's record of each sample.
         candidate: The candidate's records of the same samples.
         criterion: Says what a loss is, and the confidence.
+        confidence: Of the two-sided interval; None: what the criterion asks for.
         seed: Of the resampling.
     """
-    confidence = interval_confidence(criterion)
+    confidence = interval_confidence(criterion) if confidence is None else confidence
     generator = np.random.default_rng(seed)
     losses = []
     for _ in range(metric.resamples):
@@ -87,8 +109,14 @@ def resampled_loss_interval(
     if len(losses) < metric.resamples / 2:
         return Interval(low=-math.inf, high=math.inf, confidence=confidence)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(losses, [tail, 1 - tail])
-    return Interval(low=float(low), high=float(high), confidence=confidence)
+    readable = max(tail, min(0.25, _TAIL_RESAMPLES / len(losses)))
+    low, middle, high = np.quantile(losses, [readable, 0.5, 1 - readable])
+    further = 1.0 if tail == readable else NormalDist().inv_cdf(tail) / NormalDist().inv_cdf(readable)
+    return Interval(
+        low=float(middle - (middle - low) * further),
+        high=float(middle + (high - middle) * further),
+        confidence=confidence,
+    )
 
 
 def difference_score_interval(only_baseline: int, only_candidate: int, samples: int, z: float) -> tuple[float, float]:

@@ -159,6 +159,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         *,
         incumbent: Measurement | None = None,
         needs_accuracy: bool = False,
+        rank: int = 1,
         deadline: float | None = None,
     ) -> Evaluation:
         """Measure a candidate in the worker; see :meth:`Evaluator.evaluate`.
@@ -167,7 +168,7 @@ class IsolatedEvaluator(Generic[ModelT]):
             TrialError: As there, and where the worker died or took more time or memory than a trial may.
             DeadlineReached: The deadline passed.
         """
-        result: Evaluation = self._run(worker.evaluate, candidate, incumbent, needs_accuracy, deadline=deadline)
+        result: Evaluation = self._run(worker.evaluate, candidate, incumbent, needs_accuracy, rank, deadline=deadline)
         return result
 
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
@@ -175,9 +176,9 @@ class IsolatedEvaluator(Generic[ModelT]):
         result: Measurement = self._run(worker.complete, candidate, measured, deadline=deadline)
         return result
 
-    def holdout(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement | None:
+    def holdout(self, candidate: ModelT, *, rank: int = 1, deadline: float | None = None) -> Measurement | None:
         """Measure a candidate on data that the search never saw; see :meth:`Evaluator.holdout`."""
-        result: Measurement | None = self._run(worker.holdout, candidate, deadline=deadline)
+        result: Measurement | None = self._run(worker.holdout, candidate, rank, deadline=deadline)
         return result
 
     def race(self, finalists: Sequence[ModelT], *, deadline: float | None = None) -> RaceResult:

@@ -23,11 +23,13 @@ class Score:
         accuracy: The judged metric.
         loss: Against the baseline, as the criterion defines it.
         interval: Of the loss, where per-sample results are known.
-        verdict: The worst over all targets.
+        verdict: The worst over all targets. On data held out it is what the intervals show: missed where one lies
+            beyond its target, undecided where one holds it.
         metrics: All figures by name, the judged one included.
         samples: How many samples were evaluated; None where the user's function kept it to itself.
         samples_total: How many a full evaluation has.
         stopped: Why the evaluation ended before all samples were seen; None where it did not.
+        rank: Which candidate it was in the order of accuracy evaluations, where the verdict depends on it.
     """
 
     accuracy: float
@@ -38,6 +40,7 @@ class Score:
     samples: int | None = None
     samples_total: int | None = None
     stopped: str | None = None
+    rank: int | None = None
 
 
 class Scorer(Protocol):
@@ -51,12 +54,12 @@ class Scorer(Protocol):
         """Take the fp32 model's figures from an earlier run, and what else is needed from a cache or the model."""
         ...
 
-    def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:
-        """Evaluate a candidate; ``complete`` forbids to end early."""
+    def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool, rank: int) -> Score:
+        """Evaluate the ``rank``-th candidate; ``complete`` forbids to end early."""
         ...
 
-    def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress) -> Score | None:
-        """Evaluate a candidate on what was held out, against the fp32 model; None where nothing was."""
+    def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress, *, rank: int) -> Score | None:
+        """Evaluate a candidate on what was held out, the ``rank``-th there; None where nothing was."""
         ...
 
 
@@ -108,7 +111,7 @@ class FunctionScorer:
         """Take the baseline's figures from an earlier run, without a call of ``eval_fn``."""
         self.restore(figures)
 
-    def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:  # noqa: ARG002
+    def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool, rank: int) -> Score:  # noqa: ARG002
         """Call ``eval_fn`` on a candidate.
 
         Raises:
@@ -135,6 +138,8 @@ class FunctionScorer:
         reference: CheckedModel,  # noqa: ARG002
         model: CheckedModel,  # noqa: ARG002
         progress: Progress,  # noqa: ARG002
+        *,
+        rank: int,  # noqa: ARG002
     ) -> None:
         """Nothing can be held out of data that only the user's function knows."""
         return

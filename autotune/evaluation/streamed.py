@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -15,7 +16,12 @@ from autotune.adapter import Array, TensorSpec
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, TrialError
 from autotune.evaluation.checked import CheckedModel
-from autotune.evaluation.intervals import interval_confidence, mean_loss_interval, resampled_loss_interval
+from autotune.evaluation.intervals import (
+    holdout_confidence,
+    interval_confidence,
+    mean_loss_interval,
+    resampled_loss_interval,
+)
 from autotune.evaluation.metrics import MeanMetric, Metric
 from autotune.evaluation.records import RecordCache, Records, concatenate
 from autotune.evaluation.samples import SampleStore
@@ -82,14 +88,20 @@ class SampleScorer:
         figures = self._figures(self._baseline)
         for name, criterion in self._targets.items():
             criterion.check_baseline(figures[name])
-        return self._complete(self._baseline, self._baseline)
+        return self._complete(self._baseline, self._baseline, self._targets)
 
     def resume(self, figures: Mapping[str, float], model: CheckedModel, progress: Progress) -> None:  # noqa: ARG002
         """Take the fp32 model's records from the cache, or compute them anew."""
         self.baseline(model, progress)
 
-    def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool) -> Score:
+    def candidate(self, model: CheckedModel, progress: Progress, *, complete: bool, rank: int) -> Score:
         """Evaluate a candidate on the samples that are not held out, no further than its verdict needs.
+
+        Args:
+            model: The candidate.
+            progress: Told how far it is.
+            complete: Whether all samples must be seen.
+            rank: Which candidate of the search it is, from 1; how sure its verdict must be follows from it.
 
         Raises:
             TrialError: A metric is not defined on its outputs.
@@ -97,9 +109,11 @@ class SampleScorer:
         assert self._store is not None
         assert self._baseline is not None
         baseline = self._baseline
+        targets = {name: criterion.for_candidate(rank) for name, criterion in self._targets.items()}
         rule = None if complete else self._rule(baseline)
         if rule is None:
-            return self._complete(baseline, self._run(self._search, model, progress, baseline))
+            records = self._run(self._search, model, progress, baseline)
+            return replace(self._complete(baseline, records, targets), rank=rank)
         assert isinstance(self._judged, MeanMetric)
         sign = 1.0 if self._judged.higher_is_better else -1.0
         position = {int(sample): row for row, sample in enumerate(baseline.samples)}
@@ -116,15 +130,23 @@ class SampleScorer:
             done = sum(len(part.samples) for part in parts)
             progress(done, len(baseline.samples))
             if stop is not None and done < len(baseline.samples):
-                return self._stopped(rule, stop, done)
-        return self._complete(baseline, concatenate(parts).sorted())
+                return replace(self._stopped(rule, stop, done, targets[self._judged.name]), rank=rank)
+        return replace(self._complete(baseline, concatenate(parts).sorted(), targets), rank=rank)
 
-    def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress) -> Score | None:
-        """Evaluate a candidate on what was held out; None where nothing was."""
+    def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress, *, rank: int) -> Score | None:
+        """Evaluate a candidate on what was held out; None where nothing was.
+
+        Args:
+            reference: The fp32 model.
+            model: The candidate.
+            progress: Told how far it is.
+            rank: Which candidate it is that is measured there, from 1; its interval is as much wider.
+        """
         if len(self._held_out) == 0:
             return None
         baseline = self._recorded(self._held_out, reference, progress, "holdout")
-        return self._complete(baseline, self._run(self._held_out, model, progress, baseline))
+        records = self._run(self._held_out, model, progress, baseline)
+        return self._complete(baseline, records, self._targets, holdout_rank=rank)
 
     def _split(self, store: SampleStore) -> tuple[Array, Array]:
         """Units to search on and units to hold out, drawn at random, both in the loader's order."""
@@ -192,25 +214,25 @@ class SampleScorer:
             accept=self._source.early_acceptance and self._criterion.confidence is None and len(self._targets) == 1,
         )
 
-    def _stopped(self, rule: StoppingRule, stop: Stop, done: int) -> Score:
-        """What can be said after a part of the samples."""
+    def _stopped(self, rule: StoppingRule, stop: Stop, done: int, criterion: Criterion) -> Score:
+        """What can be said after a part of the samples; ``criterion`` is that of this candidate."""
         assert self._baseline is not None
         scores = self._baseline.of(self._judged)[:, 0]
         total = len(scores)
         lost, variance, squares = rule.estimate()
         reference = float(scores.mean())
         accuracy = reference - lost / total if self._judged.higher_is_better else reference + lost / total
-        loss = self._criterion.loss(reference, accuracy)
-        unit = abs(reference) if self._criterion.relative is not None else 1.0
-        confidence = interval_confidence(self._criterion)
+        loss = criterion.loss(reference, accuracy)
+        unit = abs(reference) if criterion.relative is not None else 1.0
+        confidence = interval_confidence(criterion)
         spread = math.sqrt(max(0.0, squares - lost**2 / total) + variance) / total / unit
         half = NormalDist().inv_cdf((1 + confidence) / 2) * spread
         interval = Interval(low=loss - half, high=loss + half, confidence=confidence)
         reason = None
         verdict = Verdict.MET
         if stop.outcome is Outcome.MISSED:
-            verdict = self._criterion.verdict(loss, interval)
-            verdict = Verdict.MISSED if self._criterion.confidence is None else worst([verdict, Verdict.UNDECIDED])
+            verdict = criterion.verdict(loss, interval)
+            verdict = Verdict.MISSED if criterion.confidence is None else worst([verdict, Verdict.UNDECIDED])
             sure = "certainly" if stop.certain else "almost certainly"
             reason = f"{sure} misses the target, seen after {done:,} of {total:,} samples"
         return Score(
@@ -224,19 +246,30 @@ class SampleScorer:
             stopped=reason,
         )
 
-    def _complete(self, baseline: Records, candidate: Records) -> Score:
-        """What is to be said once all samples were seen."""
+    def _complete(
+        self,
+        baseline: Records,
+        candidate: Records,
+        targets: Mapping[str, Criterion],
+        *,
+        holdout_rank: int | None = None,
+    ) -> Score:
+        """What is to be said once all samples were seen; with ``holdout_rank``, those that were held out."""
         before, after = self._figures(baseline), self._figures(candidate)
         if undefined := [name for name, figure in after.items() if not math.isfinite(figure)]:
             raise TrialError(f"Metric {undefined[0]!r} is not defined on these outputs: it is {after[undefined[0]]}")
         losses, intervals, verdicts = {}, {}, []
         for metric in self._source.metrics:
-            criterion = self._targets.get(metric.name)
+            criterion = targets.get(metric.name)
             if criterion is None:
                 continue
-            losses[metric.name] = criterion.loss(before[metric.name], after[metric.name])
-            intervals[metric.name] = self._interval(metric, baseline, candidate, criterion)
-            verdicts.append(criterion.verdict(losses[metric.name], intervals[metric.name]))
+            sure = (
+                interval_confidence(criterion) if holdout_rank is None else holdout_confidence(criterion, holdout_rank)
+            )
+            loss = criterion.loss(before[metric.name], after[metric.name])
+            interval = self._interval(metric, baseline, candidate, criterion, sure)
+            losses[metric.name], intervals[metric.name] = loss, interval
+            verdicts.append(criterion.verdict(loss, interval) if holdout_rank is None else criterion.shown(interval))
         return Score(
             accuracy=after[self._judged.name],
             loss=losses[self._judged.name],
@@ -247,13 +280,15 @@ class SampleScorer:
             samples_total=len(baseline.samples),
         )
 
-    def _interval(self, metric: Metric, baseline: Records, candidate: Records, criterion: Criterion) -> Interval:
+    def _interval(
+        self, metric: Metric, baseline: Records, candidate: Records, criterion: Criterion, confidence: float
+    ) -> Interval:
         if baseline is candidate:
-            return Interval(low=0.0, high=0.0, confidence=interval_confidence(criterion))
+            return Interval(low=0.0, high=0.0, confidence=confidence)
         ours, theirs = baseline.of(metric), candidate.of(metric)
         if isinstance(metric, MeanMetric):
-            return mean_loss_interval(ours[:, 0], theirs[:, 0], criterion)
-        return resampled_loss_interval(metric, ours, theirs, criterion, seed=self._seed)
+            return mean_loss_interval(ours[:, 0], theirs[:, 0], criterion, confidence)
+        return resampled_loss_interval(metric, ours, theirs, criterion, confidence, seed=self._seed)
 
     def _figures(self, records: Records) -> dict[str, float]:
         return {metric.name: metric.figure(records.of(metric)) for metric in self._source.metrics}

@@ -52,12 +52,14 @@ def prepare(setup: str, progress: str, payload: bytes, baseline: Measurement, le
 
 
 def evaluate(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:
-    """Measure a candidate; the payload is candidate, incumbent and whether accuracy is needed."""
+    """Measure a candidate; the payload is candidate, incumbent, whether accuracy is needed, and its rank."""
 
     def task(evaluator: Evaluator[Any], deadline: float | None) -> Evaluation:
-        candidate, incumbent, needs_accuracy = cloudpickle.loads(payload)
+        candidate, incumbent, needs_accuracy, rank = cloudpickle.loads(payload)
         peak = _peak(evaluator, candidate)
-        found = evaluator.evaluate(candidate, incumbent=incumbent, needs_accuracy=needs_accuracy, deadline=deadline)
+        found = evaluator.evaluate(
+            candidate, incumbent=incumbent, needs_accuracy=needs_accuracy, rank=rank, deadline=deadline
+        )
         return dataclasses.replace(found, measurement=with_peak(found.measurement, peak))
 
     return _guarded(task, setup, progress, baseline, left)
@@ -74,11 +76,11 @@ def complete(setup: str, progress: str, payload: bytes, baseline: Measurement, l
 
 
 def holdout(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:
-    """Measure a candidate on what was held out; the payload is the candidate."""
+    """Measure a candidate on what was held out; the payload is the candidate and its rank there."""
 
     def task(evaluator: Evaluator[Any], deadline: float | None) -> Measurement | None:
-        (candidate,) = cloudpickle.loads(payload)
-        return evaluator.holdout(candidate, deadline=deadline)
+        candidate, rank = cloudpickle.loads(payload)
+        return evaluator.holdout(candidate, rank=rank, deadline=deadline)
 
     return _guarded(task, setup, progress, baseline, left)
 

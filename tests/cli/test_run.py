@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
+from autotune.criterion import Interval
+from autotune.evaluation import LatencyComparison, RaceResult, compare_latency
 from tests.cli.conftest import Command
 from tests.experiment.sections import RESNET20_STEPS
 
@@ -127,7 +131,64 @@ def test_a_target_that_is_missed_still_leaves_a_model(command: Command, experime
     assert outcome.status == 3
     assert "Target missed" in outcome.out
     assert "Ops that cost most" in outcome.out
-    assert (tmp_path / "out.onnx").is_file()
+    # The answer keeps the target: it is fp32. What came nearest has a name of its own.
+    assert "the answer is the fp32 model itself" in outcome.out
+    nearest = tmp_path / "work" / "nearest.onnx"
+    assert f"Nearest candidate, which is not the answer: {nearest}" in outcome.out
+    quantized = [
+        any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+        for path in (tmp_path / "out.onnx", tmp_path / "work" / "best.onnx", nearest)
+    ]
+    assert quantized == [False, False, True]
+
+
+def test_a_run_that_tries_nothing_is_no_success(command: Command, experiment: Path, tmp_path: Path) -> None:
+    outcome = command("run", experiment, "--set", "quantization.op_name={'*': {precision: fp32}}")
+    assert outcome.status == 3
+    assert "Undecided" in outcome.out
+    assert "Why this one: nothing was tried" in outcome.out
+    assert (tmp_path / "work" / "best.onnx").is_file()
+    assert not (tmp_path / "work" / "nearest.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("race", "status", "text"),
+    [
+        ((1.9, 2.1, True), 0, "2.00x as fast as fp32"),
+        ((0.8, 0.9, False), 0, "the answer is the fp32 model itself"),
+        ((0.7, 51.0, None), 3, "Target met, speed undecided"),
+    ],
+)
+def test_the_exit_status_tells_whether_speed_is_known(
+    command: Command,
+    experiment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    race: tuple[float, float, bool | None],
+    status: int,
+    text: str,
+) -> None:
+    low, high, faster = race
+    speedup, interval = (low + high) / 2, Interval(low=low, high=high)
+
+    def compared(*arguments: Any, **options: Any) -> LatencyComparison:
+        found = compare_latency(*arguments, **options)
+        return dataclasses.replace(found, speedup=2.0, interval=Interval(low=0.9, high=3.0), decided=False)
+
+    def raced(_baseline: object, finalists: Sequence[object], *_: object, **__: object) -> RaceResult:
+        count = len(finalists)
+        return RaceResult(
+            order=tuple(range(count)), speedups=(speedup,) * count, intervals=(interval,) * count,
+            latencies_ms=(1.0,) * count, baseline_ms=speedup, rounds=(9,) * count, decided=faster is not None,
+            survivors=tuple(range(count)), faster=(faster,) * count, sessions=1,
+        )  # fmt: skip
+
+    monkeypatch.setattr("autotune.evaluation.evaluator.compare_latency", compared)
+    monkeypatch.setattr("autotune.evaluation.evaluator.race_latency", raced)
+    outcome = command("run", experiment, "--max-trials", 1, "--set", "tuning.objective=latency")
+    assert outcome.status == status, outcome
+    assert text in outcome.out
+    assert "2.00x?" in outcome.out  # the search's own figure
+    assert "<- best so far" not in outcome.out
 
 
 def test_ctrl_c_leaves_the_best_so_far(command: Command, experiment: Path, tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.adapter import Execution
 from autotune.criterion import Interval
 from autotune.errors import DeadlineReached, InputError
+from autotune.evaluation.latency.options import FEWEST_ROUNDS, LatencyOptions
+from autotune.evaluation.latency.results import LatencyComparison, Percentiles, RaceResult
 
 try:
     import resource
@@ -31,114 +31,8 @@ except ImportError:  # Windows
 
 _RESAMPLES = 400
 _ATTEMPTS = 5
-_FEWEST_PAIRS = 5
 _GROWTH = 1.25
 """How many times more pairs there are at one look at the interval than at the one before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyOptions:
-    """How latency is measured.
-
-    Attributes:
-        threads: Threads inside of one call.
-        batch_size: Samples in one call.
-        warmup: Calls of each model before the first that counts.
-        min_pairs: Pairs of calls before the first look at the interval.
-        max_pairs: Pairs after which a comparison ends even if its interval is still too wide.
-        interval_width: Half width that the interval of the speedup must reach, as a share of the speedup.
-        confidence: Of the interval.
-        max_seconds: Wall time after which a comparison ends, warm-up included; ``None`` sets no limit. At least five
-            pairs are always drawn.
-    """
-
-    threads: int = 1
-    batch_size: int = 1
-    warmup: int = 10
-    min_pairs: int = 30
-    max_pairs: int = 1000
-    interval_width: float = 0.02
-    confidence: float = 0.95
-    max_seconds: float | None = 10.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("batch_size", 1), ("warmup", 0), ("min_pairs", _FEWEST_PAIRS)):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name} >= {least}` must hold, but got {getattr(self, name)}")
-        if self.max_pairs < self.min_pairs:
-            raise InputError(
-                f"`min_pairs <= max_pairs` must hold, but got min_pairs={self.min_pairs}, max_pairs={self.max_pairs}"
-            )
-        if not 0 < self.interval_width < 1:
-            raise InputError(f"`0 < interval_width < 1` must hold, but got {self.interval_width}: 0.02 is +-2 %")
-        if not 0.5 <= self.confidence < 1:
-            raise InputError(f"`0.5 <= confidence < 1` must hold, but got {self.confidence}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise InputError(f"`max_seconds > 0` must hold, but got {self.max_seconds}; None sets no limit")
-
-    @property
-    def execution(self) -> Execution:
-        """How an adapter makes the models ready to run."""
-        return Execution(threads=self.threads)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Percentiles:
-    """Latency of one call in milliseconds: the median, and the times that 90 and 99 % of the calls stay under."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyComparison:
-    """What interleaved runs say of a candidate against the baseline.
-
-    Attributes:
-        baseline_ms: Median of one call of the baseline.
-        candidate_ms: Median of one call of the candidate.
-        speedup: ``baseline_ms / candidate_ms``.
-        interval: Bootstrap interval of the speedup.
-        pairs: Pairs of calls that were timed.
-        decided: Whether the interval became as narrow as was asked for before a cap was reached.
-        baseline_percentiles: Of the baseline's calls.
-        candidate_percentiles: Of the candidate's calls.
-    """
-
-    baseline_ms: float
-    candidate_ms: float
-    speedup: float
-    interval: Interval
-    pairs: int
-    decided: bool
-    baseline_percentiles: Percentiles
-    candidate_percentiles: Percentiles
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaceResult:
-    """The finalists by speed, as a race of all against all left them.
-
-    Attributes:
-        order: Indices into the finalists, fastest first.
-        speedups: By finalist, in the order in which they were given: ratio of medians, baseline over finalist.
-        intervals: Bootstrap intervals of the speedups.
-        rounds: By finalist: how many rounds it ran before it was out.
-        decided: Whether the first is proven faster than all others, or within the asked interval width of those left.
-    """
-
-    order: tuple[int, ...]
-    speedups: tuple[float, ...]
-    intervals: tuple[Interval, ...]
-    rounds: tuple[int, ...]
-    decided: bool
-
-    @property
-    def tied(self) -> list[int]:
-        """Those that the race could not tell from the fastest, in its order: their intervals overlap."""
-        floor = self.intervals[self.order[0]].low
-        return [index for index in self.order if self.intervals[index].high >= floor]
 
 
 def compare_latency(
@@ -214,7 +108,7 @@ def race_latency(
     alive = list(range(1, len(finalists) + 1))
     stopwatch.warm_up([0, *alive])
     looks = 1 + math.ceil(math.log(options.max_pairs / options.min_pairs) / math.log(_GROWTH))
-    confidence = 1 - (1 - options.confidence) / max(1, looks * (len(finalists) - 1))
+    confidence = 1 - (1 - options.confidence) / (looks * len(finalists) ** 2)
     look, decided = options.min_pairs, False
     while True:
         ended = stopwatch.run([0, *alive], look)
@@ -228,28 +122,36 @@ def race_latency(
         if decided or ended or look >= options.max_pairs:
             break
         look = min(options.max_pairs, math.ceil(look * _GROWTH))
-    return _race_result(stopwatch, alive, options, decided=decided, seed=seed)
+    return _race_result(stopwatch, alive, options, confidence, decided=decided, seed=seed)
 
 
 def _race_result(
-    stopwatch: _Stopwatch, alive: list[int], options: LatencyOptions, *, decided: bool, seed: int
+    stopwatch: _Stopwatch, alive: list[int], options: LatencyOptions, confidence: float, *, decided: bool, seed: int
 ) -> RaceResult:
     count = stopwatch.members - 1
-    speedups, intervals, rounds = [], [], []
+    speedups, intervals, rounds, faster = [], [], [], []
     for index in range(1, count + 1):
         times = stopwatch.times_ms([0, index])
         speedup, interval = speedup_interval(times[0], times[1], options.confidence, seed=seed)
+        _, sure = speedup_interval(times[0], times[1], confidence, seed=seed)
         speedups.append(speedup)
         intervals.append(interval)
         rounds.append(times.shape[1])
+        faster.append(True if sure.low > 1 else False if sure.high <= 1 + options.interval_width else None)
     # Who stayed longer is faster; among those that left at the same look the speedup over the same rounds decides.
     order = sorted(range(count), key=lambda i: (i + 1 not in alive, -rounds[i], -speedups[i]))
+    baseline_ms = float(np.median(stopwatch.times_ms([0])))
     return RaceResult(
         order=tuple(order),
         speedups=tuple(speedups),
         intervals=tuple(intervals),
+        latencies_ms=tuple(baseline_ms / speedup for speedup in speedups),
+        baseline_ms=baseline_ms,
         rounds=tuple(rounds),
         decided=decided,
+        survivors=tuple(index for index in order if index + 1 in alive),
+        faster=tuple(faster),
+        sessions=1,
     )
 
 
@@ -327,8 +229,8 @@ class _Stopwatch:
                     self._add(times)
                 done = len(self._times[members[0]])
                 self._check_deadline(done + len(self._disturbed))
-                if self._late and done + len(self._disturbed) >= _FEWEST_PAIRS:
-                    for spare in self._disturbed[: max(0, _FEWEST_PAIRS - done)]:
+                if self._late and done + len(self._disturbed) >= FEWEST_ROUNDS:
+                    for spare in self._disturbed[: max(0, FEWEST_ROUNDS - done)]:
                         self._add(spare)
                     return True
         return False
@@ -366,7 +268,7 @@ class _Stopwatch:
         return np.array([self._times[member][:rounds] for member in members], np.float64) / 1e6
 
     def _check_deadline(self, done: int) -> None:
-        if self._deadline is not None and done < _FEWEST_PAIRS and time.monotonic() > self._deadline:
+        if self._deadline is not None and done < FEWEST_ROUNDS and time.monotonic() > self._deadline:
             raise DeadlineReached("The time given to the run ended while latency was being measured")
 
 

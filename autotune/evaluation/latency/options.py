@@ -1,0 +1,82 @@
+"""How latency is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autotune.adapter import Execution
+from autotune.errors import InputError
+
+FEWEST_ROUNDS = 5
+"""Rounds that every comparison draws, however little time there is."""
+
+
+class CacheState(StrEnum):
+    """What the processor's caches hold when a timed call begins."""
+
+    WARM = "warm"
+    """Models run in short blocks, one after the other, and the first calls of a block are discarded: a model finds its
+    own weights in the caches, as on a server that does nothing else."""
+    COLD = "cold"
+    """Models run call by call in turn: each finds what the others left, as beside other work on one core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions:
+    """How latency is measured.
+
+    Attributes:
+        threads: Threads inside of one call.
+        batch_size: Samples in one call.
+        warmup: Calls of each model before the first that counts.
+        min_pairs: Timed calls of each model before the first look at the interval.
+        max_pairs: Timed calls of each model after which a comparison ends even if its interval is still too wide.
+        interval_width: Half width that the interval of the speedup must reach, as a share of the speedup.
+        confidence: Of the interval.
+        max_seconds: Wall time after which a comparison ends, warm-up included; ``None`` sets no limit. At least five
+            rounds are always run.
+        cache: Whether calls find the caches warm, in blocks of calls of one model, or cold, in turns of single calls.
+        sessions: Sessions of each model at the most, where they are cheap to open: two sessions of one model differ,
+            and only several tell by how much.
+    """
+
+    threads: int = 1
+    batch_size: int = 1
+    warmup: int = 10
+    min_pairs: int = 30
+    max_pairs: int = 1000
+    interval_width: float = 0.02
+    confidence: float = 0.95
+    max_seconds: float | None = 10.0
+    cache: CacheState = CacheState.WARM
+    sessions: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("threads", 1),
+            ("batch_size", 1),
+            ("warmup", 0),
+            ("min_pairs", FEWEST_ROUNDS),
+            ("sessions", 1),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"`{name} >= {least}` must hold, but got {getattr(self, name)}")
+        if self.max_pairs < self.min_pairs:
+            raise InputError(
+                f"`min_pairs <= max_pairs` must hold, but got min_pairs={self.min_pairs}, max_pairs={self.max_pairs}"
+            )
+        if not 0 < self.interval_width < 1:
+            raise InputError(f"`0 < interval_width < 1` must hold, but got {self.interval_width}: 0.02 is +-2 %")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"`0.5 <= confidence < 1` must hold, but got {self.confidence}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise InputError(f"`max_seconds > 0` must hold, but got {self.max_seconds}; None sets no limit")
+        if self.cache not in list(CacheState):
+            raise InputError(f"`cache` must be one of {[str(c) for c in CacheState]}, but got {self.cache!r}")
+        object.__setattr__(self, "cache", CacheState(self.cache))
+
+    @property
+    def execution(self) -> Execution:
+        """How an adapter makes the models ready to run."""
+        return Execution(threads=self.threads)

@@ -1,0 +1,92 @@
+"""What a run came to, in words that the terminal and the report share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.criterion import Verdict
+from autotune.strategy import Objective
+from autotune.trial import Measurement
+
+if TYPE_CHECKING:
+    from autotune.result import TuningSummary
+
+_WORDS = {
+    Verdict.MET: "Target met",
+    Verdict.MISSED: "Target missed",
+    Verdict.UNDECIDED: "Undecided",
+}
+
+
+def verdict_text(summary: TuningSummary) -> str:
+    """Both verdicts in a few words, and whether the samples prove that of the accuracy."""
+    text = _WORDS[summary.verdict]
+    if summary.proven is False and summary.verdict is not Verdict.UNDECIDED:
+        text += " on these samples, not proven"
+    if summary.speed is Verdict.UNDECIDED:
+        text += ", speed undecided"
+    return text
+
+
+def answer_text(summary: TuningSummary) -> str:
+    """What the answer is, by the figure that the run was to make small."""
+    best = summary.best
+    if best.config.is_fp32:
+        return "the answer is the fp32 model itself"
+    return f"trial {best.number}, {gain_text(summary.objective, summary.baseline.measurement, best.measurement)}"
+
+
+def gain_text(objective: Objective, baseline: Measurement | None, measured: Measurement | None) -> str:
+    """How much less of the objective a candidate has than fp32."""
+    if baseline is None or measured is None:
+        return "not measured"
+    if objective is Objective.LATENCY:
+        sure = " (undecided)" if measured.latency_decided is False else ""
+        return "speed not measured" if measured.speedup is None else f"{measured.speedup:.2f}x as fast as fp32{sure}"
+    pair = (baseline.size_bytes, measured.size_bytes)
+    if objective is Objective.MEMORY:
+        pair = (baseline.peak_memory_bytes, measured.peak_memory_bytes)
+    what = "size" if objective is Objective.SIZE else "peak memory"
+    if not pair[0] or pair[1] is None:
+        return f"{what} not measured"
+    return f"{pair[1] / pair[0]:.0%} of fp32's {what}"
+
+
+def proof_text(summary: TuningSummary) -> str | None:
+    """What would prove the verdict where the interval of the loss holds the target; None where it does not."""
+    if summary.proven is not False:
+        return None
+    samples = summary.samples_to_decide
+    if samples is None:
+        more = "no evaluation set is large enough to decide it, for the loss lies on the target"
+    else:
+        more = f"about {_rounded(samples):,} samples would decide"
+    return f"The interval of the loss holds the target, so that these samples do not prove the verdict; {more}"
+
+
+def holdout_text(summary: TuningSummary) -> str | None:
+    """What the data held out was used for; None where it was not."""
+    uses = summary.holdout_uses
+    if not uses:
+        return None
+    if uses == 1:
+        return "The data held out was used once, on one candidate"
+    return f"The data held out was used on {uses} candidates, the intervals there are the wider for each"
+
+
+def nearest_text(summary: TuningSummary) -> str | None:
+    """Which candidate is offered beside fp32, and why it is not the answer; None where there is none."""
+    nearest = summary.nearest
+    if nearest is None:
+        return None
+    gain = gain_text(summary.objective, summary.baseline.measurement, nearest.measurement)
+    if summary.verdict is Verdict.MET:
+        return f"Trial {nearest.number} keeps the target and is not known to be faster: {gain}"
+    known = "misses" if summary.verdict is Verdict.MISSED else "is not known to keep"
+    return f"The nearest candidate, trial {nearest.number}, {known} the target: {gain}"
+
+
+def _rounded(samples: int) -> int:
+    """Two significant digits, upward: the number is an estimate."""
+    step: int = 10 ** max(0, len(str(samples)) - 2)
+    return -(-samples // step) * step

@@ -1,0 +1,105 @@
+"""What the race of the finalists found, as it is kept and shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from autotune.criterion import Interval
+from autotune.evaluation.latency import RaceResult
+from autotune.trial import Measurement, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """One trial in a race.
+
+    Attributes:
+        number: Of the trial.
+        speedup: Over fp32, from this race's own calls.
+        interval: Of the speedup.
+        searched: The speedup that was measured during the search.
+        latency_ms: Median of one call in this race.
+        rounds: How many rounds it ran before it was out.
+        survived: Whether it is not proven slower than any other finalist.
+        faster: Whether it is proven faster than fp32 (True), is not faster (False), or neither is known (None).
+    """
+
+    number: int
+    speedup: float
+    interval: Interval
+    searched: float | None
+    latency_ms: float
+    rounds: int
+    survived: bool
+    faster: bool | None
+
+    def revise(self, measured: Measurement, race: Race) -> Measurement:
+        """The measurement of the trial with the figures of the race, which are fresh: nobody was picked by them."""
+        return dataclasses.replace(
+            measured,
+            latency_ms=self.latency_ms,
+            latency_p90_ms=None,
+            latency_p99_ms=None,
+            baseline_ms=self.latency_ms * self.speedup,
+            latency_decided=self.faster is not None,
+            latency_cache=race.cache,
+            latency_sessions=race.sessions,
+            speedup=self.speedup,
+            speedup_interval=self.interval,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """A race of finalists and fp32, all against all.
+
+    Attributes:
+        finalists: Fastest first.
+        baseline_ms: Median of one call of fp32 in this race.
+        decided: Whether the fastest are known, and of each whether it is faster than fp32.
+        sessions: Sessions of each finalist that took part, the fewest of them.
+        cache: What the processor's caches held when the timed calls began.
+    """
+
+    finalists: Sequence[Finalist]
+    baseline_ms: float
+    decided: bool
+    sessions: int
+    cache: str
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], outcome: RaceResult) -> Self:
+        """The race of these trials, in the order in which they were given to it."""
+        finalists = tuple(
+            Finalist(
+                number=trials[index].number,
+                speedup=outcome.speedups[index],
+                interval=outcome.intervals[index],
+                searched=trials[index].speedup,
+                latency_ms=outcome.latencies_ms[index],
+                rounds=outcome.rounds[index],
+                survived=index in outcome.survivors,
+                faster=outcome.faster[index],
+            )
+            for index in outcome.order
+        )
+        return cls(
+            finalists=finalists,
+            baseline_ms=outcome.baseline_ms,
+            decided=outcome.decided,
+            sessions=outcome.sessions,
+            cache=str(outcome.cache),
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        finalists = [Finalist(**{**each, "interval": Interval(**each["interval"])}) for each in data["finalists"]]
+        return cls(**{**data, "finalists": tuple(finalists)})
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that :meth:`from_json` reads."""
+        return dataclasses.asdict(self)
