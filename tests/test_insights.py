@@ -98,7 +98,7 @@ def test_every_precision_that_ops_offer_is_profiled() -> None:
     # A Gemm's activation is computed with it in fp32, and its kernel bears another name then.
     assert set(latency) == {"gemm_0", "gemm_1", "gemm_2", "gemm_3"}
     assert all(set(by) == EVERY for by in latency.values())
-    assert all(0 < seconds < 0.1 for by in latency.values() for seconds in by.values())
+    assert all(seconds > 0 for by in latency.values() for seconds in by.values())
 
 
 def test_seconds_of_a_later_profile_are_brought_to_the_pace_of_the_first() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 import autotune
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, InputError
-from autotune.evaluation import Evaluator, LatencyComparison, compare_latency
+from autotune.evaluation import Evaluator, LatencyComparison, compare_latency, isolation
 from autotune.evaluation.metrics import SampleFunction
 from autotune.restriction import SpaceRestriction
 from autotune.result import read_summary
@@ -39,9 +41,11 @@ def planted(
         import ctypes  # noqa: PLC0415  a worker has no globals of this module
         import time  # noqa: PLC0415
 
-        call = len(list(folder.iterdir()))
+        call = len([file for file in folder.iterdir() if file.name.isdigit()])
         (folder / str(call)).touch()
         fault = faults.get(call)
+        if fault == "hang":
+            (folder / "hanging").touch()
         if fault == "crash":
             ctypes.string_at(0)
         while fault == "hang":
@@ -49,42 +53,61 @@ def planted(
         kept = []
         while fault == "flood":
             kept.append(np.ones(MIB))
+            time.sleep(0.01)  # not faster than a busy machine can watch
         return 10.0 + float(np.mean([np.abs(model(batch)).mean() for batch in images]))
 
     return eval_fn
 
 
 def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_search(
-    network: onnx.ModelProto, images: Sequence[Any], tmp_path: Path
+    network: onnx.ModelProto, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tune(name: str, faults: dict[int, str], **options: Any) -> autotune.TuningResult:
         (tmp_path / name).mkdir()
         tuner = autotune.Tuner(
-            objective="size", strategy="random", max_trials=5, criterion=Criterion(relative=0.05), **CHEAP, **options
+            objective="size",
+            strategy="random",
+            max_trials=5,
+            criterion=Criterion(relative=0.05),
+            isolation="process",
+            **CHEAP,
+            **options,
         )
         return tuner.tune(network, images, planted(images, tmp_path / name, faults))
 
-    sound = tune("sound", {})
-    result = tune(
-        "planted",
-        {1: "crash", 2: "hang", 4: "flood"},
-        isolation="process",
-        trial_timeout_s=5.0,
-        trial_memory_bytes=700 * MIB,
+    # The clock of those who watch: a hang takes two hours, the start of a worker one, and a busy machine no time.
+    hour, started = 3600.0, [0]
+    hanging = tmp_path / "planted" / "hanging"
+    monkeypatch.setattr(
+        "autotune.evaluation.isolation.time",
+        SimpleNamespace(monotonic=lambda: time.monotonic() + (2 * hour if hanging.exists() else 0.0)),
     )
+    monkeypatch.setattr("autotune.search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + started[0] * hour))
+    start = isolation._Pool.__init__
+
+    def start_slowly(*arguments: Any) -> None:
+        started[0] += 1
+        start(*arguments)
+
+    monkeypatch.setattr(isolation._Pool, "__init__", start_slowly)
+    sound = tune("sound", {})
+    peaks = [trial.measurement.peak_memory_bytes or 0 for trial in sound.history if trial.measurement is not None]
+    limit = max(peaks) + 256 * MIB
+    result = tune("planted", {1: "crash", 2: "hang", 4: "flood"}, trial_timeout_s=1.5 * hour, trial_memory_bytes=limit)
     assert [trial.config for trial in result.history] == [trial.config for trial in sound.history]
     reasons = {trial.number: trial.reason or "" for trial in result.history if trial.state is TrialState.FAILED}
     assert set(reasons) == {1, 2, 4}
     assert "worker process died: SIGSEGV" in reasons[1]
-    assert "longer than trial_timeout_s=5" in reasons[2]
-    assert "more than the 700 MiB of trial_memory_bytes" in reasons[4]
+    assert "longer than trial_timeout_s=5400" in reasons[2]
+    assert f"more than the {limit // MIB:,} MiB of trial_memory_bytes" in reasons[4]
     left = [trial for trial in sound.history if trial.number in (3, 5)]
     best = min(left, key=lambda trial: trial.measurement.size_bytes)  # type: ignore[union-attr,arg-type,return-value]  # measured
     assert result.best.config == best.config
     assert result.best.measurement is not None
     assert result.best.measurement.peak_memory_bytes is not None
     # The start of a new worker counts in no trial.
-    assert all(trial.duration_s < 8 for trial in result.history if trial.duration_s is not None)
+    assert started[0] >= 5
+    assert all(trial.duration_s < hour for trial in result.history if trial.number and trial.duration_s is not None)
     assert not [
         child for child in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(child.cmdline())
     ]

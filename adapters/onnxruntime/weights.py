@@ -82,7 +82,7 @@ def quantize_weights(
         limits = op_limits(op.node, weight.shape, choice.weight, config.recipe)
         integers = limits.quantize(weight, parameters, choice.weight, axis)
         # Integers too: two kernels that sum in different orders may have different ones of the same scales.
-        digest = hashlib.sha256(np.ascontiguousarray(integers)).digest()
+        digest = hashlib.sha256(integers.tobytes()).digest()
         key = (op.weight, axis, choice.weight, parameters.scale.tobytes(), parameters.zero_point.tobytes(), digest)
         if key not in dequantized:
             name = op.weight if not _is_taken(dequantized, op.weight) else f"{op.weight}/{op.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +11,17 @@ from autotune.adapter import Array
 from autotune.config import Recipe
 from autotune.host import current_host
 
-EXACT_HERE = Recipe(bound_pairs=current_host().saturates_u8s8)
-"""All 8 bits of a weight where this CPU sums products up in 32 bits; where it does not, what cannot saturate: a test
-that compares with fp32 or with exact sums finds them on every CPU."""
+
+def exact_here(recipe: Recipe) -> Recipe:
+    """A recipe whose weights have all 8 bits where this CPU sums products up in 32 bits.
+
+    Where it does not, they are what cannot saturate: a test that compares with fp32 or with exact sums finds these on
+    every CPU.
+    """
+    return dataclasses.replace(recipe, bound_pairs=current_host().saturates_u8s8)
+
+
+EXACT_HERE = exact_here(Recipe())
 
 
 def integer_product(activations: Array, weights: Array, *, saturates: bool | None = None) -> Array:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import onnx
@@ -243,8 +244,11 @@ def test_dead_channel_and_constant_input_do_no_harm() -> None:
         assert np.isfinite(ADAPTER.runner(candidate, Execution())(BATCHES[0])[0]).all()
 
 
-def test_applying_a_config_is_quick() -> None:
-    """Half a second is the promise for MobileNetV2; a tenth of that was measured."""
+def test_applying_a_config_does_no_work_twice() -> None:
+    """Half a second is the promise for MobileNetV2, a tenth of that was measured; calls are the same on every machine.
+
+    A table of the graph that is made anew for every node takes millions.
+    """
     path = RESNET.with_name("mobilenetv2_cifar10.onnx")
     if not path.exists():
         pytest.skip(f"{path} is not here")
@@ -252,9 +256,16 @@ def test_applying_a_config_is_quick() -> None:
     statistics = ADAPTER.calibrate(model, image_batches(1, shape=(3, 128, 128), name="data"), seed=0)
     # Recipes that run examples through the model have a price of their own, see docs/recipes.md.
     config = dataclasses.replace(ADAPTER.space(model).preferred, recipe=Recipe())
-    durations = []
-    for _ in range(3):
-        start = time.process_time()
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
         ADAPTER.apply(model, config, statistics)
-        durations.append(time.process_time() - start)
-    assert min(durations) < 0.5
+    finally:
+        sys.setprofile(before)
+    assert calls < 400_000  # 142,158 with ONNX Runtime 1.32

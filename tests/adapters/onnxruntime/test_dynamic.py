@@ -22,6 +22,7 @@ from autotune.config import (
     TensorScheme,
 )
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnxruntime.saturating import EXACT_HERE, integer_product
 from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -85,29 +86,33 @@ def test_every_product_is_fused_with_its_bias(model: OnnxModel) -> None:
 @pytest.mark.parametrize("granularity", list(Granularity))
 def test_weight_schemes(model: OnnxModel, granularity: Granularity) -> None:
     choice = dataclasses.replace(DYNAMIC, weight=dataclasses.replace(PER_TENSOR, granularity=granularity))
-    candidate = ADAPTER.apply(model, QuantizationConfig(ops=dict.fromkeys(PRODUCTS, choice)), NOTHING)
+    candidate = ADAPTER.apply(
+        model, QuantizationConfig(ops=dict.fromkeys(PRODUCTS, choice), recipe=EXACT_HERE), NOTHING
+    )
     counts = optimized_op_counts(candidate.proto)
     assert counts["MatMulIntegerToFloat"] + counts["DynamicQuantizeMatMul"] == len(PRODUCTS)
     assert sqnr_db(output(model), output(candidate)) > 20.0
 
 
 def test_result_is_that_of_the_definition() -> None:
-    """u8 activations by the range of the call, s8 weights, exact integer sums."""
+    """u8 activations by the range of the call, s8 weights, sums as this CPU makes them."""
     weight, x = normal(6, 3), normal(2, 6, seed=1, scale=2.0)
     model = ADAPTER.load(build([node("MatMul", "x w", "y")], {"x": ("N", 6)}, {"y": ("N", 3)}, {"w": weight}))
     candidate = ADAPTER.apply(model, QuantizationConfig(ops={"y": DYNAMIC}), NOTHING)
     low, high = min(0.0, x.min()), max(0.0, x.max())
     scale = (high - low) / 255
     zero = np.rint(-low / scale)
-    integers = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    integers = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.uint8)
     weight_scale = np.abs(weight).max(axis=0) / 127
-    expected = integers @ np.rint(weight / weight_scale) * scale * weight_scale
+    weights = np.rint(weight / weight_scale).astype(np.int8)
+    sums = integer_product(integers, weights) - zero * weights.sum(axis=0, dtype=np.int64)
+    expected = sums * scale * weight_scale
     np.testing.assert_allclose(output(candidate, {"x": x}), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_static_and_dynamic_in_one_model(model: OnnxModel, statistics: CalibrationStatistics) -> None:
     ops = {"q_product": DYNAMIC, "k_product": STATIC, "inner": STATIC, "down": DYNAMIC, "logits": STATIC}
-    candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops), statistics)
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops, recipe=EXACT_HERE), statistics)
     counts = optimized_op_counts(candidate.proto)
     assert counts["MatMulIntegerToFloat"] + counts["DynamicQuantizeMatMul"] == 4
     assert counts["QGemm"] == 1
@@ -117,7 +122,9 @@ def test_static_and_dynamic_in_one_model(model: OnnxModel, statistics: Calibrati
 
 
 def test_static_products_take_their_bias_along(model: OnnxModel, statistics: CalibrationStatistics) -> None:
-    candidate = ADAPTER.apply(model, QuantizationConfig(ops=dict.fromkeys(PRODUCTS, STATIC)), statistics)
+    candidate = ADAPTER.apply(
+        model, QuantizationConfig(ops=dict.fromkeys(PRODUCTS, STATIC), recipe=EXACT_HERE), statistics
+    )
     counts = optimized_op_counts(candidate.proto)
     assert counts["MatMulIntegerToFloat"] == len(PRODUCTS)
     assert (counts["Sum"], counts["Add"], counts["SkipLayerNormalization"]) == (1, 1, 0)
@@ -136,7 +143,7 @@ def test_only_what_is_asked_for_changes(model: OnnxModel) -> None:
 def test_shared_weight_is_stored_once() -> None:
     nodes = [node("MatMul", "x w", "a"), node("MatMul", "a w", "b"), node("MatMul", "b w", "y")]
     model = ADAPTER.load(build(nodes, {"x": ("N", 8)}, {"y": ("N", 8)}, {"w": normal(8, 8)}))
-    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"a": DYNAMIC, "b": DYNAMIC}), NOTHING)
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"a": DYNAMIC, "b": DYNAMIC}, recipe=EXACT_HERE), NOTHING)
     names = [t.name for t in candidate.proto.graph.initializer]
     assert sum(name.endswith("integers") for name in names) == 1
     assert "w" in names  # the fp32 op reads it

@@ -21,6 +21,7 @@ from autotune.config import (
     TensorScheme,
 )
 from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal
+from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
 ADAPTER = OnnxRuntimeAdapter()
 BATCHES = image_batches()
@@ -185,7 +186,7 @@ def test_fp32_op_between_int8_ops_stays_fp32(op_type: str) -> None:
         proto = around(middle, "m", constants={"w3": normal(8, 8, 3, 3, seed=5)})
     model = ADAPTER.load(proto)
     statistics = ADAPTER.calibrate(model, BATCHES, seed=0)
-    int8_ops = QuantizationConfig(ops={"a": int8(), "second": int8()})
+    int8_ops = QuantizationConfig(ops={"a": int8(), "second": int8()}, recipe=EXACT_HERE)
     quantized = ADAPTER.apply(model, int8_ops, statistics)
     counts = optimized_op_counts(quantized.proto)
     assert counts["QLinearConv"] + counts["QGemm"] == 2
@@ -209,7 +210,7 @@ def test_keeping_an_op_in_fp32_lessens_the_error() -> None:
         weight=TensorScheme(dtype=QuantizedType.S8, symmetric=True),
         calibration=MINMAX,
     )
-    every = QuantizationConfig(ops={"a": int8(), "c": per_tensor, "second": int8()})
+    every = QuantizationConfig(ops={"a": int8(), "c": per_tensor, "second": int8()}, recipe=EXACT_HERE)
     without = every.replace({"c": OpConfig()})
     errors = [-sqnr_db(model, ADAPTER.apply(model, config, statistics)) for config in (every, without)]
     assert errors[1] < errors[0] - 0.1

@@ -32,6 +32,7 @@ from autotune.config import (
 )
 from autotune.errors import ApplyError
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnxruntime.saturating import EXACT_HERE
 from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -56,7 +57,7 @@ def cnn() -> tuple[OnnxModel, CalibrationStatistics]:
 def applied(
     model: OnnxModel, statistics: CalibrationStatistics, ops: dict[str, OpConfig], recipe: Recipe | None = None
 ) -> OnnxModel:
-    candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops, recipe=recipe or Recipe()), statistics)
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops, recipe=recipe or EXACT_HERE), statistics)
     onnx.checker.check_model(candidate.proto)
     return candidate
 

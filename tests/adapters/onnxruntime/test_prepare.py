@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, version_converter
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.config import MINMAX, Recipe
+from autotune.config import MINMAX
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
 ADAPTER = OnnxRuntimeAdapter()
 FEEDS = image_batches(1)[0]
@@ -148,5 +149,5 @@ def test_opset_that_cannot_be_upgraded_offers_no_per_channel_weights(monkeypatch
     assert [scheme.granularity for scheme in conv.precisions[0].weights] == ["per_tensor"]
     statistics = ADAPTER.calibrate(model, [FEEDS], seed=0)
     wanted = dataclasses.replace(ADAPTER.space(model).preferred[conv.name], calibration=MINMAX)
-    candidate = ADAPTER.apply(model, ADAPTER.space(model).uniform(wanted, Recipe()), statistics)
+    candidate = ADAPTER.apply(model, ADAPTER.space(model).uniform(wanted, EXACT_HERE), statistics)
     np.testing.assert_allclose(prepared(candidate, FEEDS), original(proto, FEEDS), atol=0.1)

@@ -25,6 +25,7 @@ from autotune.config import (
 )
 from autotune.errors import ApplyError
 from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
 ADAPTER = OnnxRuntimeAdapter()
 NOTHING = CalibrationStatistics({}, 0)
@@ -84,7 +85,7 @@ def outputs_of(model: OnnxModel, x: Array | None = None) -> tuple[Array, ...]:
 
 
 def quantized(model: OnnxModel, choice: OpConfig | None = None, recipe: Recipe | None = None) -> OnnxModel:
-    config = QuantizationConfig(ops={"lstm": choice or dynamic()}, recipe=recipe or Recipe())
+    config = QuantizationConfig(ops={"lstm": choice or dynamic()}, recipe=recipe or EXACT_HERE)
     candidate = ADAPTER.apply(model, config, NOTHING)
     counts = optimized_op_counts(candidate.proto)
     assert counts["DynamicQuantizeLSTM"] == 1
@@ -161,22 +162,26 @@ def test_shared_matrices_are_stored_once() -> None:
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("t", TensorProto.FLOAT, None))
     model = ADAPTER.load(proto)
     x = normal(STEPS, SAMPLES, HIDDEN, seed=9, scale=1.0)
-    both = ADAPTER.apply(model, QuantizationConfig(ops=dict.fromkeys(("lstm", "again"), dynamic())), NOTHING)
+    both = ADAPTER.apply(
+        model, QuantizationConfig(ops=dict.fromkeys(("lstm", "again"), dynamic()), recipe=EXACT_HERE), NOTHING
+    )
     names = [tensor.name for tensor in both.proto.graph.initializer]
     assert sum(name.endswith("integers") for name in names) == 2
     assert not {"w", "r"} & set(names)
     assert sqnr_db(outputs_of(model, x)[0], outputs_of(both, x)[0]) > 25.0
-    one = ADAPTER.apply(model, QuantizationConfig(ops={"again": dynamic()}), NOTHING)
+    one = ADAPTER.apply(model, QuantizationConfig(ops={"again": dynamic()}, recipe=EXACT_HERE), NOTHING)
     assert {"w", "r"} <= {tensor.name for tensor in one.proto.graph.initializer}
     assert sqnr_db(outputs_of(model, x)[0], outputs_of(one, x)[0]) > 25.0
 
 
 def test_saturation_of_either_matrix_is_seen() -> None:
     model = ADAPTER.load(lstm())
-    assert ADAPTER.saturating_ops(quantized(model)) == ("lstm",)
-    assert ADAPTER.saturating_ops(quantized(model, recipe=Recipe(reduce_range=True))) == ()
+    assert ADAPTER.saturating_ops(quantized(model, recipe=Recipe())) == ("lstm",)
+    for granularity in Granularity:
+        for safe in (Recipe(reduce_range=True), Recipe(bound_pairs=True)):
+            assert ADAPTER.saturating_ops(quantized(model, dynamic(granularity), safe)) == ()
     calm = {"w": np.tile(np.array([[[1.0, -1.0]]], np.float32), (1, 4 * HIDDEN, INPUTS // 2))}
-    only_recurrence = quantized(ADAPTER.load(lstm(constants=calm)))
+    only_recurrence = quantized(ADAPTER.load(lstm(constants=calm)), recipe=Recipe())
     assert ADAPTER.saturating_ops(only_recurrence) == ("lstm",)
 
 

@@ -183,7 +183,7 @@ def test_products_are_what_this_cpu_is_said_to_compute(summed: int, count: int) 
 
 def convolved(x: Array, weight: Array, scale: float, **attributes: Any) -> Array:
     """QLinearConv with zero points of 0 and an output around 128, in steps of ``scale`` sums."""
-    constants = {
+    constants: dict[str, Array] = {
         "one": np.array(1, np.float32),
         "zero": np.array(0, np.uint8),
         "w": weight,
@@ -215,14 +215,13 @@ def test_depthwise_convolutions_are_exact_on_every_cpu(kernel: tuple[int, ...]) 
 
 
 def convolution_cases() -> dict[str, Recipe]:
-    bounded = {"bound_pairs": True}
     full, feedback = BiasCorrection.FULL, WeightRounding.ERROR_FEEDBACK
     return {
-        "plain": Recipe(**bounded),
-        "equalization": Recipe(**bounded, equalization=True),
-        "full bias correction": Recipe(**bounded, bias_correction=full),
-        "error feedback": Recipe(**bounded, weight_rounding=feedback),
-        "all": Recipe(**bounded, equalization=True, bias_correction=full, weight_rounding=feedback),
+        "plain": Recipe(bound_pairs=True),
+        "equalization": Recipe(bound_pairs=True, equalization=True),
+        "full bias correction": Recipe(bound_pairs=True, bias_correction=full),
+        "error feedback": Recipe(bound_pairs=True, weight_rounding=feedback),
+        "all": Recipe(bound_pairs=True, equalization=True, bias_correction=full, weight_rounding=feedback),
     }
 
 

@@ -20,6 +20,7 @@ from autotune.config import (
     TensorScheme,
 )
 from tests.adapters.onnxruntime.graphs import build, image_batches, node
+from tests.adapters.onnxruntime.saturating import exact_here
 
 ADAPTER = OnnxRuntimeAdapter()
 BATCHES = image_batches()
@@ -72,7 +73,7 @@ def config(
         weight=TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=granularity),
         calibration=MINMAX,
     )
-    return ADAPTER.space(model).uniform(wanted, recipe or Recipe())
+    return ADAPTER.space(model).uniform(wanted, exact_here(recipe or Recipe()))
 
 
 def run(model: OnnxModel, feeds: Feeds = BATCHES[0]) -> Array:
