@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autotune.adapter import Array, Execution, Feeds, Runner
-from autotune.criterion import Criterion, Verdict
+from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import (
     CriterionError,
     DataError,
@@ -108,7 +108,7 @@ def test_a_slower_candidate_is_pruned_before_its_accuracy(problem: Any, make: Ma
 
     evaluator = make(UserFunction(function=eval_fn))
     baseline = evaluator.baseline()
-    incumbent = replace(baseline, speedup=50.0)
+    incumbent = replace(baseline, speedup=50.0, speedup_interval=Interval(low=49.0, high=51.0))
     found = evaluator.evaluate(problem.model, incumbent=incumbent)
     assert found.state is TrialState.PRUNED
     assert found.reason is not None
