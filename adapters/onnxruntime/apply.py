@@ -1,23 +1,20 @@
-"""Make the candidate that a config describes: static int8 through ONNX Runtime's own QDQ quantizer, then the rest."""
+"""Make the candidate that a config describes: static int8 by Q/DQ pairs, then the rest."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.calibrate import TensorData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from autotune.adapters.onnxruntime.dynamic import quantize_dynamically, supports_dynamic
 from autotune.adapters.onnxruntime.execution import finish
 from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.half import compute_in_half
 from autotune.adapters.onnxruntime.half_kernels import HALF_TYPES
+from autotune.adapters.onnxruntime.insertion import insert_pairs
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
@@ -26,7 +23,6 @@ from autotune.adapters.onnxruntime.products import read_originals, write_out_pro
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
 from autotune.adapters.onnxruntime.recurrent import quantize_lstms
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
-from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.adapters.onnxruntime.weight_only import (
     block_layers,
     quantize_weights_only,
@@ -42,45 +38,6 @@ from autotune.calibration import (
 )
 from autotune.config import Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
-
-_QUANT_TYPES = {QuantizedType.U8: QuantType.QUInt8, QuantizedType.S8: QuantType.QInt8}
-_DTYPES = {QuantizedType.U8: np.dtype(np.uint8), QuantizedType.S8: np.dtype(np.int8)}
-
-_Overrides = dict[str, list[dict[str, Any]]]
-
-
-class _Quantizer(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no types
-    """ONNX Runtime's quantizer, told which tensors stay fp32."""
-
-    def __init__(self, proto: onnx.ModelProto, quantized: set[str], nodes: list[str], overrides: _Overrides) -> None:
-        self._quantized = quantized
-        super().__init__(
-            proto,
-            per_channel=False,  # the overrides say which weights are
-            reduce_range=False,  # the overrides' scales account for it
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            # Scales come from the overrides; the quantizer wants a range for every tensor all the same.
-            tensors_range={
-                name: TensorData(lowest=np.float32(0), highest=np.float32(1)) for name in overrides if name in quantized
-            },
-            nodes_to_quantize=nodes,
-            nodes_to_exclude=[],
-            op_types_to_quantize=list({node.op_type for node in proto.graph.node}),
-            extra_options={
-                "TensorQuantOverrides": overrides,
-                "ForceQuantizeNoInputCheck": True,  # `nodes` names those followers alone that have something to follow
-                "QDQDisableWeightAdjustForInt32Bias": True,  # done already, for all channels at once
-            },
-        )
-
-    def quantize_activation_tensor(self, tensor_name: str) -> None:
-        if tensor_name in self._quantized:
-            super().quantize_activation_tensor(tensor_name)
-
-    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:  # noqa: ARG002
-        # What shares a scale has been decided; an AveragePool, for one, does better with a scale of its own.
-        self.quantize_activation_tensor(output_name)
 
 
 def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
@@ -113,21 +70,19 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     _bring_in(proto, corrected, graph, placement)
     quantize_weights(proto, corrected, placement.ops, config, parameters_by_op)
     if placement.ops:
-        result = _quantize(proto, placement, _overrides(prepared.model, graph, placement, activations))
-    else:
-        result = proto
-    read_originals(result, {op.name for op in placement.ops} | placement.followers)
-    write_out_products(result, placement.ops)
-    quantize_dynamically(result, corrected, ops, config)
-    quantize_lstms(result, corrected, ops, config)
-    quantize_weights_only(result, corrected, ops, block_grids)
-    half_notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
-    keep_fp32(result)
-    keep_residuals_apart(result)
-    external_dir, folder = spill(result, corrected.external_dir)
+        insert_pairs(proto, placement, _tensor_parameters(prepared.model, graph, placement, activations))
+    read_originals(proto, {op.name for op in placement.ops} | placement.followers)
+    write_out_products(proto, placement.ops)
+    quantize_dynamically(proto, corrected, ops, config)
+    quantize_lstms(proto, corrected, ops, config)
+    quantize_weights_only(proto, corrected, ops, block_grids)
+    half_notes = compute_in_half(proto, corrected, ops, config, prepared.statistics)
+    keep_fp32(proto)
+    keep_residuals_apart(proto)
+    external_dir, folder = spill(proto, corrected.external_dir)
     candidate = dataclasses.replace(
         corrected,
-        proto=result,
+        proto=proto,
         external_dir=external_dir,
         folder=folder or corrected.folder,
         notes=(*corrected.notes, *half_notes),
@@ -164,36 +119,14 @@ def _activation_parameters(placement: Placement, prepared: Prepared) -> dict[str
     }
 
 
-def _overrides(
+def _tensor_parameters(
     model: OnnxModel, graph: Graph, placement: Placement, activations: Mapping[str, AffineParameters]
-) -> _Overrides:
-    """What ONNX Runtime's quantizer is told of every tensor that it quantizes."""
-    overrides: _Overrides = {
-        name: [_override(parameters, placement.groups[name].dtype)] for name, parameters in activations.items()
-    }
+) -> dict[str, tuple[AffineParameters, QuantizedType]]:
+    """Parameters and integer type of every tensor that is quantized, constants that are read like activations too."""
+    found = {name: (parameters, placement.groups[name].dtype) for name, parameters in activations.items()}
     for op in placement.ops:
-        overrides.update(_constant_overrides(op, model, graph, placement))
-    return overrides
-
-
-def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Overrides) -> onnx.ModelProto:
-    """Insert Q/DQ pairs; weights have theirs already."""
-    # Types are in place already; this is how ONNX Runtime's quantizer recognises that.
-    metadata = list(proto.metadata_props)
-    producer = proto.producer_name, proto.producer_version
-    proto.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
-    nodes = [op.name for op in placement.ops] + sorted(placement.followers)
-    quantized = set(placement.groups) | {name for op in placement.ops for name in op.constants}
-    try:
-        quantizer = _Quantizer(proto, quantized, nodes, overrides)
-        result: onnx.ModelProto = quantizer.quantize_model()
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
-    sort_nodes(result)
-    del result.metadata_props[:]
-    result.metadata_props.extend(metadata)
-    result.producer_name, result.producer_version = producer
-    return result
+        found.update(_constant_parameters(op, model, graph, placement))
+    return found
 
 
 def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement: Placement) -> None:
@@ -233,21 +166,15 @@ def _group_parameters(group: ScaleGroup, prepared: Prepared) -> AffineParameters
     return affine_parameters(max(low, group.low), min(high, group.high), scheme)
 
 
-def _override(parameters: AffineParameters, dtype: QuantizedType) -> dict[str, Any]:
-    return {
-        "quant_type": _QUANT_TYPES[dtype],
-        "scale": np.asarray(parameters.scale, np.float32).reshape(()),
-        "zero_point": np.asarray(parameters.zero_point).astype(_DTYPES[dtype]).reshape(()),
-    }
-
-
-def _constant_overrides(op: QuantizableOp, model: OnnxModel, graph: Graph, placement: Placement) -> _Overrides:
+def _constant_parameters(
+    op: QuantizableOp, model: OnnxModel, graph: Graph, placement: Placement
+) -> dict[str, tuple[AffineParameters, QuantizedType]]:
     """Parameters of the constants that an op reads like activations: their exact range, in its integer type."""
     dtype = placement.groups[op.activations[0]].dtype
-    overrides: _Overrides = {}
+    found = {}
     for name in op.constants:
         values = model.tensor(graph.initializers[name])
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
         parameters = affine_parameters(min(low, 0.0), max(high, 0.0), TensorScheme(dtype=dtype))
-        overrides[name] = [_override(parameters, dtype)]
-    return overrides
+        found[name] = (parameters, dtype)
+    return found

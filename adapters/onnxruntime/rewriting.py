@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
@@ -37,19 +37,29 @@ def sort_nodes(proto: onnx.ModelProto) -> None:
     producers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     order: dict[int, None] = {}
     for first in range(len(nodes)):
-        path = [] if first in order else [first]
+        if first in order:
+            continue
+        path = [(first, _writers(nodes[first], producers))]
+        on_path = {first}
         while path:
-            reads = (*nodes[path[-1]].input, *outer_reads(nodes[path[-1]]))
-            before = (producers[name] for name in reads if name in producers)
+            index, before = path[-1]
             # A name that a graph inside defines for itself may be that of a tensor outside, written later.
-            missing = next((index for index in before if index not in order and index not in path), None)
+            missing = next((each for each in before if each not in order and each not in on_path), None)
             if missing is None:
-                order[path.pop()] = None
+                order[index] = None
+                on_path.remove(index)
+                path.pop()
             else:
-                path.append(missing)
+                path.append((missing, _writers(nodes[missing], producers)))
+                on_path.add(missing)
     copies = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
+
+
+def _writers(node: onnx.NodeProto, producers: Mapping[str, int]) -> Iterator[int]:
+    """Of the nodes that write what a node reads, their positions."""
+    return (producers[name] for name in (*node.input, *outer_reads(node)) if name in producers)
 
 
 def drop_unread(proto: onnx.ModelProto, candidates: set[str]) -> None:
