@@ -87,6 +87,7 @@ class CalibrationMethod(StrEnum):
     PERCENTILE = "percentile"
     KL = "kl"
     MSE = "mse"
+    LEAST_ERROR = "least_error"
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ MINMAX = CalibrationAlgorithm(CalibrationMethod.MINMAX)
 PERCENTILE = CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.99)
 KL = CalibrationAlgorithm(CalibrationMethod.KL)
 MSE = CalibrationAlgorithm(CalibrationMethod.MSE)
+LEAST_ERROR = CalibrationAlgorithm(CalibrationMethod.LEAST_ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from autotune.config import (
     FP32,
     KL,
+    LEAST_ERROR,
     MINMAX,
     MSE,
     PERCENTILE,
@@ -35,7 +36,7 @@ ops = st.just(FP32) | st.builds(
     precision=st.just(Precision.INT8),
     activation=schemes,
     weight=st.none() | schemes,
-    calibration=st.sampled_from([MINMAX, PERCENTILE, KL, MSE]),
+    calibration=st.sampled_from([MINMAX, PERCENTILE, KL, MSE, LEAST_ERROR]),
 )
 configs = st.builds(
     QuantizationConfig,
@@ -119,7 +120,7 @@ def test_a_calibration_algorithm_that_makes_no_sense_is_refused(text: str) -> No
 
 
 def test_calibration_algorithms_read_what_they_write() -> None:
-    for algorithm in (MINMAX, KL, MSE, CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.999)):
+    for algorithm in (MINMAX, KL, MSE, LEAST_ERROR, CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.999)):
         assert CalibrationAlgorithm.parse(str(algorithm)) == algorithm
 
 

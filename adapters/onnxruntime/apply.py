@@ -174,6 +174,10 @@ def _constant_parameters(
     found = {}
     for name in op.constants:
         values = model.tensor(graph.initializers[name])
+        if not np.isfinite(values).all():
+            raise ApplyError(
+                f"Constants must be finite to be quantized, but {name!r} is not: leave {op.name!r} in fp32"
+            )
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
         parameters = affine_parameters(min(low, 0.0), max(high, 0.0), TensorScheme(dtype=dtype))
         found[name] = (parameters, dtype)

@@ -20,6 +20,12 @@ from autotune.config import CalibrationMethod, Granularity, OpConfig, Quantizati
 _BIAS_MARGIN = 1.0001
 """Room for the rounding of the scales' product to float32."""
 
+_SMALLEST_BIAS_SCALE = float(np.finfo(np.float32).tiny) * _BIAS_MARGIN
+"""A normal float32: hardware that flushes denormals takes smaller ones for zero."""
+
+_LARGEST_SCALE = float(np.finfo(np.float32).max) / 256
+"""Integers times it stay finite."""
+
 
 def weight_grids(
     model: OnnxModel,
@@ -115,12 +121,16 @@ def _parameters(weight: Array, op: QuantizableOp, config: QuantizationConfig) ->
 
 
 def _with_room_for_bias(parameters: AffineParameters, bias: Array, activation_scale: float) -> AffineParameters:
-    """Widen scales so that no bias, whose own scale is the product of both, exceeds its 32 bits."""
+    """Widen scales so that no bias, whose own scale is the product of both, exceeds its 32 bits.
+
+    Nor may that product vanish: a dead channel, whose weights training has decayed to 1e-40, and power spectra of
+    1e-10 would leave 0 / 0 for the integer.
+    """
     magnitude = np.abs(bias.astype(np.float64))
     if parameters.scale.ndim == 0:
         magnitude = np.asarray(magnitude.max(initial=0.0))
-    needed = magnitude * (_BIAS_MARGIN / np.iinfo(np.int32).max / activation_scale)
-    scale = np.maximum(parameters.scale, needed.astype(np.float32))
+    needed = np.maximum(magnitude * (_BIAS_MARGIN / np.iinfo(np.int32).max), _SMALLEST_BIAS_SCALE) / activation_scale
+    scale = np.maximum(parameters.scale, np.minimum(needed, _LARGEST_SCALE).astype(np.float32))
     return AffineParameters(np.asarray(scale, np.float32), parameters.zero_point)
 
 

@@ -91,7 +91,7 @@ class ActivationScheme(WeightScheme):
     """What is allowed for the tensors that an op reads."""
 
     algorithm: Annotated[OneOrMore[str], AfterValidator(_is_algorithm)] | None = None
-    """Calibration algorithms: minmax, kl, mse, percentile (any), or one percentile such as percentile:99.99."""
+    """Calibration algorithms: least_error, minmax, kl, mse, percentile (any), or one, such as percentile:99.99."""
 
 
 class OpChoices(Section):

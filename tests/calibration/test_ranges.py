@@ -23,6 +23,7 @@ from autotune.calibration import (
 )
 from autotune.config import (
     KL,
+    LEAST_ERROR,
     MINMAX,
     MSE,
     PERCENTILE,
@@ -37,7 +38,7 @@ S8 = TensorScheme(dtype=QuantizedType.S8)
 U8_SYMMETRIC = TensorScheme(dtype=QuantizedType.U8, symmetric=True)
 S8_SYMMETRIC = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 SCHEMES = (U8, S8, U8_SYMMETRIC, S8_SYMMETRIC)
-ALGORITHMS = (MINMAX, PERCENTILE, KL, MSE)
+ALGORITHMS = (MINMAX, PERCENTILE, KL, MSE, LEAST_ERROR)
 NORMAL = np.random.default_rng(0).standard_normal(100_000)
 
 
@@ -91,7 +92,7 @@ def test_both_ends_are_searched_one_by_one() -> None:
         assert 3.0 < high < 4.6
 
 
-@pytest.mark.parametrize("algorithm", [KL, MSE, PERCENTILE], ids=str)
+@pytest.mark.parametrize("algorithm", [KL, MSE, PERCENTILE, LEAST_ERROR], ids=str)
 def test_one_sided_tensors_keep_their_end_at_zero(algorithm: Any) -> None:
     relu = stats(np.maximum(NORMAL, 0))
     low, high = activation_range(relu, algorithm, U8)
@@ -102,7 +103,7 @@ def test_one_sided_tensors_keep_their_end_at_zero(algorithm: Any) -> None:
     assert -4.5 < low < -3.0
 
 
-@pytest.mark.parametrize("algorithm", [KL, MSE], ids=str)
+@pytest.mark.parametrize("algorithm", [KL, MSE, LEAST_ERROR], ids=str)
 def test_what_piles_up_at_zero_and_at_six_is_kept(algorithm: Any) -> None:
     clipped = stats(np.clip(NORMAL * 4, 0, 6))
     assert activation_range(clipped, algorithm, U8) == pytest.approx((0.0, 6.0), rel=0.01)
@@ -212,5 +213,62 @@ def test_a_range_takes_no_loop_over_bins() -> None:
     """0.2, 6 and 1 ms were measured; ONNX Runtime's search over bins in Python takes seconds."""
     bins = OUTLIERS.histogram.counts.size
     assert bins >= 4096
-    for algorithm in (PERCENTILE, KL, MSE):
+    for algorithm in (PERCENTILE, KL, MSE, LEAST_ERROR):
         assert lines_executed(lambda algorithm=algorithm: activation_range(OUTLIERS, algorithm, U8)) < bins / 2  # type: ignore[misc]
+
+
+def sqnr_db(values: npt.NDArray[Any], algorithm: CalibrationAlgorithm, scheme: TensorScheme) -> float:
+    values = values.astype(np.float32)
+    params = affine_parameters(*activation_range(stats(values), algorithm, scheme), scheme)
+    error = np.square(fake_quantize(values, params, scheme) - values.astype(np.float64)).mean()
+    return float(10 * np.log10(np.square(values, dtype=np.float64).mean() / max(error, 1e-30)))
+
+
+AWAY_FROM_ZERO = {
+    "normal below zero": NORMAL - 5,
+    "normal above zero": NORMAL + 5,
+    "ratings": np.random.default_rng(1).integers(1, 6, 20_000),
+    "pooled features": np.random.default_rng(2).uniform(0.27, 0.82, 20_000),
+    "few pooled features": np.random.default_rng(3).uniform(0.27, 0.82, 60),
+    "two groups": np.append(NORMAL[:5000] * 0.01 - 8, NORMAL[:5000] * 0.01 + 9),
+    "log spectrum": np.log(np.square(NORMAL) + 1e-7),
+}
+
+
+@pytest.mark.parametrize("scheme", [U8, S8_SYMMETRIC], ids=str)
+@pytest.mark.parametrize("name", AWAY_FROM_ZERO)
+def test_kl_keeps_values_that_lie_far_from_zero(name: str, scheme: TensorScheme) -> None:
+    """Where the bins around zero are empty, the range that leaves all values out has the least divergence."""
+    values = AWAY_FROM_ZERO[name]
+    best = max(sqnr_db(values, algorithm, scheme) for algorithm in (MINMAX, MSE, PERCENTILE))
+    assert sqnr_db(values, KL, scheme) > min(best, 60.0) - 10.0
+
+
+def shares(values: npt.NDArray[Any], scheme: TensorScheme) -> float:
+    """Of the values that KL cuts off."""
+    low, high = activation_range(stats(values), KL, scheme)
+    return float(np.mean((values < low * 1.001) | (values > high * 1.001)))
+
+
+@pytest.mark.parametrize("scheme", [U8, S8_SYMMETRIC], ids=str)
+def test_kl_cuts_off_one_percent_at_most(scheme: TensorScheme) -> None:
+    """A spike of a twentieth of all values costs KL little divergence and much error."""
+    for spike in (0.02, 0.05, 0.2):
+        values = np.append(NORMAL[:20_000] * 0.02, np.full(int(20_000 * spike), 3.0))
+        assert shares(values, scheme) <= 0.0101
+
+
+def test_kl_gives_way_where_it_errs_ten_times_as_much() -> None:
+    """Half a percent of the values may be cut off by their number, and may not by what they weigh."""
+    values = np.append(np.abs(NORMAL) * 0.1, np.full(500, 20.0))
+    assert activation_range(stats(values), KL, U8) == activation_range(stats(values), LEAST_ERROR, U8)
+
+
+@pytest.mark.parametrize("scheme", [U8, S8, S8_SYMMETRIC], ids=str)
+@pytest.mark.parametrize("name", [*AWAY_FROM_ZERO, "outliers", "lognormal", "relu"])
+def test_least_error_is_no_worse_than_any_other(name: str, scheme: TensorScheme) -> None:
+    others = {"outliers": np.append(NORMAL, [-35.0, 60.0]), "lognormal": np.exp(2 * NORMAL), "relu": NORMAL.clip(0)}
+    values = {**AWAY_FROM_ZERO, **others}[name]
+    best = max(sqnr_db(values, algorithm, scheme) for algorithm in (MINMAX, KL, MSE, PERCENTILE))
+    # Estimates take values as uniform within a bin; what is exact anyway cannot be ranked.
+    assert sqnr_db(values, LEAST_ERROR, scheme) > min(best, 60.0) - 0.3

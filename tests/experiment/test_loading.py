@@ -183,7 +183,10 @@ def test_a_missing_section_is_named(file: Path) -> None:
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        ("op_type: {Conv: {activation: {algorithm: percentil}}}", "must be one of minmax, percentile, kl, mse, or a"),
+        (
+            "op_type: {Conv: {activation: {algorithm: percentil}}}",
+            "must be one of minmax, percentile, kl, mse, least_error, or a",
+        ),
         ("op_type: {Conv: {activation: {algorithm: percentile:9}}}", "but got 'percentile:9'"),
         ("op_type: {Conv: {weight: {granularity: per_chanel}}}", "must be 'per_tensor' or 'per_channel'"),
         ("op_type: {Conv: {weight: {algorithm: kl}}}", "unknown key 'algorithm'"),

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
-from autotune.config import KL, Precision
+from autotune.config import LEAST_ERROR, Precision
 from autotune.host import current_host
 from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
 
@@ -33,13 +33,14 @@ def test_choices_of_a_convolution_preferred_ones_first() -> None:
         "s8 symmetric per_tensor",
     ]
     assert [str(scheme) for scheme in int8.weights] == ["s8 symmetric per_channel", "s8 symmetric per_tensor"]
-    assert int8.algorithms[0] == KL
+    assert int8.algorithms[0] == LEAST_ERROR
     assert {str(algorithm) for algorithm in int8.algorithms} == {
         "minmax",
         "percentile:99.9",
         "percentile:99.99",
         "percentile:99.999",
         "kl",
+        "least_error",
         "mse",
     }
 
