@@ -23,10 +23,11 @@ from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
+from autotune.adapters.onnxruntime.quantized import is_pair
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
 from autotune.adapters.onnxruntime.recurrent import quantize_lstms
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
-from autotune.adapters.onnxruntime.rewriting import sort_nodes
+from autotune.adapters.onnxruntime.rewriting import hide_passed_on, show_passed_on, sort_nodes
 from autotune.adapters.onnxruntime.weight_only import (
     block_layers,
     quantize_weights_only,
@@ -116,13 +117,14 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         result = _quantize(proto, placement, _overrides(prepared.model, graph, placement, activations))
     else:
         result = proto
-    read_originals(result, {op.name for op in placement.ops} | placement.followers)
-    write_out_products(result, placement.ops)
+    given = {node.name for node in model.proto.graph.node if is_pair(node)}
+    read_originals(result, {op.name for op in placement.ops} | placement.followers, given)
+    write_out_products(result, placement.ops, given)
     quantize_dynamically(result, corrected, ops, config)
     quantize_lstms(result, corrected, ops, config)
     quantize_weights_only(result, corrected, ops, block_grids)
     half_notes = compute_in_half(result, corrected, ops, config, prepared.statistics)
-    keep_fp32(result)
+    keep_fp32(result, given)
     keep_residuals_apart(result)
     external_dir, folder = spill(result, corrected.external_dir)
     candidate = dataclasses.replace(
@@ -184,12 +186,14 @@ def _quantize(proto: onnx.ModelProto, placement: Placement, overrides: _Override
     proto.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
     nodes = [op.name for op in placement.ops] + sorted(placement.followers)
     quantized = set(placement.groups) | {name for op in placement.ops for name in op.constants}
+    passed_on, constants = hide_passed_on(proto)
     try:
         quantizer = _Quantizer(proto, quantized, nodes, overrides)
         result: onnx.ModelProto = quantizer.quantize_model()
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ApplyError(f"ONNX Runtime's quantizer refuses the config: {error}") from error
     sort_nodes(result)
+    show_passed_on(result, passed_on, constants)
     del result.metadata_props[:]
     result.metadata_props.extend(metadata)
     result.producer_name, result.producer_version = producer
