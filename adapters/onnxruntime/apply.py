@@ -20,6 +20,7 @@ from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
+from autotune.adapters.onnxruntime.quantized import is_pair
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
 from autotune.adapters.onnxruntime.recurrent import quantize_lstms
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
@@ -71,13 +72,14 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     quantize_weights(proto, corrected, placement.ops, config, parameters_by_op)
     if placement.ops:
         insert_pairs(proto, placement, _tensor_parameters(prepared.model, graph, placement, activations))
-    read_originals(proto, {op.name for op in placement.ops} | placement.followers)
-    write_out_products(proto, placement.ops)
+    given = {node.name for node in model.proto.graph.node if is_pair(node)}
+    read_originals(proto, {op.name for op in placement.ops} | placement.followers, given)
+    write_out_products(proto, placement.ops, given)
     quantize_dynamically(proto, corrected, ops, config)
     quantize_lstms(proto, corrected, ops, config)
     quantize_weights_only(proto, corrected, ops, block_grids)
     half_notes = compute_in_half(proto, corrected, ops, config, prepared.statistics)
-    keep_fp32(proto)
+    keep_fp32(proto, given)
     keep_residuals_apart(proto)
     external_dir, folder = spill(proto, corrected.external_dir)
     candidate = dataclasses.replace(

@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array
+from autotune.adapters.onnxruntime.quantized import quantized_part
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -84,6 +85,11 @@ class Graph:
             if node.op_type in _KEEPS_INFINITY and not found.isdisjoint(node.input):
                 found.update(node.output)
         return found
+
+    @cached_property
+    def quantized(self) -> set[str]:
+        """Tensors that a part writes which is quantized already."""
+        return quantized_part(self.nodes)
 
     def elem_type(self, tensor: str) -> int:
         """``TensorProto.DataType`` of a tensor; 0 where it is unknown."""

@@ -8,6 +8,8 @@ It does so only where the DequantizeLinear has a single scale.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -20,13 +22,14 @@ _AT_RISK = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _PER_AXIS_OPSET = 13
 
 
-def keep_fp32(proto: onnx.ModelProto) -> None:
+def keep_fp32(proto: onnx.ModelProto, given: Collection[str] = frozenset()) -> None:
     """Give every fp32 op at risk a DequantizeLinear of its own that repeats its scale for each channel.
 
     The values are the same. A single channel cannot be protected so, nor can a model before opset 13.
 
     Args:
         proto: A quantized model, its nodes in topological order; changed in place.
+        given: Names of the DequantizeLinear nodes of the user's own: what ONNX Runtime makes of them stays.
     """
     graph = Graph(proto)
     if graph.opset < _PER_AXIS_OPSET:
@@ -34,7 +37,8 @@ def keep_fp32(proto: onnx.ModelProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         source = graph.producers.get(node.input[0]) if node.op_type in _AT_RISK else None
-        if source is not None and source.op_type == "DequantizeLinear" and _is_at_risk(node, graph):
+        ours = source is not None and source.op_type == "DequantizeLinear" and source.name not in given
+        if source is not None and ours and _is_at_risk(node, graph):
             channels = _input_channels(node, graph)
             if channels > 1:
                 nodes.append(_repeat_scale(proto, graph, source, node.name, channels))
@@ -42,7 +46,7 @@ def keep_fp32(proto: onnx.ModelProto) -> None:
         nodes.append(node)
     if len(nodes) > len(proto.graph.node):
         read = {name for node in nodes for name in node.input} | graph.read_by_subgraphs | graph.outputs
-        nodes = [node for node in nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
+        nodes = [n for n in nodes if n.op_type != "DequantizeLinear" or n.name in given or n.output[0] in read]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del proto.graph.node[:]
         proto.graph.node.extend(copies)

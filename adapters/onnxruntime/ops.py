@@ -94,6 +94,9 @@ class QuantizableOp:
         return next(str(name) for name in self.node.output if name)
 
 
+_QUANTIZED = "it is quantized already"
+
+
 class _Refusal(Exception):
     """Why a node of a quantizable type stays fp32."""
 
@@ -139,13 +142,16 @@ def follows(node: onnx.NodeProto, graph: Graph) -> bool:
 
 
 def _line(op_type: str, reason: str, names: list[str]) -> str:
-    return f"{op_type} {listed(names)} stays fp32: {reason}"
+    stays = "as it is" if reason == _QUANTIZED else "fp32"
+    return f"{op_type} {listed(names)} stays {stays}: {reason}"
 
 
 def _read(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
     if graph.opset < QDQ_OPSET:
         raise _Refusal(f"opset {graph.opset} has no QuantizeLinear")
     op = _READERS[node.op_type](node, graph)
+    if op.weight is None and op.activations and graph.quantized.issuperset(op.activations):
+        raise _Refusal(_QUANTIZED)
     for tensor in (*op.activations, op.output):
         _require_float(graph, tensor)
         if tensor in graph.infinite:
@@ -164,6 +170,8 @@ def _require_float(graph: Graph, tensor: str) -> None:
 
 
 def _constant(graph: Graph, tensor: str, what: str) -> TensorProto:
+    if tensor in graph.quantized:
+        raise _Refusal(_QUANTIZED)
     if tensor not in graph.initializers:
         raise _Refusal(f"its {what} is computed at run time")
     constant = graph.initializers[tensor]

@@ -14,17 +14,21 @@ from onnx import helper
 
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import QuantizableOp
+from autotune.adapters.onnxruntime.quantized import is_pair
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 
 _KERNEL = "MatMulIntegerToFloat"
 
 
-def write_out_products(proto: onnx.ModelProto, ops: Sequence[QuantizableOp]) -> None:
+def write_out_products(
+    proto: onnx.ModelProto, ops: Sequence[QuantizableOp], given: Collection[str] = frozenset()
+) -> None:
     """Replace MatMul nodes between DequantizeLinear nodes and an fp32 output by the integer kernel.
 
     Args:
         proto: A candidate with Q/DQ pairs in place; changed in place.
         ops: The static int8 ops.
+        given: Names of the Q and DQ nodes of the user's own, which stay.
     """
     graph = Graph(proto)
     nodes = {node.name: node for node in graph.nodes}
@@ -35,7 +39,7 @@ def write_out_products(proto: onnx.ModelProto, ops: Sequence[QuantizableOp]) -> 
     if replacements:
         replace_nodes(proto, replacements)
         require_contrib_domain(proto)
-        _drop_unread_pairs(proto)
+        _drop_unread_pairs(proto, given)
 
 
 def _write_out(node: onnx.NodeProto, graph: Graph, replacements: dict[str, list[onnx.NodeProto]]) -> None:
@@ -71,7 +75,7 @@ def _bias(add: onnx.NodeProto, product: str, scale: str, graph: Graph) -> str | 
     return str(constant.name) if list(constant.dims) == columns else None
 
 
-def read_originals(proto: onnx.ModelProto, int8: Collection[str]) -> None:
+def read_originals(proto: onnx.ModelProto, int8: Collection[str], given: Collection[str] = frozenset()) -> None:
     """Let fp32 nodes read what fp32 nodes wrote, and not what is left of it after a Q/DQ pair for other readers.
 
     It costs nothing, since the tensor is there, and often saves the DequantizeLinear.
@@ -79,6 +83,7 @@ def read_originals(proto: onnx.ModelProto, int8: Collection[str]) -> None:
     Args:
         proto: A candidate with Q/DQ pairs in place; changed in place.
         int8: Names of the nodes that compute in static int8 or pass integers on.
+        given: Names of the Q and DQ nodes of the user's own: what they round stays rounded.
     """
     graph = Graph(proto)
     changed = False
@@ -86,26 +91,26 @@ def read_originals(proto: onnx.ModelProto, int8: Collection[str]) -> None:
         if node.name in int8 or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
         for index, name in enumerate(node.input):
-            original = _original(name, graph, int8)
+            original = _original(name, graph, int8, given)
             if original is not None:
                 node.input[index] = original
                 changed = True
     if changed:
-        _drop_unread_pairs(proto)
+        _drop_unread_pairs(proto, given)
 
 
-def _original(tensor: str, graph: Graph, int8: Collection[str]) -> str | None:
+def _original(tensor: str, graph: Graph, int8: Collection[str], given: Collection[str]) -> str | None:
     """What a Q/DQ pair reads, where an fp32 node wrote it."""
     back = graph.producers.get(tensor)
     there = graph.producers.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
-    if there is None or there.op_type != "QuantizeLinear":
+    if there is None or there.op_type != "QuantizeLinear" or there.name in given:
         return None
     source = str(there.input[0])
     writer = graph.producers.get(source)
     return None if writer is not None and writer.name in int8 else source
 
 
-def _drop_unread_pairs(proto: onnx.ModelProto) -> None:
+def _drop_unread_pairs(proto: onnx.ModelProto, given: Collection[str]) -> None:
     """Drop QuantizeLinear and DequantizeLinear nodes that nobody reads; their constants are small and stay."""
     while True:
         graph = Graph(proto)
@@ -113,7 +118,7 @@ def _drop_unread_pairs(proto: onnx.ModelProto) -> None:
         unread = {
             node.name: ()
             for node in graph.nodes
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.output[0] not in read
+            if is_pair(node) and node.name not in given and node.output[0] not in read
         }
         if not unread:
             return

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import onnx
-
-from autotune.adapters.onnxruntime.graph import subgraphs
 
 _PAIRS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
@@ -31,6 +30,10 @@ _INTEGER_OPS = frozenset(
 """Ops that compute in integers, beside those whose name begins with ``QLinear``."""
 
 
+_RESCALING = frozenset({"Cast", "Mul", "Reshape"})
+"""What turns the sums of an integer op, and the scales of what it read, into its result."""
+
+
 def is_pair(node: onnx.NodeProto) -> bool:
     """Whether a node is a QuantizeLinear or a DequantizeLinear."""
     return node.op_type in _PAIRS
@@ -43,10 +46,28 @@ def quantized_nodes(graph: onnx.GraphProto) -> Counter[str]:
         for node in graph.node
         if is_pair(node) or node.op_type in _INTEGER_OPS or node.op_type.startswith("QLinear")
     )
-    for node in graph.node:
-        for inner in subgraphs(node):
-            found += quantized_nodes(inner)
+    inner = (g for node in graph.node for each in node.attribute for g in (each.g, *each.graphs))
+    for each in inner:
+        found += quantized_nodes(each)
     return found
+
+
+def quantized_part(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The tensors that a quantized part writes: dequantized ones, and what rescales integers in a dynamic one.
+
+    Args:
+        nodes: In topological order.
+    """
+    written: set[str] = set()
+    scaled: set[str] = set()
+    for node in nodes:
+        dynamic = node.op_type in _INTEGER_OPS
+        rescales = node.op_type in _RESCALING and any(name in scaled for name in node.input)
+        if dynamic or rescales:
+            scaled.update(node.output)
+        if dynamic or rescales or is_pair(node) or node.op_type.startswith("QLinear"):
+            written.update(node.output)
+    return written
 
 
 def quantized_note(proto: onnx.ModelProto) -> str | None:
