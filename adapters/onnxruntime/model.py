@@ -17,6 +17,7 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from autotune.adapter import TensorSpec
 from autotune.adapters.onnxruntime.graph import is_external
+from autotune.batch import BatchAxes
 from autotune.config import GraphOptimization
 
 IN_MEMORY_LIMIT = 2**31 - 2**27
@@ -48,6 +49,7 @@ class OnnxModel:
         notes: What a user should know, a line each.
         folder: Keeps a temporary ``external_dir`` alive for as long as the model.
         optimization: How far ONNX Runtime is to optimize the graph when it loads it.
+        batch_axes: Which axes count samples; None: what the shapes of inputs and outputs declare.
     """
 
     proto: onnx.ModelProto
@@ -55,6 +57,7 @@ class OnnxModel:
     notes: tuple[str, ...] = ()
     folder: TemporaryFolder | None = None
     optimization: GraphOptimization = GraphOptimization.ALL
+    batch_axes: BatchAxes | None = None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,8 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.config import GraphOptimization
 from autotune.errors import ApplyError
 
-_ERROR_SEVERITY = 3
+_ERROR_SEVERITY = 4
+"""Fatal: what ONNX Runtime logs as an error comes as an exception too, and is often none for who tries what runs."""
 onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)
 
 

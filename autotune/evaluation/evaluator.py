@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
 from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner
+from autotune.batch import axes_of
 from autotune.criterion import Criterion, Interval
 from autotune.errors import TrialError
 from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
@@ -44,7 +45,8 @@ class Evaluator(Generic[ModelT]):
         source: Where accuracy comes from.
         criterion: The accuracy target.
         latency: How latency is measured.
-        feeds: One batch for latency, of ``latency.batch_size`` samples.
+        feeds: One batch for latency, of ``latency.batch_size`` samples; or several of different shapes, which one
+            timed call runs all in this order. What is reported is their mean.
         seed: Of the order of calls and samples, and of resampling.
         cache: Folder in which the fp32 model's per-sample results are kept; None keeps nothing.
         on_progress: Told how many samples an accuracy evaluation has seen.
@@ -61,7 +63,7 @@ class Evaluator(Generic[ModelT]):
         source: UserFunction | LabelledData,
         criterion: Criterion,
         latency: LatencyOptions,
-        feeds: Feeds,
+        feeds: Feeds | Sequence[Feeds],
         seed: int,
         cache: Path | None = None,
         on_progress: Progress | None = None,
@@ -70,7 +72,8 @@ class Evaluator(Generic[ModelT]):
         self._adapter = adapter
         self._model = model
         self._latency = latency
-        self._feeds = feeds
+        self._batches = (feeds,) if isinstance(feeds, Mapping) else tuple(feeds)
+        self._feeds = self._batches[-1]
         self._seed = seed
         self._progress: Progress = on_progress or (lambda _done, _total: None)
         self._runner: Runner | None = None
@@ -79,7 +82,15 @@ class Evaluator(Generic[ModelT]):
         if isinstance(source, UserFunction):
             self._scorer = FunctionScorer(source, criterion)
         else:
-            self._scorer = SampleScorer(source, criterion, model.inputs, seed=seed, cache=cache, key=model.fingerprint)
+            self._scorer = SampleScorer(
+                source,
+                criterion,
+                model.inputs,
+                seed=seed,
+                cache=cache,
+                key=model.fingerprint,
+                axes=axes_of(model),
+            )
 
     def baseline(self, *, deadline: float | None = None) -> Measurement:
         """Measure the fp32 model itself; called once, before any candidate.
@@ -99,7 +110,9 @@ class Evaluator(Generic[ModelT]):
         brief = dataclasses.replace(self._latency, max_pairs=self._latency.min_pairs)
         own = compare_latency(call, call, brief, seed=self._seed, deadline=deadline)
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
-        return _measurement(self._model.size_bytes, own, score, speedup=1.0, interval=certain)
+        return _measurement(
+            self._model.size_bytes, own, score, speedup=1.0, interval=certain, calls=len(self._batches)
+        )
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
         """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.
@@ -151,14 +164,14 @@ class Evaluator(Generic[ModelT]):
         if fastest is not None and not needs_accuracy and compared.interval.high < fastest:
             return Evaluation(
                 state=TrialState.PRUNED,
-                measurement=_measurement(candidate.size_bytes, compared, None),
+                measurement=_measurement(candidate.size_bytes, compared, None, calls=len(self._batches)),
                 reason=f"slower than the best that keeps the target: {compared.speedup:.2f}x, and not {fastest:.2f}x",
             )
         model = self._checked(candidate, runner, deadline)
         score = self._scorer.candidate(model, self._progress, complete=needs_accuracy)
         return Evaluation(
             state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
-            measurement=_measurement(candidate.size_bytes, compared, score),
+            measurement=_measurement(candidate.size_bytes, compared, score, calls=len(self._batches)),
             reason=score.stopped,
         )
 
@@ -253,8 +266,11 @@ class Evaluator(Generic[ModelT]):
         )
 
     def _call(self, runner: Runner) -> Callable[[], object]:
-        feeds = self._feeds
-        return lambda: runner(feeds)
+        if len(self._batches) == 1:
+            feeds = self._feeds
+            return lambda: runner(feeds)
+        batches = self._batches
+        return lambda: [runner(feeds) for feeds in batches]
 
 
 def _measurement(
@@ -264,11 +280,12 @@ def _measurement(
     *,
     speedup: float | None = None,
     interval: Interval | None = None,
+    calls: int = 1,
 ) -> Measurement:
     measured = Measurement(
-        latency_ms=compared.candidate_ms,
-        latency_p90_ms=compared.candidate_percentiles.p90_ms,
-        latency_p99_ms=compared.candidate_percentiles.p99_ms,
+        latency_ms=compared.candidate_ms / calls,
+        latency_p90_ms=compared.candidate_percentiles.p90_ms / calls,
+        latency_p99_ms=compared.candidate_percentiles.p99_ms / calls,
         latency_decided=compared.decided or speedup is not None,  # a given speedup needs no interval
         speedup=compared.speedup if speedup is None else speedup,
         speedup_interval=interval or compared.interval,
