@@ -161,7 +161,7 @@ def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
     if not fits:
         wanted = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
         raise DataError(f"Input {spec.name!r} needs shape ({wanted}), but {where} has {array.shape}")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
 def _as_dtype(array: Array, spec: TensorSpec, where: str) -> Array:

@@ -196,7 +196,7 @@ def _label_of_call(labels: Any) -> Any:
         return None
     if isinstance(labels, Mapping):
         return {name: _label_of_call(part) for name, part in labels.items()}
-    if isinstance(labels, str) or not hasattr(labels, "__len__"):
+    if isinstance(labels, str) or not hasattr(labels, "__len__") or getattr(labels, "shape", None) == ():
         return [labels]
     if len(labels) == 1:
         return labels
