@@ -200,6 +200,17 @@ class HostFindings(Protocol):
 
 
 @runtime_checkable
+class DataDependentSpace(Protocol):
+    """What an adapter adds to the contract where calibration decides whether an op can be quantized."""
+
+    def calibrated_space(
+        self, space: TuningSpace, model: Any, statistics: CalibrationStatistics
+    ) -> tuple[TuningSpace, Sequence[str]]:
+        """The space without the choices that the data rules out, and a line for each reason; called once per run."""
+        ...
+
+
+@runtime_checkable
 class CostModel(Protocol):
     """What an adapter adds to the contract where its framework can profile: what single ops cost."""
 

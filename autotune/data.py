@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Feeds, TensorSpec
+from autotune.batch import BatchAxes, leading_axes
 from autotune.errors import DataError
 
 
@@ -21,7 +22,7 @@ class Batch:
     Attributes:
         feeds: An array for every input of the model.
         labels: Whatever came with it; None where nothing did.
-        size: Samples in it: the first dimension of the first input that has a free first dimension, else 1.
+        size: Samples in it; 1 where no axis counts them.
     """
 
     feeds: Feeds
@@ -29,19 +30,27 @@ class Batch:
     size: int
 
 
-def iterate(loader: Iterable[object], inputs: Sequence[TensorSpec], *, labelled: bool | None = None) -> Iterator[Batch]:
+def iterate(
+    loader: Iterable[object],
+    inputs: Sequence[TensorSpec],
+    *,
+    axes: BatchAxes | None = None,
+    labelled: bool | None = None,
+) -> Iterator[Batch]:
     """The batches of a loader, each checked against the model's inputs.
 
     Args:
         loader: Yields ``inputs`` or ``(inputs, labels)``; ``inputs`` is an array, a tuple or list in graph order, or a
             dict by input name.
         inputs: The model's inputs.
+        axes: Which axes count samples; None: the first one of each input where it is free.
         labelled: Whether labels come along; None: told from the first item's form.
 
     Raises:
         DataError: It yields nothing, or something that the model cannot read.
     """
     count = 0
+    axes = leading_axes(inputs) if axes is None else axes
     for index, item in enumerate(_open(loader)):
         if labelled is None:
             labelled = _looks_labelled(item, len(inputs))
@@ -54,7 +63,10 @@ def iterate(loader: Iterable[object], inputs: Sequence[TensorSpec], *, labelled:
         else:
             raw, labels = item, None
         feeds = as_feeds(raw, inputs, where=f"batch {index} of the data loader")
-        yield Batch(feeds=feeds, labels=labels, size=batch_size(feeds, inputs))
+        size = axes.size(feeds)
+        if size == 0:
+            raise DataError(f"Batch {index} of the data loader must have at least one sample, but has none")
+        yield Batch(feeds=feeds, labels=labels, size=size)
         count += 1
     if count == 0:
         raise DataError("The data loader must yield at least one batch, but it is empty")
@@ -83,27 +95,12 @@ def as_feeds(raw: object, inputs: Sequence[TensorSpec], *, where: str) -> Feeds:
             f"{where} must have an array for each of the model's {len(inputs)} inputs "
             f"({', '.join(spec.name for spec in inputs)}), but has {len(values)}"
         )
-    return {spec.name: _as_array(value, spec, where) for value, spec in zip(values, inputs, strict=True)}
-
-
-def batch_size(feeds: Feeds, inputs: Sequence[TensorSpec]) -> int:
-    """How many samples a batch has."""
-    for spec in inputs:
-        if spec.shape and not isinstance(spec.shape[0], int):
-            return int(feeds[spec.name].shape[0])
-    first = inputs[0]
-    return int(feeds[first.name].shape[0]) if first.shape else 1
-
-
-def resize_batch(feeds: Feeds, inputs: Sequence[TensorSpec], size: int) -> Feeds:
-    """The same inputs with ``size`` samples, repeated or cut; inputs with a fixed first dimension stay as they are."""
-    resized = {}
-    for spec in inputs:
-        array = feeds[spec.name]
-        if spec.shape and not isinstance(spec.shape[0], int) and array.shape[0] != size:
-            array = np.take(array, np.arange(size) % array.shape[0], axis=0)
-        resized[spec.name] = np.ascontiguousarray(array)
-    return resized
+    feeds = {spec.name: _as_array(value, spec, where) for value, spec in zip(values, inputs, strict=True)}
+    if feeds and all(array.size == 0 for array in feeds.values()):
+        # One of several may be empty: a cache before the first token.
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise DataError(f"{where} must have at least one element, but has {shapes}")
+    return feeds
 
 
 def fingerprint(batches: Iterable[Batch]) -> str:
@@ -164,12 +161,12 @@ def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
     if not fits:
         wanted = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
         raise DataError(f"Input {spec.name!r} needs shape ({wanted}), but {where} has {array.shape}")
-    if 0 in array.shape:
-        raise DataError(f"Input {spec.name!r} needs at least one element, but {where} has shape {array.shape}")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
 def _as_dtype(array: Array, spec: TensorSpec, where: str) -> Array:
+    if spec.dtype.kind == "O" and array.dtype.kind in "US":  # strings, which ONNX Runtime reads as objects
+        return array.astype(object)
     both_float = array.dtype.kind == "f" and spec.dtype.kind == "f"
     both_int = array.dtype.kind in "iu" and spec.dtype.kind in "iu"
     if both_float:
@@ -189,10 +186,10 @@ def _describe(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def first_batch(loader: Iterable[object], inputs: Sequence[TensorSpec]) -> Batch:
+def first_batch(loader: Iterable[object], inputs: Sequence[TensorSpec], axes: BatchAxes | None = None) -> Batch:
     """The first batch of a loader.
 
     Raises:
         DataError: There is none, or the model cannot read it.
     """
-    return next(itertools.islice(iterate(loader, inputs), 1))
+    return next(itertools.islice(iterate(loader, inputs, axes=axes), 1))

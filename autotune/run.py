@@ -12,9 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from autotune import data
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, PortabilityCheck, Preparation
+from autotune.adapter import (
+    Adapter,
+    Array,
+    DataDependentSpace,
+    Execution,
+    Feeds,
+    ModelT,
+    PortabilityCheck,
+    Preparation,
+)
 from autotune.answer import Answer, provisional, settle
+from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
+from autotune.calls import latency_calls, told_batch_axes
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
 from autotune.errors import TrialError, WorkspaceError
@@ -126,28 +137,35 @@ class Run(Generic[ModelT]):
         with self._stopwatch("load"):
             data.require_repeatable(loader, "dataloader")
             model = self._adapter.load(source)
-            first = data.first_batch(loader, model.inputs)
             if isinstance(self._adapter, Preparation):
                 feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
                 model = self._adapter.on_data(model, feeds)
-            given = self._as_given(model)
+            model, note = told_batch_axes(
+                self._adapter, model, loader, self._tuner.batch_axis, self._tuner.batch_size, self._execution
+            )
+            given, axes = self._as_given(model), axes_of(model)
             offered = self._adapter.space(model)
             space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
+            batches = data.iterate(loader, model.inputs, axes=axes)
+            calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
-        self._note(*model.notes)
+        self._note(*model.notes, *([] if note is None else [note]), calls.note)
         if not space.tunable:
             self._note("No op of this model can be quantized here")
         history = self._open_history(model, space, fingerprint)
         statistics = self._calibrate(model, loader, fingerprint)
-        latency_feeds = data.resize_batch(first.feeds, model.inputs, self._tuner.batch_size)
+        if isinstance(self._adapter, DataDependentSpace):
+            space, ruled_out = self._adapter.calibrated_space(space, model, statistics)
+            self._note(*ruled_out)
+        batches = data.limit(data.iterate(loader, model.inputs, axes=axes), _INSIGHT_SAMPLES)
         insights = MeasuredInsights(
             adapter=self._adapter,
             model=model,
             space=space,
             statistics=statistics,
-            feeds=[batch.feeds for batch in data.limit(data.iterate(loader, model.inputs), _INSIGHT_SAMPLES)],
-            latency_feeds=latency_feeds,
+            feeds=[batch.feeds for batch in batches],
+            latency_feeds=calls.typical,
             execution=self._execution,
             history=history,
             stopwatch=self._stopwatch,
@@ -156,7 +174,7 @@ class Run(Generic[ModelT]):
             given=given,
             model=model,
             statistics=statistics,
-            evaluator=self._evaluator(given, latency_feeds),
+            evaluator=self._evaluator(given, calls.feeds),
             history=history,
             problem=Problem(
                 space=space,
@@ -166,6 +184,12 @@ class Run(Generic[ModelT]):
                 insights=insights,
             ),
         )
+
+    @property
+    def _execution_identity(self) -> str:
+        """How models are executed, as the history says it."""
+        named = "" if self._tuner.batch_axis is None else f" along {self._tuner.batch_axis}"
+        return f"{self._tuner.threads} threads, batch {self._tuner.batch_size}{named}"
 
     def _open_history(self, model: ModelT, space: TuningSpace, calibration_data: str) -> History:
         """Open the study, and see that it is about this model, data, target and host."""
@@ -178,7 +202,7 @@ class Run(Generic[ModelT]):
             "criterion": str(self._tuner.criterion),
             "objective": str(self._tuner.objective),
             "evaluation": self._source.identity,
-            "execution": f"{self._tuner.threads} threads, batch {self._tuner.batch_size}",
+            "execution": self._execution_identity,
             "host": current_host().fingerprint,
         }
         storage = self._tuner.storage or self._workspace
@@ -189,7 +213,7 @@ class Run(Generic[ModelT]):
 
     def _calibration_batches(self, model: ModelT, loader: Iterable[object]) -> Iterable[data.Batch]:
         """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
-        return data.limit(data.iterate(loader, model.inputs), self._tuner.sampling_size)
+        return data.limit(data.iterate(loader, model.inputs, axes=axes_of(model)), self._tuner.sampling_size)
 
     def _calibrate(self, model: ModelT, loader: Iterable[object], fingerprint: str) -> CalibrationStatistics:
         """The statistics of this model on this data, from the workspace where they are there."""
@@ -215,7 +239,7 @@ class Run(Generic[ModelT]):
     def _executes_another_graph(self, model: ModelT) -> bool:
         return isinstance(self._adapter, Preparation) and self._adapter.executes_another_graph(model)
 
-    def _evaluator(self, model: ModelT, feeds: Feeds) -> AnyEvaluator[ModelT]:
+    def _evaluator(self, model: ModelT, feeds: Sequence[Feeds]) -> AnyEvaluator[ModelT]:
         tuner = self._tuner
         options: dict[str, Any] = {
             "adapter": self._adapter,

@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 
 from autotune import data
 from autotune.adapters import get_adapter
+from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
 from autotune.errors import InputError
 from autotune.evaluation import (
@@ -46,7 +47,10 @@ class Tuner:
         timeout_s: Wall time of one ``tune`` in seconds, calibration and baseline included.
         seed: Of every random choice.
         threads: Threads of one inference when latency is measured.
-        batch_size: Samples of one inference when latency is measured.
+        batch_size: Samples of one inference when latency is measured. Where no axis of the model counts samples, or a
+            batch of another size does not run, a call is measured as the data loader gives it; a note says which.
+        batch_axis: The axis of inputs and outputs that counts samples, or a dict of such axes by the name of each input
+            and output that has one. None: the one that they share by a name that means a batch, or that proves to.
         warmup: Inferences before latency is measured.
         sampling_size: Calibration samples to use at the most; None: all that the loader yields.
         workspace: Folder for the history, cached statistics and the best model so far; the same workspace resumes.
@@ -79,6 +83,7 @@ class Tuner:
     seed: int = 0
     threads: int = 1
     batch_size: int = 1
+    batch_axis: BatchAxis | None = None
     warmup: int = 10
     sampling_size: int | None = 100
     workspace: str | Path | None = None

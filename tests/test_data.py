@@ -86,13 +86,27 @@ def test_limit_stops_with_the_batch_that_reaches_the_number_of_samples() -> None
     assert len(list(data.limit(data.iterate([images(4)] * 10, IMAGE), None))) == 10
 
 
-def test_a_batch_is_repeated_or_cut_to_the_size_of_a_latency_measurement() -> None:
-    feeds = data.as_feeds(images(2), IMAGE, where="here")
-    np.testing.assert_array_equal(data.resize_batch(feeds, IMAGE, 1)["data"], feeds["data"][:1])
-    tripled = data.resize_batch(feeds, IMAGE, 5)["data"]
-    np.testing.assert_array_equal(tripled[2:4], feeds["data"])
-    fixed = (TensorSpec(name="data", dtype=np.dtype(np.float32), shape=(2, 3, 4, 4)),)
-    assert data.resize_batch(feeds, fixed, 1)["data"].shape[0] == 2
+def test_one_of_several_inputs_may_be_empty_and_a_batch_may_not() -> None:
+    cached = (*TEXT, TensorSpec(name="past", dtype=np.dtype(np.float32), shape=("batch", 2, "past", 8)))
+    ids = np.ones((1, 5), np.int64)
+    feeds = data.as_feeds((ids, ids, np.zeros((1, 2, 0, 8), np.float32)), cached, where="here")
+    assert feeds["past"].shape == (1, 2, 0, 8)
+    empty = np.ones((0, 5), np.int64)
+    with pytest.raises(DataError, match="at least one element"):
+        data.as_feeds((empty, empty), TEXT, where="here")
+    rate = (*IMAGE, TensorSpec(name="rate", dtype=np.dtype(np.int64), shape=()))
+    with pytest.raises(DataError, match="at least one sample"):
+        list(data.iterate([(images(0), 16000)], rate, labelled=False))
+
+
+def test_strings_are_read_as_the_objects_that_models_take() -> None:
+    text = (TensorSpec(name="text", dtype=np.dtype(object), shape=("batch", 1)),)
+    for form in (np.array([["a"], ["bc"]]), [[["a"], ["bc"]]], {"text": np.array([["a"], ["bc"]], object)}):
+        read = data.as_feeds(form, text, where="here")["text"]
+        assert read.dtype == object
+        assert read.tolist() == [["a"], ["bc"]]
+    with pytest.raises(DataError, match="needs dtype object"):
+        data.as_feeds(np.ones((2, 1)), text, where="here")
 
 
 def test_the_fingerprint_follows_the_values_and_nothing_else() -> None:

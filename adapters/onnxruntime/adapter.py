@@ -24,6 +24,8 @@ from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
 from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
+from autotune.adapters.onnxruntime.unbounded import bounded_space
+from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir
 from autotune.config import QuantizationConfig
 from autotune.host import current_host
@@ -72,9 +74,20 @@ class OnnxRuntimeAdapter:
             return model
         return _with_left_out(prepare(model.given, first, fixed))
 
+    def with_batch_axes(self, model: OnnxModel, axes: BatchAxes) -> OnnxModel:
+        """The same model, told which axes count samples; see :class:`autotune.batch.BatchChoice`."""
+        given = None if model.given is None else dataclasses.replace(model.given, batch_axes=axes)
+        return dataclasses.replace(model, given=given, batch_axes=axes)
+
     def space(self, model: OnnxModel) -> TuningSpace:
         """What each op may become on this host; measures half precision for seconds where that was never done."""
         return tuning_space(Graph(model.proto), current_host(), half_speeds(current_host()))
+
+    def calibrated_space(
+        self, space: TuningSpace, model: OnnxModel, statistics: CalibrationStatistics
+    ) -> tuple[TuningSpace, Sequence[str]]:
+        """The space without what unbounded and empty tensors rule out; see :class:`autotune.adapter.DataDependentSpace`."""
+        return bounded_space(space, Graph(model.proto), statistics)
 
     def host_findings(self) -> Sequence[str]:
         """What was measured of half precision; see :class:`autotune.adapter.HostFindings`."""
@@ -87,9 +100,11 @@ class OnnxRuntimeAdapter:
             DataError: There is no batch, or a batch that the model cannot read.
         """
         tensors, channel_axes = observed_tensors(Graph(model.proto))
-        free = [spec.name for spec in model.inputs if spec.shape and not isinstance(spec.shape[0], int)]
-        examples = ExampleReservoir([spec.name for spec in model.inputs], free, seed)
-        statistics = calibrate(model.proto, tensors, channel_axes, examples.watch(batches), seed, model.external_dir)
+        axes = axes_of(model)
+        examples = ExampleReservoir(axes.inputs if axes.resizable else {}, seed)
+        statistics = calibrate(
+            model.proto, tensors, channel_axes, examples.watch(batches), seed, model.external_dir, axes=axes
+        )
         return dataclasses.replace(statistics, examples=examples.finish())
 
     def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:

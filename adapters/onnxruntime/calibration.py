@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Feeds, TensorSpec
+from autotune.batch import BatchAxes, leading_axes
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
-from autotune.data import batch_size
 from autotune.errors import DataError, ModelError
 
 EXPOSED_BYTES = 512 * 2**20
@@ -28,6 +30,7 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
     seed: int,
     external_dir: Path | None = None,
     *,
+    axes: BatchAxes | None = None,
     exposed_bytes: int = EXPOSED_BYTES,
 ) -> CalibrationStatistics:
     """Run the fp32 model once over ``batches`` and gather the statistics of the named tensors.
@@ -43,14 +46,16 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
         batches: Iterated once.
         seed: Of the subsample that feeds the histograms.
         external_dir: Where the files lie that hold the model's external data.
+        axes: Which axes count samples; None: the first one of each input where it is free.
         exposed_bytes: A batch whose named tensors take more is run again for each part of them, so that memory stays
             bounded at the price of time. A smaller batch costs neither.
 
     Raises:
-        DataError: There is no batch, one that the model cannot read, or one that leads to values that are not finite.
-        ModelError: The runtime refuses the model, or a tensor is not in its graph.
+        DataError: There is no batch, one that the model cannot read, or one with NaN in an input that is to be read.
+        ModelError: The runtime refuses the model, a tensor is not in its graph, or a weight of it holds NaN.
     """
     inputs = _input_specs(model_proto.graph)
+    axes = leading_axes(inputs) if axes is None else axes
     collector = StatisticsCollector(channel_axes, seed)
     exposure = _Exposure(model_proto, tensors, external_dir, exposed_bytes)
     samples = 0
@@ -59,12 +64,43 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
             raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
         for name in exposure.inputs:
             if feeds[name].dtype.kind == "f":
+                _require_numbers(name, feeds[name], index)
                 collector.update(name, feeds[name])
         exposure.run(feeds, collector, index)
-        samples += batch_size(feeds, inputs)
+        samples += axes.size(feeds)
     if samples == 0:
         raise DataError("Calibration needs at least one batch, but there was none")
+    if damaged := next((name for name in exposure.inner if collector.has_nan(name)), None):
+        _require_sound_weights(model_proto, damaged, external_dir)
     return collector.finish(samples)
+
+
+def _require_numbers(name: str, array: npt.NDArray[Any], index: int) -> None:
+    bad = int(np.isnan(array).sum())
+    if bad:
+        raise DataError(
+            f"Input {name!r} must hold numbers, but {bad} of its {array.size} values in calibration batch {index} are "
+            "NaN. Fill them in, or leave such samples out"
+        )
+
+
+def _require_sound_weights(model_proto: onnx.ModelProto, tensor: str, external_dir: Path | None) -> None:
+    """See that what makes NaN of sound inputs is the computation and not a weight.
+
+    Raises:
+        ModelError: A weight holds NaN.
+    """
+    base = "" if external_dir is None else str(external_dir)
+    for constant in model_proto.graph.initializer:
+        if constant.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            continue
+        values = numpy_helper.to_array(constant, base_dir=base)
+        bad = int(np.isnan(values).sum())
+        if bad:
+            raise ModelError(
+                f"The model's weights must hold numbers, but {bad} of the {values.size} values of {constant.name!r} are "
+                f"NaN, which reach {tensor!r}. The model was damaged in training or export; no data mends it"
+            )
 
 
 class _Exposure:
@@ -82,7 +118,7 @@ class _Exposure:
                 f"Tensors to calibrate must be inputs or node outputs of the main graph, but these are not: {unknown}"
             )
         self.inputs = tuple(name for name in names if name in fed)
-        self._inner = tuple(name for name in names if name not in fed)
+        self.inner = tuple(name for name in names if name not in fed)
         self._model_proto = model_proto
         self._external_dir = external_dir
         self._limit = exposed_bytes
@@ -92,7 +128,7 @@ class _Exposure:
 
     def run(self, feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
         """Run batch ``index`` and hand every exposed tensor of floats to the collector."""
-        if not self._inner:
+        if not self.inner:
             return
         size = sum(array.size for array in feeds.values())
         if size > self._largest_input:
@@ -100,21 +136,23 @@ class _Exposure:
             self._split(feeds)
         for names, session in zip(self._parts, self._sessions, strict=True):
             try:
-                values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
-                outputs = session.run_with_ort_values(list(names), values)
+                outputs = _run(session, names, feeds)
             except Exception as error:  # the runtime's errors have no common type
                 raise DataError(f"Calibration batch {index} must run through the fp32 model, but: {error}") from error
             for name in reversed(names):
                 value = outputs.pop()
-                if value.is_tensor() and value.data_type() in _FLOATS:
+                if isinstance(value, np.ndarray):
+                    if value.dtype.kind == "f":
+                        collector.update(name, value)
+                elif value.is_tensor() and value.data_type() in _FLOATS:
                     collector.update(name, value.numpy())
 
     def _split(self, feeds: Feeds) -> None:
         """Share the tensors out so that those of one part fit the limit, and make the sessions anew if that changes."""
-        sizes = _tensor_bytes(self._model_proto, self._inner, feeds)
+        sizes = _tensor_bytes(self._model_proto, self.inner, feeds)
         parts: list[tuple[str, ...]] = []
         used = math.inf
-        for name in self._inner:
+        for name in self.inner:
             if used + sizes[name] > self._limit:
                 parts.append(())
                 used = 0
@@ -129,7 +167,7 @@ class _Exposure:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         if self._external_dir is not None:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(self._external_dir)
@@ -146,6 +184,14 @@ class _Exposure:
             )
         except Exception as error:  # the runtime's errors have no common type, protobuf's comes on top
             raise ModelError(f"ONNX Runtime must be able to read the model, but: {error}") from error
+
+
+def _run(session: ort.InferenceSession, names: Sequence[str], feeds: Feeds) -> list[Any]:
+    """The named tensors where the runtime left them; copied where an input is of strings, of which no value is made."""
+    if any(array.dtype == object for array in feeds.values()):
+        return list(session.run(list(names), dict(feeds)))
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+    return list(session.run_with_ort_values(list(names), values))
 
 
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}

@@ -18,6 +18,7 @@ from onnx import external_data_helper, helper, numpy_helper
 from autotune.adapter import TensorSpec
 from autotune.adapters.onnxruntime.graph import is_external, tensors
 from autotune.adapters.onnxruntime.unfold import Origin, unfolded
+from autotune.batch import BatchAxes
 from autotune.config import GraphOptimization
 
 IN_MEMORY_LIMIT = 2**31 - 2**27
@@ -51,6 +52,7 @@ class OnnxModel:
         optimization: How far ONNX Runtime is to optimize the graph when it loads it.
         given: The user's model as it was before preparation; None where this is the user's own, or a candidate.
         origins: By name of a constant that preparation computed, what it was computed from.
+        batch_axes: Which axes count samples; None: what the shapes of inputs and outputs declare.
     """
 
     proto: onnx.ModelProto
@@ -60,6 +62,7 @@ class OnnxModel:
     optimization: GraphOptimization = GraphOptimization.ALL
     given: OnnxModel | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    batch_axes: BatchAxes | None = None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -153,7 +153,8 @@ def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:
             rank = graph.rank(name)
             if op.node.op_type == "Conv" and rank is not None:
                 axes[name] = 1
-            elif op.node.op_type in ("Gemm", "MatMul") and rank:
+            elif op.weight is not None and op.node.op_type in ("Gemm", "MatMul") and rank:
+                # The constant makes channels of the last axis. Between two activations it may count steps or nodes.
                 axes.setdefault(name, rank - 1)
     for node in graph.nodes:
         if node.op_type in CLIPS | FOLLOWERS and node.input[0] in wanted:
@@ -163,7 +164,14 @@ def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:
     for node in reversed(graph.nodes):
         # What a residual stream ties together has the channels of the convolutions at its ends.
         if node.op_type in ("Add", "Relu") and node.output[0] in axes:
-            axes.update({name: axes[node.output[0]] for name in node.input if name in wanted and name not in axes})
+            rank = graph.rank(node.output[0])
+            axes.update(
+                {
+                    name: axes[node.output[0]]
+                    for name in node.input
+                    if name in wanted and name not in axes and graph.rank(name) == rank
+                }
+            )
     order = {name: None for value in graph.proto.graph.input for name in (value.name,)}
     order.update({name: None for node in graph.nodes for name in node.output})
     return tuple(name for name in order if name in wanted), axes

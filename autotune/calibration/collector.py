@@ -19,6 +19,9 @@ _PORTION = 1 << 16
 _DENSE = 32
 """Rows (of the first axis: samples, most often) whose channel moments are all taken."""
 
+_UNBOUNDED = 1e30
+"""Magnitudes from here on stand for infinity: float32's lowest, which masks add to what is not to be seen."""
+
 _SKIPPED = 3
 """Portions that are left out between two of which channel moments are taken, beyond that."""
 
@@ -47,8 +50,10 @@ class StatisticsCollector:
     def update(self, name: str, array: npt.NDArray[Any]) -> None:
         """Add one array of a tensor's values, of any shape; an empty one adds nothing.
 
+        NaN, infinities and what stands for them are left out, and the tensor is remembered as unbounded.
+
         Raises:
-            DataError: A value is NaN or infinite, the array is not of floats, or its channels are others than before.
+            DataError: The array is not of floats, or its channels are others than before.
         """
         if array.dtype.kind != "f":
             raise DataError(f"Tensor {name!r} must be of floats to be calibrated, but is of {array.dtype}")
@@ -66,7 +71,15 @@ class StatisticsCollector:
         Args:
             samples: How many samples that was.
         """
-        return CalibrationStatistics({name: tensor.finish() for name, tensor in self._tensors.items()}, samples)
+        return CalibrationStatistics(
+            {name: tensor.finish() for name, tensor in self._tensors.items() if tensor.seen},
+            samples,
+            unbounded=frozenset(name for name, tensor in self._tensors.items() if tensor.unbounded),
+        )
+
+    def has_nan(self, name: str) -> bool:
+        """Whether one of a tensor's values was NaN."""
+        return name in self._tensors and self._tensors[name].has_nan
 
 
 class _TensorCollector:
@@ -76,9 +89,19 @@ class _TensorCollector:
         self._histogram = SampledHistogramCollector(name, np.random.default_rng([seed, *name.encode()]), subsample)
         self._waiting: list[npt.NDArray[Any]] = []
         self._rows = self._skipped = 0
+        self.seen = self.unbounded = self.has_nan = False
 
     def update(self, array: npt.NDArray[Any]) -> None:
         """Add an array; small ones wait until there are enough, since the calls would cost more than the values."""
+        if not _all_bounded(array):
+            self._flush()
+            self.unbounded = True
+            self.has_nan = self.has_nan or bool(np.isnan(array).any())
+            self._moments = None  # of a channel's other values, a mean says nothing
+            array = array[np.abs(array) < _UNBOUNDED]  # one axis is left; NaN compares false
+            if array.size == 0:
+                return
+        self.seen = True
         if self._waiting and array.shape[1:] != self._waiting[0].shape[1:]:
             self._flush()
         if array.size >= _PORTION or array.ndim == 0 or self._axis == 0:
@@ -110,3 +133,14 @@ class _TensorCollector:
         else:
             self._skipped += 1
         self._rows += array.shape[0] if array.ndim else 1
+
+
+def _all_bounded(array: npt.NDArray[Any]) -> bool:
+    """Whether no value is NaN, infinite, or so large that it stands for infinity."""
+    flat = array.reshape(-1)
+    # One product adds up what is not finite in a quarter of the time that a look at each value takes; it overflows
+    # before a magnitude stands for infinity, and then the values are looked at.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.dot(flat, flat)):
+            return True
+    return bool((np.abs(flat) < _UNBOUNDED).all())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,13 @@ class ExampleReservoir:
     """Draws a fixed number of samples evenly from a stream of unknown length (Vitter, 1985, algorithm R).
 
     Args:
-        free: Names of the inputs whose first dimension counts samples; where all inputs are among them, a batch is
-            taken apart into its samples, otherwise it counts as one.
-        inputs: Names of all inputs.
+        axes: The axis that counts samples, by input: a batch is taken apart along them. What is not named, such as a
+            sampling rate, goes with each sample. Without any, a batch counts as one sample.
         seed: Of the draw.
     """
 
-    def __init__(self, inputs: Sequence[str], free: Sequence[str], seed: int) -> None:
-        self._splits = set(free) >= set(inputs)
+    def __init__(self, axes: Mapping[str, int], seed: int) -> None:
+        self._axes = dict(axes)
         self._random = np.random.default_rng([seed, EXAMPLES])
         self._kept: list[_Feeds] = []
         self._seen = 0
@@ -46,12 +45,15 @@ class ExampleReservoir:
         return tuple(self._kept)
 
     def _samples(self, feeds: _Feeds) -> Iterator[_Feeds]:
-        lengths = {array.shape[0] for array in feeds.values() if array.ndim}
-        if not self._splits or len(lengths) != 1:
+        lengths = {feeds[name].shape[axis] for name, axis in self._axes.items()}
+        if len(lengths) != 1:
             yield feeds
             return
         for index in range(lengths.pop()):
-            yield {name: array[index : index + 1] for name, array in feeds.items()}
+            yield {
+                name: array.take([index], axis=self._axes[name]) if name in self._axes else array
+                for name, array in feeds.items()
+            }
 
     def _offer(self, sample: _Feeds) -> None:
         if self._seen == 0:

@@ -53,11 +53,14 @@ class CalibrationStatistics:
         tensors: By the tensor's name in the graph.
         samples: How many samples were seen.
         examples: A bounded number of them, the model's inputs by name, for recipes that run parts of the model again.
+        unbounded: Tensors that held NaN, infinity or magnitudes that stand for it, as masks do. What ``tensors`` has of
+            them is about their other values, and has no channels.
     """
 
     tensors: Mapping[str, TensorStatistics]
     samples: int
     examples: tuple[Mapping[str, npt.NDArray[Any]], ...] = ()
+    unbounded: frozenset[str] = frozenset()
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file; a reader sees the old file or the new one, never a part.
@@ -108,6 +111,7 @@ class CalibrationStatistics:
         arrays: dict[str, npt.NDArray[Any]] = {
             "format_version": np.array(FORMAT_VERSION, np.int64),
             "samples": np.array(self.samples, np.int64),
+            "unbounded": np.array(sorted(self.unbounded), dtype=np.str_),
             "names": np.array(list(self.tensors), dtype=np.str_),
             "extremes": np.array([(v.minimum, v.maximum) for v in values], np.float64).reshape(-1, 2),
             "counts": np.array([value.count for value in values], np.int64),
@@ -120,7 +124,7 @@ class CalibrationStatistics:
         for name in _MOMENTS:
             arrays[f"channel_{name}"] = np.concatenate([np.empty(0), *(getattr(each, name) for each in present)])
         for index, example in enumerate(self.examples):
-            arrays.update({f"{_EXAMPLE}{index}/{name}": array for name, array in example.items()})
+            arrays.update({f"{_EXAMPLE}{index}/{name}": _storable(array) for name, array in example.items()})
         return arrays
 
     @classmethod
@@ -144,7 +148,14 @@ class CalibrationStatistics:
             minimum, maximum = map(float, arrays["extremes"][index])
             histogram = Histogram(counts, low, high)
             tensors[name] = TensorStatistics(minimum, maximum, int(arrays["counts"][index]), histogram, channels)
-        return cls(tensors, int(arrays["samples"]), _examples(arrays))
+        # Files of earlier versions know no unbounded tensors: such data was refused.
+        unbounded = frozenset(arrays["unbounded"].tolist()) if "unbounded" in arrays else frozenset()
+        return cls(tensors, int(arrays["samples"]), _examples(arrays), unbounded)
+
+
+def _storable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as an archive without pickles takes it: strings, which models read as objects, as text."""
+    return array.astype(np.str_) if array.dtype == object else array
 
 
 def _examples(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Mapping[str, npt.NDArray[Any]], ...]:
@@ -152,5 +163,5 @@ def _examples(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Mapping[str, npt.
     for key, array in arrays.items():
         if key.startswith(_EXAMPLE):
             index, _, name = key.removeprefix(_EXAMPLE).partition("/")
-            examples.setdefault(int(index), {})[name] = array
+            examples.setdefault(int(index), {})[name] = array.astype(object) if array.dtype.kind == "U" else array
     return tuple(examples[index] for index in sorted(examples))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
 from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner
+from autotune.batch import axes_of
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import TrialError
 from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
@@ -58,7 +59,8 @@ class Evaluator(Generic[ModelT]):
         source: Where accuracy comes from.
         criterion: The accuracy target.
         latency: How latency is measured.
-        feeds: One batch for latency, of ``latency.batch_size`` samples.
+        feeds: One batch for latency, of ``latency.batch_size`` samples; or several of different shapes, which one
+            timed call runs all in this order. What is reported is their mean.
         seed: Of the order of calls and samples, and of resampling.
         cache: Folder in which the fp32 model's per-sample results are kept; None keeps nothing.
         on_progress: Told how many samples an accuracy evaluation has seen.
@@ -76,7 +78,7 @@ class Evaluator(Generic[ModelT]):
         source: UserFunction | LabelledData,
         criterion: Criterion,
         latency: LatencyOptions,
-        feeds: Feeds,
+        feeds: Feeds | Sequence[Feeds],
         seed: int,
         cache: Path | None = None,
         on_progress: Progress | None = None,
@@ -86,7 +88,8 @@ class Evaluator(Generic[ModelT]):
         self._adapter = adapter
         self._model = model
         self._latency = latency
-        self._feeds = feeds
+        self._batches = (feeds,) if isinstance(feeds, Mapping) else tuple(feeds)
+        self._feeds = self._batches[-1]
         self._seed = seed
         self._progress: Progress = on_progress or (lambda _done, _total: None)
         self._clock: Clock = clock or SystemClock(latency.threads)
@@ -98,7 +101,15 @@ class Evaluator(Generic[ModelT]):
         if isinstance(source, UserFunction):
             self._scorer = FunctionScorer(source, criterion)
         else:
-            self._scorer = SampleScorer(source, criterion, model.inputs, seed=seed, cache=cache, key=model.fingerprint)
+            self._scorer = SampleScorer(
+                source,
+                criterion,
+                model.inputs,
+                seed=seed,
+                cache=cache,
+                key=model.fingerprint,
+                axes=axes_of(model),
+            )
 
     def baseline(self, *, deadline: float | None = None) -> Measurement:
         """Measure the fp32 model itself; called once, before any candidate.
@@ -129,7 +140,7 @@ class Evaluator(Generic[ModelT]):
             decided=True,
             sessions=len(sessions),
         )
-        return _measurement(self._model.size_bytes, own, score)
+        return _measurement(self._model.size_bytes, own, score, calls=len(self._batches))
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
         """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.
@@ -182,7 +193,7 @@ class Evaluator(Generic[ModelT]):
             comparison.close()
             return Evaluation(
                 state=TrialState.PRUNED,
-                measurement=_measurement(candidate.size_bytes, compared, None),
+                measurement=_measurement(candidate.size_bytes, compared, None, calls=len(self._batches)),
                 reason="slower than the best that keeps the target: "
                 f"{compared.speedup:.2f}x, and not {incumbent.speedup:.2f}x",
             )
@@ -194,7 +205,7 @@ class Evaluator(Generic[ModelT]):
         comparison.close()
         return Evaluation(
             state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
-            measurement=_measurement(candidate.size_bytes, compared, score),
+            measurement=_measurement(candidate.size_bytes, compared, score, calls=len(self._batches)),
             reason=score.stopped,
         )
 
@@ -289,7 +300,7 @@ class Evaluator(Generic[ModelT]):
         return open_sessions(
             runner,
             lambda: self._adapter.runner(model, self._latency.execution),
-            self._feeds,
+            self._batches,
             self._latency,
             size_bytes=model.size_bytes,
             fewest=fewest,
@@ -349,13 +360,14 @@ def _proven_slower(compared: LatencyComparison, incumbent: Measurement) -> bool:
     return compared.interval.high < incumbent.speedup_interval.low
 
 
-def _measurement(size_bytes: int, compared: LatencyComparison, score: Score | None) -> Measurement:
+def _measurement(size_bytes: int, compared: LatencyComparison, score: Score | None, *, calls: int) -> Measurement:
+    """What was measured; ``calls`` is how many calls of the model one timed call makes."""
     measured = Measurement(
-        latency_ms=compared.candidate_ms,
-        latency_p90_ms=compared.candidate_percentiles.p90_ms,
-        latency_p99_ms=compared.candidate_percentiles.p99_ms,
+        latency_ms=compared.candidate_ms / calls,
+        latency_p90_ms=compared.candidate_percentiles.p90_ms / calls,
+        latency_p99_ms=compared.candidate_percentiles.p99_ms / calls,
         latency_decided=compared.decided,
-        baseline_ms=compared.baseline_ms,
+        baseline_ms=compared.baseline_ms / calls,
         latency_cache=str(compared.cache),
         latency_sessions=compared.sessions,
         speedup=compared.speedup,

@@ -80,7 +80,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         source: Where accuracy comes from.
         criterion: The accuracy target.
         latency: How latency is measured.
-        feeds: One batch for latency.
+        feeds: One batch for latency, or several of different shapes.
         seed: Of every random choice.
         cache: Folder for the fp32 model's records; None: a temporary one, which the worker shares.
         on_progress: Told how many samples an accuracy evaluation has seen.
@@ -95,7 +95,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         source: UserFunction | LabelledData,
         criterion: Criterion,
         latency: LatencyOptions,
-        feeds: Feeds,
+        feeds: Feeds | Sequence[Feeds],
         seed: int,
         cache: Path | None = None,
         on_progress: Progress | None = None,

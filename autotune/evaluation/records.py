@@ -55,6 +55,7 @@ class Records:
         Raises:
             DataError: Labels or outputs are not of the form that a metric reads.
         """
+        outputs = chunk.axes.per_sample(outputs)
         own: dict[str, Array] = {}
         difficulty = None
         if references is None:
@@ -75,8 +76,8 @@ class Records:
         return self.records[metric.name]
 
     def references_of(self, rows: Array) -> dict[str, Array]:
-        """The references of some rows."""
-        return {name: values[rows] for name, values in self.references.items()}
+        """The references of some rows; where shapes differ from call to call, those of one call are one array again."""
+        return {name: _stacked(values[rows]) for name, values in self.references.items()}
 
     def sorted(self) -> Records:
         """The same in the order of the data set."""
@@ -84,7 +85,7 @@ class Records:
         return Records(
             samples=self.samples[order],
             records={name: rows[order] for name, rows in self.records.items()},
-            references=self.references_of(order),
+            references={name: values[order] for name, values in self.references.items()},
             difficulty=None if self.difficulty is None else self.difficulty[order],
         )
 
@@ -95,11 +96,27 @@ def concatenate(parts: Sequence[Records]) -> Records:
     return Records(
         samples=np.concatenate([part.samples for part in parts]),
         records={name: np.concatenate([part.records[name] for part in parts]) for name in first.records},
-        references={name: np.concatenate([part.references[name] for part in parts]) for name in first.references},
+        references={name: _joined([part.references[name] for part in parts]) for name in first.references},
         difficulty=None
         if first.difficulty is None
         else np.concatenate([part.difficulty for part in parts if part.difficulty is not None]),
     )
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Arrays behind each other; a row is an object where the rows' shapes differ, as those of sequences do."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    rows = [row for part in parts for row in part]
+    joined = np.empty(len(rows), object)
+    for index, row in enumerate(rows):
+        joined[index] = row
+    return joined
+
+
+def _stacked(rows: Array) -> Array:
+    shapes = {row.shape for row in rows} if rows.dtype == object and isinstance(rows[0], np.ndarray) else set()
+    return np.stack(list(rows)) if len(shapes) == 1 else rows
 
 
 class RecordCache:

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from autotune.adapter import Array, Feeds, TensorSpec
+from autotune.batch import BatchAxes, Origin, leading_axes
 from autotune.data import Batch, iterate, require_repeatable
 from autotune.errors import DataError
 
@@ -25,11 +26,13 @@ class Chunk:
         samples: Their positions in the data set.
         feeds: The model's inputs.
         labels: In the form of the loader's; None where there are none.
+        axes: How samples lie in inputs and outputs.
     """
 
     samples: Array
     feeds: Feeds
     labels: Any
+    axes: BatchAxes = BatchAxes()
 
 
 class SampleStore:
@@ -44,6 +47,8 @@ class SampleStore:
         labelled: Whether labels are needed; where they are not and come along all the same, they are left out.
         memory_bytes: Most memory in which batches are kept; None: a quarter of what is free.
         hashed: Whether ``fingerprint`` is wanted, a hash of all inputs and labels, which reads a gigabyte in a second.
+        axes: Which axes count samples; None: the first one of each input where it is free. Where none does, a call is
+            one sample, and what comes with it is its label.
     """
 
     def __init__(
@@ -54,11 +59,13 @@ class SampleStore:
         labelled: bool,
         memory_bytes: int | None,
         hashed: bool = True,
+        axes: BatchAxes | None = None,
     ) -> None:
         require_repeatable(loader, "evaluation data loader")
         self._loader = loader
         self._inputs = inputs
         self._labelled = labelled
+        self._axes = leading_axes(inputs) if axes is None else axes
         self._batches: list[Batch] | None = []
         self._sizes: list[int] = []
         self.fingerprint: str | None = None
@@ -84,7 +91,10 @@ class SampleStore:
             return
         for unit, batch in self._pick(units):
             yield Chunk(
-                samples=np.arange(self._starts[unit], self._starts[unit + 1]), feeds=batch.feeds, labels=batch.labels
+                samples=np.arange(self._starts[unit], self._starts[unit + 1]),
+                feeds=batch.feeds,
+                labels=_label_of_call(batch.labels) if self._axes.origin is Origin.NONE else batch.labels,
+                axes=self._axes,
             )
 
     def _units(self) -> list[Array]:
@@ -107,27 +117,45 @@ class SampleStore:
         self.fingerprint = None if digest is None else digest.hexdigest()
 
     def _iterate(self) -> Iterator[Batch]:
-        for index, batch in enumerate(iterate(self._loader, self._inputs, labelled=self._labelled or None)):
-            if self._labelled:
+        batches = iterate(self._loader, self._inputs, axes=self._axes, labelled=self._labelled or None)
+        for index, batch in enumerate(batches):
+            if self._labelled and self._axes.origin is not Origin.NONE:
                 _check_labels(batch, index)
             yield batch
 
     def _sliceable(self, batches: list[Batch]) -> bool:
         """Whether samples of different batches can be put together to one batch."""
-        if any(not spec.shape or isinstance(spec.shape[0], int) for spec in self._inputs):
+        axes = self._axes
+        if not axes.resizable:
             return False
-        shapes = {tuple(array.shape[1:] for array in batch.feeds.values()) for batch in batches}
-        sizes_agree = all(array.shape[0] == batch.size for batch in batches for array in batch.feeds.values())
-        return len(shapes) == 1 and sizes_agree
+        first = batches[0].feeds
+        shapes = {
+            tuple(tuple(np.delete(batch.feeds[name].shape, axis)) for name, axis in axes.inputs.items())
+            for batch in batches
+        }
+        sizes_agree = all(
+            batch.feeds[name].shape[axis] == batch.size for batch in batches for name, axis in axes.inputs.items()
+        )
+        # What belongs to a call as a whole, such as a sampling rate, has to be the same in all.
+        constant = all(
+            np.array_equal(batch.feeds[name], first[name]) for batch in batches for name in first if axes.is_constant(name)
+        )
+        return len(shapes) == 1 and sizes_agree and constant
 
     def _gather(self, samples: Array) -> Chunk:
         assert self._batches is not None
         batch_of = np.searchsorted(self._starts, samples, side="right") - 1
         rows = samples - self._starts[batch_of]
         picked = [(self._batches[batch], int(row)) for batch, row in zip(batch_of, rows, strict=True)]
-        feeds = {spec.name: np.stack([batch.feeds[spec.name][row] for batch, row in picked]) for spec in self._inputs}
+        feeds = {name: self._rows(name, picked) for name in picked[0][0].feeds}
         labels = _join_labels([(batch.labels, row) for batch, row in picked]) if self._labelled else None
-        return Chunk(samples=samples, feeds=feeds, labels=labels)
+        return Chunk(samples=samples, feeds=feeds, labels=labels, axes=self._axes)
+
+    def _rows(self, name: str, picked: list[tuple[Batch, int]]) -> Array:
+        if self._axes.is_constant(name):
+            return picked[0][0].feeds[name]
+        axis = self._axes.inputs[name]
+        return np.stack([np.take(batch.feeds[name], row, axis=axis) for batch, row in picked], axis=axis)
 
     def _pick(self, units: Array) -> Iterator[tuple[int, Batch]]:
         if self._batches is not None:
@@ -136,7 +164,7 @@ class SampleStore:
         elif _indexable(self._loader):
             for unit in units:
                 items = [self._loader[unit]]  # type: ignore[index]  # checked by _indexable
-                yield unit, next(iterate(items, self._inputs, labelled=self._labelled or None))
+                yield unit, next(iterate(items, self._inputs, axes=self._axes, labelled=self._labelled or None))
         else:
             wanted = set(units.tolist())
             for unit, batch in enumerate(self._iterate()):
@@ -160,6 +188,19 @@ def _check_labels(batch: Batch, index: int) -> None:
                 f"Batch {index} of the evaluation data has {batch.size} samples, but {count} labels. "
                 "Labels must come one per sample, in the order of the inputs"
             )
+
+
+def _label_of_call(labels: Any) -> Any:
+    """The labels of a call that is one sample, as a metric reads those of a batch of one."""
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping):
+        return {name: _label_of_call(part) for name, part in labels.items()}
+    if isinstance(labels, str) or not hasattr(labels, "__len__") or getattr(labels, "shape", None) == ():
+        return [labels]
+    if len(labels) == 1:
+        return labels
+    return [labels] if isinstance(labels, (list, tuple)) else np.asarray(labels)[np.newaxis]
 
 
 def _join_labels(rows: list[tuple[Any, int]]) -> Any:

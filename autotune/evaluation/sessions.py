@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 
@@ -24,26 +24,26 @@ _USUAL_S = 10.0
 def open_sessions(
     first: Runner,
     open_one: Callable[[], Runner],
-    feeds: Feeds,
+    batches: Sequence[Feeds],
     options: LatencyOptions,
     *,
     size_bytes: int,
     fewest: int,
     clock: Clock,
 ) -> list[Call]:
-    """Sessions of one model, as calls of the latency batch: as many as asked for, or fewer where they are dear.
+    """Sessions of one model, as timed calls: as many as asked for, or fewer where they are dear.
 
     Args:
         first: A session that is open already, and has run.
         open_one: Opens another.
-        feeds: The latency batch.
+        batches: What one timed call runs, in this order.
         options: How many sessions there are to be, and how long a comparison may take.
         size_bytes: Of the model; a session is taken to need twice as much.
         fewest: Sessions that are opened whatever they cost.
         clock: Tells what opening costs.
     """
     limit_s = options.max_seconds or _USUAL_S
-    call_s = clock.time(lambda: first(feeds)).nanoseconds / 1e9
+    call_s = clock.time(_call(first, batches)).nanoseconds / 1e9
     affordable = int(_RUNNING_SHARE * limit_s / max(1e-9, 2 * _LEAST_CALLS * call_s))
     room = int(_MEMORY_SHARE * psutil.virtual_memory().available / max(1, 2 * size_bytes))
     count = min(options.sessions, max(fewest, min(affordable, 1 + room)))
@@ -52,8 +52,11 @@ def open_sessions(
         if len(runners) >= fewest and clock.now_s() - started > _OPENING_SHARE * limit_s:
             break
         runners.append(open_one())
-    return [_call(runner, feeds) for runner in runners]
+    return [_call(runner, batches) for runner in runners]
 
 
-def _call(runner: Runner, feeds: Feeds) -> Call:
-    return lambda: runner(feeds)
+def _call(runner: Runner, batches: Sequence[Feeds]) -> Call:
+    if len(batches) == 1:
+        only = batches[0]
+        return lambda: runner(only)
+    return lambda: [runner(feeds) for feeds in batches]

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from autotune.adapter import Array, TensorSpec
+from autotune.batch import BatchAxes
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, TrialError
 from autotune.evaluation.checked import CheckedModel
@@ -44,6 +45,7 @@ class SampleScorer:
         seed: Of the holdout, the order of samples and resampling.
         cache: Folder in which the fp32 model's records are kept; None keeps nothing.
         key: Of the fp32 model, for the cache.
+        axes: Which axes count samples; None: the first one of each input where it is free.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class SampleScorer:
         seed: int,
         cache: Path | None,
         key: str,
+        axes: BatchAxes | None = None,
     ) -> None:
         self._source = source
         self._judged = source.metrics[0]
         self._criterion = criterion
         self._targets = {self._judged.name: criterion, **source.criteria}
         self._inputs = inputs
+        self._axes = axes
         self._seed = seed
         self._cache = RecordCache(cache, key)
         self._store: SampleStore | None = None
@@ -82,6 +86,7 @@ class SampleScorer:
             labelled=not source.label_free,
             memory_bytes=source.memory_bytes,
             hashed=self._cache.keeps,
+            axes=self._axes,
         )
         self._search, self._held_out = self._split(self._store)
         self._baseline = self._recorded(self._search, model, progress, "search")

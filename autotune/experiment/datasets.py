@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, JsonValue, model_validator
@@ -40,6 +40,25 @@ class ImageFolder(Section):
     """A text file with a line `file name, blank, class number` per picture, read in its order."""
 
 
+class Filled(Section):
+    """An array full of one value."""
+
+    shape: tuple[Annotated[int, Field(ge=0)] | Literal["batch"], ...] = Field(strict=False)
+    """Its sizes; `batch` is the number of samples in the batch."""
+    value: float = 0.0
+    """What each of its elements is."""
+    dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool"] = "float32"
+    """Their type."""
+
+    def array(self, samples: int) -> Array:
+        """The array for a batch of so many samples."""
+        shape = tuple(samples if size == "batch" else size for size in self.shape)
+        return np.full(shape, self.value, dtype=self.dtype)
+
+
+Constant = Annotated[bool | int | float | str | tuple[int | float, ...] | Filled, Field(union_mode="left_to_right")]
+
+
 class Dataset(Section):
     """Where samples come from: one of `npz`, `image_folder` and `function`."""
 
@@ -57,6 +76,11 @@ class Dataset(Section):
     """Samples per batch; 1 unless given."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Use only so many samples, the first ones."""
+    constants: dict[str, Constant] = Field(default_factory=dict)
+    """By input: what is the same in every call, a number, a list or `{shape: [2, batch, 128], value: 0}`, for sampling
+    rates and first states. The others are named in `npz.inputs`."""
+    stack_axis: Annotated[int, Field(ge=0)] | None = 0
+    """The axis along which the samples of a batch are stacked; null where a call takes a single sample as it is."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -64,13 +88,30 @@ class Dataset(Section):
         if self.function is None:
             if self.args is not None:
                 raise broken_rule("`args` belong to `function` and to nothing else")
-            return self
-        given = {"preprocess": bool(self.preprocess), "batch_size": self.batch_size, "limit": self.limit}
+            return self._consistent()
+        given = {
+            "preprocess": bool(self.preprocess),
+            "batch_size": self.batch_size,
+            "limit": self.limit,
+            "constants": bool(self.constants),
+            "stack_axis": self.stack_axis != 0,
+        }
         for name, value in given.items():
             if value:
                 raise broken_rule(
                     f"`{name}` belongs to `npz` and `image_folder`; a function yields batches as the model reads them"
                 )
+        return self
+
+    def _consistent(self) -> Self:
+        if self.stack_axis is None and self.batch_size not in (None, 1):
+            raise broken_rule(f"without `stack_axis` a call takes one sample, but `batch_size` is {self.batch_size}")
+        if self.constants:
+            inputs = None if self.npz is None else self.npz.inputs
+            if not isinstance(inputs, dict):
+                raise broken_rule("`constants` need `npz` with `inputs` by name, as in {x: array}, beside them")
+            if both := sorted(set(inputs) & set(self.constants)):
+                raise broken_rule(f"an input comes from `inputs` or from `constants`, but {both[0]!r} is in both")
         return self
 
     def open(self, directory: Path) -> Loader | FunctionLoader:
@@ -92,7 +133,14 @@ class Dataset(Section):
         else:
             assert self.image_folder is not None
             source = ImageSource(self.image_folder)
-        return Loader(source, self.preprocess, batch_size=self.batch_size or 1, limit=self.limit)
+        return Loader(
+            source,
+            self.preprocess,
+            batch_size=self.batch_size or 1,
+            limit=self.limit,
+            constants=self.constants,
+            stack_axis=self.stack_axis,
+        )
 
     @property
     def labelled(self) -> bool:
@@ -183,10 +231,21 @@ class Loader:
     Nothing is kept between passes: an evaluation keeps the batches that it needs again, within its own limit.
     """
 
-    def __init__(self, source: Source, steps: Sequence[Step], *, batch_size: int, limit: int | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        steps: Sequence[Step],
+        *,
+        batch_size: int,
+        limit: int | None,
+        constants: Mapping[str, Constant] | None = None,
+        stack_axis: int | None = 0,
+    ) -> None:
         self._source = source
         self._steps = tuple(steps)
         self._batch_size = batch_size
+        self._constants = dict(constants or {})
+        self._axis = stack_axis
         self._samples = len(source) if limit is None else min(limit, len(source))
 
     def __len__(self) -> int:
@@ -215,13 +274,19 @@ class Loader:
             labels.append(label)
         batch: Any
         if isinstance(inputs[0], dict):
-            batch = {name: _stack([sample[name] for sample in inputs]) for name in inputs[0]}
+            batch = {name: _stack([sample[name] for sample in inputs], self._axis) for name in inputs[0]}
+            batch |= {
+                name: value.array(size) if isinstance(value, Filled) else np.asarray(value)
+                for name, value in self._constants.items()
+            }
         else:
-            batch = _stack(inputs)
+            batch = _stack(inputs, self._axis)
         return (batch, _stack(labels)) if self._source.labelled else batch
 
 
-def _stack(samples: Sequence[Any]) -> Array:
+def _stack(samples: Sequence[Any], axis: int | None = 0) -> Array:
+    if axis is None:
+        return np.asarray(samples[0])
     shapes = dict.fromkeys(np.shape(sample) for sample in samples)
     if len(shapes) > 1:
         raise DataError(
@@ -229,4 +294,6 @@ def _stack(samples: Sequence[Any]) -> Array:
             f"{' and '.join(map(str, shapes))}. Bring them to one size with `resize` and "
             "`center_crop`, or set `batch_size: 1`"
         )
-    return np.stack(samples)
+    if axis > np.ndim(samples[0]):
+        raise DataError(f"Samples of shape {np.shape(samples[0])} cannot be stacked along axis {axis} of `stack_axis`")
+    return np.stack(samples, axis=axis)

@@ -32,6 +32,8 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
         InputError: Something that the experiment names cannot be used.
         Exception: What the user's own functions raise, unchanged.
     """
+    if experiment.unfilled:
+        raise ExperimentError("\n".join(experiment.unfilled))
     loader = experiment.calibration.dataset.open(experiment.directory)
     sources = _accuracy_sources(experiment)
     try:
@@ -55,6 +57,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         seed=tuning.random_seed,
         threads=performance.threads,
         batch_size=performance.batch_size,
+        batch_axis=performance.batch_axis,
         warmup=performance.warmup,
         interval_width=performance.interval_width,
         latency_max_s=performance.max_seconds,

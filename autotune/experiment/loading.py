@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ _WORDS = {
     "dict_type": "must be keys and values",
 }
 """What pydantic's errors mean to someone who writes YAML, where its own words speak of Python."""
+
+
+_PLACEHOLDER = re.compile(r"<[^<>]+>")
+"""What `autotune init` writes where only the user knows."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,6 +73,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     except ValidationError as error:
         raise ExperimentError("\n".join(_problems(error, root))) from None
     experiment._path = path
+    experiment._unfilled = tuple(_unfilled(root))
     experiment._where = lambda keys: _position(_locate(root, keys)[1])
     return experiment
 
@@ -150,6 +155,18 @@ def _construct(node: yaml.Node) -> Any:
         raise ExperimentError(f"{_position(node)}: {getattr(error, 'problem', error)}") from None
     finally:
         loader.dispose()
+
+
+def _unfilled(node: yaml.Node, keys: tuple[int | str, ...] = ()) -> Iterator[str]:
+    """A line for each value that still reads like ``<calibration.npz>``, in the order of the file."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _unfilled(value, (*keys, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _unfilled(value, (*keys, index))
+    elif _PLACEHOLDER.fullmatch(node.value):
+        yield f"{_position(node)}: {_dotted(keys)}: {node.value} is a place to be filled in: put your own value there"
 
 
 def _override(root: yaml.MappingNode, override: str) -> None:

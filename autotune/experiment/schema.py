@@ -249,7 +249,10 @@ class Performance(Section):
     threads: _Count = 1
     """Threads inside of one call."""
     batch_size: _Count = 1
-    """Samples in one call."""
+    """Samples in one call; where the model takes no other number, the data set's own."""
+    batch_axis: int | dict[str, int] | None = None
+    """The axis that counts samples, or such an axis by the name of each input and output that has one. By default the
+    one that inputs and outputs share by a name that means a batch, or that proves to be it."""
     warmup: Annotated[int, Field(ge=0)] = 10
     """Calls before the first one that counts."""
     interval_width: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -336,6 +339,7 @@ class Experiment(Section):
     """What is searched for."""
 
     _path: Path = PrivateAttr(default=Path())
+    _unfilled: tuple[str, ...] = PrivateAttr(default=())
     _where: Callable[[Sequence[str]], str] = PrivateAttr(default=".".join)
 
     @property
@@ -351,6 +355,11 @@ class Experiment(Section):
     def where(self, *keys: str) -> str:
         """Where a key stands, as ``file:line``; where it is missing, the nearest key above it."""
         return self._where(keys)
+
+    @property
+    def unfilled(self) -> tuple[str, ...]:
+        """Places that `autotune init` left to be filled in, such as `<calibration.npz>`: a line for each."""
+        return self._unfilled
 
     @property
     def workspace(self) -> Path:

@@ -144,10 +144,38 @@ def test_constant_channels_have_no_variance() -> None:
     assert np.array_equal(found.mean, np.full(3, np.float32(0.1), np.float64))
 
 
-@pytest.mark.parametrize("axis", [None, 0])
-def test_a_value_that_is_not_finite_names_the_tensor(axis: int | None) -> None:
-    with pytest.raises(DataError, match=r"'t'.*finite"):
-        collect(np.array([[1.0, np.nan]], np.float32), axis=axis)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, np.finfo(np.float32).min])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_what_is_not_finite_is_left_out_and_remembered(value: float, axis: int | None) -> None:
+    collector = StatisticsCollector({} if axis is None else {"t": axis}, 0)
+    collector.update("t", np.array([[1.0, 2.0]], np.float32))
+    collector.update("t", np.array([[-3.0, value]], np.float32))
+    collector.update("t", np.full((1, 2), value, np.float32))
+    collector.update("other", np.ones(3, np.float32))
+    found = collector.finish(3)
+    assert found.unbounded == {"t"}
+    assert collector.has_nan("t") is bool(np.isnan(value))
+    assert (found.tensors["t"].minimum, found.tensors["t"].maximum, found.tensors["t"].count) == (-3.0, 2.0, 3)
+    assert found.tensors["t"].histogram.total == 3
+    assert found.tensors["t"].channels is None
+
+
+def test_large_values_are_not_taken_for_infinities() -> None:
+    large = np.array([1e25, -2e25], np.float32)  # their squares overflow
+    collector = StatisticsCollector({"t": 0}, 0)
+    collector.update("t", large)
+    found = collector.finish(1)
+    assert not found.unbounded
+    assert found.tensors["t"].maximum == float(large[0])
+
+
+def test_a_tensor_without_a_finite_value_has_no_statistics() -> None:
+    collector = StatisticsCollector({}, 0)
+    collector.update("t", np.full((2, 2), -np.inf, np.float32))
+    collector.update("empty", np.zeros((2, 0), np.float32))
+    found = collector.finish(1)
+    assert found.unbounded == {"t"}
+    assert not found.tensors
 
 
 def test_half_precision_is_calibrated_and_integers_are_not() -> None:

@@ -10,8 +10,8 @@ from autotune.calibration import CalibrationStatistics, ExampleReservoir
 from autotune.calibration.examples import EXAMPLE_BYTES, EXAMPLES
 
 
-def kept(batches: Sequence[Feeds], free: list[str]) -> list[float]:
-    reservoir = ExampleReservoir(["x"], free, seed=0)
+def kept(batches: Sequence[Feeds], counting: list[str]) -> list[float]:
+    reservoir = ExampleReservoir(dict.fromkeys(counting, 0), seed=0)
     assert len(list(reservoir.watch(batches))) == len(batches)
     return [float(feeds["x"].flat[0]) for feeds in reservoir.finish()]
 
@@ -28,6 +28,16 @@ def test_few_samples_are_all_kept() -> None:
 def test_batches_are_taken_apart_where_their_first_dimension_is_free() -> None:
     assert kept(numbered(12, 4), ["x"]) == list(range(12))
     assert kept(numbered(12, 4), []) == [0, 4, 8]
+
+
+def test_a_batch_lies_along_any_axis_and_what_belongs_to_the_call_goes_with_each_sample() -> None:
+    feeds = {"x": np.arange(6, dtype=np.float32).reshape(3, 2), "rate": np.array(16000)}
+    reservoir = ExampleReservoir({"x": 1}, seed=0)
+    assert list(reservoir.watch([feeds])) == [feeds]
+    first, second = reservoir.finish()
+    np.testing.assert_array_equal(first["x"], [[0], [2], [4]])
+    np.testing.assert_array_equal(second["x"], [[1], [3], [5]])
+    assert first["rate"] == second["rate"] == 16000
 
 
 def test_many_samples_are_drawn_evenly() -> None:

@@ -22,6 +22,7 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnxruntime.graph import Graph, outer_reads
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.session import open_session, session_options
+from autotune.batch import axes_of
 
 Values = list[Array]
 """What a tensor holds, an array for each chunk of examples."""
@@ -128,11 +129,13 @@ def _clipped(values: Values, ends: tuple[float, float] | None) -> Values:
 
 def _stacked(examples: Sequence[Feeds], model: OnnxModel) -> list[Feeds]:
     """The examples as one batch where the model takes any number of samples and they are of one shape."""
-    free = all(spec.shape and not isinstance(spec.shape[0], int) for spec in model.inputs)
-    shapes = {tuple((name, array.shape[1:]) for name, array in sorted(feeds.items())) for feeds in examples}
-    if not free or len(shapes) != 1:
+    axes = axes_of(model)
+    shapes = {tuple((name, array.shape) for name, array in sorted(feeds.items())) for feeds in examples}
+    if not axes.resizable or any(axes.is_constant(name) for name in examples[0]) or len(shapes) != 1:
         return list(examples)
-    return [{name: np.concatenate([feeds[name] for feeds in examples]) for name in examples[0]}]
+    return [
+        {name: np.concatenate([feeds[name] for feeds in examples], axis=axes.inputs[name]) for name in examples[0]}
+    ]
 
 
 class _NodeRunner:

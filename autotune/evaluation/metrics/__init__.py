@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 
 from autotune.errors import InputError
+from autotune.evaluation.metrics.boxes import Boxes
 from autotune.evaluation.metrics.classification import F1, LogLoss, Matthews, Precision, Recall, RocAuc
 from autotune.evaluation.metrics.custom import FigureFunction, SampleFunction
 from autotune.evaluation.metrics.detection import MeanAveragePrecision
-from autotune.evaluation.metrics.label_free import Agreement, CosineSimilarity
+from autotune.evaluation.metrics.label_free import Agreement, CosineSimilarity, Fidelity
 from autotune.evaluation.metrics.metric import MeanMetric, Metric
 from autotune.evaluation.metrics.regression import (
     R2,
@@ -38,6 +39,8 @@ METRICS: dict[str, type[Metric]] = {
     "spearman": Spearman,
     "agreement": Agreement,
     "cosine": CosineSimilarity,
+    "fidelity": Fidelity,
+    "boxes": Boxes,
     "map": MeanAveragePrecision,
     "squad_exact_match": SquadExactMatch,
     "squad_f1": SquadF1,

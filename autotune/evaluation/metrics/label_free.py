@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from autotune.adapter import Array
 from autotune.errors import DataError
-from autotune.evaluation.metrics.metric import MeanMetric, output_at
+from autotune.evaluation.metrics.metric import MeanMetric, Metric, output_at
 
 
 class Agreement(MeanMetric):
@@ -90,6 +91,42 @@ class CosineSimilarity(MeanMetric):
         cosines = np.divide(products, lengths, out=np.zeros(len(ours)), where=lengths > 0)
         both_zero = ~ours.any(axis=1) & ~theirs.any(axis=1)
         return np.clip(np.where(both_zero, 1.0, cosines), -1.0, 1.0)
+
+
+class Fidelity(Metric):
+    """Share of the variance of the fp32 model's output that a candidate's output gives; fp32 itself has 1 by definition.
+
+    R squared with fp32's output in the place of labels: for models that predict numbers, where a cosine of one value
+    sees its sign alone.
+
+    Args:
+        output: Index of the output.
+    """
+
+    name = "fidelity"
+    label_free = True
+
+    def __init__(self, output: int = 0) -> None:
+        self._output = output
+
+    def reference(self, outputs: tuple[Array, ...]) -> Array:
+        """The output itself."""
+        return output_at(outputs, self._output, self.name)
+
+    def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
+        """Of each sample: squared error; count, sum and sum of squares of fp32's values; shape (samples, 4)."""
+        assert reference is not None
+        output = output_at(outputs, self._output, self.name)
+        theirs = _same_shape(output, reference, self.name).reshape(len(output), -1).astype(np.float64)
+        errors = output.reshape(len(output), -1).astype(np.float64) - theirs
+        counts = np.full(len(theirs), theirs.shape[1])
+        return np.column_stack([(errors**2).sum(axis=1), counts, theirs.sum(axis=1), (theirs**2).sum(axis=1)])
+
+    def figure(self, records: Array) -> float:
+        """At most 1; NaN where fp32's output does not vary."""
+        error, count, total, squares = records.sum(axis=0)
+        spread = squares - total**2 / count
+        return float(1 - error / spread) if spread > 0 else math.nan
 
 
 def _same_shape(output: Array, reference: Array, metric: str) -> Array:
