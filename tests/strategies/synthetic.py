@@ -159,6 +159,10 @@ class Synthetic:
         names = [op.name for op in self.space.ops]
         return {name: tuple(names[i + 1 : i + 2]) for i, name in enumerate(names)}
 
+    def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
+        """Nothing is known of it."""
+        return {}
+
     def crossing_latency(self) -> Mapping[str, float]:
         """The same everywhere."""
         return dict.fromkeys(self.seconds, self.crossing_s)
