@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic
@@ -15,12 +17,27 @@ from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
 from autotune.history import History
+from autotune.output_error import output_error
+from autotune.sensitivity import sensitivities
 from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
 
 _WORTH_A_PROFILE = 0.1
 """Share of the fp32 model's time that the ops of a further precision must take for it to be profiled."""
 
+
+_ROUNDS = 3
+"""Profiles of the same models, each in sessions of its own: sessions of one model differ by more than their own noise."""
+
+_SHORT_S = 0.2
+_FEW_BATCHES = 2
+"""Output errors are taken on what the fp32 model runs in this time: with more of a large model, fewer ops are looked at."""
+
+_SHARE_OF_TIMEOUT = 0.2
+_LEAST_ALLOWANCE_S = 2.0
+"""What insights may take where an evaluation takes less: a profile of a small model takes about as long."""
+_SHARE_OF_PROFILE = 0.5
+"""Of what insights may take, the most that profiles are repeated for."""
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
 
@@ -30,6 +47,10 @@ _KEPT_RUNNERS = 2
 
 class MeasuredInsights(Generic[ModelT]):
     """Insights that are measured when first asked for, and kept in the history from then on.
+
+    All of them together cost at most what one evaluation of the fp32 model does (2 s where that is less) and a fifth of
+    the time given to the run, whichever is less. What is asked for first is measured first; what there is no time for
+    is empty, shared among the ops, or not a number, as each method says, and that is kept as well.
 
     Args:
         adapter: Makes and runs the candidates.
@@ -41,6 +62,9 @@ class MeasuredInsights(Generic[ModelT]):
         execution: How candidates run.
         history: Where the figures are kept.
         stopwatch: Counts the time that they cost.
+        timeout_s: The time given to the run in seconds.
+        deadline: When the run ends at the latest, a value of ``clock``.
+        clock: Seconds since some moment.
     """
 
     def __init__(
@@ -55,6 +79,9 @@ class MeasuredInsights(Generic[ModelT]):
         execution: Execution,
         history: History,
         stopwatch: Stopwatch,
+        timeout_s: float | None = None,
+        deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._adapter = adapter
         self._model = model
@@ -65,27 +92,48 @@ class MeasuredInsights(Generic[ModelT]):
         self._execution = execution
         self._history = history
         self._stopwatch = stopwatch
+        self._timeout_s = timeout_s
+        self._deadline = deadline
+        self._clock = clock
+        self._spent_s = 0.0
         self._runners: dict[str, Runner] = {}
 
     def sensitivity(self) -> Mapping[str, float]:
-        """By op: squared error over squared output, when this op alone takes its preferred choice.
+        """By op: squared error over squared spread of the outputs, when this op alone takes its preferred choice.
 
-        It is 0 where that is fp32. Costs a candidate and a few inferences per op, so that recipes that take seconds are
-        left out. An op whose candidate fails counts as infinitely sensitive.
+        It is 0 where that is fp32. A candidate and a few inferences per op where there is time for as many, else per
+        group of ops, see :mod:`autotune.sensitivity`. Recipes that take seconds are left out. An op whose candidate
+        fails counts as infinitely sensitive.
         """
         return dict(self._kept("sensitivity", self._sensitivity))
 
     def output_error(self, config: QuantizationConfig) -> float:
-        """The same ratio for any config; infinite for one that fails."""
-        return float(self._kept(f"error:{config.fingerprint}", lambda: self._error(config)))
+        """The same ratio for any config; infinite for one that fails, not a number where there was no time for it."""
+        return float(self._kept(f"error:{config.fingerprint}", lambda: self._error_in_time(config)))
 
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
         """By op and precision: seconds of one call, from profiles of models that compute alike wherever they can.
 
         The fp32 model, the preferred one, and one for each further precision whose ops take a tenth of the fp32 time.
         """
+        return {op: {p: value for p, (value, _) in by.items()} for op, by in self._latency().items()}
+
+    def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
+        """By op and precision: standard error of that time in seconds; no entry where it was measured only once."""
+        return {
+            op: {p: noise for p, (_, noise) in by.items() if math.isfinite(noise)} for op, by in self._latency().items()
+        }
+
+    def _latency(self) -> dict[str, dict[Precision, tuple[float, float]]]:
         stored = self._kept("op_latency", self._op_latency)
-        return {op: {Precision(name): value for name, value in by.items()} for op, by in stored.items()}
+        # Workspaces of before hold the seconds alone.
+        return {
+            op: {
+                Precision(name): (float(value), math.inf) if isinstance(value, (int, float)) else (value[0], value[1])
+                for name, value in by.items()
+            }
+            for op, by in stored.items()
+        }
 
     def crossing_latency(self) -> Mapping[str, float]:
         """By op: seconds of converting its output between fp32 and int8 once."""
@@ -108,61 +156,94 @@ class MeasuredInsights(Generic[ModelT]):
     def _kept(self, name: str, measure: Callable[[], Any]) -> Any:
         value = self._history.kept(name)
         if value is None:
+            started = self._clock()
             with self._stopwatch("insights"):
                 value = measure()
+            self._spent_s += self._clock() - started
             self._history.keep(name, value)
         return value
 
+    @cached_property
+    def _allowance_s(self) -> float:
+        """What insights may take in all."""
+        trials = self._history.trials
+        evaluation = trials[0].duration_s if trials else None
+        allowed = math.inf if evaluation is None else max(evaluation, _LEAST_ALLOWANCE_S)
+        return allowed if self._timeout_s is None else min(allowed, _SHARE_OF_TIMEOUT * self._timeout_s)
+
+    def _left_s(self, since: float) -> float:
+        """Seconds left to a measurement that began at ``since``."""
+        now = self._clock()
+        left = self._allowance_s - self._spent_s - (now - since)
+        return left if self._deadline is None else min(left, self._deadline - now)
+
     def _sensitivity(self) -> dict[str, float]:
         recipe = self._space.recipe.preferred.quick
-        configs = {
-            op.name: QuantizationConfig(ops={op.name: op.preferred}, recipe=recipe) for op in self._space.tunable
-        }
-        return {name: 0.0 if config.is_fp32 else self._error(config) for name, config in configs.items()}
+        preferred = {op.name: op.preferred for op in self._space.tunable if op.preferred.precision is not Precision.FP32}
+        started = self._clock()
+        took: list[float] = []
+
+        def error_of(ops: Sequence[str]) -> float:
+            before = self._clock()
+            error = self._error(QuantizationConfig(ops={op: preferred[op] for op in ops}, recipe=recipe))
+            took.append(self._clock() - before)
+            return error
+
+        def affordable(count: int) -> bool:
+            # The first one also runs the fp32 model and is of all ops, so that it is the dearest.
+            return self._left_s(started) > count * min(took, default=0.0)
+
+        return {op.name: 0.0 for op in self._space.tunable} | sensitivities(list(preferred), error_of, affordable)
+
+    def _error_in_time(self, config: QuantizationConfig) -> float:
+        return self._error(config) if self._left_s(self._clock()) > 0 else math.nan
 
     def _error(self, config: QuantizationConfig) -> float:
         try:
             outputs = self._outputs(self._adapter.apply(self._model, config, self._statistics))
         except TrialError:
-            return float("inf")
-        return noise_to_signal(self._expected, outputs)
+            return math.inf
+        return output_error(self._expected, outputs, self._model.outputs)
 
-    def _op_latency(self) -> dict[str, dict[str, float]]:
-        if not isinstance(self._adapter, CostModel):
+    def _op_latency(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """By op and precision: seconds and their standard error, infinite where it is not known."""
+        started = self._clock()
+        if not isinstance(self._adapter, CostModel) or self._left_s(started) <= 0:
             return {}
         preferred = self._space.preferred
-        before, after = self._profile([preferred])
-        found = {
-            op.name: {str(Precision.FP32): before[op.name], str(preferred[op.name].precision): after[op.name]}
-            for op in self._space.tunable
-            if op.name in before and op.name in after and preferred[op.name].precision is not Precision.FP32
-        }
-        further = self._further_precisions(before, found)
-        fp32, *profiles = self._profile([preferred.replace(choices) for choices in further.values()])
+        rounds = self._profile([preferred], started)
+        found = _summary(rounds, {op.name: (preferred[op.name].precision,) for op in self._space.tunable})
+        before = {op: by[str(Precision.FP32)][0] for op, by in found.items()}
+        further = self._further_precisions(before)
+        took = self._clock() - started
+        if not further or self._left_s(started) <= took / len(rounds):
+            return found
+        rounds = self._profile([preferred.replace(choices) for choices in further.values()], started)
+        precisions = {op: tuple(p if op in choices else None for p, choices in further.items()) for op in before}
         # Seconds of another minute: the machine may have changed its pace, and the fp32 model tells by how much.
-        pace = sum(before.values()) / sum(fp32.values()) if fp32 and any(fp32.values()) else 1.0
-        for (precision, choices), seconds in zip(further.items(), profiles, strict=True):
-            for op in choices:
-                if op in seconds:
-                    found[op][str(precision)] = seconds[op] * pace
+        later = _summary(rounds, precisions)
+        fp32 = sum(by[str(Precision.FP32)][0] for by in later.values())
+        pace = sum(before[op] for op in later) / fp32 if fp32 else 1.0
+        for op, by in later.items():
+            for precision, (seconds, noise) in by.items():
+                if precision != Precision.FP32:
+                    found[op][precision] = (seconds * pace, noise * pace)
         return found
 
-    def _further_precisions(
-        self, seconds: Mapping[str, float], known: Mapping[str, Mapping[str, float]]
-    ) -> dict[Precision, dict[str, OpConfig]]:
+    def _further_precisions(self, seconds: Mapping[str, float]) -> dict[Precision, dict[str, OpConfig]]:
         """Precisions that are worth a profile, and the choices of the ops that offer them beside the preferred one."""
         offered: dict[Precision, dict[str, OpConfig]] = {}
         for op in self._space.tunable:
             for within in op.precisions:
-                if op.name in known and within.precision not in (Precision.FP32, op.preferred.precision):
+                if op.name in seconds and within.precision not in (Precision.FP32, op.preferred.precision):
                     offered.setdefault(within.precision, {})[op.name] = within.preferred
         worth = _WORTH_A_PROFILE * sum(seconds.values())
         return {
             precision: choices for precision, choices in offered.items() if sum(seconds[op] for op in choices) >= worth
         }
 
-    def _profile(self, configs: Sequence[QuantizationConfig]) -> list[Mapping[str, float]]:
-        """Seconds by op of the fp32 model, then of each config; empty for a config that cannot be run."""
+    def _profile(self, configs: Sequence[QuantizationConfig], started: float) -> list[list[Mapping[str, float]]]:
+        """By round: seconds by op of the fp32 model, then of each config; empty for a config that cannot be run."""
         assert isinstance(self._adapter, CostModel)
         models: list[ModelT | None] = []
         for config in configs:
@@ -173,14 +254,19 @@ class MeasuredInsights(Generic[ModelT]):
             except TrialError:
                 models.append(None)
         made = [model for model in models if model is not None]
-        if not made:
-            return [{} for _ in (None, *configs)]
-        try:
-            fp32, *profiles = self._adapter.op_seconds([self._model, *made], self._latency_feeds, self._execution)
-        except TrialError:
-            return [{} for _ in (None, *configs)]
-        left = iter(profiles)
-        return [fp32, *({} if model is None else next(left) for model in models)]
+        rounds: list[list[Mapping[str, float]]] = []
+        before = self._clock()
+        while made and len(rounds) < _ROUNDS:
+            took = (self._clock() - before) / max(len(rounds), 1)
+            if rounds and self._left_s(started) - took < (1 - _SHARE_OF_PROFILE) * self._allowance_s < math.inf:
+                break
+            try:
+                fp32, *profiles = self._adapter.op_seconds([self._model, *made], self._latency_feeds, self._execution)
+            except TrialError:
+                break
+            left = iter(profiles)
+            rounds.append([fp32, *({} if model is None else next(left) for model in models)])
+        return rounds or [[{} for _ in (None, *configs)]]
 
     def _relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> list[float]:
         try:
@@ -210,27 +296,51 @@ class MeasuredInsights(Generic[ModelT]):
 
     @cached_property
     def _expected(self) -> list[tuple[Array, ...]]:
-        return self._outputs(self._model)
+        """The fp32 outputs, of as many of the feeds as are run in a short time; the first ones always."""
+        run = self._adapter.runner(self._model, self._execution)
+        enough = self._history.kept("insight batches") or len(self._feeds)
+        found: list[tuple[Array, ...]] = []
+        started = self._clock()
+        for feeds in self._feeds[:enough]:
+            if len(found) >= _FEW_BATCHES and self._clock() - started > _SHORT_S:
+                break
+            found.append(run(feeds))
+        self._history.keep("insight batches", len(found))
+        return found
 
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
         run = self._adapter.runner(model, self._execution)
-        return [run(feeds) for feeds in self._feeds]
+        return [run(feeds) for feeds in self._feeds[: len(self._expected)]]
 
 
-def noise_to_signal(expected: Sequence[Sequence[Array]], actual: Sequence[Sequence[Array]]) -> float:
-    """Squared error over squared expectation, the mean over outputs; outputs that are no floats do not count.
+def _summary(
+    rounds: Sequence[Sequence[Mapping[str, float]]], precisions: Mapping[str, Sequence[Precision | None]]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """By op and precision, the median over rounds and its standard error.
+
+    Each round is first brought to the same pace, so that a busy spell of the machine is no noise of the ops.
 
     Args:
-        expected: By batch, by output.
-        actual: The same.
+        rounds: By round, by model, seconds by op; the fp32 model comes first.
+        precisions: By op, its precision in each further model; None where that model has nothing to say of it.
+
+    Returns:
+        Ops that the fp32 model and the others have in every round.
     """
-    ratios = []
-    for index, first in enumerate(expected[0]):
-        if first.dtype.kind != "f":
-            continue
-        want = np.concatenate([batch[index].ravel() for batch in expected]).astype(np.float64)
-        have = np.concatenate([batch[index].ravel() for batch in actual]).astype(np.float64)
-        energy = float(np.dot(want, want))
-        error = float(np.dot(have - want, have - want))
-        ratios.append(error / energy if energy > 0 else float(error > 0))
-    return float(np.mean(ratios)) if ratios else 0.0
+    totals = [sum(models[0].values()) for models in rounds]
+    typical = float(np.median(totals))
+    paces = [typical / total if total > 0 else 1.0 for total in totals]
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for op, wanted in precisions.items():
+        by: dict[str, tuple[float, float]] = {}
+        for index, precision in enumerate((Precision.FP32, *wanted)):
+            if precision is None or not all(op in models[index] for models in rounds):
+                continue
+            if index and precision is Precision.FP32:
+                continue
+            seconds = [models[index][op] * pace for models, pace in zip(rounds, paces, strict=True)]
+            noise = float(np.std(seconds, ddof=1)) / math.sqrt(len(seconds)) if len(seconds) > 1 else math.inf
+            by[str(precision)] = (float(np.median(seconds)), noise)
+        if str(Precision.FP32) in by and len(by) > 1:
+            found[op] = by
+    return found

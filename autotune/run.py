@@ -169,6 +169,8 @@ class Run(Generic[ModelT]):
             execution=self._execution,
             history=history,
             stopwatch=self._stopwatch,
+            timeout_s=self._tuner.timeout_s,
+            deadline=self._deadline,
         )
         return _Setup(
             given=given,

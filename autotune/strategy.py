@@ -26,20 +26,25 @@ class Objective(StrEnum):
 
 
 class Insights(Protocol):
-    """What can be learnt of the ops without a full evaluation; measured when first asked for, and then stored."""
+    """What can be learnt of the ops without a full evaluation; measured when first asked for, and then stored.
+
+    There is a limit to the time that all of it may take, so that a strategy asks for the most useful first.
+    """
 
     def sensitivity(self) -> Mapping[str, float]:
         """By op: the relative error at the model's outputs when this op alone takes its preferred choice.
 
-        The squared error over the squared output (a noise-to-signal ratio), on a few calibration samples. For small
-        errors the ratios of several ops add up.
+        The squared error over the squared spread of the outputs (a noise-to-signal ratio), on a few calibration
+        samples; parts of an output whose scales lie far apart count alike, see :mod:`autotune.output_error`. For small
+        errors the ratios of several ops add up. Ops that there was no time to tell apart share what they cause together.
         """
         ...
 
     def output_error(self, config: QuantizationConfig) -> float:
         """The same noise-to-signal ratio for any config, on the same few samples; an evaluation's price in miniature.
 
-        Infinite for a config that cannot be applied or whose outputs are not finite.
+        Infinite for a config that cannot be applied or whose outputs are not finite; not a number where there was no
+        time left to measure it.
         """
         ...
 
@@ -51,6 +56,10 @@ class Insights(Protocol):
         not appear in the first two, or that was fused into another, has no entry; without a profile the mapping is
         empty.
         """
+        ...
+
+    def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
+        """By op and precision: standard error of those seconds over repeated profiles; no entry where it is unknown."""
         ...
 
     def crossing_latency(self) -> Mapping[str, float]:

@@ -8,6 +8,11 @@ run the same kernels, so that they share one measured speedup. Run from the root
 
     python benchmarks/record_table.py resnet20 tests/strategies/data/resnet20.json
 
+A table is of one kind of CPU, and each kind has a file of its own: ``resnet20_avx2.json`` is of x86 without VNNI, where
+integer products may saturate, so that weights have 7 bits (``reduce_range``) as the adapter prefers there. Where
+instructions are hidden from the process, by a hypervisor or by CPUID faulting, Linux may list them all the same:
+``--hidden avx512 amx`` leaves those that begin so out of the host that the table names and decides by.
+
 Answers do not depend on what else the machine does, speedups do: ``--only outputs`` records the former in the
 background, ``--only speeds`` the latter in minutes on a machine that is otherwise idle; without it both are completed
 and the table is written. An interrupted recording continues with the same command; what is recorded lies beside the
@@ -23,7 +28,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,11 +40,11 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed 
 
 from autotune.adapter import CostModel, Execution, Feeds, Runner
 from autotune.adapters import get_adapter
-from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig
+from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig, Recipe
 from autotune.evaluation import LatencyOptions, compare_latency
 from autotune.evaluation.metrics import TopK
-from autotune.host import current_host
-from autotune.insights import noise_to_signal
+from autotune.host import Host, current_host
+from autotune.output_error import output_error
 from autotune.space import TuningSpace
 
 DATA = Path("../shared/data")
@@ -61,6 +66,12 @@ Images: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = npt.NDArray[np.int64]
 Speed: TypeAlias = tuple[float, float, float]
 """A speedup and the ends of its interval."""
+
+
+def visible_host(hidden: Sequence[str]) -> Host:
+    """This host, without the features that begin with one of ``hidden``."""
+    host = current_host()
+    return dataclasses.replace(host, features=tuple(f for f in host.features if not f.startswith(tuple(hidden))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +174,9 @@ def is_certain(speed: Speed) -> bool:
     return high - low <= WIDEST * value
 
 
-def make_config(space: TuningSpace, groups: list[list[str]], mask: int, algorithm: int) -> QuantizationConfig:
+def make_config(
+    space: TuningSpace, groups: list[list[str]], mask: int, algorithm: int, recipe: Recipe | None = None
+) -> QuantizationConfig:
     """The config with the groups of ``mask`` in fp32 (bit i is group i) and the others in int8."""
     quantized = {name for i, group in enumerate(groups) if not mask >> i & 1 for name in group}
     ops = {
@@ -171,7 +184,7 @@ def make_config(space: TuningSpace, groups: list[list[str]], mask: int, algorith
         for op in space.ops
         if op.name in quantized
     }
-    return QuantizationConfig(ops=ops)
+    return QuantizationConfig(ops=ops, recipe=recipe or Recipe())
 
 
 def batches(name: str, images: Images, size: int) -> Iterator[Feeds]:
@@ -186,19 +199,24 @@ class Recorder:
     Args:
         source: What to record.
         folder: Where outputs and speedups are kept until the table is complete.
+        host: The machine, as this process sees it.
     """
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: Source, folder: Path, host: Host) -> None:
         self._folder = folder
+        self.host = host
+        self._recipe = Recipe(reduce_range=host.saturates_u8s8)
         folder.mkdir(parents=True, exist_ok=True)
         self._adapter = get_adapter("onnxruntime")
         self._model = self._adapter.load(source.path)
         self._input = self._model.inputs[0].name
+        self.model_outputs = self._model.outputs
         self.space = self._adapter.space(self._model)
         self.groups = group_ops(self.space, source.first_group)
-        self._calibration, _ = source.data.calibration(CALIBRATION)
-        feeds = batches(self._input, self._calibration, BATCH)
+        calibration, _ = source.data.calibration(CALIBRATION)
+        feeds = batches(self._input, calibration, BATCH)
         self._statistics = self._adapter.calibrate(self._model, feeds, seed=0)
+        self._calibration = calibration[:FEW]
         self._images, self.labels = source.data.evaluation(source.images)
         self._one = {self._input: self._images[:1]}
         self._baseline = self._adapter.runner(self._model, Execution())
@@ -224,7 +242,7 @@ class Recorder:
         return np.concatenate([run(batch)[0] for batch in batches(self._input, images, BATCH)])
 
     def _candidate(self, mask: int, algorithm: int) -> Any:
-        config = make_config(self.space, self.groups, mask, algorithm)
+        config = make_config(self.space, self.groups, mask, algorithm, self._recipe)
         return self._adapter.apply(self._model, config, self._statistics)
 
     def speeds(self) -> dict[int, Speed]:
@@ -262,11 +280,12 @@ def make_table(recorder: Recorder, source: Source) -> dict[str, Any]:
     """The table as it is stored; answers are packed bits in base64, in the order of the evaluation images."""
     calibration, evaluation, _ = recorder.outputs(None)
     right = evaluation[0].argmax(axis=1) == recorder.labels
+    outputs = recorder.model_outputs
     rows = []
     for mask, speed in recorder.speeds().items():
         on_calibration, on_evaluation, sizes = recorder.outputs(mask)
         for algorithm, size in enumerate(sizes):
-            error = noise_to_signal([calibration[0][None, :FEW]], [on_calibration[algorithm][None, :FEW]])
+            error = output_error(calibration[:, None, :FEW], on_calibration[algorithm : algorithm + 1, None], outputs)
             answers = on_evaluation[algorithm].argmax(axis=1) == recorder.labels
             rows.append([mask, algorithm, *speed, float(f"{error:.4g}"), size, pack(answers)])
     margins = -TopK().difficulty((evaluation[0],), recorder.labels)
@@ -276,7 +295,7 @@ def make_table(recorder: Recorder, source: Source) -> dict[str, Any]:
         "images": source.images,
         "baseline_answers": pack(right),
         "baseline_margins": base64.b64encode(margins.astype(np.float16).tobytes()).decode(),
-        "host": current_host().to_json(),
+        "host": recorder.host.to_json(),
         "groups": recorder.groups,
         "algorithms": [str(algorithm) for algorithm in ALGORITHMS],
         "profile": recorder.profile(),
@@ -302,11 +321,12 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--images", type=int, help="evaluation images to use instead of the model's own number")
     parser.add_argument("--only", choices=("outputs", "speeds"))
+    parser.add_argument("--hidden", nargs="*", default=("none",), help="beginnings of features that this process has not")
     args = parser.parse_args()
     source = SOURCES[args.model]
     if args.images:
         source = dataclasses.replace(source, images=args.images)
-    recorder = Recorder(source, args.table.with_suffix(".parts"))
+    recorder = Recorder(source, args.table.with_suffix(".parts"), visible_host(args.hidden))
     started = time.monotonic()
     if args.only != "speeds":
         for mask in (None, *range(2**GROUPS)):

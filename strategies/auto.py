@@ -7,6 +7,7 @@ from collections import Counter
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.afterwards import afterwards
+from autotune.strategies.bisection import bisect
 from autotune.strategies.estimates import Estimates
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategies.shrink import shrink, stores_in_bits
@@ -100,8 +101,19 @@ class Auto(PlannedStrategy):
             kept = trial.met
         if not kept:
             estimates.use(make_template(problem, opening, self.templates))
+        reason = yield from self._by_prediction(problem, estimates)
+        if estimates.won or kept:
+            return reason
+        # That nothing is predicted to win is no ground for ending where predictions found nothing that does.
+        yield from bisect(estimates)
+        if not estimates.won:
+            return f"{reason}, and bisection found no faster config that keeps it"
+        return (yield from self._by_prediction(problem, estimates))
+
+    def _by_prediction(self, problem: Problem, estimates: Estimates) -> Plan:
+        """Measure what promises most until nothing does, or until predictions turn out to be worth nothing."""
         idle = misses = 0.0
-        while (following := estimates.next(idle)) is not None:
+        while (estimates.won or not estimates.refuted) and (following := estimates.next(idle)) is not None:
             config, loss = estimates.config(following), estimates.predicted_loss(following)
             trial = yield Proposal(config=config, note=f"{_precisions(problem, config)}, predicted loss {loss:.2%}")
             if estimates.add(following, trial):
@@ -116,6 +128,8 @@ class Auto(PlannedStrategy):
                 )
             if misses >= _MOST_MISSES:
                 return "target missed by all candidates, with ever fewer ops quantized"
+        if estimates.refuted and not estimates.won:
+            return "target missed by far more than was predicted"
         return estimates.reason()
 
 

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from autotune.config import Precision
 from autotune.strategies.prediction import LinearModel, Vector
 from autotune.strategies.program import Conversions, Flags, Program
-from autotune.strategies.steps import DOUBT, RESOLUTION_S, Step, latency_of
+from autotune.strategies.steps import Step, certain_gaps, gap_between, latency_of, noise_of
 from autotune.strategy import Problem
 from autotune.trial import Trial
 
@@ -46,17 +46,21 @@ class Costs:
         crossing: Mapping[str, float] = {}
         if self.profiled:
             unit = sum(seconds.get(Precision.FP32, 0.0) for seconds in latency.values())
-            seconds = np.array(
-                [
-                    [latency[step.op][step.after.precision], latency[step.op][step.before.precision]]
-                    if have
-                    else [0.0, 0.0]
-                    for step, have in zip(steps, known, strict=True)
-                ]
-            )
-            gain = (seconds[:, 0] - seconds[:, 1]) / unit
-            doubt = (DOUBT * seconds.min(axis=1) + RESOLUTION_S) / unit
-            self._gain = np.where(gain < 0, np.minimum(gain + doubt, 0.0), gain)
+            types = {op.name: op.op_type for op in problem.space.ops}
+            noise = noise_of(problem)
+            gaps = {
+                # Positions: an op with several steps has as many gaps.
+                str(i): gap_between(
+                    types[step.op], step.after.precision, step.before.precision, latency[step.op], noise.get(step.op, {})
+                )
+                for i, (step, have) in enumerate(zip(steps, known, strict=True))
+                if have
+            }
+            certain = certain_gaps(gaps)
+            for position, gap in gaps.items():
+                # Int8 is the default: that it is faster is believed, that fp32 is must be beyond doubt.
+                seconds = gap.seconds if gap.seconds >= 0 else min(certain[position], 0.0)
+                self._gain[int(position)] = seconds / unit
             crossing = {op: value / unit for op, value in problem.insights.crossing_latency().items()}
         self._crossing, self._readers, saved = _conversions(problem, steps, crossing)
         self._gain -= saved

@@ -44,6 +44,10 @@ _HOPELESS = 2.0
 _CERTAIN = 0.9
 """What a verdict says at most of configs with more or fewer ops in fp32."""
 
+_REFUTED = 10.0
+_LEAST_REFUTED = 0.1
+"""A prediction is refuted by a miss with so many times the loss that it said, or that this share of the target is."""
+
 _FIRST_MISSES = 2
 """Misses after which the loss allowed is halved with every further one, whatever the predictions say."""
 
@@ -55,6 +59,8 @@ class Estimates:
         first = fastest_config(problem)
         self.won = False
         """Whether any candidate keeps the target and costs less than fp32."""
+        self.refuted = False
+        """Whether a config that was predicted to keep the target missed it by far more than predictions are wrong."""
         self._problem = problem
         self._template = Template(config=first, steps=single_steps(problem, first), measured=False)
         unit = cost_of(problem, baseline)
@@ -99,8 +105,12 @@ class Estimates:
     def add(self, choice: Flags, trial: Trial) -> bool:
         """Take in what came of a choice; whether it is noticeably better than the best before it."""
         self._tried.add(trial.config.fingerprint)
+        self._refute(choice, trial)
         self._trials.append((choice, trial))
         cost = self._add_cost(choice, trial)
+        if trial.met and not math.isfinite(cost):
+            # Nobody could tell how fast it is, so that what is predicted stands for it.
+            cost = self.predicted_cost(choice)
         self._losses.add(choice, trial, preferred=False)
         if not (trial.met and cost < self._best):
             return False
@@ -113,6 +123,14 @@ class Estimates:
         if math.isfinite(cost):
             self._costs.add(choice, cost, timing_noise(trial, cost))
         return cost
+
+    def _refute(self, choice: Flags, trial: Trial) -> None:
+        if not self._template.measured or trial.loss is None or trial.met:
+            return
+        target = self._problem.criterion.target
+        predicted = self.predicted_loss(choice)
+        wrong = trial.loss > _REFUTED * max(predicted, _LEAST_REFUTED * target)
+        self.refuted |= wrong and predicted <= target and self.clarity(trial) > _CERTAIN
 
     def next(self, idle: float) -> Flags | None:
         """The choice to measure next; None where nothing promises enough.
@@ -141,6 +159,43 @@ class Estimates:
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""
         return float(self._losses.predict(choice[None])[0][0])
+
+    def predicted_cost(self, choice: Flags) -> float:
+        """The cost that is expected of a choice, as a share of the baseline's."""
+        return float(self._costs.predict(choice[None])[0])
+
+    def gains(self, choice: Flags) -> bool:
+        """Whether a choice is predicted to be noticeably faster than the best so far."""
+        return self.predicted_cost(choice) < (1 - _NOTICEABLE) * self._best
+
+    def verdict(self, choice: Flags) -> bool | None:
+        """Whether a choice keeps the target by what was measured of others; None where that says nothing for certain."""
+        for other, trial in self._trials:
+            if trial.met and (choice | ~other).all():
+                return True
+            if trial.loss is not None and not trial.met and self.clarity(trial) > _CERTAIN and (other | ~choice).all():
+                return False
+        return None
+
+    def ranking(self) -> list[int]:
+        """The steps by what they are said to take away of the loss for what they cost, the best bargains first."""
+        gain = self._costs.gain
+        # Costs are uncertain as well: a step that seems to cost nothing is not taken to be better than all others.
+        least = 0.1 * float(np.abs(gain).mean()) + 1e-12 if len(gain) else 0.0
+        worth = self._losses.prior / np.maximum(gain, least)
+        order: list[int] = []
+        for index in (int(i) for i in np.argsort(-worth, kind="stable")):
+            needs = self.steps[index].needs
+            if needs is not None and needs not in order:
+                order.append(needs)
+            if index not in order:
+                order.append(index)
+        return order
+
+    @property
+    def template_ops(self) -> Sequence[str]:
+        """The ops that the template quantizes."""
+        return list(self._template.config.ops)
 
     def reason(self) -> str:
         """Why there is no next choice."""

@@ -139,6 +139,11 @@ class Losses:
         return LinearModel(mean=mean, std=0.5 * mean, features=features, observed=losses, noise=noise)
 
     @property
+    def prior(self) -> Vector:
+        """What each step takes away of the output error, whatever was measured of losses."""
+        return self._prior
+
+    @property
     def each(self) -> Vector:
         """What each step takes away of the loss, by what is known now."""
         return np.maximum(self._model.mean, 0.0)

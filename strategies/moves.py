@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
 from autotune.history import objective_value
 from autotune.space import TuningSpace
-from autotune.strategy import Problem
+from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
 
 
@@ -84,9 +85,26 @@ def fallback_order(problem: Problem) -> list[str]:
 
 
 def cost_of(problem: Problem, trial: Trial) -> float:
-    """What the objective says of a trial, less is better; infinite where it was not measured."""
+    """What the objective says of a trial, less is better; infinite where it was not measured.
+
+    A latency that the machine was too busy to decide on was not measured.
+    """
+    if problem.objective is Objective.LATENCY and not speed_known(trial):
+        return float("inf")
     cost = None if trial.measurement is None else objective_value(trial.measurement, problem.objective)
     return float("inf") if cost is None else cost
+
+
+def speed_known(trial: Trial) -> bool:
+    """Whether a trial's latency was measured and decided; the baseline's is the unit, whatever its noise."""
+    measured = trial.measurement
+    return measured is not None and (trial.config.is_fp32 or measured.latency_decided is not False)
+
+
+def error_of(problem: Problem, config: QuantizationConfig) -> float:
+    """The output error of a config; infinite also where there was no time to measure it, so that it comes last."""
+    error = problem.insights.output_error(config)
+    return float("inf") if math.isnan(error) else error
 
 
 def loss_of(trial: Trial) -> float:

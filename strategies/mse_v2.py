@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.moves import can_fall_back, cost_of, fallback_order
+from autotune.strategies.moves import can_fall_back, cost_of, error_of, fallback_order
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 from autotune.trial import Trial
@@ -44,7 +44,7 @@ class MseV2(PlannedStrategy):
         trial = yield Proposal(config=config, note="every op as preferred", needs_accuracy=True)
         while not trial.met and remaining:
             error, op = min(
-                (problem.insights.output_error(config.replace({op: FP32})), remaining.index(op), op)
+                (error_of(problem, config.replace({op: FP32})), remaining.index(op), op)
                 for op in remaining[: self.candidates]
             )[::2]
             remaining.remove(op)
@@ -64,7 +64,7 @@ class MseV2(PlannedStrategy):
             return best.config.replace({op: preferred[op]})
 
         assert set(fallen) <= set(can_fall_back(problem.space))
-        for op in sorted(fallen, key=lambda op: problem.insights.output_error(given_back(op))):
+        for op in sorted(fallen, key=lambda op: error_of(problem, given_back(op))):
             trial = yield Proposal(config=given_back(op), note=f"{op} given back to int8")
             if trial.met and cost_of(problem, trial) <= cost_of(problem, best):
                 best = trial

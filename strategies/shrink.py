@@ -13,6 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 from autotune.config import FP32, WEIGHT_ONLY, OpConfig, Precision, QuantizationConfig
 from autotune.space import OpSpace, TuningSpace
+from autotune.strategies.moves import error_of
 from autotune.strategy import Problem, Proposal
 from autotune.trial import Trial
 
@@ -39,7 +40,7 @@ def shrink(problem: Problem) -> Generator[Proposal, Trial, str]:
     if trial.met:
         return "target met by the smallest config"
     errors = {
-        op: problem.insights.output_error(QuantizationConfig(ops={op: choice}, recipe=recipe.quick))
+        op: error_of(problem, QuantizationConfig(ops={op: choice}, recipe=recipe.quick))
         for op, choice in smallest.items()
     }
     path = _path(ways, sorted(ways, key=lambda op: -errors[op]))

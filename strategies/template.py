@@ -22,6 +22,7 @@ _ABOUT = 1.1
 """Output errors within this factor say nothing of which loss is smaller."""
 
 _ErrorOf: TypeAlias = Callable[[Mapping[str, OpConfig]], float]
+"""The output error of choices; not a number where there was no time to measure it."""
 
 
 def make_template(problem: Problem, opening: QuantizationConfig, templates: int) -> Template:
@@ -59,7 +60,8 @@ def _own_errors(
     """By op, the output error with it alone in its fastest precision."""
     own = problem.insights.sensitivity()
     preferred = problem.space.preferred
-    return {op: own.get(op, 0.0) if fastest[op] == preferred[op] else quick_error({op: fastest[op]}) for op in ops}
+    moved = {op: quick_error({op: fastest[op]}) for op in ops if fastest[op] != preferred[op]}
+    return {op: own.get(op, 0.0) if math.isnan(moved.get(op, math.nan)) else moved[op] for op in ops}
 
 
 def _uniform(problem: Problem, fastest: QuantizationConfig) -> Iterator[QuantizationConfig]:
@@ -90,7 +92,7 @@ def _least_disturbed(
     alike = list(islice(_uniform(problem, fastest), templates))
     if len(alike) < 2:
         return fastest, dict(errors)
-    whole = [error_of(config.ops) for config in alike]
+    whole = [math.inf if math.isnan(error) else error for error in (error_of(config.ops) for config in alike)]
     # The fastest one has been measured and missed: one that is about as good deserves its turn.
     whole[0] *= _ABOUT
     best = alike[int(np.argmin(whole))]
@@ -98,7 +100,9 @@ def _least_disturbed(
         return best, dict(errors)
     share = min(whole) / whole[0] if math.isfinite(whole[0]) and whole[0] > 0 else 1.0
     focus = _most_sensitive(errors, fast)
-    single = {op: error * share for op, error in errors.items()} | {op: error_of({op: best[op]}) for op in focus}
+    looked_at = {op: error_of({op: best[op]}) for op in focus}
+    single = {op: error * share for op, error in errors.items()}
+    single |= {op: error for op, error in looked_at.items() if not math.isnan(error)}
     better = [op for op in focus if errors[op] < single[op]]
     mixed = best.replace({op: fastest[op] for op in better})
     if better and error_of(mixed.ops) < min(whole):
@@ -123,9 +127,8 @@ def _steps(
         if op in focus:
             offered = problem.space.by_name[op].precisions
             between = [p.preferred for p in offered if p.precision in latency.get(op, {}) and p.preferred != FP32]
-            others = {
-                choice: error_of({op: choice}) for choice in between if choice.precision is not config[op].precision
-            }
+            measured = {c: error_of({op: c}) for c in between if c.precision is not config[op].precision}
+            others = {choice: error for choice, error in measured.items() if not math.isnan(error)}
         rungs = ladder(config[op], others, single[op], latency.get(op, {}))
         steps += steps_of(op, rungs, errors[op], len(steps))
     return steps

@@ -69,6 +69,7 @@ class Synthetic:
         plateau: Losses below this one are not seen.
         further: By op and precision beside int8 and fp32, its time and what it loses alone.
         error_scale: Output error for each unit of loss; nobody is told.
+        unseen: Ops of whose loss output errors show only this share, since they disturb what the metric reads alone.
         failing: Configs for which it is true cannot be applied.
     """
 
@@ -81,6 +82,7 @@ class Synthetic:
     plateau: float = 0.0
     further: Mapping[str, Mapping[Precision, tuple[float, float]]] = field(default_factory=dict)
     error_scale: float = 1.0
+    unseen: Mapping[str, float] = field(default_factory=dict)
     failing: Callable[[QuantizationConfig], bool] = lambda _: False
 
     def loss_of_op(self, op: str, choice: OpConfig) -> float:
@@ -139,7 +141,10 @@ class Synthetic:
 
     def sensitivity(self) -> Mapping[str, float]:
         """A noise-to-signal ratio that ranks the ops nearly, not quite, as their losses do."""
-        return {op: self.error_scale * loss * (0.6 + 0.8 * _hash(op)) for op, loss in self.loss.items()}
+        return {
+            op: self.error_scale * self.unseen.get(op, 1.0) * loss * (0.6 + 0.8 * _hash(op))
+            for op, loss in self.loss.items()
+        }
 
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
         """As a profile gives it: seconds of each op by precision, off by up to 10 %."""
@@ -152,12 +157,21 @@ class Synthetic:
 
     def output_error(self, config: QuantizationConfig) -> float:
         """Follows the loss without its noise, up to 20 % off."""
-        return self.error_scale * self.true_loss(config) * (0.9 + 0.2 * _hash(config.fingerprint))
+        hidden = sum(
+            (1 - share) * self.loss_of_op(op, config[op]) * (0.9 if config.recipe.reduce_range else 1.0)
+            for op, share in self.unseen.items()
+        )
+        seen = max(self.true_loss(config) - hidden, 0.0)
+        return self.error_scale * seen * (0.9 + 0.2 * _hash(config.fingerprint))
 
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
         """The chain."""
         names = [op.name for op in self.space.ops]
         return {name: tuple(names[i + 1 : i + 2]) for i, name in enumerate(names)}
+
+    def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
+        """Nothing is known of it."""
+        return {}
 
     def crossing_latency(self) -> Mapping[str, float]:
         """The same everywhere."""

@@ -165,6 +165,10 @@ class Table:
             if fp32 and int8
         }
 
+    def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
+        """Nothing is known of it."""
+        return {}
+
     def crossing_latency(self) -> Mapping[str, float]:
         """As recorded, for the last tensor of each group."""
         return dict(zip(self.groups, self._profile.get("crossing_s", ()), strict=False))

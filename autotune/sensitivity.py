@@ -1,0 +1,68 @@
+"""Which ops disturb the outputs most, from as few candidates as the time allows: group testing along the graph.
+
+One candidate per op is 500 candidates where a model has 500 ops, and most of them are harmless. Output errors of groups
+of ops add up, as long as they are small. So the error of all ops together is measured, then that of halves, and always
+the group with the largest error is halved next. A handful of harmful ops among n is found after about that many times
+2 log2(n) candidates, and whenever the time is up every op has a figure: its share of the smallest group that it was in.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+
+_NEGLIGIBLE = 0.01
+"""A group with less than this share of the whole error is not halved."""
+
+
+def sensitivities(
+    ops: Sequence[str],
+    error_of: Callable[[Sequence[str]], float],
+    affordable: Callable[[int], bool],
+) -> dict[str, float]:
+    """By op, the output error that it causes, as far as there was time to tell it from that of its neighbours.
+
+    Args:
+        ops: In graph order, so that ops of one block stay together.
+        error_of: Measures the output error with these ops quantized and no other; infinite where that fails.
+        affordable: Whether there is time for so many measurements more.
+
+    Returns:
+        Each op measured alone where all can be; else by halving. Ops that were not told apart share what their group
+        causes; where there was no time at all, all ops share an error of 1.
+    """
+    if not ops or not affordable(1):
+        return _shared(ops, 1.0)
+    whole = error_of(ops)
+    if len(ops) == 1:
+        return _shared(ops, whole)
+    if affordable(len(ops)):
+        return {op: error_of([op]) for op in ops}
+    return _halved(ops, whole, error_of, affordable)
+
+
+def _halved(
+    ops: Sequence[str],
+    whole: float,
+    error_of: Callable[[Sequence[str]], float],
+    affordable: Callable[[int], bool],
+) -> dict[str, float]:
+    order = count()  # equals are halved in the order in which they were found
+    pending = [(-whole, next(order), list(ops))]
+    found: dict[str, float] = {}
+    while pending:
+        error, _, group = heapq.heappop(pending)
+        negligible = math.isfinite(whole) and -error <= _NEGLIGIBLE * whole
+        if len(group) == 1 or negligible or not affordable(2):
+            found.update(_shared(group, -error))
+            continue
+        middle = len(group) // 2
+        for half in (group[:middle], group[middle:]):
+            heapq.heappush(pending, (-error_of(half), next(order), half))
+    return {op: found[op] for op in ops}
+
+
+def _shared(ops: Sequence[str], error: float) -> dict[str, float]:
+    return dict.fromkeys(ops, error / len(ops)) if ops else {}
