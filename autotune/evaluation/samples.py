@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class SampleStore:
         labelled: Whether labels are needed; where they are not and come along all the same, they are left out.
         memory_bytes: Most memory in which batches are kept; None: a quarter of what is free.
         hashed: Whether ``fingerprint`` is wanted, a hash of all inputs and labels, which reads a gigabyte in a second.
+        check: Called after each batch was read; may raise.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SampleStore:
         labelled: bool,
         memory_bytes: int | None,
         hashed: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         require_repeatable(loader, "evaluation data loader")
         self._loader = loader
@@ -62,7 +64,8 @@ class SampleStore:
         self._batches: list[Batch] | None = []
         self._sizes: list[int] = []
         self.fingerprint: str | None = None
-        self._read(psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes, hashed=hashed)
+        memory_bytes = psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes
+        self._read(memory_bytes, hashed=hashed, check=check)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.total = int(self._starts[-1])
         self.by_sample = self._batches is not None and self._sliceable(self._batches)
@@ -92,10 +95,11 @@ class SampleStore:
             return list(np.arange(self.total).reshape(-1, 1))
         return [np.arange(start, stop) for start, stop in itertools.pairwise(self._starts)]
 
-    def _read(self, memory_bytes: int, *, hashed: bool) -> None:
+    def _read(self, memory_bytes: int, *, hashed: bool, check: Callable[[], None]) -> None:
         digest = hashlib.blake2b(digest_size=12) if hashed else None
         held = 0
         for batch in self._iterate():
+            check()
             self._sizes.append(batch.size)
             if digest is not None:
                 _hash(digest, batch)

@@ -82,6 +82,7 @@ class SampleScorer:
             labelled=not source.label_free,
             memory_bytes=source.memory_bytes,
             hashed=self._cache.keeps,
+            check=model.require_time,
         )
         self._search, self._held_out = self._split(self._store)
         self._baseline = self._recorded(self._search, model, progress, "search")
