@@ -141,6 +141,9 @@ class ShortenedBatches:
     Attributes:
         samples: Samples of the batches so far.
         cut: Whether it ended early.
+
+    Raises:
+        DeadlineReached: While the first batch was read; later it only ends.
     """
 
     def __init__(self, batches: Iterable[Batch], allowed_s: float) -> None:
@@ -152,11 +155,22 @@ class ShortenedBatches:
     def __iter__(self) -> Iterator[Batch]:
         """The batches; what those before it took, read and worked on, tells what a batch will take."""
         began = time.monotonic()
-        took = 0.0
-        for done, batch in enumerate(self._batches):
+        took, done = 0.0, 0
+        batches = iter(self._batches)
+        while True:
+            try:
+                batch = next(batches, None)
+            except DeadlineReached:
+                if not done:
+                    raise
+                self.cut = True
+                return
+            if batch is None:
+                return
             if done and took * (done + 1) / done > self._allowed_s:
                 self.cut = True
                 return
+            done += 1
             self.samples += batch.size
             yield batch
             took = time.monotonic() - began

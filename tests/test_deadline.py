@@ -128,6 +128,27 @@ def test_calibration_reads_fewer_samples_where_the_time_is_short(
     assert not [note for note in unhurried.notes if note.startswith("Calibration read")]
 
 
+def test_a_batch_whose_calibration_takes_all_the_time(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ADAPTER.calibrate
+
+    def slowed(self: Any, model: Any, batches: Any, *, seed: int) -> Any:
+        def each() -> Iterator[Any]:
+            for batch in batches:
+                clock.now += 30
+                yield batch
+
+        return original(self, model, each(), seed=seed)
+
+    monkeypatch.setattr(ADAPTER, "calibrate", slowed)
+    result = autotune.Tuner(timeout_s=20, **CHEAP).tune(network, images, score)
+    check(result, images, "the fp32 model itself was measured")
+    assert clock.now < 5000 + 32, "no second batch"
+    assert "Calibration read 8 samples only" in result.notes[-1]
+    assert score.calls == 0
+
+
 @pytest.mark.parametrize("isolation", ["none", "process"])
 def test_an_eval_fn_that_takes_all_the_time_on_fp32(
     network: onnx.ModelProto, images: Sequence[Any], clock: Clock, isolation: str

@@ -84,6 +84,16 @@ def test_calibration_takes_a_quarter_of_the_time_at_the_most_and_one_batch_at_th
     assert shortened.cut == (expected < 10)
 
 
+def test_a_deadline_while_batches_are_read_ends_calibration_with_what_there_is(clock: Clock) -> None:
+    timetable = Timetable(20)
+    shortened = timetable.shortened(timetable.watched(batches(10, clock)))
+    for _ in shortened:
+        clock.now += 30
+    assert (shortened.samples, shortened.cut) == (10, True)
+    with pytest.raises(DeadlineReached):
+        next(iter(timetable.shortened(timetable.watched(batches(10, clock)))))
+
+
 def test_calibration_takes_no_more_than_is_left(clock: Clock) -> None:
     timetable = Timetable(100)
     clock.now += 97
