@@ -68,6 +68,7 @@ def quantize_weights(
     nodes = {node.name: node for node in proto.graph.node}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
     dequantized: dict[tuple[object, ...], str] = {}
+    taken: set[str] = set()
     new_nodes: list[onnx.NodeProto] = []
     for op in ops:
         if op.weight is None:
@@ -78,7 +79,8 @@ def quantize_weights(
         parameters = grids[op.name]
         key = (op.weight, axis, choice.weight, parameters.scale.tobytes(), parameters.zero_point.tobytes())
         if key not in dequantized:
-            name = op.weight if not _is_taken(dequantized, op.weight) else f"{op.weight}/{op.name}"
+            name = op.weight if op.weight not in taken else f"{op.weight}/{op.name}"
+            taken.add(op.weight)
             assert choice.weight is not None
             integers = quantize(weight, parameters, choice.weight, axis, reduce_range=config.recipe.reduce_range)
             dequantized[key] = f"{name}_dequantized"
@@ -86,11 +88,6 @@ def quantize_weights(
         nodes[op.name].input[1] = dequantized[key]
     _put_first(proto, new_nodes)
     _drop_unread(proto, {op.weight for op in ops if op.weight is not None})
-
-
-def _is_taken(dequantized: Mapping[tuple[object, ...], str], weight: str) -> bool:
-    """Whether a weight has been quantized in another way already."""
-    return any(key[0] == weight for key in dequantized)
 
 
 def _axis(op: QuantizableOp, choice: OpConfig) -> int | None:
