@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import time
@@ -21,6 +22,7 @@ from autotune.adapter import (
     ModelT,
     PortabilityCheck,
     Preparation,
+    TensorSpec,
 )
 from autotune.answer import Answer, provisional, settle
 from autotune.batch import axes_of
@@ -28,7 +30,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.calls import latency_calls, told_batch_axes
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
-from autotune.errors import TrialError, WorkspaceError
+from autotune.errors import DeadlineReached, TrialError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
 from autotune.history import SETUP, SUMMARY, History
 from autotune.host import current_host
@@ -41,7 +43,8 @@ from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
 from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Problem
-from autotune.trial import Measurement, Trial
+from autotune.timetable import Timetable
+from autotune.trial import Measurement, Trial, TrialState
 
 if TYPE_CHECKING:
     from autotune.tuner import Tuner
@@ -81,15 +84,21 @@ class Run(Generic[ModelT]):
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
         self._observer = tuner.observer
         self._stopwatch = Stopwatch()
-        self._deadline = None if tuner.timeout_s is None else time.monotonic() + tuner.timeout_s
+        self._timetable = Timetable(tuner.timeout_s)
+        self._deadline = self._timetable.deadline
         self._strategy = as_strategy(tuner.strategy, tuner.strategy_options)
         self._notes: list[str] = []
+        self._loaded: ModelT | None = None
+        self._space: TuningSpace | None = None
         self._best: tuple[QuantizationConfig, ModelT] | None = None
         self._finalists: dict[QuantizationConfig, ModelT] = {}
 
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
-        setup = self._prepare(source, loader)
+        try:
+            setup = self._prepare(source, loader)
+        except DeadlineReached:
+            return self._unmeasured()
         with contextlib.closing(setup.evaluator):
             return self._run(setup)
 
@@ -109,12 +118,18 @@ class Run(Generic[ModelT]):
             admit=self._admit,
             given=setup.given if self._executes_another_graph(setup.model) else None,
         )
-        self._observer.phase("baseline")
-        baseline = search.baseline()
-        self._observer.phase("search")
+        try:
+            self._begin("baseline")
+            baseline = search.baseline()
+            self._begin("search")
+        except DeadlineReached:
+            # A run that continues knows its fp32 model, and what was found before.
+            if not setup.history.trials:
+                return self._unmeasured()
+            return self._finish(setup, self._timed_out(setup, SearchEnd(reason=self._timetable.end_reason())))
         end = search.run(reserve_s=self._reserve_s(baseline))
         self._note_preparation(setup.history)
-        return self._finish(setup, end)
+        return self._finish(setup, self._timed_out(setup, end))
 
     def _note_preparation(self, history: History) -> None:
         """Say what of the speed is owed to preparation, which is no merit of any quantization."""
@@ -124,6 +139,21 @@ class Run(Generic[ModelT]):
                 f"Preparation alone, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the model "
                 f"that was given (trial {prepared.number})"
             )
+
+    def _begin(self, stage: str) -> None:
+        """Called before each stage but the first.
+
+        Raises:
+            DeadlineReached: There is no time left for it.
+        """
+        self._observer.phase(stage)
+        self._timetable.begin(stage)
+
+    def _timed_out(self, setup: _Setup[ModelT], end: SearchEnd) -> SearchEnd:
+        """The same end, with what to raise where the time was up before anything was tried."""
+        if end.timed_out and len(setup.history.trials) < 2:
+            return dataclasses.replace(end, reason=self._timetable.end_reason())
+        return end
 
     def _reserve_s(self, baseline: Trial) -> float:
         """Seconds kept for seeing the samples that a winner accepted early was spared: about what fp32 itself took."""
@@ -136,7 +166,7 @@ class Run(Generic[ModelT]):
         self._observer.phase("load")
         with self._stopwatch("load"):
             data.require_repeatable(loader, "dataloader")
-            model = self._adapter.load(source)
+            model = self._loaded = self._adapter.load(source)
             if isinstance(self._adapter, Preparation):
                 feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
                 model = self._adapter.on_data(model, feeds)
@@ -146,6 +176,7 @@ class Run(Generic[ModelT]):
             given, axes = self._as_given(model), axes_of(model)
             offered = self._adapter.space(model)
             space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
+            self._space = space
             batches = data.iterate(loader, model.inputs, axes=axes)
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
@@ -215,19 +246,26 @@ class Run(Generic[ModelT]):
 
     def _calibration_batches(self, model: ModelT, loader: Iterable[object]) -> Iterable[data.Batch]:
         """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
-        return data.limit(data.iterate(loader, model.inputs, axes=axes_of(model)), self._tuner.sampling_size)
+        batches = data.iterate(loader, model.inputs, axes=axes_of(model))
+        return self._timetable.watched(data.limit(batches, self._tuner.sampling_size))
 
     def _calibrate(self, model: ModelT, loader: Iterable[object], fingerprint: str) -> CalibrationStatistics:
         """The statistics of this model on this data, from the workspace where they are there."""
-        self._observer.phase("calibrate")
+        self._begin("calibrate")
         cached = None
         if self._workspace is not None:
             cached = self._workspace / "cache" / f"statistics-{model.fingerprint}-{fingerprint}.npz"
             if cached.is_file():
                 return CalibrationStatistics.load(cached)
         with self._stopwatch("calibrate"):
-            feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
+            batches = self._timetable.shortened(self._calibration_batches(model, loader))
+            feeds = (batch.feeds for batch in batches)
             statistics = self._adapter.calibrate(model, feeds, seed=self._tuner.seed)
+            if batches.cut:
+                self._note(
+                    f"Calibration read {batches.samples} samples only: more would have taken too large a part of the "
+                    f"{self._tuner.timeout_s:g} s given to the run"
+                )
             if cached is not None:
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 statistics.save(cached)
@@ -252,11 +290,16 @@ class Run(Generic[ModelT]):
             "feeds": feeds,
             "seed": tuner.seed,
             "cache": None if self._workspace is None else self._workspace / "cache",
-            "on_progress": self._observer.progress,
+            "on_progress": self._progressed,
         }
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
         return Evaluator(**options)
+
+    def _progressed(self, done: int, total: int | None) -> None:
+        self._observer.progress(done, total)
+        if self._timetable.stage == "baseline":
+            self._timetable.progressed(done, total)
 
     def _admit(self, candidate: ModelT) -> None:
         if self._tuner.portable:
@@ -315,17 +358,53 @@ class Run(Generic[ModelT]):
             notes=self._notes,
             seconds=self._stopwatch.seconds,
             host=str(current_host()),
-            _run=self._runner(setup, best),
+            _run=self._runner(setup.model.inputs, best),
             _save=lambda path: self._adapter.save(best, path, self._metadata(conclusion.best)),
             _save_nearest=None if nearest is None else self._saver(*nearest),
         )
         setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
         return result
 
-    def _runner(self, setup: _Setup[ModelT], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
+    def _unmeasured(self) -> TuningResult:
+        """The answer where the time was up before the fp32 model was measured: that model, and what to raise."""
+        assert self._loaded is not None
+        model = self._as_given(self._loaded)
+        trial = Trial(
+            number=0,
+            config=QuantizationConfig(),
+            state=TrialState.COMPLETED,
+            measurement=Measurement(size_bytes=model.size_bytes),
+            note="fp32, not measured",
+        )
+        end = self._timetable.end_reason()
+        self._observer.phase("save")
+        if self._workspace is not None:
+            _require_writable(self._workspace)
+            # A run that continues may have an answer from before.
+            if not (self._workspace / f"best{self._adapter.suffix}").exists():
+                self._keep(model, trial)
+        objective = Objective(self._tuner.objective)
+        return TuningResult(
+            verdict=Verdict.UNDECIDED,
+            best=trial,
+            baseline=trial,
+            reason="nothing was tried, and fp32 itself was not measured in the time given",
+            end_reason=end,
+            speed=Verdict.UNDECIDED if objective is Objective.LATENCY else None,
+            objective=objective,
+            criterion=self._tuner.criterion,
+            history=[trial],
+            op_types={} if self._space is None else _op_types(self._space),
+            notes=self._notes,
+            seconds=self._stopwatch.seconds,
+            host=str(current_host()),
+            _run=self._runner(model.inputs, model),
+            _save=self._saver(model, trial),
+        )
+
+    def _runner(self, inputs: Sequence[TensorSpec], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
         """What runs a model on one batch of any form that a loader may yield."""
         runner = self._adapter.runner(model, self._execution)
-        inputs = setup.model.inputs
 
         def run(batch: object) -> Array | tuple[Array, ...]:
             outputs = runner(data.as_feeds(batch, inputs, where="the batch"))

@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from autotune.adapter import Adapter, ModelT
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
+from autotune.criterion import Interval
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.history import History, OpenTrial
@@ -28,8 +29,29 @@ from autotune.trial import Measurement, Trial, TrialState
 PREPARATION = "preparation"
 """Key of :meth:`History.keep`: the speedup of the prepared model over the user's, before any op is quantized."""
 
+_WORTH_A_TRIAL = 1.05
+"""Speedup of preparation from which its accuracy is worth an evaluation; below it is no answer of its own."""
+
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
+
+_FASTEST = 4.0
+"""How many times as fast as fp32 a candidate's evaluation is at the most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchEnd:
+    """Why a search ended.
+
+    Attributes:
+        reason: In words.
+        interrupted: Whether the user ended it.
+        timed_out: Whether the time was up.
+    """
+
+    reason: str
+    interrupted: bool = False
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +66,21 @@ class Limits:
     max_trials: int | None = None
     deadline: float | None = None
 
-    def reached(self, trials: int) -> str | None:
-        """Which limit is reached, or None."""
+    def reached(self, trials: int) -> SearchEnd | None:
+        """The end where a limit is reached, or None."""
         if self.max_trials is not None and trials >= self.max_trials:
-            return f"max_trials: {self.max_trials} were tried"
+            return SearchEnd(reason=f"max_trials: {self.max_trials} were tried")
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            return "timeout: the time is up"
+            return SearchEnd(reason="timeout: the time is up", timed_out=True)
         return None
 
-
-@dataclass(frozen=True, kw_only=True)
-class SearchEnd:
-    """Why a search ended."""
-
-    reason: str
-    interrupted: bool = False
+    def too_late(self, price_s: float) -> SearchEnd | None:
+        """The end where what takes ``price_s`` seconds cannot be done in time, or None."""
+        if self.deadline is None or time.monotonic() + price_s < self.deadline:
+            return None
+        left = max(0.0, self.deadline - time.monotonic())
+        reason = f"timeout: a candidate takes {price_s:.3g} s or more, and {left:.3g} s are left for it"
+        return SearchEnd(reason=reason, timed_out=True)
 
 
 class Search(Generic[ModelT]):
@@ -111,12 +133,15 @@ class Search(Generic[ModelT]):
         self._on_best = on_best
         self._admit = admit
         self._given = given
+        self._doing = ""
+        self._applied_s: float | None = None
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
 
         Raises:
             Exception: Whatever the user's own ``eval_fn`` raises, unchanged.
+            DeadlineReached: The time was up; the history has no trial then, so that the next run begins with this one.
         """
         trials = self._history.trials
         if trials and trials[0].measurement is not None:
@@ -129,8 +154,13 @@ class Search(Generic[ModelT]):
         self._history.identify(opened, (self._given or self._model).fingerprint)
         self._observer.trial_started(opened.number, config, "fp32 baseline")
         started = time.monotonic()
-        with self._stopwatch("evaluate"):
-            measurement = self._evaluator.baseline(deadline=self._limits.deadline)
+        try:
+            with self._stopwatch("evaluate"):
+                measurement = self._evaluator.baseline(deadline=self._limits.deadline)
+        except BaseException:  # the time, the user's own eval_fn, Ctrl-C: nothing is known of the model yet
+            with contextlib.suppress(WorkspaceError):
+                self._history.discard(opened)
+            raise
         trial = Trial(
             number=opened.number,
             config=config,
@@ -152,11 +182,11 @@ class Search(Generic[ModelT]):
             self._limits = dataclasses.replace(self._limits, deadline=self._limits.deadline - reserve_s)
         try:
             self._try_preparation()
-            return SearchEnd(reason=self._run())
+            return self._run()
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
         except DeadlineReached:
-            return SearchEnd(reason="timeout: the time is up")
+            return SearchEnd(reason=f"timeout: the time is up{self._doing}", timed_out=True)
 
     def _try_preparation(self) -> None:
         """Make the prepared model a trial where it is faster by itself than the user's.
@@ -172,11 +202,14 @@ class Search(Generic[ModelT]):
         try:
             with self._stopwatch("evaluate"):
                 self._evaluator.prepare(deadline=self._limits.deadline)
-                unbeaten = dataclasses.replace(trials[0].measurement or Measurement(), speedup=math.inf)
+                beyond = Interval(low=math.inf, high=math.inf)
+                unbeaten = dataclasses.replace(
+                    trials[0].measurement or Measurement(), speedup=math.inf, speedup_interval=beyond
+                )
                 found = self._evaluator.evaluate(self._model, incumbent=unbeaten, deadline=self._limits.deadline)
             interval = found.measurement.speedup_interval
             self._history.keep(PREPARATION, found.measurement.speedup)
-            if interval is None or interval.low <= 1.0:
+            if interval is None or interval.low <= _WORTH_A_TRIAL:
                 self._history.discard(opened)
                 return
             self._history.start(opened, proposal.config, proposal.note)
@@ -187,27 +220,38 @@ class Search(Generic[ModelT]):
                 self._history.discard(opened)
             raise
 
-    def _run(self) -> str:
+    def _run(self) -> SearchEnd:
         repeats = 0
         while True:
             trials = self._history.trials
             shown = in_terms_of_prepared(trials)
-            if reason := self._limits.reached(len(shown) - 1):
-                return reason
+            self._doing = ""
+            if end := self._limits.reached(len(shown) - 1):
+                return end
+            self._doing = ", while the next candidate was planned"
             opened = self._history.open(self._sampler())
-            with self._stopwatch("propose"):
-                proposal = self._strategy.propose(self._problem, shown, opened.draw)
+            try:
+                with self._stopwatch("propose"):
+                    proposal = self._strategy.propose(self._problem, shown, opened.draw)
+            except BaseException:
+                with contextlib.suppress(WorkspaceError):
+                    self._history.discard(opened)
+                raise
             if isinstance(proposal, Exhausted):
                 self._history.discard(opened)
-                return proposal.reason
+                return SearchEnd(reason=proposal.reason)
             earlier = next((trial for trial in trials if trial.config == proposal.config), None)
             if earlier is not None:
                 self._history.repeat(opened, earlier, self._problem.objective, self._problem.criterion.target)
                 repeats += 1
                 if repeats >= MAX_REPEATS:
-                    return f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before"
+                    return SearchEnd(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
                 continue
             repeats = 0
+            if end := self._limits.too_late(self._least_price_s(trials)):
+                self._history.discard(opened)
+                return end
+            self._doing = f", while trial {opened.number} was made and measured"
             self._history.start(opened, proposal.config, proposal.note)
             self._observer.trial_started(opened.number, proposal.config, proposal.note)
             try:
@@ -218,6 +262,15 @@ class Search(Generic[ModelT]):
                 with contextlib.suppress(WorkspaceError):
                     self._history.discard(opened)
                 raise
+
+    def _least_price_s(self, trials: Sequence[Trial]) -> float:
+        """What the next candidate takes at the least, in seconds, by what was measured of those before it."""
+        baseline = trials[0]
+        measured = baseline.measurement
+        # A metric may end an evaluation after its first samples; a user's function runs to its end.
+        whole = measured is not None and measured.samples is None
+        evaluation = (baseline.duration_s or 0.0) / _FASTEST if whole else 0.0
+        return (self._applied_s or 0.0) + evaluation
 
     def _sampler(self) -> BaseSampler:
         entropy = np.random.SeedSequence([self._problem.seed, self._history.next_number])
@@ -232,6 +285,8 @@ class Search(Generic[ModelT]):
         try:
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
+                took = time.monotonic() - started
+                self._applied_s = took if self._applied_s is None else min(took, self._applied_s)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
             if earlier is not None and _answers(earlier, proposal):

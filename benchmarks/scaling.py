@@ -60,7 +60,9 @@ def chain(ops: int, seed: int = 0) -> onnx.ModelProto:
             joined = node("Concat", tensor, inner, axis=1)
             made += 1
             tensor = convolution(joined, 2 * _CHANNELS)
-    constants += [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("low", -2.0), ("high", 2.0))]
+    constants += [
+        numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("low", -2.0), ("high", 2.0))
+    ]
     shape: list[str | int | None] = ["batch", _CHANNELS, 4, 4]
     graph = helper.make_graph(
         nodes,

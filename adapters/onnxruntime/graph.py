@@ -56,7 +56,7 @@ class Graph:
                     self.readers.setdefault(name, []).append(node)
         self.read_by_subgraphs = {name for node in self.nodes for name in outer_reads(node)}
 
-    @property
+    @cached_property
     def opset(self) -> int:
         """Version of the standard operator set; 0 where the model uses none of it."""
         return next((int(o.version) for o in self.proto.opset_import if o.domain in _STANDARD_DOMAINS), 0)

@@ -76,6 +76,7 @@ def quantize_weights(
     nodes = {node.name: node for node in proto.graph.node}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
     dequantized: dict[tuple[object, ...], str] = {}
+    taken: set[str] = set()
     new_nodes: list[onnx.NodeProto] = []
     for op in ops:
         if op.weight is None:
@@ -91,17 +92,13 @@ def quantize_weights(
         digest = hashlib.sha256(integers.tobytes()).digest()
         key = (op.weight, axis, choice.weight, parameters.scale.tobytes(), parameters.zero_point.tobytes(), digest)
         if key not in dequantized:
-            name = op.weight if not _is_taken(dequantized, op.weight) else f"{op.weight}/{op.name}"
+            name = op.weight if op.weight not in taken else f"{op.weight}/{op.name}"
+            taken.add(op.weight)
             dequantized[key] = f"{name}_dequantized"
             new_nodes.append(_insert(proto, name, integers, parameters, axis))
         nodes[op.name].input[1] = dequantized[key]
     _put_first(proto, new_nodes)
     _drop_unread(proto, {op.weight for op in ops if op.weight is not None})
-
-
-def _is_taken(dequantized: Mapping[tuple[object, ...], str], weight: str) -> bool:
-    """Whether a weight has been quantized in another way already."""
-    return any(key[0] == weight for key in dequantized)
 
 
 def _axis(op: QuantizableOp, choice: OpConfig) -> int | None:

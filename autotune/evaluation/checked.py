@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from autotune.adapter import Array, Feeds, Runner, TensorSpec
 from autotune.data import as_feeds
 from autotune.errors import DeadlineReached, OutputError, TrialError
+
+
+class EvaluationEnded(BaseException):
+    """Ends a user's function that went on calling a model whose failure it had caught.
+
+    It is no :class:`Exception`, so that ``except Exception`` around a call does not catch it too.
+    """
 
 
 class CheckedModel:
@@ -49,18 +56,51 @@ class CheckedModel:
 
         Raises:
             DeadlineReached: The time given to the run is over.
+            EvaluationEnded: An earlier call failed, and what it raised was caught.
             OutputError: An output is not finite, or has another number of dimensions than fp32's.
         """
-        self.raise_failure()
+        if self._failure is not None:
+            raise EvaluationEnded(str(self._failure))
         try:
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                raise DeadlineReached("The time given to the run ended while accuracy was being evaluated")
+            self.require_time()
             outputs = self._runner(feeds)
             self._check(outputs)
         except TrialError as error:
             self._failure = error
             raise
         return outputs
+
+    def require_time(self) -> None:
+        """See that the run has time left; also called between reading two batches.
+
+        Raises:
+            DeadlineReached: It has none.
+        """
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise DeadlineReached("The time given to the run ended while accuracy was being evaluated")
+
+    def judged_by(self, function: Callable[[CheckedModel], object]) -> object:
+        """What a user's function returns of this model.
+
+        A function that catches an error of ours sees it once. Its next call of the model ends it, past every
+        ``except Exception``; only ``except BaseException`` around the calls keeps it going, and what it returns then
+        does not count.
+
+        Raises:
+            TrialError: A call of the model failed, and the function caught it; or the time was up.
+            Exception: What the function itself raises.
+        """
+        try:
+            result = function(self)
+        except EvaluationEnded:
+            self.raise_failure()
+            raise
+        except Exception:
+            if isinstance(self._failure, DeadlineReached):
+                self.raise_failure()
+            raise
+        self.raise_failure()
+        return result
 
     def raise_failure(self) -> None:
         """Raise again what a call raised before: an ``eval_fn`` may have caught it along with its own errors."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class SampleStore:
         hashed: Whether ``fingerprint`` is wanted, a hash of all inputs and labels, which reads a gigabyte in a second.
         axes: Which axes count samples; None: the first one of each input where it is free. Where none does, a call is
             one sample, and what comes with it is its label.
+        check: Called after each batch was read; may raise.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class SampleStore:
         memory_bytes: int | None,
         hashed: bool = True,
         axes: BatchAxes | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         require_repeatable(loader, "evaluation data loader")
         self._loader = loader
@@ -69,7 +71,8 @@ class SampleStore:
         self._batches: list[Batch] | None = []
         self._sizes: list[int] = []
         self.fingerprint: str | None = None
-        self._read(psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes, hashed=hashed)
+        memory_bytes = psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes
+        self._read(memory_bytes, hashed=hashed, check=check)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.total = int(self._starts[-1])
         self.by_sample = self._batches is not None and self._sliceable(self._batches)
@@ -102,10 +105,11 @@ class SampleStore:
             return list(np.arange(self.total).reshape(-1, 1))
         return [np.arange(start, stop) for start, stop in itertools.pairwise(self._starts)]
 
-    def _read(self, memory_bytes: int, *, hashed: bool) -> None:
+    def _read(self, memory_bytes: int, *, hashed: bool, check: Callable[[], None]) -> None:
         digest = hashlib.blake2b(digest_size=12) if hashed else None
         held = 0
         for batch in self._iterate():
+            check()
             self._sizes.append(batch.size)
             if digest is not None:
                 _hash(digest, batch)
@@ -138,7 +142,10 @@ class SampleStore:
         )
         # What belongs to a call as a whole, such as a sampling rate, has to be the same in all.
         constant = all(
-            np.array_equal(batch.feeds[name], first[name]) for batch in batches for name in first if axes.is_constant(name)
+            np.array_equal(batch.feeds[name], first[name])
+            for batch in batches
+            for name in first
+            if axes.is_constant(name)
         )
         return len(shapes) == 1 and sizes_agree and constant
 

@@ -86,9 +86,7 @@ class FunctionScorer:
             EvaluationFunctionError: What it returned is no score.
             CriterionError: The score is no baseline for this criterion.
         """
-        result = self._source.function(model)
-        model.raise_failure()
-        figures = read_score(result)
+        figures = read_score(model.judged_by(self._source.function))
         self.restore(figures)
         return self._score(figures)
 
@@ -119,9 +117,7 @@ class FunctionScorer:
         """
         assert self._baseline is not None
         try:
-            result = self._source.function(model)
-            model.raise_failure()
-            figures = read_score(result)
+            figures = read_score(model.judged_by(self._source.function))
         except TrialError:
             raise
         except Exception as error:

@@ -87,6 +87,7 @@ class SampleScorer:
             memory_bytes=source.memory_bytes,
             hashed=self._cache.keeps,
             axes=self._axes,
+            check=model.require_time,
         )
         self._search, self._held_out = self._split(self._store)
         self._baseline = self._recorded(self._search, model, progress, "search")

@@ -300,3 +300,19 @@ def shared_resnet20() -> Path:
     if not path.is_file():
         pytest.skip("../shared/data is not here")
     return path.resolve()
+
+
+def test_a_timeout_before_anything_is_measured_is_no_success_and_leaves_a_model(
+    command: Command, experiment: Path, tmp_path: Path
+) -> None:
+    outcome = command("run", experiment, "--timeout", 0.0001)
+    assert (outcome.status, outcome.err) == (3, "")
+    text = " ".join(outcome.out.split())
+    assert "the 0.0001 s given to the run were up before the model was loaded and the data were read" in text
+    assert "s or more (`timeout_s`, or `--timeout`)" in text
+    assert "Target met" not in text
+    assert [
+        node.op_type for node in onnx.load(tmp_path / "work" / "best.onnx").graph.node if "Quant" in node.op_type
+    ] == []
+    assert (tmp_path / "work" / "report.html").is_file()
+    assert command("run", experiment).status == 0

@@ -95,7 +95,10 @@ class Boxes(Metric):
         if len(own) != len(reference):
             raise DataError(f"Metric {self.name!r} compares {len(reference)} images of fp32's with {len(own)}")
         return np.array(
-            [(_found(mine, theirs, self._match), len(mine), len(theirs)) for mine, theirs in zip(own, reference, strict=True)],
+            [
+                (_found(mine, theirs, self._match), len(mine), len(theirs))
+                for mine, theirs in zip(own, reference, strict=True)
+            ],
             np.float64,
         ).reshape(-1, 3)
 
@@ -113,7 +116,12 @@ class Boxes(Metric):
         if layout is BoxLayout.SEPARATE:
             scores = output_at(outputs, self._scores, self.name)
             classes = np.zeros(scores.shape) if self._classes < 0 else output_at(outputs, self._classes, self.name)
-            if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.shape != boxes.shape[:2] or classes.shape != scores.shape:
+            if (
+                boxes.ndim != 3
+                or boxes.shape[2] != 4
+                or scores.shape != boxes.shape[:2]
+                or classes.shape != scores.shape
+            ):
                 raise DataError(
                     f"Metric {self.name!r} needs boxes of shape (samples, boxes, 4) and as many scores and classes, but "
                     f"the outputs have {boxes.shape}, {scores.shape} and {classes.shape}"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import onnx
@@ -171,67 +168,3 @@ def test_names_that_the_model_has_already_are_left_to_it() -> None:
     want = ADAPTER.runner(model, Execution())(batches[0])[0]
     have = ADAPTER.runner(candidate, Execution())(batches[0])[0]
     assert np.square(have - want).mean() < 0.01 * np.square(want).mean()
-
-
-def chain(ops: int) -> onnx.ModelProto:
-    """``ops`` groups of convolution, Clip whose bounds all share, and addition."""
-    nodes, tensor = [], "x"
-    constants = {"low": np.array(-2, np.float32), "high": np.array(2, np.float32)}
-    for index in range(ops):
-        constants |= {f"w{index}": normal(3, 3, 1, 1, seed=index), f"b{index}": normal(3, seed=index)}
-        nodes += [
-            node("Conv", f"{tensor} w{index} b{index}", f"c{index}"),
-            node("Clip", f"c{index} low high", f"k{index}"),
-            node("Add", f"k{index} {tensor}", f"s{index}"),
-            node("Relu", f"s{index}", f"r{index}"),
-        ]
-        tensor = f"r{index}"
-    return build(nodes, {"x": ("N", 3, 4, 4)}, {tensor: None}, constants)
-
-
-def steps(work: Callable[[], Any]) -> int:
-    """Python's own instructions that some work takes: a measure of it that no load of the machine changes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        count += event == "opcode"
-        return trace
-
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(None)
-    return count
-
-
-def test_the_work_for_a_candidate_grows_with_its_graph_and_no_faster() -> None:
-    def work(ops: int) -> int:
-        model = ADAPTER.load(chain(ops))
-        statistics = ADAPTER.calibrate(model, image_batches(1, size=1, shape=(3, 4, 4)), seed=0)
-        config = QuantizationConfig(ops=ADAPTER.space(model).preferred.ops)
-        ADAPTER.apply(model, config, statistics)  # ranges are computed once
-        return steps(lambda: ADAPTER.apply(model, config, statistics))
-
-    assert work(80) < 4.4 * work(20)
-
-
-def test_a_long_chain_in_any_order_is_sorted_in_one_pass() -> None:
-    """Sorting follows a path as long as the chain where every node comes before what it reads."""
-
-    def work(ops: int) -> int:
-        model = chain(ops)
-        nodes = [onnx.NodeProto.FromString(each.SerializeToString()) for each in reversed(model.graph.node)]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-        count = steps(lambda: sort_nodes(model))
-        written = {"x"} | {tensor.name for tensor in model.graph.initializer}
-        for each in model.graph.node:
-            assert written.issuperset(each.input)
-            written.update(each.output)
-        return count
-
-    assert work(200) < 4.4 * work(50)

@@ -1,0 +1,176 @@
+"""What of the time given to a run is left, and whether a stage can still be done in it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from autotune.data import Batch
+from autotune.errors import DeadlineReached
+
+_CALIBRATION_SHARE = 0.25
+"""Of the time given, the most that calibration takes as long as it has one batch."""
+
+_TELLING = 0.1
+"""Share of the time a stage has, after which its pace is believed."""
+
+_HOPELESS = 2.0
+"""How many times that time a stage must be predicted to take to be given up. A first part is slower than the rest."""
+
+_AFTER_BASELINE = 3
+"""Evaluations of the fp32 model that insights, a few candidates and their finals take."""
+
+_STAGES = {
+    "load": "the model was loaded and the data were read",
+    "calibrate": "the calibration data ran through the model",
+    "baseline": "the fp32 model itself was measured",
+    "search": "the first candidate was prepared or measured",
+}
+
+_Item = TypeVar("_Item")
+
+
+class Timetable:
+    """The stages of a run against its deadline. Without a time limit nothing here ever raises or shortens anything.
+
+    Args:
+        timeout_s: Wall time of the run in seconds; None sets no limit.
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._began = self._stage_began = time.monotonic()
+        self._stage = "load"
+        self._predicted_s: float | None = None
+        self.deadline = None if timeout_s is None else self._began + timeout_s
+        """A ``time.monotonic()`` value; None where there is no limit."""
+
+    @property
+    def stage(self) -> str:
+        """The stage that runs."""
+        return self._stage
+
+    def begin(self, stage: str) -> None:
+        """Called before each stage.
+
+        Raises:
+            DeadlineReached: There is no time left for it, so that it must not begin.
+        """
+        self._stage, self._stage_began, self._predicted_s = stage, time.monotonic(), None
+        self.require()
+
+    def require(self) -> None:
+        """See that there is time left.
+
+        Raises:
+            DeadlineReached: There is not.
+        """
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineReached(f"The time given to the run was up before {_STAGES.get(self._stage, self._stage)}")
+
+    def watched(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The same items, as long as there is time.
+
+        Raises:
+            DeadlineReached: The time was up before an item was read.
+        """
+        for item in items:
+            self.require()
+            yield item
+
+    def shortened(self, batches: Iterable[Batch]) -> ShortenedBatches:
+        """The first batches that can be read and worked on in the time that calibration may take, at least one."""
+        allowed = math.inf
+        if self._timeout_s is not None and self.deadline is not None:
+            allowed = min(_CALIBRATION_SHARE * self._timeout_s, self.deadline - time.monotonic())
+        return ShortenedBatches(batches, allowed)
+
+    def progressed(self, done: int, total: int | None) -> None:
+        """Called with how much of the stage is done.
+
+        Raises:
+            DeadlineReached: At this pace it takes far more than the time that is left.
+        """
+        if not done or total is None:
+            return
+        elapsed = time.monotonic() - self._stage_began
+        self._predicted_s = elapsed / done * total
+        if self.deadline is None:
+            return
+        available = self.deadline - self._stage_began
+        if elapsed >= _TELLING * available and self._predicted_s > _HOPELESS * available:
+            raise DeadlineReached(
+                f"Evaluating the fp32 model takes about {self._predicted_s:.0f} s, and {available:.0f} s were left"
+            )
+
+    def end_reason(self) -> str:
+        """Why the run ended where its time was up before anything was tried, and what to give it instead."""
+        assert self._timeout_s is not None
+        what = _STAGES.get(self._stage, self._stage)
+        return (
+            f"timeout: the {self._timeout_s:g} s given to the run were up before {what}{self._pace()}. "
+            f"Give it {self.suggested_s():,.0f} s or more (`timeout_s`, or `--timeout`), or evaluate on fewer samples"
+        )
+
+    def suggested_s(self) -> float:
+        """Seconds in which a run like this one should find an answer, as far as can be told; two digits count."""
+        assert self._timeout_s is not None
+        now = time.monotonic()
+        stage = now - self._stage_began
+        before = self._stage_began - self._began
+        predicted = 2 * stage if self._predicted_s is None else max(stage, self._predicted_s)
+        needed = max(before + predicted * (1 + _AFTER_BASELINE), 2 * self._timeout_s)
+        unit = 10.0 ** max(0, math.floor(math.log10(needed)) - 1)
+        return math.ceil(needed / unit) * unit
+
+    def _pace(self) -> str:
+        if self._stage != "baseline" or self._predicted_s is None:
+            return ""
+        return f": all samples together take about {self._predicted_s:,.0f} s"
+
+
+class ShortenedBatches:
+    """Batches that end early where the next one would take more time than is allowed.
+
+    Args:
+        batches: Iterated once.
+        allowed_s: Seconds for all of them and for what is done with each.
+
+    Attributes:
+        samples: Samples of the batches so far.
+        cut: Whether it ended early.
+
+    Raises:
+        DeadlineReached: While the first batch was read; later it only ends.
+    """
+
+    def __init__(self, batches: Iterable[Batch], allowed_s: float) -> None:
+        self._batches = batches
+        self._allowed_s = allowed_s
+        self.samples = 0
+        self.cut = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches; what those before it took, read and worked on, tells what a batch will take."""
+        began = time.monotonic()
+        took, done = 0.0, 0
+        batches = iter(self._batches)
+        while True:
+            try:
+                batch = next(batches, None)
+            except DeadlineReached:
+                if not done:
+                    raise
+                self.cut = True
+                return
+            if batch is None:
+                return
+            if done and took * (done + 1) / done > self._allowed_s:
+                self.cut = True
+                return
+            done += 1
+            self.samples += batch.size
+            yield batch
+            took = time.monotonic() - began
