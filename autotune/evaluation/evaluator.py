@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
 from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner
-from autotune.criterion import Criterion, Interval
+from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import TrialError
 from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
-from autotune.evaluation.latency import LatencyComparison, LatencyOptions, RaceResult, compare_latency, race_latency
+from autotune.evaluation.latency import (
+    Call,
+    Clock,
+    Comparison,
+    LatencyComparison,
+    LatencyOptions,
+    Pace,
+    RaceResult,
+    SystemClock,
+    race_latency,
+)
 from autotune.evaluation.score import FunctionScorer, Progress, Score, Scorer
+from autotune.evaluation.sessions import open_sessions
 from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
 from autotune.evaluation.streamed import SampleScorer
 from autotune.evaluation.wide import WideRunner, usable_cores
 from autotune.trial import Measurement, TrialState
+
+_RACE_SESSIONS = 2
+"""Sessions of fp32 and of a finalist that are opened whatever they cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +62,7 @@ class Evaluator(Generic[ModelT]):
         seed: Of the order of calls and samples, and of resampling.
         cache: Folder in which the fp32 model's per-sample results are kept; None keeps nothing.
         on_progress: Told how many samples an accuracy evaluation has seen.
+        clock: Times the calls; that of this process by default.
 
     Raises:
         CriterionError: The metric and the criterion contradict each other.
@@ -65,6 +80,7 @@ class Evaluator(Generic[ModelT]):
         seed: int,
         cache: Path | None = None,
         on_progress: Progress | None = None,
+        clock: Clock | None = None,
     ) -> None:
         check_direction(source, criterion)
         self._adapter = adapter
@@ -73,6 +89,9 @@ class Evaluator(Generic[ModelT]):
         self._feeds = feeds
         self._seed = seed
         self._progress: Progress = on_progress or (lambda _done, _total: None)
+        self._clock: Clock = clock or SystemClock(latency.threads)
+        self._sessions: list[Call] = []
+        self._pace = Pace()
         self._runner: Runner | None = None
         self._expected: tuple[Array, ...] = ()
         self._scorer: Scorer
@@ -94,12 +113,23 @@ class Evaluator(Generic[ModelT]):
         """
         runner = self._baseline_runner()
         score = self._scorer.baseline(self._checked(self._model, runner, deadline), self._progress)
-        call = self._call(runner)
+        sessions = self._baseline_sessions()
         # Its speedup is 1 by definition, so that no narrow interval is needed.
         brief = dataclasses.replace(self._latency, max_pairs=self._latency.min_pairs)
-        own = compare_latency(call, call, brief, seed=self._seed, deadline=deadline)
+        comparison = self._comparison(sessions[:1], brief, deadline)
+        own = comparison.run()
+        comparison.close()
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
-        return _measurement(self._model.size_bytes, own, score, speedup=1.0, interval=certain)
+        own = dataclasses.replace(
+            own,
+            candidate_ms=own.baseline_ms,
+            candidate_percentiles=own.baseline_percentiles,
+            speedup=1.0,
+            interval=certain,
+            decided=True,
+            sessions=len(sessions),
+        )
+        return _measurement(self._model.size_bytes, own, score)
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
         """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.
@@ -145,20 +175,23 @@ class Evaluator(Generic[ModelT]):
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed.
         """
-        baseline = self._baseline_runner()
-        runner = self._candidate_runner(candidate)
-        compared = compare_latency(
-            self._call(baseline), self._call(runner), self._latency, seed=self._seed, deadline=deadline
-        )
-        fastest = incumbent.speedup if incumbent is not None else None
-        if fastest is not None and not needs_accuracy and compared.interval.high < fastest:
+        runner, sessions = self._opened(candidate)
+        comparison = self._comparison(sessions, self._latency, deadline)
+        compared = comparison.run()
+        if incumbent is not None and not needs_accuracy and _proven_slower(compared, incumbent):
+            comparison.close()
             return Evaluation(
                 state=TrialState.PRUNED,
                 measurement=_measurement(candidate.size_bytes, compared, None),
-                reason=f"slower than the best that keeps the target: {compared.speedup:.2f}x, and not {fastest:.2f}x",
+                reason="slower than the best that keeps the target: "
+                f"{compared.speedup:.2f}x, and not {incumbent.speedup:.2f}x",
             )
         model = self._checked(candidate, runner, deadline)
         score = self._scorer.candidate(model, self._progress, complete=needs_accuracy, rank=rank)
+        if incumbent is not None and score.verdict is not Verdict.MISSED:
+            # What may be the answer is timed again, now that some time has passed.
+            compared = comparison.again()
+        comparison.close()
         return Evaluation(
             state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
             measurement=_measurement(candidate.size_bytes, compared, score),
@@ -168,13 +201,26 @@ class Evaluator(Generic[ModelT]):
     def race(self, finalists: Sequence[ModelT], *, deadline: float | None = None) -> RaceResult:
         """Run finalists against each other, with the fp32 model among them, until the fastest is known.
 
+        Each runs in two sessions or more, opened here: how much sessions differ is part of the intervals.
+
         Raises:
             ApplyError: The framework refuses one of them.
             DeadlineReached: The deadline passed before anything could be said.
         """
-        baseline = self._call(self._baseline_runner())
-        calls = [self._call(self._candidate_runner(finalist)) for finalist in finalists]
-        return race_latency(baseline, calls, self._latency, seed=self._seed, deadline=deadline)
+        opened = [self._opened(finalist, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
+        return race_latency(
+            self._baseline_sessions(),
+            opened,
+            self._latency,
+            seed=self._seed,
+            deadline=deadline,
+            clock=self._clock,
+            pace=self._pace,
+        )
+
+    def open_baseline(self) -> None:
+        """Open the sessions of the fp32 model that stay open for the run; they are no candidate's memory."""
+        self._baseline_sessions()
 
     def run_once(self, model: ModelT) -> None:
         """Load a model and run the latency batch: the work during which peak memory is taken.
@@ -228,6 +274,39 @@ class Evaluator(Generic[ModelT]):
             self._expected = self._runner(self._feeds)
         return self._runner
 
+    def _baseline_sessions(self) -> Sequence[Call]:
+        """Sessions of the fp32 model, opened once and used by all comparisons of a run."""
+        if not self._sessions:
+            self._sessions = self._calls(self._model, self._baseline_runner(), fewest=_RACE_SESSIONS)
+        return self._sessions
+
+    def _opened(self, candidate: ModelT, *, fewest: int = 1) -> tuple[Runner, Sequence[Call]]:
+        """A candidate made ready to run, and its sessions, the first of which is the runner."""
+        runner = self._candidate_runner(candidate)
+        return runner, self._calls(candidate, runner, fewest=fewest)
+
+    def _calls(self, model: ModelT, runner: Runner, *, fewest: int) -> list[Call]:
+        return open_sessions(
+            runner,
+            lambda: self._adapter.runner(model, self._latency.execution),
+            self._feeds,
+            self._latency,
+            size_bytes=model.size_bytes,
+            fewest=fewest,
+            clock=self._clock,
+        )
+
+    def _comparison(self, sessions: Sequence[Call], options: LatencyOptions, deadline: float | None) -> Comparison:
+        return Comparison(
+            self._baseline_sessions(),
+            sessions,
+            options,
+            seed=self._seed,
+            deadline=deadline,
+            clock=self._clock,
+            pace=self._pace,
+        )
+
     def _candidate_runner(self, candidate: ModelT) -> Runner:
         """A candidate made ready to run, its outputs checked against the fp32 model's on the latency batch."""
         self._baseline_runner()
@@ -262,26 +341,25 @@ class Evaluator(Generic[ModelT]):
             finite=self._finite(),
         )
 
-    def _call(self, runner: Runner) -> Callable[[], object]:
-        feeds = self._feeds
-        return lambda: runner(feeds)
+
+def _proven_slower(compared: LatencyComparison, incumbent: Measurement) -> bool:
+    """Whether the interval of a speedup lies below that of the incumbent, whose own speedup must be decided."""
+    if incumbent.speedup_interval is None or incumbent.latency_decided is False:
+        return False
+    return compared.interval.high < incumbent.speedup_interval.low
 
 
-def _measurement(
-    size_bytes: int,
-    compared: LatencyComparison,
-    score: Score | None,
-    *,
-    speedup: float | None = None,
-    interval: Interval | None = None,
-) -> Measurement:
+def _measurement(size_bytes: int, compared: LatencyComparison, score: Score | None) -> Measurement:
     measured = Measurement(
         latency_ms=compared.candidate_ms,
         latency_p90_ms=compared.candidate_percentiles.p90_ms,
         latency_p99_ms=compared.candidate_percentiles.p99_ms,
-        latency_decided=compared.decided or speedup is not None,  # a given speedup needs no interval
-        speedup=compared.speedup if speedup is None else speedup,
-        speedup_interval=interval or compared.interval,
+        latency_decided=compared.decided,
+        baseline_ms=compared.baseline_ms,
+        latency_cache=str(compared.cache),
+        latency_sessions=compared.sessions,
+        speedup=compared.speedup,
+        speedup_interval=compared.interval,
         size_bytes=size_bytes,
     )
     return measured if score is None else _with_score(measured, score)

@@ -147,6 +147,7 @@ def _peak(evaluator: Evaluator[Any], model: Any) -> int:
 
     What earlier trials left is handed back to the system first, and the kernel's high-water mark reset.
     """
+    evaluator.open_baseline()
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,157 @@
+"""Latency of finalists against each other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from autotune.criterion import Interval
+from autotune.errors import InputError
+from autotune.evaluation.latency.clock import Clock, SystemClock
+from autotune.evaluation.latency.compare import Sessions, as_sessions
+from autotune.evaluation.latency.contest import Contest, Pace
+from autotune.evaluation.latency.estimate import Spread, ratio_interval
+from autotune.evaluation.latency.options import LatencyOptions
+from autotune.evaluation.latency.results import RaceResult
+
+_HEATS = (1, 2, 5)
+"""Rounds at each look, as a multiple of those of a comparison. The last two are run only where it takes them."""
+
+
+def race_latency(
+    baseline: Sessions,
+    finalists: Sequence[Sessions],
+    options: LatencyOptions,
+    *,
+    seed: int = 0,
+    deadline: float | None = None,
+    clock: Clock | None = None,
+    pace: Pace | None = None,
+) -> RaceResult:
+    """Race finalists against each other and drop those that are proven slower than any other.
+
+    All that are still in run once per round, in a random order, with the baseline among them. At each look a finalist
+    leaves when the interval of its time over that of another lies above 1. The confidence is shared among all pairs,
+    the baseline's included, and all looks (Bonferroni), so that a wrong thing is proven in at most ``1 - confidence``
+    of races. What a short heat leaves undecided runs a longer one.
+
+    Args:
+        baseline: One call of the fp32 model, or one for each of its sessions.
+        finalists: The same of each finalist.
+        options: Warm-up, rounds (for ``min_pairs`` to ``max_pairs`` calls), interval. ``max_seconds`` counts per
+            finalist.
+        seed: Of the order.
+        deadline: A ``time.monotonic()`` value.
+        clock: Times the calls; that of this process by default.
+        pace: What the same sessions of the baseline took before.
+
+    Raises:
+        InputError: There is no finalist.
+        DeadlineReached: The deadline passed before five rounds were run.
+    """
+    if not finalists:
+        raise InputError("A race needs at least one finalist, but got none")
+    contest = Contest(
+        [as_sessions(baseline), *map(as_sessions, finalists)],
+        options,
+        clock or SystemClock(options.threads),
+        seed=seed,
+        deadline=deadline,
+        pace=pace,
+        share=len(finalists),
+    )
+    race = _Race(contest, options)
+    contest.warm_up()
+    first, most = contest.rounds_for(options.min_pairs), contest.rounds_for(options.max_pairs)
+    for multiple in _HEATS:
+        ended = contest.run([0, *race.alive], min(most, first * multiple))
+        race.look()
+        if race.decided or ended:
+            break
+    contest.note_pace()
+    return race.result()
+
+
+class _Race:
+    """Who is still in, and what is proven of whom. Members are numbered from 1, 0 being the baseline."""
+
+    def __init__(self, contest: Contest, options: LatencyOptions) -> None:
+        self._contest = contest
+        self._options = options
+        count = contest.models - 1
+        comparisons = len(_HEATS) * (count * (count - 1) // 2 + count)
+        self._shared = 1 - (1 - options.confidence) / comparisons
+        self.alive = list(range(1, count + 1))
+        self._faster: dict[int, bool | None] = dict.fromkeys(self.alive)
+        self._close = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether those that are left are known to be equals, and on which side of fp32 they lie."""
+        return (len(self.alive) == 1 or self._close) and all(self._faster[member] is not None for member in self.alive)
+
+    def look(self) -> None:
+        """Prove what can be proven by now; who is slower than another is out."""
+        width = self._options.interval_width
+        slower: set[int] = set()
+        close = True
+        for first, second in itertools.combinations(self.alive, 2):
+            _, interval = self._ratio(first, second, self._shared)  # time of the first over that of the second
+            if interval.low > 1:
+                slower.add(first)
+            elif interval.high < 1:
+                slower.add(second)
+            elif interval.high > 1 + width or interval.low < 1 / (1 + width):
+                close = False
+        for member in self.alive:
+            if self._faster[member] is None:
+                self._faster[member] = self._against_baseline(member)
+        self.alive = [member for member in self.alive if member not in slower]
+        self._close = close
+
+    def _against_baseline(self, member: int) -> bool | None:
+        _, interval = self._ratio(0, member, self._shared)
+        if interval.low > 1:
+            return True
+        return False if interval.high <= 1 + self._options.interval_width else None
+
+    def _ratio(self, first: int, second: int, confidence: float) -> tuple[float, Interval]:
+        """Time of one over that of the other, in rounds that both ran."""
+        figures = self._contest.figures([first, second])
+        return ratio_interval(
+            figures[first],
+            figures[second],
+            self._spread(),
+            confidence,
+            slow_down=self._contest.slow_down([first, second]),
+        )
+
+    def _spread(self) -> Spread:
+        """Between sessions, from all that ran: each over the rounds that it ran."""
+        return Spread({member: self._contest.figures([member])[member] for member in range(self._contest.models)})
+
+    def result(self) -> RaceResult:
+        """What the race says in the end."""
+        contest, count = self._contest, self._contest.models - 1
+        ratios = [self._ratio(0, member, self._options.confidence) for member in range(1, count + 1)]
+        rounds = [contest.rounds(member) for member in range(1, count + 1)]
+        baseline_ms = math.exp(float(np.mean(contest.figures([0])[0]))) / 1e6
+        # Who stayed is faster than who left, and who left later than who left before; among those that left at the
+        # same look the speedup over the same rounds decides.
+        order = sorted(range(count), key=lambda i: (i + 1 not in self.alive, -rounds[i], -ratios[i][0]))
+        return RaceResult(
+            order=tuple(order),
+            speedups=tuple(speedup for speedup, _ in ratios),
+            intervals=tuple(interval for _, interval in ratios),
+            latencies_ms=tuple(baseline_ms / speedup for speedup, _ in ratios),
+            baseline_ms=baseline_ms,
+            rounds=tuple(rounds),
+            decided=self.decided,
+            survivors=tuple(index for index in order if index + 1 in self.alive),
+            faster=tuple(self._faster[member] for member in range(1, count + 1)),
+            sessions=min(contest.sessions(member) for member in range(1, count + 1)),
+            cache=self._options.cache,
+        )

@@ -1,0 +1,59 @@
+"""Opens several sessions of one model, where they are cheap: only several tell how much sessions differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psutil
+
+from autotune.adapter import Feeds, Runner
+from autotune.evaluation.latency import Call, Clock, LatencyOptions
+
+_OPENING_SHARE = 0.05
+"""Of ``max_seconds``: what opening further sessions of one model may take."""
+_RUNNING_SHARE = 0.5
+"""Of ``max_seconds``: what the least that a comparison runs may take with them."""
+_LEAST_CALLS = 10
+"""Calls that one session makes at the least."""
+_MEMORY_SHARE = 0.1
+"""Of the free memory: what further sessions of one model may fill."""
+_USUAL_S = 10.0
+"""Seconds of a comparison where no limit is set."""
+
+
+def open_sessions(
+    first: Runner,
+    open_one: Callable[[], Runner],
+    feeds: Feeds,
+    options: LatencyOptions,
+    *,
+    size_bytes: int,
+    fewest: int,
+    clock: Clock,
+) -> list[Call]:
+    """Sessions of one model, as calls of the latency batch: as many as asked for, or fewer where they are dear.
+
+    Args:
+        first: A session that is open already, and has run.
+        open_one: Opens another.
+        feeds: The latency batch.
+        options: How many sessions there are to be, and how long a comparison may take.
+        size_bytes: Of the model; a session is taken to need twice as much.
+        fewest: Sessions that are opened whatever they cost.
+        clock: Tells what opening costs.
+    """
+    limit_s = options.max_seconds or _USUAL_S
+    call_s = clock.time(lambda: first(feeds)).nanoseconds / 1e9
+    affordable = int(_RUNNING_SHARE * limit_s / max(1e-9, 2 * _LEAST_CALLS * call_s))
+    room = int(_MEMORY_SHARE * psutil.virtual_memory().available / max(1, 2 * size_bytes))
+    count = min(options.sessions, max(fewest, min(affordable, 1 + room)))
+    runners, started = [first], clock.now_s()
+    while len(runners) < count:
+        if len(runners) >= fewest and clock.now_s() - started > _OPENING_SHARE * limit_s:
+            break
+        runners.append(open_one())
+    return [_call(runner, feeds) for runner in runners]
+
+
+def _call(runner: Runner, feeds: Feeds) -> Call:
+    return lambda: runner(feeds)
