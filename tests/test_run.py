@@ -345,6 +345,19 @@ def test_percentiles_are_carried_with_a_measurement(
     assert result.trials["latency_p99_ms"].notna().all()
 
 
+def test_percentiles_of_a_finalist_are_those_of_its_race(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.answer.finalists", lambda trials, _objective: [t for t in trials if t.number])
+    tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
+    result = tuner.tune(network, images, score)
+    assert len(result.races) > 0
+    raced, measured = result.races[-1].finalists[0], result.history[1].measurement
+    assert measured is not None
+    assert (measured.latency_ms, measured.latency_p90_ms) == (raced.latency_ms, raced.latency_p90_ms)
+    assert measured.latency_ms <= measured.latency_p90_ms <= measured.latency_p99_ms  # type: ignore[operator]  # measured
+
+
 @pytest.mark.parametrize(
     ("metric", "batches", "options", "message"),
     [

@@ -139,6 +139,7 @@ class _Race:
         ratios = [self._ratio(0, member, self._options.confidence) for member in range(1, count + 1)]
         rounds = [contest.rounds(member) for member in range(1, count + 1)]
         baseline_ms = math.exp(float(np.mean(contest.figures([0])[0]))) / 1e6
+        latencies_ms = [baseline_ms / speedup for speedup, _ in ratios]
         # Who stayed is faster than who left, and who left later than who left before; among those that left at the
         # same look the speedup over the same rounds decides.
         order = sorted(range(count), key=lambda i: (i + 1 not in self.alive, -rounds[i], -ratios[i][0]))
@@ -146,7 +147,7 @@ class _Race:
             order=tuple(order),
             speedups=tuple(speedup for speedup, _ in ratios),
             intervals=tuple(interval for _, interval in ratios),
-            latencies_ms=tuple(baseline_ms / speedup for speedup, _ in ratios),
+            latencies_ms=tuple(latencies_ms),
             baseline_ms=baseline_ms,
             rounds=tuple(rounds),
             decided=self.decided,
@@ -154,4 +155,8 @@ class _Race:
             faster=tuple(self._faster[member] for member in range(1, count + 1)),
             sessions=min(contest.sessions(member) for member in range(1, count + 1)),
             cache=self._options.cache,
+            percentiles=tuple(
+                contest.percentiles(member, [0, member], latency_ms)
+                for member, latency_ms in enumerate(latencies_ms, 1)
+            ),
         )
