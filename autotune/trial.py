@@ -27,8 +27,8 @@ class Measurement:
         latency_p99_ms: What 99 % of the calls stay under.
         latency_decided: Whether the speedup's interval became as narrow as was asked for; else the machine was too busy
             to tell within the time of one comparison.
-        baseline_ms: Median of one call of fp32, timed in turn with those of ``latency_ms``. ``baseline_ms / latency_ms`` is
-            the speedup. None in what earlier versions stored.
+        baseline_ms: Median of one call of fp32, timed in turn with those of ``latency_ms``: their ratio is the speedup.
+            None in what earlier versions stored.
         latency_cache: What the processor's caches held when a timed call began: ``warm`` in blocks of calls of one
             model, ``cold`` in calls in turn. None in what earlier versions stored, where it was ``cold``.
         latency_sessions: Sessions of the candidate that took part.
