@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def test_the_exit_status_tells_whether_speed_is_known(
     low, high, faster = race
     speedup, interval = (low + high) / 2, Interval(low=low, high=high)
 
-    def busy(method: Any) -> Any:
+    def busy(method: Callable[[Comparison], LatencyComparison]) -> Callable[[Comparison], LatencyComparison]:
         def compared(self: Comparison) -> LatencyComparison:
             wide = Interval(low=0.9, high=3.0)
             return dataclasses.replace(method(self), speedup=2.0, interval=wide, decided=False)
