@@ -96,7 +96,6 @@ class _Finals(Generic[ModelT]):
         self._note = note
         self._races: list[Race] = []
         self._raced: dict[int, bool | None] = {}
-        self._again = True  # what stays undecided is measured a second time, and no third
         self._can_race = True
         self._final: Measurement | None = None
 
@@ -156,8 +155,8 @@ class _Finals(Generic[ModelT]):
         if not (self._can_race and self._race(racers)):
             return [trial for trial in racers if faster(trial)][:1]
         undecided = [trial for trial in racers if self._raced[trial.number] is None]
-        if undecided and self._again and not any(self._raced[trial.number] for trial in racers):
-            self._again = False
+        if undecided and not any(self._raced[trial.number] for trial in racers):
+            # A second time, and no third: what is undecided then is said to be so.
             self._race([self._trial(trial.number) for trial in undecided])
         won = [each for each in self._races[-1].finalists if each.faster]
         ahead = [each for each in won if each.survived] or won[:1]

@@ -22,6 +22,8 @@ class Finalist:
         interval: Of the speedup.
         searched: The speedup that was measured during the search.
         latency_ms: Median of one call in this race.
+        latency_p90_ms: What 90 % of its calls there stayed under.
+        latency_p99_ms: What 99 % of them stayed under.
         rounds: How many rounds it ran before it was out.
         survived: Whether it is not proven slower than any other finalist.
         faster: Whether it is proven faster than fp32 (True), is not faster (False), or neither is known (None).
@@ -35,14 +37,16 @@ class Finalist:
     rounds: int
     survived: bool
     faster: bool | None
+    latency_p90_ms: float | None = None
+    latency_p99_ms: float | None = None
 
     def revise(self, measured: Measurement, race: Race) -> Measurement:
         """The measurement of the trial with the figures of the race, which are fresh: nobody was picked by them."""
         return dataclasses.replace(
             measured,
             latency_ms=self.latency_ms,
-            latency_p90_ms=None,
-            latency_p99_ms=None,
+            latency_p90_ms=self.latency_p90_ms,
+            latency_p99_ms=self.latency_p99_ms,
             baseline_ms=self.latency_ms * self.speedup,
             latency_decided=self.faster is not None,
             latency_cache=race.cache,
@@ -83,6 +87,8 @@ class Race:
                 rounds=outcome.rounds[index],
                 survived=index in outcome.survivors,
                 faster=outcome.faster[index],
+                latency_p90_ms=outcome.percentiles[index].p90_ms if outcome.percentiles else None,
+                latency_p99_ms=outcome.percentiles[index].p99_ms if outcome.percentiles else None,
             )
             for index in outcome.order
         )

@@ -327,6 +327,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "latency_p90_ms": measured.latency_p90_ms,
         "latency_p99_ms": measured.latency_p99_ms,
         "latency_decided": measured.latency_decided,
+        "baseline_ms": measured.fp32_latency_ms,
         "speedup": measured.speedup,
         "speedup_low": None if speed is None else speed.low,
         "speedup_high": None if speed is None else speed.high,

@@ -15,6 +15,7 @@ from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
 from autotune.errors import InputError
 from autotune.evaluation import (
+    CacheState,
     Isolation,
     IsolationOptions,
     LabelledData,
@@ -61,6 +62,8 @@ class Tuner:
         portable: Admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too.
         interval_width: Half width that the interval of a speedup must reach, as a share of the speedup.
         latency_max_s: Wall time of one latency comparison in seconds; None sets no limit.
+        latency_cache: ``warm``: models are timed in short blocks of calls, as a server runs them. ``cold``: call by
+            call in turn, so that each call finds the caches full of the other model, as beside other work.
         criteria: Targets of further figures, by their names. The verdict is the worst of all.
         holdout: With metrics, share of the samples that the search never sees, for a final figure without the luck of
             having been picked. None: 0.2 where there are at least 2,000 samples, else 0.
@@ -93,6 +96,7 @@ class Tuner:
     portable: bool = False
     interval_width: float = 0.02
     latency_max_s: float | None = 10.0
+    latency_cache: CacheState | str = CacheState.WARM
     criteria: Mapping[str, Criterion] = field(default_factory=dict)
     holdout: float | None = None
     early_stopping: bool = True
@@ -138,6 +142,7 @@ class Tuner:
             warmup=self.warmup,
             interval_width=self.interval_width,
             max_seconds=self.latency_max_s,
+            cache=self.latency_cache,
         )
 
     @property

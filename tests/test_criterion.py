@@ -102,7 +102,7 @@ def test_what_an_interval_shows_by_itself(interval: Interval, verdict: Verdict) 
     ("loss", "low", "high", "samples"),
     [
         (0.0, -0.02, 0.02, 400),  # half as wide is enough, which four times the samples are
-        (0.02, 0.0, 0.04, 400),  # the same from the other side
+        (0.02, 0.0, 0.09, 400),  # the same from the other side
         (0.0, -0.09, 0.02, 400),  # only the end on the side of the target counts
         (0.01, -0.02, 0.02, None),  # on the target
         (0.0099999, -0.02, 0.02, None),  # a hair beside it: more than a million

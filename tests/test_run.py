@@ -20,6 +20,7 @@ import autotune
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, InputError
 from autotune.evaluation import Evaluator, LatencyComparison, compare_latency, isolation
+from autotune.evaluation.latency import Comparison
 from autotune.evaluation.metrics import SampleFunction
 from autotune.restriction import SpaceRestriction
 from autotune.result import read_summary
@@ -255,6 +256,41 @@ def test_a_run_that_is_ended_meets_no_target_by_an_estimate(
     assert "before the best candidate could be evaluated on all samples" in result.reason
 
 
+def test_a_confidence_is_shared_by_the_candidates_of_a_run_and_of_its_continuation(
+    network: onnx.ModelProto, images: Sequence[Any], many: Any, tmp_path: Path
+) -> None:
+    def tune(trials: int) -> autotune.TuningResult:
+        tuner = autotune.Tuner(
+            objective="size",
+            strategy="random",
+            max_trials=trials,
+            criterion=Criterion(absolute=0.9, confidence=0.9),
+            workspace=tmp_path,
+            **CHEAP,
+        )
+        return tuner.tune(network, images, metric="agreement", eval_dataloader=many)
+
+    tune(2)
+    result = tune(3)
+    measured = [trial.measurement for trial in result.history[1:] if trial.measurement is not None]
+    assert [each.rank for each in measured] == [1, 2, 3]
+    intervals = [each.loss_interval for each in measured if each.loss_interval is not None]
+    assert [1 - each.confidence for each in intervals] == pytest.approx([0.2 / 2, 0.2 / 6, 0.2 / 12])
+
+
+def test_a_confidence_of_what_only_a_function_knows_is_said_to_mean_nothing(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any
+) -> None:
+    tuner = autotune.Tuner(
+        objective="size",
+        strategy="random",
+        max_trials=1,
+        criterion=Criterion(relative=0.5, confidence=0.95),
+        **CHEAP,
+    )
+    assert any("`confidence` needs a metric" in note for note in tuner.tune(network, images, score).notes)
+
+
 def test_without_early_stopping_every_candidate_sees_all_samples(
     network: onnx.ModelProto, images: Sequence[Any], many: Any
 ) -> None:
@@ -275,12 +311,13 @@ def test_objectives_other_than_latency_prune_nothing_by_speed(
         told.append(options["incumbent"])
         return evaluate(self, candidate, **options)
 
-    def twice_as_fast(*arguments: Any, **options: Any) -> LatencyComparison:
-        found = compare_latency(*arguments, **options)
-        return dataclasses.replace(found, speedup=2.0, interval=Interval(low=1.9, high=2.1))
+    run = Comparison.run
+
+    def twice_as_fast(self: Any) -> LatencyComparison:
+        return dataclasses.replace(run(self), speedup=2.0, interval=Interval(low=1.9, high=2.1))
 
     monkeypatch.setattr(Evaluator, "evaluate", watched)
-    monkeypatch.setattr("autotune.evaluation.evaluator.compare_latency", twice_as_fast)
+    monkeypatch.setattr(Comparison, "run", twice_as_fast)
     for objective in ("size", "latency"):
         tuner = autotune.Tuner(
             objective=objective, strategy="random", max_trials=3, criterion=Criterion(relative=0.5), **CHEAP
@@ -329,6 +366,19 @@ def test_percentiles_are_carried_with_a_measurement(
         assert measured.latency_decided is not None
         assert autotune.Measurement.from_json(measured.to_json()) == measured
     assert result.trials["latency_p99_ms"].notna().all()
+
+
+def test_percentiles_of_a_finalist_are_those_of_its_race(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.answer.finalists", lambda trials, _objective: [t for t in trials if t.number])
+    tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
+    result = tuner.tune(network, images, score)
+    assert len(result.races) > 0
+    raced, measured = result.races[-1].finalists[0], result.history[1].measurement
+    assert measured is not None
+    assert (measured.latency_ms, measured.latency_p90_ms) == (raced.latency_ms, raced.latency_p90_ms)
+    assert measured.latency_ms <= measured.latency_p90_ms <= measured.latency_p99_ms  # type: ignore[operator]  # measured
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def test_a_wide_interval_above_one_is_an_answer_and_one_that_holds_it_is_none() 
     assert (conclusion.best, conclusion.speed) == (second, Verdict.MET)
     assert "most is proven of its speed" in conclusion.reason
     assert [faster(first), faster(second)] == [None, True]
+    known = trial(3, speedup=2.0)
+    assert conclude([BASELINE, first, second, known], Objective.LATENCY).best is known
 
 
 def test_what_the_race_found_comes_before_what_the_search_measured() -> None:

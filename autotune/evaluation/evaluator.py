@@ -288,7 +288,7 @@ class Evaluator(Generic[ModelT]):
     def _baseline_sessions(self) -> Sequence[Call]:
         """Sessions of the fp32 model, opened once and used by all comparisons of a run."""
         if not self._sessions:
-            self._sessions = self._calls(self._model, self._baseline_runner(), fewest=_RACE_SESSIONS)
+            self._sessions = self._calls(self._model, self._baseline_runner(), fewest=_RACE_SESSIONS, spare_first=True)
         return self._sessions
 
     def _opened(self, candidate: ModelT, *, fewest: int = 1) -> tuple[Runner, Sequence[Call]]:
@@ -296,7 +296,7 @@ class Evaluator(Generic[ModelT]):
         runner = self._candidate_runner(candidate)
         return runner, self._calls(candidate, runner, fewest=fewest)
 
-    def _calls(self, model: ModelT, runner: Runner, *, fewest: int) -> list[Call]:
+    def _calls(self, model: ModelT, runner: Runner, *, fewest: int, spare_first: bool = False) -> list[Call]:
         return open_sessions(
             runner,
             lambda: self._adapter.runner(model, self._latency.execution),
@@ -305,6 +305,7 @@ class Evaluator(Generic[ModelT]):
             size_bytes=model.size_bytes,
             fewest=fewest,
             clock=self._clock,
+            spare_first=spare_first,
         )
 
     def _comparison(self, sessions: Sequence[Call], options: LatencyOptions, deadline: float | None) -> Comparison:

@@ -61,6 +61,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         warmup=performance.warmup,
         interval_width=performance.interval_width,
         latency_max_s=performance.max_seconds,
+        latency_cache=performance.cache,
         criteria={name: section.criterion for name, section in accuracy.criteria.items()},
         holdout=accuracy.holdout,
         early_stopping=accuracy.early_stopping,

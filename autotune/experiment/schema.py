@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, create_mode
 from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
 from autotune.errors import CriterionError
-from autotune.evaluation import Isolation
+from autotune.evaluation import CacheState, Isolation
 from autotune.experiment.datasets import Dataset
 from autotune.experiment.section import Bytes, FilePath, OneOrMore, Reference, Section, broken_rule, only
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
@@ -259,6 +259,8 @@ class Performance(Section):
     """Half width that the interval of a speedup must reach, as a share of it; more calls are timed until it does."""
     max_seconds: _Seconds | None = 10.0
     """Wall time of one comparison, after which its speedup stays undecided; null for no limit."""
+    cache: CacheState = CacheState.WARM
+    """What the caches hold when a call is timed: warm (blocks of calls, as a server runs) or cold (calls in turn)."""
 
 
 class Evaluation(Section):

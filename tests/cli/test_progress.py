@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -85,6 +86,21 @@ def test_columns_stand_below_their_headings() -> None:
         end = heading.index(column) + len(column)
         assert row[end - 1] != " "
         assert row[end] == " "
+
+
+def test_an_undecided_speedup_has_a_question_mark() -> None:
+    busy = candidate(1, 0.005, 46.77)
+    assert busy.measurement is not None
+    busy = dataclasses.replace(busy, measurement=dataclasses.replace(busy.measurement, latency_decided=False))
+    with display(terminal=False) as shown:
+        shown.phase("search")
+        shown.trial_finished(busy, BASELINE)
+        shown.trial_finished(candidate(2, 0.005, 1.5), busy)
+    lines = text(shown).splitlines()
+    assert "46.77x?  all int8" in lines[-2]
+    assert "best so far" not in lines[-2]
+    assert "1.50x  all int8" in lines[-1]
+    assert "best trial 1: 46.77x?" in rendered(shown)
 
 
 def test_the_status_line_tells_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from autotune.criterion import Interval
-from autotune.evaluation import LatencyComparison, RaceResult, compare_latency
+from autotune.evaluation import Evaluator, LatencyComparison, RaceResult
+from autotune.evaluation.latency import Comparison
 from tests.cli.conftest import Command
 from tests.experiment.sections import RESNET20_STEPS
 
@@ -170,11 +171,14 @@ def test_the_exit_status_tells_whether_speed_is_known(
     low, high, faster = race
     speedup, interval = (low + high) / 2, Interval(low=low, high=high)
 
-    def compared(*arguments: Any, **options: Any) -> LatencyComparison:
-        found = compare_latency(*arguments, **options)
-        return dataclasses.replace(found, speedup=2.0, interval=Interval(low=0.9, high=3.0), decided=False)
+    def busy(method: Callable[[Comparison], LatencyComparison]) -> Callable[[Comparison], LatencyComparison]:
+        def compared(self: Comparison) -> LatencyComparison:
+            wide = Interval(low=0.9, high=3.0)
+            return dataclasses.replace(method(self), speedup=2.0, interval=wide, decided=False)
 
-    def raced(_baseline: object, finalists: Sequence[object], *_: object, **__: object) -> RaceResult:
+        return compared
+
+    def raced(_self: object, finalists: Sequence[object], **_: object) -> RaceResult:
         count = len(finalists)
         return RaceResult(
             order=tuple(range(count)), speedups=(speedup,) * count, intervals=(interval,) * count,
@@ -182,8 +186,9 @@ def test_the_exit_status_tells_whether_speed_is_known(
             survivors=tuple(range(count)), faster=(faster,) * count, sessions=1,
         )  # fmt: skip
 
-    monkeypatch.setattr("autotune.evaluation.evaluator.compare_latency", compared)
-    monkeypatch.setattr("autotune.evaluation.evaluator.race_latency", raced)
+    for method in ("run", "again"):
+        monkeypatch.setattr(Comparison, method, busy(getattr(Comparison, method)))
+    monkeypatch.setattr(Evaluator, "race", raced)
     outcome = command("run", experiment, "--max-trials", 1, "--set", "tuning.objective=latency")
     assert outcome.status == status, outcome
     assert text in outcome.out

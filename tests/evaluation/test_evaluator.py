@@ -191,6 +191,41 @@ def test_the_holdout_is_not_searched_on(make: Make, problem: Any) -> None:
     assert off.holdout(problem.model) is None
 
 
+def test_how_sure_a_verdict_is_follows_from_the_rank_of_the_candidate(problem: Any, make: Make) -> None:
+    criterion = Criterion(relative=0.2, confidence=0.9)
+    evaluator = make(top1(problem, holdout=0.25), criterion)
+    evaluator.baseline()
+    candidate = problem.disturbed(0.1)
+    measured = evaluator.evaluate(candidate, rank=5).measurement
+    assert measured.rank == 5
+    assert measured.loss_interval is not None
+    assert measured.loss_interval.confidence == pytest.approx(1 - 2 * 0.1 / 30)
+    partial = replace(measured, samples=100)
+    assert evaluator.complete(candidate, partial) == measured
+    first, third = evaluator.holdout(candidate), evaluator.holdout(candidate, rank=3)
+    for final, share in ((first, 2), (third, 12)):
+        assert final is not None
+        assert final.loss_interval is not None
+        assert final.loss_interval.confidence == pytest.approx(1 - 0.2 / share)
+
+
+def test_outputs_that_fp32_leaves_infinite_may_be_so(problem: Any, make: Make) -> None:
+    """A mask of -inf is none of a candidate's faults; the same candidate is one where fp32 stays finite."""
+    masked = problem.constant(float("-inf"))
+
+    def eval_fn(model: Callable[[object], Array]) -> float:
+        model(np.abs(problem.inputs))
+        return 0.9
+
+    evaluator = make(UserFunction(function=eval_fn), model=masked)
+    evaluator.baseline()
+    assert evaluator.evaluate(masked).measurement.accuracy == 0.9
+    finite = make(UserFunction(function=eval_fn))
+    finite.baseline()
+    with pytest.raises(OutputError, match="'logits' must be finite"):
+        finite.evaluate(masked)
+
+
 def test_a_large_set_is_held_out_by_default(problem: Any, make: Make) -> None:
     many = [(np.tile(inputs, (4, 1)), np.tile(labels, 4)) for inputs, labels in problem.batches()]
     evaluator = make(LabelledData(loader=many, metrics=(create_metric("topk"),)))

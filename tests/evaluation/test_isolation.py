@@ -158,11 +158,17 @@ def test_labelled_data_holdout_and_progress_reach_the_worker(
         baseline = evaluator.baseline()
         assert baseline.peak_memory_bytes is not None
         assert told[-1] == (300, 300)
-        final = evaluator.holdout(problem.model)
+        final, third = evaluator.holdout(problem.model), evaluator.holdout(problem.model, rank=3)
         assert final is not None
         assert final.samples == 300
-        whole = evaluator.complete(problem.model, evaluator.evaluate(problem.model).measurement)
-        assert whole.samples == 300
+        assert final.loss_interval is not None
+        assert third is not None
+        assert third.loss_interval is not None
+        assert third.loss_interval.confidence > final.loss_interval.confidence
+        measured = evaluator.evaluate(problem.model, rank=4).measurement
+        assert measured.rank == 4
+        whole = evaluator.complete(problem.model, measured)
+        assert (whole.samples, whole.rank) == (300, 4)
         assert evaluator.race([problem.model]).order == (0,)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.evaluation.latency.clock import Call, Clock, SystemClock
 from autotune.evaluation.latency.contest import Contest, Pace
-from autotune.evaluation.latency.estimate import Spread, half_width, ratio_interval
+from autotune.evaluation.latency.estimate import Ratio, Spread, ratio_of
 from autotune.evaluation.latency.options import LatencyOptions
 from autotune.evaluation.latency.results import LatencyComparison
 
@@ -19,6 +19,8 @@ Sessions: TypeAlias = Call | Sequence[Call]
 
 _GROWTH = 1.5
 """How many times more rounds there are at one look at the interval than at the one before."""
+_HOPELESS = 1.5
+"""How many times too wide an interval is that more calls do not make narrow, where it is settled."""
 _SIDES = (0, 1)
 
 
@@ -97,10 +99,14 @@ class Comparison:
         most = max(self._look, self._contest.rounds_for(self._options.max_pairs))
         while True:
             ended = self._contest.run(_SIDES, self._look)
-            found = self._result()
-            if found.decided or ended or self._look >= most:
-                return found
+            if ended or self._enough(self._ratio()) or self._look >= most:
+                return self._result()
             self._look = min(most, math.ceil(self._look * _GROWTH))
+
+    def _enough(self, ratio: Ratio) -> bool:
+        """Whether the interval is narrow enough, or will not be by more calls."""
+        width = self._options.interval_width
+        return ratio.half_width <= width or (ratio.settled and ratio.half_width > _HOPELESS * width)
 
     def again(self) -> LatencyComparison:
         """Run half as many rounds once more, some time after :meth:`run`."""
@@ -112,24 +118,25 @@ class Comparison:
         """Remember what fp32 took, by which later comparisons tell a slow spell; called once, at the end."""
         self._contest.note_pace()
 
+    def _ratio(self) -> Ratio:
+        figures = self._contest.figures(_SIDES)
+        slow_down = self._contest.slow_down(_SIDES)
+        return ratio_of(figures[0], figures[1], Spread(figures), self._options.confidence, slow_down=slow_down)
+
     def _result(self) -> LatencyComparison:
-        contest, options = self._contest, self._options
-        figures = contest.figures(_SIDES)
-        speedup, interval = ratio_interval(
-            figures[0], figures[1], Spread(figures), options.confidence, slow_down=contest.slow_down(_SIDES)
-        )
-        candidate_ms = float(np.exp(figures[1].mean())) / 1e6
-        baseline_ms = candidate_ms * speedup
+        contest, options, ratio = self._contest, self._options, self._ratio()
+        candidate_ms = float(np.exp(contest.figures(_SIDES)[1].mean())) / 1e6
+        baseline_ms = candidate_ms * ratio.value
         return LatencyComparison(
             baseline_ms=baseline_ms,
             candidate_ms=candidate_ms,
-            speedup=speedup,
-            interval=interval,
+            speedup=ratio.value,
+            interval=ratio.interval,
             pairs=contest.pairs(_SIDES),
-            decided=half_width(speedup, interval) <= options.interval_width,
+            decided=ratio.half_width <= options.interval_width,
             baseline_percentiles=contest.percentiles(0, _SIDES, baseline_ms),
             candidate_percentiles=contest.percentiles(1, _SIDES, candidate_ms),
-            cache=options.cache,
+            cache=options.cache_state,
             sessions=contest.sessions(1),
         )
 

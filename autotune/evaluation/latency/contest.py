@@ -151,7 +151,7 @@ class Contest:
                 # Seconds-long calls need no ten warm-up calls, and a third of the time is enough for it.
                 if self._clock.now_s() - started > self._whole_s / 3:
                     break
-        self._block = Block.for_calls(fewest, self._options.cache)
+        self._block = Block.for_calls(fewest, self._options.cache_state)
 
     def run(self, members: Sequence[int], rounds: int) -> bool:
         """Run until there are that many rounds outside of slow spells; True where time ran out before."""

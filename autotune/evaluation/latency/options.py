@@ -49,7 +49,7 @@ class LatencyOptions:
     interval_width: float = 0.02
     confidence: float = 0.95
     max_seconds: float | None = 10.0
-    cache: CacheState = CacheState.WARM
+    cache: CacheState | str = CacheState.WARM
     sessions: int = 3
 
     def __post_init__(self) -> None:
@@ -74,7 +74,11 @@ class LatencyOptions:
             raise InputError(f"`max_seconds > 0` must hold, but got {self.max_seconds}; None sets no limit")
         if self.cache not in list(CacheState):
             raise InputError(f"`cache` must be one of {[str(c) for c in CacheState]}, but got {self.cache!r}")
-        object.__setattr__(self, "cache", CacheState(self.cache))
+
+    @property
+    def cache_state(self) -> CacheState:
+        """What the caches hold when a timed call begins."""
+        return CacheState(self.cache)
 
     @property
     def execution(self) -> Execution:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotune.criterion import Interval
 from autotune.errors import InputError
 from autotune.evaluation.latency.clock import Clock, SystemClock
 from autotune.evaluation.latency.compare import Sessions, as_sessions
 from autotune.evaluation.latency.contest import Contest, Pace
-from autotune.evaluation.latency.estimate import Spread, ratio_interval
+from autotune.evaluation.latency.estimate import Ratio, Spread, ratio_of
 from autotune.evaluation.latency.options import LatencyOptions
 from autotune.evaluation.latency.results import RaceResult
 
@@ -99,7 +98,7 @@ class _Race:
         slower: set[int] = set()
         close = True
         for first, second in itertools.combinations(self.alive, 2):
-            _, interval = self._ratio(first, second, self._shared)  # time of the first over that of the second
+            interval = self._ratio(first, second, self._shared).interval  # time of the first over that of the second
             if interval.low > 1:
                 slower.add(first)
             elif interval.high < 1:
@@ -113,15 +112,15 @@ class _Race:
         self._close = close
 
     def _against_baseline(self, member: int) -> bool | None:
-        _, interval = self._ratio(0, member, self._shared)
+        interval = self._ratio(0, member, self._shared).interval
         if interval.low > 1:
             return True
         return False if interval.high <= 1 + self._options.interval_width else None
 
-    def _ratio(self, first: int, second: int, confidence: float) -> tuple[float, Interval]:
+    def _ratio(self, first: int, second: int, confidence: float) -> Ratio:
         """Time of one over that of the other, in rounds that both ran."""
         figures = self._contest.figures([first, second])
-        return ratio_interval(
+        return ratio_of(
             figures[first],
             figures[second],
             self._spread(),
@@ -139,19 +138,24 @@ class _Race:
         ratios = [self._ratio(0, member, self._options.confidence) for member in range(1, count + 1)]
         rounds = [contest.rounds(member) for member in range(1, count + 1)]
         baseline_ms = math.exp(float(np.mean(contest.figures([0])[0]))) / 1e6
+        latencies_ms = [baseline_ms / ratio.value for ratio in ratios]
         # Who stayed is faster than who left, and who left later than who left before; among those that left at the
         # same look the speedup over the same rounds decides.
-        order = sorted(range(count), key=lambda i: (i + 1 not in self.alive, -rounds[i], -ratios[i][0]))
+        order = sorted(range(count), key=lambda i: (i + 1 not in self.alive, -rounds[i], -ratios[i].value))
         return RaceResult(
             order=tuple(order),
-            speedups=tuple(speedup for speedup, _ in ratios),
-            intervals=tuple(interval for _, interval in ratios),
-            latencies_ms=tuple(baseline_ms / speedup for speedup, _ in ratios),
+            speedups=tuple(ratio.value for ratio in ratios),
+            intervals=tuple(ratio.interval for ratio in ratios),
+            latencies_ms=tuple(latencies_ms),
             baseline_ms=baseline_ms,
             rounds=tuple(rounds),
             decided=self.decided,
             survivors=tuple(index for index in order if index + 1 in self.alive),
             faster=tuple(self._faster[member] for member in range(1, count + 1)),
             sessions=min(contest.sessions(member) for member in range(1, count + 1)),
-            cache=self._options.cache,
+            cache=self._options.cache_state,
+            percentiles=tuple(
+                contest.percentiles(member, [0, member], latency_ms)
+                for member, latency_ms in enumerate(latencies_ms, 1)
+            ),
         )

@@ -68,6 +68,7 @@ class RaceResult:
             comparisons of the race.
         sessions: Sessions of each finalist that took part, the fewest of them.
         cache: What the caches held when the timed calls began.
+        percentiles: By finalist: of its calls in this race.
     """
 
     order: tuple[int, ...]
@@ -81,6 +82,7 @@ class RaceResult:
     faster: tuple[bool | None, ...]
     sessions: int
     cache: CacheState = CacheState.WARM
+    percentiles: tuple[Percentiles, ...] = ()
 
     @property
     def tied(self) -> list[int]:

@@ -1,0 +1,159 @@
+"""Races on scripted clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from autotune.errors import InputError
+from autotune.evaluation import LatencyOptions, RaceResult, race_latency
+from autotune.evaluation.latency import Call
+from tests.evaluation.scripted import Models, ScriptedClock
+
+
+def race(
+    milliseconds: Sequence[float], *, seed: int = 0, fp32: float = 2.0, models: Models | None = None, **options: Any
+) -> RaceResult:
+    models = models or Models(seed=seed)
+    finalists = [models.sessions(each, name=f"{index}/") for index, each in enumerate(milliseconds)]
+    return race_latency(
+        models.sessions(fp32, name="fp32/"), finalists, LatencyOptions(**options), seed=seed, clock=ScriptedClock()
+    )
+
+
+def test_a_race_orders_finalists_and_its_figures_agree() -> None:
+    result = race([1.2, 0.6, 1.8])
+    assert result.order == (1, 0, 2)
+    assert result.survivors == (1,)
+    assert result.tied == [1]
+    assert result.decided
+    assert result.faster == (True, True, True)
+    assert result.rounds[2] <= result.rounds[1]
+    assert result.sessions == 3
+    for speedup, interval, latency_ms, truth in zip(
+        result.speedups, result.intervals, result.latencies_ms, (2 / 1.2, 2 / 0.6, 2 / 1.8), strict=True
+    ):
+        assert speedup == pytest.approx(truth, rel=0.02)
+        assert interval.low <= speedup <= interval.high
+        assert result.baseline_ms / latency_ms == pytest.approx(speedup, rel=1e-12)
+
+
+def test_who_is_proven_slower_is_no_survivor_and_comes_last() -> None:
+    """20 races with one that is 4 % slower: where the race dropped it, it is not among those that are as fast."""
+    dropped = 0
+    for seed in range(20):
+        result = race([1.0, 1.04, 1.0], seed=seed)
+        gone = set(range(3)) - set(result.survivors)
+        dropped += 1 in gone
+        assert gone <= {1}
+        assert list(result.order[: len(result.survivors)]) == list(result.survivors)
+        assert set(result.order) == {0, 1, 2}
+    assert dropped >= 18
+
+
+def test_who_leaves_is_slower_than_any_other_not_only_than_the_fastest() -> None:
+    """The fastest by its median runs in sessions that differ wildly, so that nothing is proven against it."""
+    steady, wild = Models(noise=0.005), Models(seed=3, noise=0.4)
+    finalists = [[wild.session(0.8)], [steady.session(1.0)], [steady.session(1.1)]]
+    result = race_latency([steady.session(2.0)], finalists, LatencyOptions(), clock=ScriptedClock())
+    assert 2 not in result.survivors
+    assert {0, 1} >= set(result.survivors)
+
+
+def test_order_keeps_who_left_behind_who_stayed_whatever_its_figure() -> None:
+    """One is fast in the rounds that it ran and slow against those beside it; the machine is slower later on."""
+    result = race([1.0, 1.0, 1.5, 1.3])
+    assert set(result.order[:2]) == {0, 1} == set(result.survivors)
+    assert result.order[2:] == (3, 2)
+
+
+def test_survivors_come_first_although_their_speedup_looks_smaller() -> None:
+    """Finalist 0 leaves in the first heat; what fp32 does later makes the survivors look slower than it looked."""
+    clock = ScriptedClock()
+    models = Models(noise=0.0)
+
+    def fp32() -> float:
+        return 2.0 if clock.now < 1.0 else 1.7
+
+    wandering = iter([0.0, 0.02, -0.02] * 10_000)
+
+    def unsure(milliseconds: float) -> Call:
+        return lambda: milliseconds * (1 + next(wandering))
+
+    finalists = [[models.session(1.0)], [unsure(0.9)], [unsure(0.9)]]
+    options = LatencyOptions(interval_width=0.0001, min_pairs=40, warmup=3)
+    result = race_latency([fp32], finalists, options, clock=clock)
+    assert result.rounds[0] < result.rounds[1]
+    assert result.survivors[0] != 0
+    assert result.order[-1] == 0
+
+
+def test_the_confidence_is_shared_among_all_comparisons() -> None:
+    """Without noise the interval is what sessions are taken to differ by, and its width tells the confidence.
+
+    1.39 % apart is proven at 95 %, 1.96 % at the confidence of a race of two (nine comparisons: three pairs, fp32's
+    among them, at three looks), 2.22 % at that of a race of four (thirty).
+    """
+
+    def survivors(*milliseconds: float) -> set[int]:
+        models = Models(noise=0.0)
+        finalists = [[models.session(each)] for each in milliseconds]
+        return set(race_latency([models.session(2.0)], finalists, LatencyOptions(), clock=ScriptedClock()).survivors)
+
+    assert survivors(1.0, 1.018) == {0, 1}
+    assert survivors(1.0, 1.021) == {0}
+    assert survivors(1.0, 1.021, 1.0, 1.0) == {0, 1, 2, 3}
+    assert survivors(1.0, 1.024, 1.0, 1.0) == {0, 2, 3}
+
+
+def test_a_gain_over_fp32_is_proven_at_that_confidence_too() -> None:
+    def faster(*milliseconds: float) -> tuple[bool | None, ...]:
+        models = Models(noise=0.0)
+        finalists = [[models.session(each)] for each in milliseconds]
+        return race_latency([models.session(2.0)], finalists, LatencyOptions(), clock=ScriptedClock()).faster
+
+    assert faster(2.0 / 1.018, 2.0 / 1.021) == (None, True)
+    assert faster(2.0 / 1.021, 2.0, 2.0, 2.0)[0] is None
+
+
+def test_equals_survive() -> None:
+    """Thirty races of three equals in sessions that differ: more than four are wrong with a probability of 1.6 %."""
+    wrong = 0
+    for seed in range(30):
+        models = Models(seed=seed, spread=0.02)
+        wrong += len(race([1.0] * 3, seed=seed, models=models, min_pairs=20, max_pairs=20).survivors) < 3
+    assert wrong <= 4
+
+
+def test_what_is_not_faster_than_fp32_is_said_so() -> None:
+    assert race([3.0]).faster == (False,)
+    same = race([2.0], models=Models(noise=0.002))
+    assert same.faster == (False,)  # an equal that is known well is not faster by more than the asked width
+    unsure = race([1.9], models=Models(noise=0.6), max_pairs=30)
+    assert unsure.faster == (None,)
+    assert not unsure.decided
+
+
+def test_a_long_heat_decides_what_a_short_one_did_not() -> None:
+    """2 % need more rounds than 30 calls of each, and get them."""
+    short = race([1.0, 1.02], models=Models(noise=0.05), max_pairs=30)
+    long = race([1.0, 1.02], models=Models(noise=0.05))
+    assert max(long.rounds) > 3 * max(short.rounds)
+    assert len(short.survivors) == 2
+    assert not short.decided
+
+
+def test_fp32_runs_in_every_round_of_a_race_with_all_of_its_sessions() -> None:
+    models = Models()
+    result = race([1.0, 2.0], models=models, warmup=0)
+    runs = [models.log.count(f"fp32/{index}") for index in range(3)]
+    assert runs[0] == runs[1] == runs[2] >= 9 * max(result.rounds)
+
+
+def test_a_race_of_one_and_of_none() -> None:
+    result = race([1.0])
+    assert (result.order, result.survivors, result.decided) == ((0,), (0,), True)
+    with pytest.raises(InputError, match="at least one finalist"):
+        race([])
