@@ -57,7 +57,7 @@ class Models:
     def __post_init__(self) -> None:
         self._generator = np.random.default_rng(self.seed)
 
-    def session(self, milliseconds: float, name: str = "") -> Call:
+    def session(self, milliseconds: float, name: str = "") -> Callable[[], float]:
         own = milliseconds * math.exp(self.spread * self._generator.standard_normal())
 
         def call() -> float:

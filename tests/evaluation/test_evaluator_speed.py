@@ -15,6 +15,7 @@ from autotune.adapter import Array, Execution, Feeds, Runner, TensorSpec
 from autotune.criterion import Criterion, Interval
 from autotune.errors import OutputError
 from autotune.evaluation import Evaluation, Evaluator, LatencyOptions, UserFunction
+from autotune.evaluation.latency import Call, Reading
 from autotune.trial import Measurement, TrialState
 from tests.evaluation.scripted import ScriptedClock
 
@@ -141,6 +142,19 @@ def test_a_candidate_under_the_incumbents_figure_alone_is_not() -> None:
     assert evaluate(incumbent(2.2, 1.95, 2.45)).state is TrialState.COMPLETED
 
 
+def test_a_candidate_that_is_known_too_little_is_not_pruned_by_its_figure() -> None:
+    """Sessions that differ by 5 % leave the candidate's own speedup open."""
+    evaluator, _ = make(spread=0.05)
+    evaluator.baseline()
+    candidate = Scripted(milliseconds=1.0)
+    measured = evaluator.evaluate(candidate).measurement
+    assert measured.latency_decided is False
+    assert measured.speedup is not None
+    above = measured.speedup * 1.01
+    found = evaluator.evaluate(candidate, incumbent=incumbent(above + 0.02, above, above + 0.04))
+    assert found.state is TrialState.COMPLETED
+
+
 def test_an_undecided_incumbent_prunes_nobody() -> None:
     best = incumbent(46.77, 40.0, 51.08)
     assert evaluate(best).state is TrialState.PRUNED
@@ -164,13 +178,16 @@ def test_ten_equals_are_not_pruned() -> None:
 
 def test_what_keeps_the_target_is_timed_again_after_its_accuracy() -> None:
     """The machine is slower at that time, which no pair of calls beforehand could tell: a part of them comes later."""
-    adapters: list[ScriptedAdapter] = []
     calls: list[int] = []
     evaluator, adapter = make(evaluated=lambda: calls.append(len(ticks)))
-    adapters.append(adapter)
     ticks: list[float] = []
     original = adapter.clock.time
-    adapter.clock.time = lambda call: (ticks.append(adapter.clock.now), original(call))[1]  # type: ignore[method-assign]
+
+    def counted(call: Call) -> Reading:
+        ticks.append(adapter.clock.now)
+        return original(call)
+
+    adapter.clock.time = counted  # type: ignore[method-assign]
     best = evaluator.baseline()
     evaluator.evaluate(Scripted(milliseconds=1.0), incumbent=best)
     assert len(ticks) > calls[-1] + 30

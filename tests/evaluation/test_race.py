@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from autotune.errors import InputError
 from autotune.evaluation import LatencyOptions, RaceResult, race_latency
-from autotune.evaluation.latency import Call
 from tests.evaluation.scripted import Models, ScriptedClock
 
 
@@ -54,7 +53,7 @@ def test_who_is_proven_slower_is_no_survivor_and_comes_last() -> None:
     assert dropped >= 18
 
 
-def alternating(low: float, high: float) -> Call:
+def alternating(low: float, high: float) -> Callable[[], float]:
     """A session whose blocks take one time and another in turn, so that little is proven of it."""
     calls = itertools.count(-1)  # after one call of warm-up, nine per block
     return lambda: high if next(calls) // 9 % 2 else low
