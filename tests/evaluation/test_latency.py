@@ -34,7 +34,7 @@ def test_a_model_half_as_slow_is_twice_as_fast_and_the_figures_agree() -> None:
     assert found.baseline_ms / found.candidate_ms == pytest.approx(found.speedup, rel=1e-12)
     assert found.candidate_ms == pytest.approx(1.014, rel=0.01)  # the noise only ever adds
     assert found.decided
-    assert 30 <= found.pairs <= 1000
+    assert 30 <= found.pairs <= 240
     assert found.sessions == 3
     for each in (found.baseline_percentiles, found.candidate_percentiles):
         assert each.p50_ms <= each.p90_ms <= each.p99_ms
@@ -183,7 +183,7 @@ def test_a_comparison_is_taken_up_again_later() -> None:
     first = comparison.run()
     clock.now += 60.0  # an evaluation of accuracy: it is none of the ten seconds of a comparison
     second = comparison.again()
-    assert second.pairs == pytest.approx(1.5 * first.pairs, rel=0.2)
+    assert second.pairs == first.pairs + 3 * 3 * 5  # rounds, sessions, calls
     assert second.interval.low <= 2.0 <= second.interval.high
 
 
