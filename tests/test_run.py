@@ -19,7 +19,7 @@ import pytest
 import autotune
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, InputError
-from autotune.evaluation import Evaluator, LatencyComparison, compare_latency, isolation
+from autotune.evaluation import Evaluator, LatencyComparison, isolation
 from autotune.evaluation.latency import Comparison
 from autotune.evaluation.metrics import SampleFunction
 from autotune.restriction import SpaceRestriction
