@@ -13,6 +13,8 @@ from autotune.config import BiasCorrection, Granularity, Recipe, WeightRounding
 from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
 
+pytestmark = pytest.mark.numeric
+
 LAYERS = [("dense", "relu6"), ("depthwise", "relu6"), ("pointwise", "none"), ("dense", "relu"), ("depthwise", "none")]
 FAST, FULL = Recipe(bias_correction=BiasCorrection.FAST), Recipe(bias_correction=BiasCorrection.FULL)
 EVERYTHING = Recipe(
