@@ -13,6 +13,7 @@ also runs N images of every CNN as a Haswell would, by ``qemu-x86_64``.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -50,10 +51,10 @@ CALIBRATION_SAMPLES = 200
 HIDDEN, LAYERS, ROWS, PIXELS, CLASSES = 128, 2, 8, 8, 10
 TRAINING = 1000
 
-WEIGHTS: dict[str, dict[str, bool]] = {
-    "7 bits": {"reduce_range": True},
-    "pairs": {"bound_pairs": True},
-    "8 bits": {},
+WEIGHTS = {
+    "7 bits": Recipe(reduce_range=True),
+    "pairs": Recipe(bound_pairs=True),
+    "8 bits": Recipe(),
 }
 
 
@@ -186,7 +187,7 @@ def configs(task: Task, precision: Precision, granularity: Granularity, *, prefe
         # Of a transformer, products with matrices alone.
         chosen = {name: each for name, each in chosen.items() if each.weight is not None}
     more: dict[str, Any] = {"equalization": True, "bias_correction": BiasCorrection.FULL} if preferred else {}
-    return [QuantizationConfig(ops=chosen, recipe=Recipe(**kind, **more)) for kind in WEIGHTS.values()]
+    return [QuantizationConfig(ops=chosen, recipe=dataclasses.replace(kind, **more)) for kind in WEIGHTS.values()]
 
 
 def answers(model: OnnxModel, feeds: Sequence[Feeds]) -> Array:
