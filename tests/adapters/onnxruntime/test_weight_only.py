@@ -19,8 +19,6 @@ from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, Recip
 from autotune.errors import ApplyError
 from tests.adapters.onnxruntime.graphs import build, node, normal
 
-pytestmark = pytest.mark.numeric
-
 ADAPTER = OnnxRuntimeAdapter()
 NOTHING = CalibrationStatistics({}, 0)
 KINDS = [Precision.INT8_WEIGHT, Precision.INT4_WEIGHT]

@@ -21,8 +21,6 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe, SmoothQuant
 from tests.adapters.onnxruntime.graphs import build, node, normal
 
-pytestmark = pytest.mark.numeric
-
 ADAPTER = OnnxRuntimeAdapter()
 CHOICES = [choice for choice in SmoothQuant if choice is not SmoothQuant.NONE]
 

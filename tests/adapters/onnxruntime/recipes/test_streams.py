@@ -17,8 +17,6 @@ from tests.adapters.onnxruntime.graphs import build, node, normal
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, CHANNELS, config, prepared, relative_error, sqnr_db
 from tests.adapters.onnxruntime.saturating import exact_here
 
-pytestmark = pytest.mark.numeric
-
 EQUALIZED = Recipe(equalization=True)
 SPREADS = np.exp(np.linspace(-2.5, 2.5, CHANNELS)).reshape(-1, 1, 1, 1)
 
