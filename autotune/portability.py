@@ -53,7 +53,10 @@ def saturation_note(saturating: Sequence[str], host: Host) -> str | None:
     )
     if host.saturates_u8s8:
         return f"{which}. This CPU is one of them: the accuracy above has it in, and other CPUs may give another one"
-    return f"{which}: the accuracy above may not hold there. portable=True (`portable: true`) admits no such model"
+    return (
+        f"{which}: the accuracy above may not hold there. `autotune check` runs a saved model as such a CPU would; "
+        "portable=True (`portable: true`) admits no such model"
+    )
 
 
 def _portable_op(op: OpSpace) -> OpSpace:

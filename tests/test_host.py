@@ -11,6 +11,8 @@ import pytest
 from autotune import host as host_module
 from autotune.host import Host, current_host
 
+pytestmark = pytest.mark.numeric
+
 
 def test_current_host_is_described_and_survives_json() -> None:
     host = current_host()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.benchmark import benchmark
+from autotune.cli.check import check
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.init import init
 from autotune.cli.inspect import inspect
@@ -34,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (init, inspect, run, report, benchmark, schema):
+for _command in (init, inspect, run, report, benchmark, check, schema):
     app.command()(_command)
 
 

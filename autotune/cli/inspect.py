@@ -70,7 +70,7 @@ def shape_text(spec: TensorSpec) -> str:
 def _host(host: Host) -> str:
     known = [feature for feature in _FEATURES if feature in host.features]
     cores = f"{host.physical_cores or host.logical_cores} cores"
-    saturates = "; u8 x s8 products saturate here: ranges are reduced" if host.saturates_u8s8 else ""
+    saturates = "; u8 x s8 products saturate here: weights are bounded" if host.saturates_u8s8 else ""
     return f"{host.cpu}, {cores}, {' '.join(known) or 'no int8 extensions'}{saturates}"
 
 

@@ -59,6 +59,21 @@ class Member:
             raise DataError(f"Array {self.name!r} of {self.path} cannot be read to its end: {error}") from None
 
 
+def member_names(path: Path) -> tuple[str, ...]:
+    """The arrays of an archive.
+
+    Raises:
+        DataError: There is no such archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(entry.removesuffix(".npy") for entry in archive.namelist() if entry.endswith(".npy"))
+    except FileNotFoundError:
+        raise DataError(f"There is no data file {path}") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} must be a NumPy archive, but it cannot be read: {error}") from None
+
+
 def open_member(path: Path, name: str) -> Member:
     """Look up an array of an archive; reads no more than its header.
 

@@ -85,11 +85,7 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
         function: Callable[..., Any] = resolve(accuracy.function, experiment.directory)
         return {"eval_fn": function}
     assert accuracy.dataset is not None
-    if accuracy.metrics is None:
-        assert accuracy.metric is not None
-        metrics = [_metric(experiment, accuracy.metric, accuracy.options, "metric")]
-    else:
-        metrics = [_metric(experiment, each.metric, each.options, "metrics") for each in accuracy.metrics]
+    metrics = metrics_of(experiment)
     reading = [metric.name for metric in metrics if not metric.label_free]
     if reading and not accuracy.dataset.labelled:
         where = experiment.where("evaluation", "accuracy", "dataset")
@@ -99,6 +95,18 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
         )
     loader: Iterable[object] = accuracy.dataset.open(experiment.directory)
     return {"metric": metrics, "eval_dataloader": loader}
+
+
+def metrics_of(experiment: Experiment) -> list[Metric]:
+    """The metrics of an experiment; none where a function of the user's scores.
+
+    Raises:
+        ExperimentError: A metric is unknown, or an option of it.
+    """
+    accuracy = experiment.evaluation.accuracy
+    if accuracy.metric is not None:
+        return [_metric(experiment, accuracy.metric, accuracy.options, "metric")]
+    return [_metric(experiment, each.metric, each.options, "metrics") for each in accuracy.metrics or ()]
 
 
 def _metric(experiment: Experiment, name: str, options: dict[str, Any], key: str) -> Metric:

@@ -25,6 +25,8 @@ from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.saturating import EXACT_HERE, integer_product
 from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
+pytestmark = pytest.mark.numeric
+
 ADAPTER = OnnxRuntimeAdapter()
 PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 PER_CHANNEL = dataclasses.replace(PER_TENSOR, granularity=Granularity.PER_CHANNEL)

@@ -23,6 +23,8 @@ from autotune.config import (
 from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
+pytestmark = pytest.mark.numeric
+
 ADAPTER = OnnxRuntimeAdapter()
 BATCHES = image_batches()
 PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)

@@ -35,6 +35,8 @@ from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
+pytestmark = pytest.mark.numeric
+
 ADAPTER = OnnxRuntimeAdapter()
 FP16 = OpConfig(precision=Precision.FP16)
 BF16 = OpConfig(precision=Precision.BF16)

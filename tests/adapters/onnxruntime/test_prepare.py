@@ -15,6 +15,8 @@ from autotune.config import MINMAX
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
+pytestmark = pytest.mark.numeric
+
 ADAPTER = OnnxRuntimeAdapter()
 FEEDS = image_batches(1)[0]
 DATA = Path("../shared/data")

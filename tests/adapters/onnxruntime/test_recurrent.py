@@ -27,6 +27,8 @@ from autotune.errors import ApplyError
 from tests.adapters.onnxruntime.graphs import build, node, normal
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
+pytestmark = pytest.mark.numeric
+
 ADAPTER = OnnxRuntimeAdapter()
 NOTHING = CalibrationStatistics({}, 0)
 INPUTS, HIDDEN, STEPS, SAMPLES = 24, 32, 7, 3

@@ -34,6 +34,8 @@ from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.saturating import integer_product, patches
 from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
+pytestmark = pytest.mark.numeric
+
 Weight = npt.NDArray[np.int8]
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autotune.adapter import Array
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
-from autotune.adapters.onnxruntime.recipes.weight_rounding import convolution_moments, round_with_feedback
+from autotune.adapters.onnxruntime.recipes.weight_rounding import (
+    PairBound,
+    convolution_moments,
+    round_with_feedback,
+)
 from autotune.adapters.onnxruntime.session import optimized_op_counts
-from autotune.config import BiasCorrection, Granularity, Recipe, WeightRounding
+from autotune.calibration import AffineParameters, WeightLimits, can_saturate
+from autotune.calibration.pairs import LARGEST_PAIR
+from autotune.config import BiasCorrection, Granularity, QuantizedType, Recipe, TensorScheme, WeightRounding
 from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
+
+pytestmark = pytest.mark.numeric
 
 LAYERS = [("dense", "relu6"), ("depthwise", "relu6"), ("pointwise", "none"), ("dense", "relu"), ("depthwise", "none")]
 FAST, FULL = Recipe(bias_correction=BiasCorrection.FAST), Recipe(bias_correction=BiasCorrection.FULL)
@@ -19,6 +28,7 @@ EVERYTHING = Recipe(
     equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.ERROR_FEEDBACK
 )
 PER_TENSOR = Granularity.PER_TENSOR
+S8_PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 
 
 def mean_error(model: OnnxModel, quantized: OnnxModel) -> float:
@@ -75,6 +85,31 @@ def test_error_feedback_stays_within_the_integers() -> None:
     moments = np.eye(4)[None] + 0.9
     rounded = round_with_feedback(rows, np.full((1, 2), 0.01), np.zeros((1, 2)), moments, (-64, 63))
     assert rounded.max() <= 0.63 + 1e-6
+
+
+def test_error_feedback_makes_up_for_what_a_bound_on_neighbours_takes() -> None:
+    """The bound is kept as weights are rounded: cut afterwards, nothing would make up for it."""
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((2000, 24)) @ random.standard_normal((24, 24))
+    moments = (inputs.T @ inputs / len(inputs))[None]
+    rows = random.standard_normal((1, 16, 24)).astype(np.float32)
+    limits = WeightLimits(order=np.arange(rows.size).reshape(16, 24).T)
+    scale, zero = np.full((1, 16), 0.024, np.float32), np.zeros((1, 16), np.int8)
+    neighbours = limits.neighbours((16, 24), 0)
+    assert neighbours is not None
+    bound = PairBound(neighbours=neighbours, most=LARGEST_PAIR)
+    within = round_with_feedback(rows, scale, zero, moments, (-127, 127), bound)[0]
+    free = round_with_feedback(rows, scale, zero, moments, (-127, 127))[0]
+    parameters, scheme = AffineParameters(scale[0], zero[0]), S8_PER_CHANNEL
+
+    def loss(weights: Array) -> float:
+        error = (weights - rows[0]).astype(np.float64)
+        return float(np.einsum("oi,ij,oj->", error, moments[0], error))
+
+    assert can_saturate(np.rint(free / 0.024).astype(np.int64).T)
+    assert not can_saturate(np.rint(within / 0.024).astype(np.int64).T)
+    np.testing.assert_array_equal(limits.fake_quantize(within, parameters, scheme, 0), within)
+    assert loss(within) < 0.7 * loss(limits.fake_quantize(free, parameters, scheme, 0))
 
 
 @pytest.mark.parametrize("attributes", [{}, {"strides": [2, 2]}, {"dilations": [2, 2]}, {"pads": [1, 0, 2, 1]}])

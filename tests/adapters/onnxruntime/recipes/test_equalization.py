@@ -26,6 +26,8 @@ from tests.adapters.onnxruntime.recipes.chains import (
 )
 from tests.adapters.onnxruntime.saturating import exact_here
 
+pytestmark = pytest.mark.numeric
+
 EQUALIZED = Recipe(equalization=True)
 
 
