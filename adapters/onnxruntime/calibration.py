@@ -12,6 +12,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from autotune.adapter import Feeds, TensorSpec
+from autotune.adapters.onnxruntime.session import LOG_SEVERITY
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.data import batch_size
 from autotune.errors import DataError, ModelError
@@ -129,7 +130,7 @@ class _Exposure:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = LOG_SEVERITY
         if self._external_dir is not None:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(self._external_dir)
