@@ -42,7 +42,8 @@ class Given(Strategy):
 
 @pytest.fixture
 def weights_as_inputs(network: onnx.ModelProto) -> onnx.ModelProto:
-    proto = onnx.ModelProto.FromString(network.SerializeToString())
+    proto = onnx.ModelProto()
+    proto.CopyFrom(network)
     for tensor in proto.graph.initializer:
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return proto
@@ -60,7 +61,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
         incumbent = options.pop("incumbent", None)
         slower = incumbent is not None and interval.high < (incumbent.speedup or 0.0)
-        figures = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
+        figures: dict[str, Any] = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
         if slower:
             return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="slower")
         found = evaluate(self, candidate, **options)

@@ -210,6 +210,7 @@ def _made_up(inputs: tuple[TensorSpec, ...], sizes: Sequence[int], seed: int, on
     feeds: dict[str, Array] = {}
     for spec in inputs:
         shape = tuple(_length(spec, axis, lengths, sizes) for axis in range(len(spec.shape)))
+        values: Array
         if spec.dtype.kind == "f":
             values = rng.standard_normal(shape)
         elif spec.dtype.kind == "O":

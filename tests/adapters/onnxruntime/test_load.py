@@ -323,7 +323,8 @@ def test_an_input_that_is_no_tensor_is_named() -> None:
 
 def test_outputs_that_are_inputs_and_constants(tmp_path: Path) -> None:
     proto = small_cnn()
-    for name, shape in (("x", ["N", 3, 8, 8]), ("w4", [500, 32]), ("b4", [500])):
+    shapes: dict[str, list[str | int | None]] = {"x": ["N", 3, 8, 8], "w4": [500, 32], "b4": [500]}
+    for name, shape in shapes.items():
         proto.graph.output.insert(0, onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
     loaded = ADAPTER.load(proto)
     statistics = ADAPTER.calibrate(loaded, [FEEDS], seed=0)

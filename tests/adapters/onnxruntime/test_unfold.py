@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, adapter, session
 from autotune.adapters.onnxruntime.unfold import find_origins, unfolded
 from autotune.config import Precision, QuantizationConfig
 from tests.adapters.onnxruntime.graphs import build, node, normal
@@ -71,6 +71,22 @@ def test_tables_are_written_as_what_they_come_from(kind: str, tmp_path: Path) ->
         assert path.stat().st_size < 1.05 * given.size_bytes + 1024
         assert abs(path.stat().st_size - candidate.size_bytes) < 64
         np.testing.assert_array_equal(output(ADAPTER.load(path)), output(candidate))
+
+
+def test_what_is_measured_is_what_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[onnx.ModelProto] = []
+    open_session = session.open_session
+
+    def noted(proto: onnx.ModelProto, *options: Any) -> Any:
+        opened.append(proto)
+        return open_session(proto, *options)
+
+    monkeypatch.setattr(adapter, "open_session", noted)
+    model = ADAPTER.load(with_table("Expand"))
+    output(model)
+    (proto,) = opened
+    assert "Expand" in {each.op_type for each in proto.graph.node}
+    assert proto.ByteSize() == model.size_bytes
 
 
 def candidates(model: OnnxModel) -> dict[str, OnnxModel]:
@@ -137,8 +153,8 @@ def test_names_that_are_taken_are_left_to_their_owners() -> None:
     crowded.graph.initializer.append(numpy_helper.from_array(normal(3), "one"))
     crowded.graph.node.append(node("Identity", "one", "shape"))
     crowded.graph.output.append(helper.make_tensor_value_info("shape", TensorProto.FLOAT, None))
-    session: Any = ADAPTER.runner(OnnxModel(proto=unfolded(crowded, model.origins)), Execution())
-    first, second = session(FEEDS)
+    run: Any = ADAPTER.runner(OnnxModel(proto=unfolded(crowded, model.origins)), Execution())
+    first, second = run(FEEDS)
     np.testing.assert_array_equal(first, output(model))
     np.testing.assert_array_equal(second, normal(3))
 
