@@ -43,10 +43,14 @@ _RESERVE_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup(Generic[ModelT]):
-    """What a run works with once model and data are read: the user's model as it was given, and prepared."""
+    """What a run works with once model and data are read: the user's model as it was given, and prepared.
+
+    ``differs`` says whether the two execute differently.
+    """
 
     given: ModelT
     model: ModelT
+    differs: bool
     statistics: CalibrationStatistics
     evaluator: AnyEvaluator[ModelT]
     history: History
@@ -96,7 +100,7 @@ class Run(Generic[ModelT]):
             stopwatch=self._stopwatch,
             on_best=self._keep,
             admit=self._admit,
-            given=setup.given if self._executes_another_graph(setup.model) else None,
+            given=setup.given if setup.differs else None,
         )
         self._observer.phase("baseline")
         baseline = search.baseline()
@@ -130,7 +134,7 @@ class Run(Generic[ModelT]):
             if isinstance(self._adapter, Preparation):
                 feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
                 model = self._adapter.on_data(model, feeds)
-            given = self._as_given(model)
+            given, differs = self._as_given(model)
             offered = self._adapter.space(model)
             space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
             kept = self._workspace is not None or self._tuner.storage is not None
@@ -138,7 +142,9 @@ class Run(Generic[ModelT]):
         self._note(*model.notes)
         if not space.tunable:
             self._note("No op of this model can be quantized here")
-        history = self._open_history(model, space, fingerprint)
+        # What executes alike has one name, so that a workspace from before there was a difference goes on.
+        names = dict.fromkeys((given.fingerprint, model.fingerprint) if differs else (model.fingerprint,))
+        history = self._open_history("-".join(names), space, fingerprint)
         statistics = self._calibrate(model, loader, fingerprint)
         latency_feeds = data.resize_batch(first.feeds, model.inputs, self._tuner.batch_size)
         insights = MeasuredInsights(
@@ -155,6 +161,7 @@ class Run(Generic[ModelT]):
         return _Setup(
             given=given,
             model=model,
+            differs=differs,
             statistics=statistics,
             evaluator=self._evaluator(given, latency_feeds),
             history=history,
@@ -167,12 +174,12 @@ class Run(Generic[ModelT]):
             ),
         )
 
-    def _open_history(self, model: ModelT, space: TuningSpace, calibration_data: str) -> History:
+    def _open_history(self, model: str, space: TuningSpace, calibration_data: str) -> History:
         """Open the study, and see that it is about this model, data, target and host."""
         if self._workspace is not None:
             _require_writable(self._workspace)
         identity = {
-            "model": "-".join(dict.fromkeys((self._as_given(model).fingerprint, model.fingerprint))),
+            "model": model,
             "space": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
             "calibration data": calibration_data,
             "criterion": str(self._tuner.criterion),
@@ -207,13 +214,11 @@ class Run(Generic[ModelT]):
                 statistics.save(cached)
         return statistics
 
-    def _as_given(self, model: ModelT) -> ModelT:
-        """The user's model: the baseline, whatever was prepared of it."""
-        given: ModelT = self._adapter.as_given(model) if isinstance(self._adapter, Preparation) else model
-        return given
-
-    def _executes_another_graph(self, model: ModelT) -> bool:
-        return isinstance(self._adapter, Preparation) and self._adapter.executes_another_graph(model)
+    def _as_given(self, model: ModelT) -> tuple[ModelT, bool]:
+        """The user's model, which is the baseline, and whether it executes otherwise than what was prepared of it."""
+        if not isinstance(self._adapter, Preparation):
+            return model, False
+        return self._adapter.as_given(model), self._adapter.executes_another_graph(model)
 
     def _evaluator(self, model: ModelT, feeds: Feeds) -> AnyEvaluator[ModelT]:
         tuner = self._tuner
