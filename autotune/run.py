@@ -57,10 +57,14 @@ _RESERVE_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup(Generic[ModelT]):
-    """What a run works with once model and data are read: the user's model as it was given, and prepared."""
+    """What a run works with once model and data are read: the user's model as it was given, and prepared.
+
+    ``differs`` says whether the two execute differently.
+    """
 
     given: ModelT
     model: ModelT
+    differs: bool
     statistics: CalibrationStatistics
     evaluator: AnyEvaluator[ModelT]
     history: History
@@ -116,7 +120,7 @@ class Run(Generic[ModelT]):
             stopwatch=self._stopwatch,
             on_best=self._keep,
             admit=self._admit,
-            given=setup.given if self._executes_another_graph(setup.model) else None,
+            given=setup.given if setup.differs else None,
         )
         try:
             self._begin("baseline")
@@ -173,7 +177,7 @@ class Run(Generic[ModelT]):
             model, note = told_batch_axes(
                 self._adapter, model, loader, self._tuner.batch_axis, self._tuner.batch_size, self._execution
             )
-            given, axes = self._as_given(model), axes_of(model)
+            (given, differs), axes = self._as_given(model), axes_of(model)
             offered = self._adapter.space(model)
             space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
             self._space = space
@@ -184,7 +188,9 @@ class Run(Generic[ModelT]):
         self._note(*model.notes, *([] if note is None else [note]), calls.note)
         if not space.tunable:
             self._note("No op of this model can be quantized here")
-        history = self._open_history(model, space, fingerprint)
+        # What executes alike has one name, so that a workspace from before there was a difference goes on.
+        names = dict.fromkeys((given.fingerprint, model.fingerprint) if differs else (model.fingerprint,))
+        history = self._open_history("-".join(names), space, fingerprint)
         statistics = self._calibrate(model, loader, fingerprint)
         if isinstance(self._adapter, DataDependentSpace):
             space, ruled_out = self._adapter.calibrated_space(space, model, statistics)
@@ -206,6 +212,7 @@ class Run(Generic[ModelT]):
         return _Setup(
             given=given,
             model=model,
+            differs=differs,
             statistics=statistics,
             evaluator=self._evaluator(given, calls.feeds),
             history=history,
@@ -224,12 +231,12 @@ class Run(Generic[ModelT]):
         named = "" if self._tuner.batch_axis is None else f" along {self._tuner.batch_axis}"
         return f"{self._tuner.threads} threads, batch {self._tuner.batch_size}{named}"
 
-    def _open_history(self, model: ModelT, space: TuningSpace, calibration_data: str) -> History:
+    def _open_history(self, model: str, space: TuningSpace, calibration_data: str) -> History:
         """Open the study, and see that it is about this model, data, target and host."""
         if self._workspace is not None:
             _require_writable(self._workspace)
         identity = {
-            "model": "-".join(dict.fromkeys((self._as_given(model).fingerprint, model.fingerprint))),
+            "model": model,
             "space": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
             "calibration data": calibration_data,
             "criterion": str(self._tuner.criterion),
@@ -271,13 +278,11 @@ class Run(Generic[ModelT]):
                 statistics.save(cached)
         return statistics
 
-    def _as_given(self, model: ModelT) -> ModelT:
-        """The user's model: the baseline, whatever was prepared of it."""
-        given: ModelT = self._adapter.as_given(model) if isinstance(self._adapter, Preparation) else model
-        return given
-
-    def _executes_another_graph(self, model: ModelT) -> bool:
-        return isinstance(self._adapter, Preparation) and self._adapter.executes_another_graph(model)
+    def _as_given(self, model: ModelT) -> tuple[ModelT, bool]:
+        """The user's model, which is the baseline, and whether it executes otherwise than what was prepared of it."""
+        if not isinstance(self._adapter, Preparation):
+            return model, False
+        return self._adapter.as_given(model), self._adapter.executes_another_graph(model)
 
     def _evaluator(self, model: ModelT, feeds: Sequence[Feeds]) -> AnyEvaluator[ModelT]:
         tuner = self._tuner
@@ -368,7 +373,7 @@ class Run(Generic[ModelT]):
     def _unmeasured(self) -> TuningResult:
         """The answer where the time was up before the fp32 model was measured: that model, and what to raise."""
         assert self._loaded is not None
-        model = self._as_given(self._loaded)
+        model, _ = self._as_given(self._loaded)
         trial = Trial(
             number=0,
             config=QuantizationConfig(),

@@ -16,6 +16,7 @@ import autotune
 from autotune.adapters import get_adapter
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
+from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import Evaluation, Evaluator
 from autotune.result import read_summary
 from autotune.search import in_terms_of_prepared
@@ -42,7 +43,8 @@ class Given(Strategy):
 
 @pytest.fixture
 def weights_as_inputs(network: onnx.ModelProto) -> onnx.ModelProto:
-    proto = onnx.ModelProto.FromString(network.SerializeToString())
+    proto = onnx.ModelProto()
+    proto.CopyFrom(network)
     for tensor in proto.graph.initializer:
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return proto
@@ -60,14 +62,14 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
         incumbent = options.pop("incumbent", None)
         slower = incumbent is not None and interval.high < (incumbent.speedup or 0.0)
-        figures = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
+        figures: dict[str, Any] = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
         if slower:
             return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="slower")
         found = evaluate(self, candidate, **options)
         return dataclasses.replace(found, measurement=dataclasses.replace(found.measurement, **figures))
 
     def unraced(*_arguments: Any, **_options: Any) -> Any:
-        raise autotune.errors.DeadlineReached("scripted: no race")
+        raise DeadlineReached("scripted: no race")
 
     monkeypatch.setattr(Evaluator, "evaluate", scripted)
     monkeypatch.setattr(Evaluator, "race", unraced)
@@ -214,3 +216,18 @@ def test_an_adapter_gives_back_what_it_was_given(weights_as_inputs: onnx.ModelPr
     assert candidate.fingerprint == model.fingerprint
     assert candidate.given is None, "a candidate travels to a worker without the user's model"
     assert np.isclose(adapter.as_given(candidate).size_bytes, model.size_bytes)
+
+
+def test_figures_of_two_baselines_do_not_meet_in_one_workspace(
+    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was measured before there was a difference goes on where both models execute alike."""
+    adapter: Any = get_adapter("onnxruntime")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(adapter), "executes_another_graph", lambda _self, _model: False)
+        with patch.context() as before:
+            before.setattr(type(adapter), "as_given", lambda _self, model: model)
+            tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
+        assert len(tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path).history) == 1
+    with pytest.raises(WorkspaceError, match="model"):
+        tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Feeds, TensorSpec
+from autotune.adapters.onnxruntime.session import LOG_SEVERITY
 from autotune.batch import BatchAxes, leading_axes
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.errors import DataError, ModelError
@@ -167,7 +168,7 @@ class _Exposure:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # errors come as exceptions
+        options.log_severity_level = LOG_SEVERITY
         if self._external_dir is not None:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(self._external_dir)

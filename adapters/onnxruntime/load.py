@@ -93,6 +93,6 @@ def _with_weights(proto: onnx.ModelProto, folder: Path, name: str) -> OnnxModel:
     for tensor in outside:
         if fits or tensor_bytes(tensor) <= SMALL_TENSOR_BYTES:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.ClearField("data_location")
             del tensor.external_data[:]
     return OnnxModel(proto=proto, external_dir=None if fits else folder)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx
 
-from autotune.adapters.onnxruntime.graph import Graph, subgraphs
+from autotune.adapters.onnxruntime.graph import subgraphs
 
 _WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"})
 """Ops after which a fused one is named: those that a user restricts."""
@@ -16,46 +17,96 @@ def name_nodes(proto: onnx.ModelProto) -> None:
     """Give every node a name of its own: configs name ops by it."""
     taken: set[str] = set()
     for node in proto.graph.node:
-        name = node.name or f"{node.op_type}_{node.output[0] if node.output else ''}"
-        node.name = _free(name, taken)
+        node.name = _free(node.name or default_name(node), taken)
 
 
 def restore_names(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Name what ONNX Runtime fused after the node of the user's that does its work.
+    """Name what ONNX Runtime fused after the node of the user's that does its work, inlined branches included.
 
     Args:
         before: The graph that was fused, its nodes under the user's names.
         after: What it became; changed in place.
     """
-    theirs = {node.name for node in before.graph.node} | set(_inner_names(before.graph))
+    user = _UserGraph(before.graph)
+    theirs = {node.name for node in before.graph.node}
     kept = {node.name for node in after.graph.node} & theirs
-    graph = Graph(before)
     for node in after.graph.node:
         if node.name in theirs:
             continue
-        name = _principal(node, graph) or _prefix(node.name, theirs)
+        name = user.principal(node) or _prefix(node.name, theirs)
         if name is not None and name not in kept:
             node.name = name
             kept.add(name)
 
 
-def _principal(node: onnx.NodeProto, graph: Graph) -> str | None:
-    """Of the nodes that compute what a fused node writes from what it reads, the one with the weight, or the last."""
-    ends = set(node.input) | set(graph.initializers)
-    found: dict[str, onnx.NodeProto] = {}
-    open_tensors = [name for name in node.output if name]
-    while open_tensors:
-        tensor = open_tensors.pop()
-        producer = graph.producers.get(tensor)
-        if producer is None or producer.name in found:
-            continue
-        found[producer.name] = producer
-        open_tensors += [name for name in producer.input if name and name not in ends]
-    if not found:
-        return None
-    weighted = [name for name, each in found.items() if each.op_type in _WITH_WEIGHTS]
-    same = [name for name in weighted if found[name].op_type == node.op_type]
-    return next(iter(same or weighted or found))
+@dataclass(frozen=True)
+class _UserNode:
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+
+
+class _UserGraph:
+    """Who writes a tensor in the user's graph, branches of ``If`` included, under the names of ONNX Runtime's inlining.
+
+    Args:
+        graph: Its nodes have names.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._writers: dict[str, list[_UserNode]] = {}
+        self._constants: set[str] = set()
+        self._add(graph, "", {value.name: str(value.name) for value in graph.input})
+
+    def principal(self, node: onnx.NodeProto) -> str | None:
+        """Of the nodes that compute what a fused one writes from what it reads, that with the weight, or the last."""
+        ends = set(node.input)
+        alternatives = [self._covered(writer, ends) for writer in self._writers.get(node.output[0], ())]
+        whole = [found for found, complete in alternatives if complete] or [found for found, _ in alternatives]
+        if not whole:
+            return None
+        weighted = [each for each in whole[0].values() if each.op_type in _WITH_WEIGHTS]
+        same = [each for each in weighted if each.op_type == node.op_type]
+        return next(iter(same or weighted or whole[0].values())).name
+
+    def _covered(self, last: _UserNode, ends: set[str]) -> tuple[dict[str, _UserNode], bool]:
+        """The nodes before ``last`` up to ``ends``, and whether all paths lead there or to constants."""
+        found, complete = {last.name: last}, True
+        waiting = [name for name in last.inputs if name and name not in ends]
+        while waiting:
+            tensor = waiting.pop()
+            writers = self._writers.get(tensor)
+            if writers is None:
+                complete &= tensor in self._constants
+            elif writers[0].name not in found:
+                found[writers[0].name] = writers[0]
+                waiting += [name for name in writers[0].inputs if name and name not in ends]
+        return found, complete
+
+    def _add(self, graph: onnx.GraphProto, prefix: str, outer: Mapping[str, str]) -> None:
+        names = dict(outer)
+        names.update({name: f"{prefix}{name}" for node in graph.node for name in node.output})
+        names.update({tensor.name: f"{prefix}{tensor.name}" for tensor in graph.initializer})
+        self._constants.update(f"{prefix}{tensor.name}" for tensor in graph.initializer)
+        for node in graph.node:
+            name = node.name or default_name(node)
+            own = _UserNode(name, node.op_type, tuple(names.get(each, each) for each in node.input))
+            if node.op_type != "If":
+                for output in node.output:
+                    self._writers.setdefault(names[output], []).append(own)
+                continue
+            for attribute in node.attribute:
+                inner = f"{prefix}_if_{attribute.name}_"
+                self._add(attribute.g, inner, names)
+                for output, written in zip(node.output, attribute.g.output, strict=False):
+                    # The branch that is chosen writes the output of the ``If``.
+                    writers = self._writers.get(f"{inner}{written.name}", [])
+                    self._writers.setdefault(names[output], []).extend(writers)
+
+
+def default_name(node: onnx.NodeProto) -> str:
+    """What a node without a name is called."""
+    return f"{node.op_type}_{node.output[0] if node.output else ''}"
 
 
 def _prefix(name: str, theirs: set[str]) -> str | None:
@@ -63,15 +114,6 @@ def _prefix(name: str, theirs: set[str]) -> str | None:
     parts = name.split("/")
     candidates = ("/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
     return next((each for each in candidates if each in theirs), None)
-
-
-def _inner_names(graph: onnx.GraphProto) -> list[str]:
-    return [
-        name
-        for node in graph.node
-        for inner in subgraphs(node)
-        for name in (*(each.name for each in inner.node if each.name), *_inner_names(inner))
-    ]
 
 
 _WRITTEN = (

@@ -341,8 +341,9 @@ def _infer_types(proto: onnx.ModelProto, model: OnnxModel, notes: list[str]) -> 
         # ONNX Runtime says the same of a scalar and of a tensor of unknown rank. Taken for a scalar's, an unknown rank
         # makes a model that ONNX Runtime refuses.
         shape = value.shape or None
-        if value.name in outputs and shape and not outputs[value.name].type.tensor_type.HasField("shape"):
-            elem_type = outputs[value.name].type.tensor_type.elem_type
+        declared = outputs[value.name].type.tensor_type if value.name in outputs else None
+        if declared is not None and declared.elem_type and shape and not declared.HasField("shape"):
+            elem_type = declared.elem_type
             shaped = onnx.helper.make_tensor_value_info(value.name, elem_type, shape)
             outputs[value.name].CopyFrom(shaped)
         elem_type = _ELEM_TYPES.get(value.type)

@@ -56,7 +56,8 @@ def find_origins(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, O
             continue
         names = dict.fromkeys(name for node in nodes for name in node.input if name in graph.initializers)
         constants = [graph.initializers[name] for name in names]
-        price = sum(each.ByteSize() for each in (*nodes, *(each for each in constants if each.name not in there)))
+        price = sum(node.ByteSize() for node in nodes)
+        price += sum(each.ByteSize() for each in constants if each.name not in there)
         if price + _WORTH_BYTES < tensor.ByteSize():
             found[str(tensor.name)] = Origin(nodes=tuple(nodes), constants=tuple(constants), digest=_digest(tensor))
     return found

@@ -399,7 +399,7 @@ def random_graph(
     output = writer.node("Gemm", row.tensor, weight, bias)
     writer.outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 5]))
     proto = writer.model()
-    for name in whole:
+    for name in sorted(whole):  # in this order they do not contradict each other
         WHOLE[name](proto)
     return RandomGraph(proto=proto, feeds=writer.feeds, kinds=(*pictures, *rows, *whole))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, prepare
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, prepare, session
 from autotune.adapters.onnxruntime.compare import Reference, relative_difference
-from autotune.config import QuantizationConfig
+from autotune.config import GraphOptimization, QuantizationConfig
 from autotune.errors import ModelError
 from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal, small_cnn
 
@@ -67,7 +69,7 @@ def test_hardmax_before_opset_13_keeps_its_axes(opset: int) -> None:
 
 
 def test_a_step_that_changes_the_function_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = prepare.optimized_graph
+    fold = session.optimized_graph
 
     def wrong(proto: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
         folded = fold(proto, **options)
@@ -136,7 +138,44 @@ def test_a_model_that_draws_random_numbers_is_not_blamed() -> None:
     model = ADAPTER.load(around([noise, node("Add", "a noise", "m")], "m"))
     assert not any("outputs would change" in note for note in model.notes)
     assert ADAPTER.on_data(model, BATCHES) is model
-    assert Reference(ADAPTER.as_given(model), BATCHES).rounding > 1e-2
+    assert Reference(ADAPTER.as_given(model), BATCHES).agrees(5.0)
+    assert not Reference(ADAPTER.load(small_cnn()), BATCHES).agrees(5.0)
+
+
+def test_what_rounding_decides_is_no_difference_of_function(tmp_path: Path) -> None:
+    """A model that picks the largest of values that int8 makes equal: ONNX Runtime's optimizations pick another."""
+    nodes = [node("GlobalAveragePool", "x", "p"), node("Flatten", "p", "f"), node("MatMul", "f w", "l")]
+    nodes += [node("Hardmax", "l", "h", axis=1), node("Mul", "h steps", "y")]
+    constants = {"w": normal(3, 64, scale=0.01), "steps": np.arange(64, dtype=np.float32)}
+    proto = build(nodes, {"x": ("N", 3, 8, 8)}, {"y": None}, constants, opset=12)
+    original = ADAPTER.load(proto)
+    statistics = ADAPTER.calibrate(original, BATCHES, seed=0)
+    candidate = ADAPTER.apply(original, ADAPTER.space(original).preferred, statistics)
+    ADAPTER.save(candidate, tmp_path / "int8.onnx", {})
+    model = ADAPTER.load(tmp_path / "int8.onnx")
+    assert not any("outputs would change" in note for note in model.notes)
+
+
+def test_only_what_is_there_without_optimizations_counts() -> None:
+    """An approximation that ONNX Runtime is asked for at load is no change of the graph."""
+    nodes = [node("Div", "x root", "d"), node("Erf", "d", "e"), node("Add", "e one", "f")]
+    nodes += [node("Mul", "x f", "g"), node("Mul", "g half", "y")]
+    constants = {name: np.array(value, np.float32) for name, value in (("root", 2**0.5), ("one", 1), ("half", 0.5))}
+    given = ADAPTER.as_given(ADAPTER.load(build(nodes, {"x": ("N", 64)}, {"y": None}, constants)))
+    approximated = dataclasses.replace(given, optimization=GraphOptimization.GELU_APPROXIMATION)
+    feeds = {"x": normal(16, 64, scale=0.7)}
+    assert relative_difference(outputs(given, feeds)[0], outputs(approximated, feeds)[0]) > 1e-4
+    assert Reference(given, [feeds]).error(approximated) == 0.0
+
+
+def test_a_picking_model_is_not_excused_from_the_comparison(tmp_path: Path) -> None:
+    """Its own rounding flips outputs by as much as a wrong axis does: the two are told apart all the same."""
+    middle = [node("Sigmoid", "a", "s"), node("Hardmax", "s", "h", axis=2), node("Mul", "s h", "m")]
+    original = ADAPTER.load(around(middle, "m", opset=12))
+    statistics = ADAPTER.calibrate(original, BATCHES, seed=0)
+    candidate = ADAPTER.apply(original, ADAPTER.space(original).preferred, statistics)
+    ADAPTER.save(candidate, tmp_path / "int8.onnx", {})
+    assert any("from Hardmax 'h' on" in note for note in ADAPTER.load(tmp_path / "int8.onnx").notes)
 
 
 def test_half_precision_is_compared_with_its_own_rounding() -> None:
@@ -182,3 +221,18 @@ def test_the_prepared_model_may_be_faster_by_itself() -> None:
     matrix = build([node("MatMul", "x w", "y")], {"x": ("N", 8)}, {"y": None}, {"w": normal(8, 8)})
     matrix.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [8, 8]))
     assert ADAPTER.executes_another_graph(ADAPTER.load(matrix)), "what may be replaced is not packed for the kernel"
+
+
+def test_inputs_of_one_value_are_made_up_too() -> None:
+    """A scalar of numpy's is no array: ONNX Runtime refused it, so that nothing was ever compared."""
+    nodes = [node("Mul", "x factor", "a"), node("Hardmax", "a", "h", axis=1), node("MatMul", "h w", "y")]
+    proto = build(nodes, {"x": ("N", 3, 8), "factor": ()}, {"y": None}, {"w": normal(8, 8)}, opset=12)
+    assert any("from Hardmax 'h' on" in note for note in ADAPTER.load(proto).notes)
+
+
+def test_sizes_are_tried_until_the_model_runs() -> None:
+    """Seven positions have no window of 20 in them."""
+    pooled = node("AveragePool", "x", "p", kernel_shape=[20, 20], strides=[4, 4])
+    nodes = [pooled, node("Hardmax", "p", "y", axis=1)]
+    proto = build(nodes, {"x": ("N", "C", "H", "W")}, {"y": None}, {}, opset=12)
+    assert any("from Hardmax 'y' on" in note for note in ADAPTER.load(proto).notes)

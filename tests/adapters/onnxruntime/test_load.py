@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+import autotune
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, model
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, graph, model
+from autotune.criterion import Verdict
 from autotune.errors import ModelError
+from autotune.trial import TrialState
 from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -161,3 +166,182 @@ def test_model_that_onnx_runtime_cannot_run_is_an_input_error() -> None:
     proto = build([node("NoSuchOp", "x", "y")], {"x": (1,)}, {"y": (1,)}, {})
     with pytest.raises(ModelError, match=r"ONNX Runtime refuses the model: .*NoSuchOp.* before it can be tuned"):
         ADAPTER.load(proto)
+
+
+def in_a_branch(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], *, as_node: bool) -> onnx.ModelProto:
+    """``x @ w`` in both branches of an If; ``w`` is an initializer of the branch, or a Constant node in it."""
+    branches = []
+    for name in ("then", "else"):
+        tensor = onnx.numpy_helper.from_array(values, f"{name}_w")
+        constant = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)] if as_node else []
+        product = onnx.helper.make_node("MatMul", ["x", tensor.name], [f"{name}_y"], f"{name}_product")
+        output = onnx.helper.make_tensor_value_info(f"{name}_y", onnx.TensorProto.FLOAT, None)
+        held = [] if as_node else [tensor]
+        branches.append(onnx.helper.make_graph([*constant, product], name, [], [output], held))
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Greater", "sum zero", "positive"),
+        node("If", "positive", "y", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    return build(nodes, {"x": ("N", 64)}, {"y": None}, {"zero": np.array(0, np.float32)})
+
+
+@pytest.mark.parametrize("as_node", [False, True])
+def test_external_data_in_branches_and_constant_nodes(as_node: bool, tmp_path: Path) -> None:
+    proto = in_a_branch(normal(64, 8), as_node=as_node)
+    feeds = {"x": normal(2, 64)}
+    expected = ADAPTER.runner(ADAPTER.load(proto), Execution())(feeds)[0]
+    whole = ADAPTER.load(proto)
+    _move_out(proto, tmp_path)
+    onnx.save_model(proto, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size < 2000
+    loaded = ADAPTER.load(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(ADAPTER.runner(loaded, Execution())(feeds)[0], expected)
+    assert loaded.fingerprint == whole.fingerprint
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(ModelError, match=r"weights\.data, which does not exist"):
+        ADAPTER.load(tmp_path / "model.onnx")
+
+
+def test_external_data_of_constant_nodes_at_the_top(tmp_path: Path) -> None:
+    tensor = onnx.numpy_helper.from_array(normal(64, 8), "w")
+    constant = onnx.helper.make_node("Constant", [], ["w"], "w", value=tensor)
+    proto = build([constant, node("MatMul", "x w", "y")], {"x": ("N", 64)}, {"y": None}, {})
+    _move_out(proto, tmp_path)
+    onnx.save_model(proto, tmp_path / "model.onnx")
+    loaded = ADAPTER.load(tmp_path / "model.onnx")
+    assert [op.name for op in ADAPTER.space(loaded).ops] == ["y"]
+    assert ADAPTER.as_given(loaded).size_bytes > 64 * 8 * 4, "it counts where it lies"
+
+
+def _move_out(proto: onnx.ModelProto, folder: Path) -> None:
+    """Move all large constants to a file, wherever they are; onnx itself leaves those in branches."""
+    with (folder / "weights.data").open("wb") as file:
+        for tensor in graph.tensors(proto.graph):
+            if len(tensor.raw_data) < 1000:
+                continue
+            offset = file.tell()
+            file.write(tensor.raw_data)
+            onnx.external_data_helper.set_external_data(tensor, "weights.data", offset, len(tensor.raw_data))
+            tensor.ClearField("raw_data")
+
+
+def classifier() -> onnx.ModelProto:
+    """What skl2onnx makes of a neural network: a label, and a sequence of maps from label to probability."""
+    nodes = [
+        node("MatMul", "x w1", "h1"),
+        node("Add", "h1 b1", "a1"),
+        node("Relu", "a1", "r1"),
+        node("MatMul", "r1 w2", "h2"),
+        node("Add", "h2 b2", "a2"),
+        node("Softmax", "a2", "p"),
+        node("ArgMax", "p", "label", axis=1, keepdims=0),
+        onnx.helper.make_node("ZipMap", ["p"], ["maps"], "maps", domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]),
+    ]
+    constants = {"w1": normal(8, 16), "b1": normal(16), "w2": normal(16, 3, seed=1), "b2": normal(3)}
+    proto = build(nodes, {"x": ("N", 8)}, {"label": None}, constants)
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["N"]))
+    element = onnx.helper.make_map_type_proto(
+        onnx.TensorProto.INT64, onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+    )
+    proto.graph.output.append(onnx.helper.make_value_info("maps", onnx.helper.make_sequence_type_proto(element)))
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 1))
+    return proto
+
+
+def test_sequences_of_maps_are_outputs_as_any_other(tmp_path: Path) -> None:
+    model = ADAPTER.load(classifier())
+    feeds = {"x": normal(4, 8)}
+    assert [(spec.name, spec.dtype.kind, spec.shape) for spec in model.outputs] == [
+        ("label", "i", ("N",)),
+        ("maps", "O", ()),
+    ]
+    assert [op.name for op in ADAPTER.space(model).tunable][:2] == ["h1", "h2"]
+    statistics = ADAPTER.calibrate(model, [feeds], seed=0)
+    candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, statistics)
+    ADAPTER.save(candidate, tmp_path / "tuned.onnx", {})
+    label, maps = ADAPTER.runner(ADAPTER.load(tmp_path / "tuned.onnx"), Execution())(feeds)
+    assert maps.shape == label.shape == (4,)
+    assert all(max(each, key=each.get) == best for each, best in zip(maps, label, strict=True))
+
+
+def test_a_classifier_with_maps_is_tuned(tmp_path: Path) -> None:
+    def evaluate(run: Callable[[object], Any]) -> float:
+        label, maps = run(batches[0])
+        return float(np.mean([each[best] for each, best in zip(maps, label, strict=True)]))
+
+    batches = [normal(16, 8, seed=seed, scale=1.0) for seed in range(2)]
+    tuner = autotune.Tuner(max_trials=2, latency_max_s=0.1, warmup=1, workspace=tmp_path, isolation="process")
+    result = tuner.tune(classifier(), batches, evaluate)
+    assert result.verdict is not Verdict.MISSED
+    assert {trial.state for trial in result.history} <= {TrialState.COMPLETED, TrialState.PRUNED}
+    assert [spec.shape for spec in result.model(batches[0])] == [(16,), (16,)]
+
+
+@pytest.mark.parametrize("op_type", ["SplitToSequence", "Optional"])
+def test_sequences_and_optionals_inside_and_out(op_type: str) -> None:
+    inner = {
+        "SplitToSequence": [node("SplitToSequence", "h", "s"), node("SequenceAt", "s zero", "y")],
+        "Optional": [node("Optional", "h", "s"), node("OptionalGetElement", "s", "y")],
+    }[op_type]
+    nodes = [node("MatMul", "x w", "h"), *inner]
+    proto = build(nodes, {"x": ("N", 8)}, {"y": None}, {"w": normal(8, 8), "zero": np.array(0)})
+    element = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+    wrap = (
+        onnx.helper.make_sequence_type_proto if op_type == "SplitToSequence" else onnx.helper.make_optional_type_proto
+    )
+    proto.graph.output.append(onnx.helper.make_value_info("s", wrap(element)))
+    model = ADAPTER.load(proto)
+    feeds = {"x": normal(3, 8)}
+    statistics = ADAPTER.calibrate(model, [feeds], seed=0)
+    candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, statistics)
+    assert len(ADAPTER.runner(candidate, Execution())(feeds)) == 2
+
+
+def test_an_input_that_is_an_optional_tensor_is_fed_as_one() -> None:
+    proto = build(
+        [node("OptionalGetElement", "o", "x"), node("MatMul", "x w", "y")],
+        {},
+        {"y": None},
+        {"w": normal(8, 8)},
+        opset=18,
+    )
+    element = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", 8])
+    proto.graph.input.append(onnx.helper.make_value_info("o", onnx.helper.make_optional_type_proto(element)))
+    model = ADAPTER.load(proto)
+    assert [(spec.name, spec.shape) for spec in model.inputs] == [("o", ("N", 8))]
+    assert ADAPTER.runner(model, Execution())({"o": normal(3, 8)})[0].shape == (3, 8)
+
+
+def test_an_input_that_is_no_tensor_is_named() -> None:
+    proto = build([node("SequenceAt", "s zero", "y")], {}, {"y": None}, {"zero": np.array(0)})
+    element = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+    proto.graph.input.append(onnx.helper.make_value_info("s", onnx.helper.make_sequence_type_proto(element)))
+    with pytest.raises(ModelError, match=r"must be a tensor, but 's' is a sequence\. Export the model without it"):
+        ADAPTER.load(proto)
+
+
+def test_outputs_that_are_inputs_and_constants(tmp_path: Path) -> None:
+    proto = small_cnn()
+    shapes: dict[str, list[str | int | None]] = {"x": ["N", 3, 8, 8], "w4": [500, 32], "b4": [500]}
+    for name, shape in shapes.items():
+        proto.graph.output.insert(0, onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    loaded = ADAPTER.load(proto)
+    statistics = ADAPTER.calibrate(loaded, [FEEDS], seed=0)
+    candidate = ADAPTER.apply(loaded, ADAPTER.space(loaded).preferred, statistics)
+    assert candidate.proto.ByteSize() != loaded.proto.ByteSize()
+    ADAPTER.save(candidate, tmp_path / "tuned.onnx", {})
+    bias, weight, same, _ = ADAPTER.runner(ADAPTER.load(tmp_path / "tuned.onnx"), Execution())(FEEDS)
+    np.testing.assert_array_equal(same, FEEDS["x"])
+    np.testing.assert_array_equal(weight, normal(500, 32, seed=9))
+    np.testing.assert_array_equal(bias, normal(500, seed=10))
+
+
+@pytest.mark.usefixtures("tiny_limit")
+def test_the_baseline_of_a_model_beyond_the_limit_is_its_file(external: Path) -> None:
+    loaded = ADAPTER.load(external)
+    given = ADAPTER.as_given(loaded)
+    assert given.external_dir == external.parent
+    files = external.stat().st_size + external.with_name("model.onnx.data").stat().st_size
+    assert given.size_bytes == pytest.approx(files, rel=0.01), "but for what pads the weights to pages"
+    np.testing.assert_allclose(run(loaded), run(given), atol=1e-5)

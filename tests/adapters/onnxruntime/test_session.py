@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from autotune.adapter import Execution
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.session import session_options
-from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, small_cnn
+from autotune.errors import ApplyError, DataError
+from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 
@@ -31,3 +32,22 @@ def test_failure_while_running_is_a_failure_of_the_candidate() -> None:
     feeds = image_batches(1, shape=(3, 8, 8))[0]
     with pytest.raises(ApplyError, match="failed to run"):
         run({"x": feeds["x"][:, :2]})
+
+
+def test_nothing_is_logged_that_an_exception_says_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """Made-up inputs do not fit this model: to users that is no error, and not one to be printed in red."""
+    nodes = [node("Reshape", "x shape", "r"), node("Relu", "r", "y")]
+    proto = build(nodes, {"x": ("N", "M")}, {"y": None}, {"shape": np.array([-1, 17])})
+    run = ADAPTER.runner(ADAPTER.load(proto), Execution())
+    with pytest.raises(ApplyError, match="Reshape"):
+        run({"x": np.zeros((2, 3), np.float32)})
+    with pytest.raises(DataError, match="Reshape"):
+        ADAPTER.calibrate(ADAPTER.load(with_product()), [{"x": np.zeros((2, 3), np.float32)}], seed=0)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def with_product() -> onnx.ModelProto:
+    nodes = [node("Reshape", "x shape", "r"), node("MatMul", "r w", "y")]
+    constants = {"shape": np.array([-1, 17]), "w": normal(17, 4)}
+    return build(nodes, {"x": ("N", "M")}, {"y": None}, constants)
