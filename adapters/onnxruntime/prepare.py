@@ -7,6 +7,7 @@ import onnxruntime
 from onnx import version_converter
 
 from autotune.adapter import Execution
+from autotune.adapters.onnxruntime.forms import write_in_known_forms
 from autotune.adapters.onnxruntime.fusion import fuse
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
@@ -42,6 +43,7 @@ def prepare(model: OnnxModel) -> OnnxModel:
     proto = _upgrade_opset(proto, notes)
     proto = _fold(proto, model, notes)
     _name_nodes(proto)
+    write_in_known_forms(proto)
     _infer_types(proto, model, notes)
     external_dir, folder = spill(proto, model.external_dir)
     return fuse(OnnxModel(proto=proto, external_dir=external_dir, notes=tuple(notes), folder=folder or model.folder))
