@@ -130,7 +130,7 @@ class _Gemm:
             inputs.append(self._constant(f"{name}/vector", vector))
         product = output
         if added is not None:
-            product = f"{name}/product"
+            product = f"{name}/unbiased"
             after = [helper.make_node("Add", [product, added], [output], f"{name}/add")]
         gemm = helper.make_node("Gemm", inputs, [product], name, transB=int(self._transposed[1]))
         return [*before, gemm, *after]

@@ -31,6 +31,7 @@ _INTEGER_WEIGHT = {
     "QLinearConv": 3,
     "ConvInteger": 1,
     "QLinearMatMul": 3,
+    "QGemm": 3,
     "MatMulInteger": 1,
     "MatMulIntegerToFloat": 1,
 }
@@ -108,6 +109,6 @@ def _columns(node: onnx.NodeProto, weight: Array) -> Array | None:
         # Kernels read pictures channels last: neighbours are channels of one position.
         order = (*range(2, weight.ndim), 1, 0)
         return weight.transpose(order).reshape(-1, weight.shape[0])
-    if node.op_type == "Gemm" and attributes(node).get("transB", 0):
+    if node.op_type in ("Gemm", "QGemm") and attributes(node).get("transB", 0):
         return weight.T
     return np.moveaxis(weight, -2, 0).reshape(weight.shape[-2], -1) if weight.ndim > 1 else weight[:, None]
