@@ -29,7 +29,7 @@ from tests.adapters.onnxruntime.random_graphs import RandomGraph
 from tests.adapters.onnxruntime.random_ops import random_op_graphs
 
 ADAPTER = OnnxRuntimeAdapter()
-GRAPHS = int(os.environ.get("AUTOTUNE_RANDOM_GRAPHS", "20"))
+GRAPHS = int(os.environ.get("AUTOTUNE_RANDOM_GRAPHS", "15"))
 
 KERNELS = {
     Precision.INT8: {
@@ -90,7 +90,7 @@ def not_in_file(candidate: OnnxModel, config: QuantizationConfig) -> list[str]:
     ]
 
 
-@settings(max_examples=GRAPHS, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=GRAPHS <= 20)
+@settings(max_examples=GRAPHS, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=GRAPHS <= 15)
 @given(random_op_graphs(), st.integers(0, 2**16))
 def test_every_config_that_is_offered_is_served(graph: RandomGraph, seed: int) -> None:
     model = ADAPTER.load(graph.proto)
