@@ -63,6 +63,7 @@ class _Insertion:
         self._nodes = {node.name: node for node in self._graph.nodes}
         self._marked: dict[str, None] = {}
         self._dropped: set[str] = set()
+        self._int8: set[str] = set()
         self._new_nodes: list[onnx.NodeProto] = []
         self._new_constants: list[TensorProto] = []
         self._scales: dict[str, Array] = {}
@@ -71,6 +72,7 @@ class _Insertion:
     def mark(self, placement: Placement) -> None:
         """Note the tensors that are to be quantized; a Relu or Clip whose input is noted disappears."""
         ops = {op.name for op in placement.ops}
+        self._int8 = ops | placement.followers
         for node in self._graph.nodes:
             if node.name in ops:
                 tensors = [*node.input, *node.output]
@@ -113,7 +115,7 @@ class _Insertion:
 
     def _quantize(self, tensor: str, names: list[str]) -> None:
         source, output = tensor, self._free(f"{tensor}_DequantizeLinear_Output")
-        if tensor in self._graph.outputs:
+        if tensor in self._graph.outputs or self._is_written_in_int8_and_read_inside(tensor):
             source, output = self._free(f"{tensor}_QuantizeLinear_Input"), tensor
             if tensor in self._writers:
                 _rename(self._writers[tensor].output, tensor, source)
@@ -122,6 +124,14 @@ class _Insertion:
         integers = self._free(f"{tensor}_QuantizeLinear_Output")
         self._add_node("QuantizeLinear", [source, *names], integers, tensor)
         self._add_node("DequantizeLinear", [integers, *names], output, tensor)
+
+    def _is_written_in_int8_and_read_inside(self, tensor: str) -> bool:
+        """Whether a graph inside of a node reads what an int8 op writes.
+
+        It shall read what is left of it, or the op's fp32 output would be needed and ONNX Runtime fuse nothing.
+        """
+        writer = self._writers.get(tensor)
+        return tensor in self._graph.read_by_subgraphs and writer is not None and writer.name in self._int8
 
     def _dequantize_constant(self, constant: TensorProto, scale: Array, zero_point: Array, names: list[str]) -> None:
         output = self._free(f"{constant.name}_DequantizeLinear_Output")

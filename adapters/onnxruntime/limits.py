@@ -27,7 +27,7 @@ def summed_columns(node: onnx.NodeProto, weight: Array) -> Array | None:
         # Kernels read pictures channels last: neighbours are channels of one position.
         order = (*range(2, weight.ndim), 1, 0)
         return weight.transpose(order).reshape(-1, weight.shape[0])
-    if node.op_type == "Gemm" and attributes(node).get("transB", 0):
+    if node.op_type in ("Gemm", "QGemm") and attributes(node).get("transB", 0):
         return weight.T
     return np.moveaxis(weight, -2, 0).reshape(weight.shape[-2], -1) if weight.ndim > 1 else weight[:, None]
 

@@ -12,6 +12,7 @@ from onnx import version_converter
 from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnxruntime.compare import TOLERANCE, Reference, Unknown
 from autotune.adapters.onnxruntime.decided import choice_note, deciding_inputs, fix_inputs, fixed_note
+from autotune.adapters.onnxruntime.forms import write_in_known_forms
 from autotune.adapters.onnxruntime.fusion import fuse
 from autotune.adapters.onnxruntime.graph import Graph, outer_reads
 from autotune.adapters.onnxruntime.model import OnnxModel, spill
@@ -271,11 +272,12 @@ def _with_note(model: OnnxModel, note: str) -> OnnxModel:
 
 
 def _typed(source: OnnxModel) -> OnnxModel:
-    """Types and shapes of all tensors written down."""
+    """Ops in the forms that integer kernels take, types and shapes of all tensors written down."""
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
     notes = list(source.notes)
     name_nodes(proto)
+    write_in_known_forms(proto)
     _infer_types(proto, source, notes)
     external_dir, folder = spill(proto, source.external_dir)
     return dataclasses.replace(

@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from autotune.adapter import Execution, Feeds
-from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
+from autotune.adapters.onnxruntime.dynamic import DYNAMIC_PARTS
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp
@@ -83,20 +83,25 @@ def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableO
     """The same by op.
 
     A kernel bears the name of its node or, in the blocked memory layout, of the tensor that it writes; and a Relu or
-    Clip that was fused with the op before it gives its own. A dynamic op's quantization of its input counts where ONNX
-    Runtime fused it with the product.
+    Clip that was fused with the op before it gives its own. What a dynamic op is made of adds up; its quantization of
+    its input counts where ONNX Runtime fused it with the product, and with the first convolution that reads it.
     """
     names = {op.name for op in ops}
     nodes = {node.name: node for node in graph.nodes}
     found: dict[str, float] = defaultdict(float)
     for name, value in seconds.items():
-        product = name.removeprefix(_FUSED).removesuffix(DYNAMIC_KERNEL)
-        owner: onnx.NodeProto | None = nodes.get(name) or graph.producers.get(name) or nodes.get(product)
+        own = nodes.get(name) or graph.producers.get(name)
+        owner: onnx.NodeProto | None = own or nodes.get(_without_part(name.removeprefix(_FUSED)))
         if owner is not None and owner.name not in names and owner.op_type in CLIPS:
             owner = graph.producers.get(owner.input[0])
         if owner is not None and owner.name in names:
             found[owner.name] += value
     return dict(found)
+
+
+def _without_part(name: str) -> str:
+    """The op that a node of a dynamic op, which is several, belongs to."""
+    return next((name.removesuffix(part) for part in DYNAMIC_PARTS if name.endswith(part)), name)
 
 
 def conversion_seconds(sizes: Sequence[int], execution: Execution) -> Mapping[int, float]:

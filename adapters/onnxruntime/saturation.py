@@ -29,6 +29,7 @@ _INTEGER_WEIGHT = {
     "QLinearConv": 3,
     "ConvInteger": 1,
     "QLinearMatMul": 3,
+    "QGemm": 3,
     "MatMulInteger": 1,
     "MatMulIntegerToFloat": 1,
 }

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.profile import by_op
 from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
+    FP32,
     MINMAX,
     Granularity,
     OpConfig,
@@ -175,3 +183,89 @@ def test_profile_knows_dynamic_ops(model: OnnxModel) -> None:
     before, after = ADAPTER.op_seconds([model, candidate], token_batches(1)[0], Execution())
     assert {*PRODUCTS, "logits"} <= set(before)
     assert {*PRODUCTS, "logits"} <= set(after)
+
+
+def convolution(dimensions: int, group: int = 1, *, bias: bool = True, **options: Any) -> onnx.ModelProto:
+    """One convolution of 6 channels to 8 over 9 values in every dimension."""
+    constants = {"w": normal(8, 6 // group, *[3] * dimensions)} | ({"b": normal(8, seed=1)} if bias else {})
+    nodes = [node("Conv", "x w b" if bias else "x w", "y", group=group, **options)]
+    return build(nodes, {"x": ("N", 6, *[9] * dimensions)}, {"y": None}, constants)
+
+
+CONVOLUTIONS = {
+    "over time": convolution(1),
+    "of pictures": convolution(2, pads=[1, 1, 0, 2]),
+    "of volumes": convolution(3, strides=[2, 1, 2]),
+    "without bias": convolution(2, bias=False),
+    "in groups": convolution(2, group=2, dilations=[2, 2]),
+    "padded by itself": convolution(2, auto_pad="SAME_UPPER", strides=[2, 2]),
+}
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_is_that_of_the_definition(kind: str, granularity: Granularity) -> None:
+    """u8 activations by the range of the call, weights of 8 bits, exact integer sums."""
+    proto = CONVOLUTIONS[kind]
+    x = normal(2, *[dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]], seed=5, scale=2.0)
+    model = ADAPTER.load(proto)
+    choice = dataclasses.replace(DYNAMIC, weight=dataclasses.replace(PER_TENSOR, granularity=granularity))
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"y": choice}), NOTHING)
+    scale = (max(0.0, float(x.max())) - min(0.0, float(x.min()))) / 255
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    axes = tuple(range(1, x.ndim)) if granularity is Granularity.PER_CHANNEL else None
+    weight_scale = np.abs(constants["w"]).max(axis=axes, keepdims=True) / 127
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(proto)
+    rounded.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array((np.rint(constants["w"] / weight_scale) * weight_scale).astype(np.float32), "w")
+    )
+    expected = output(OnnxModel(proto=rounded), {"x": (np.rint(x / np.float32(scale)) * scale).astype(np.float32)})
+    # A value between two integers may go either way.
+    actual = output(candidate, {"x": x})
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=scale * np.abs(constants["w"]).max())
+    assert sqnr_db(expected, actual) > 50.0
+    counts = optimized_op_counts(candidate.proto)
+    assert (counts["ConvInteger"], counts["Conv"], counts["DynamicQuantizeLinear"]) == (1, 0, 1)
+    integers = next(each for each in candidate.proto.graph.initializer if each.name.endswith("/integers"))
+    assert integers.data_type == onnx.TensorProto.UINT8  # s8 has no fast kernel on the left side of a product
+
+
+def test_convolutions_that_read_one_tensor_share_its_quantization_and_weights() -> None:
+    further = node("Conv", "x w b", "c", dilations=[2, 2], pads=[1, 1, 1, 1])
+    nodes = [node("Conv", "x w b", "a"), further, node("Add", "a c", "y")]
+    proto = build(nodes, {"x": ("N", 3, 8, 8)}, {"y": None}, {"w": normal(4, 3, 3, 3), "b": normal(4, seed=1)})
+    model = ADAPTER.load(proto)
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"a": DYNAMIC, "c": DYNAMIC}), NOTHING)
+    assert len(candidate.proto.graph.initializer) == 4  # integers, scale, zero point, bias
+    counts = Counter(each.op_type for each in candidate.proto.graph.node)
+    assert (counts["DynamicQuantizeLinear"], counts["ConvInteger"]) == (1, 2)
+    x = {"x": image_batches()[0]["x"]}
+    assert sqnr_db(output(model, x), output(candidate, x)) > 30.0
+
+
+def test_dynamic_convolutions_mix_with_static_and_fp32_ones() -> None:
+    model = ADAPTER.load(small_cnn())
+    statistics = ADAPTER.calibrate(model, image_batches(), seed=0)
+    preferred = ADAPTER.space(model).preferred
+    feeds = image_batches()[0]
+    for ops in ({"c1": DYNAMIC}, {"c2": DYNAMIC, "c3": FP32}, {"c1": FP32, "c3": DYNAMIC}):
+        candidate = ADAPTER.apply(model, preferred.replace(ops), statistics)
+        counts = optimized_op_counts(candidate.proto)
+        kinds = Counter(choice.precision for choice in preferred.replace(ops).ops.values())
+        assert counts["ConvInteger"] == 1
+        assert counts["QLinearConv"] == 3 - len(ops)
+        assert kinds[Precision.INT8_DYNAMIC] == 1
+        assert sqnr_db(output(model, feeds), output(candidate, feeds)) > 20.0
+    assert ADAPTER.saturating_ops(ADAPTER.apply(model, QuantizationConfig(ops={"c1": DYNAMIC}), NOTHING)) == ()
+
+
+def test_what_a_dynamic_convolution_takes_is_that_of_all_its_parts() -> None:
+    model = ADAPTER.load(small_cnn())
+    ops = quantizable_ops(Graph(model.proto))[0]
+    parts = ("quantize", "ConvInteger", "Cast", "scales", "rescale", "bias")
+    seconds = {f"c2/{part}": 2.0**index for index, part in enumerate(parts)}
+    assert by_op(seconds, Graph(model.proto), ops) == {"c2": 63.0}
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"c2": DYNAMIC}), NOTHING)
+    names = {each.name for each in candidate.proto.graph.node}
+    assert set(seconds) <= names

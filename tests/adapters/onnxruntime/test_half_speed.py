@@ -120,7 +120,12 @@ def test_int8_stays_first_and_fp32_comes_after() -> None:
     graph = Graph(ADAPTER.load(small_cnn()).proto)
     space = tuning_space(graph, current_host(), everything_faster(Precision.FP16))
     plain = tuning_space(graph, current_host())
-    assert [p.precision for p in space.by_name["c1"].precisions] == [Precision.INT8, Precision.FP16, Precision.FP32]
+    assert [p.precision for p in space.by_name["c1"].precisions] == [
+        Precision.INT8,
+        Precision.INT8_DYNAMIC,
+        Precision.FP16,
+        Precision.FP32,
+    ]
     assert space.preferred == plain.preferred
     # What was not measured, and what has no weight, has no such choice.
     assert all(space.by_name[name] == plain.by_name[name] for name in ("sum", "pooled"))
@@ -169,7 +174,9 @@ def test_unknown_size_needs_every_size_to_be_faster() -> None:
 def test_precision_that_is_not_offered_is_a_clear_error() -> None:
     space = ADAPTER.space(ADAPTER.load(small_cnn()))
     wanted = OpRestriction(precision=(Precision.FP16,))
-    with pytest.raises(ExperimentError, match=r"'c1' \(Conv\) can compute in int8, fp32, but `precision` allows fp16"):
+    with pytest.raises(
+        ExperimentError, match=r"'c1' \(Conv\) can compute in int8, int8_dynamic, fp32, but `precision`"
+    ):
         SpaceRestriction(op_name={"c1": wanted}).apply(space)
     offered = tuning_space(Graph(ADAPTER.load(small_cnn()).proto), current_host(), everything_faster(Precision.FP16))
     restricted = SpaceRestriction(op_name={"c1": wanted}).apply(offered)

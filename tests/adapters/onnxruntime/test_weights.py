@@ -49,7 +49,7 @@ def chain(first: Array, second: Array, bias: Array | None = None, *, shared: boo
 
 
 def activations(scale: float = 0.1) -> dict[str, AffineParameters]:
-    parameters = AffineParameters(np.float32(scale), np.asarray(0, np.uint8))
+    parameters = AffineParameters(np.asarray(scale, np.float32), np.asarray(0, np.uint8))
     return dict.fromkeys(("x", "a", "y"), parameters)
 
 
