@@ -142,17 +142,14 @@ def _next_state(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> TensorSpec |
         return all(not (isinstance(a, int) and isinstance(b, int)) or a == b for a, b in fixed)
 
     shaped = [output for output in outputs if len(output.shape) == len(spec.shape) and alike(output)]
-    stem = _stem(spec.name)
-    return next((output for output in shaped if _stem(output.name) == stem), None)
+    stems = _stems(spec.name, _PREVIOUS)
+    return next((output for output in shaped if not stems.isdisjoint(_stems(output.name, _NEXT))), None)
 
 
-def _stem(name: str) -> str:
-    """A state's name without what tells the one before from the one after."""
-    text = name.lower().replace("past_key_values", "kv").replace("present_key_values", "kv")
-    text = re.sub(r"^present\.", "kv.", text).replace("past.", "kv.")
-    for pattern in (_NEXT, _PREVIOUS):
-        text = pattern.sub("", text) or text
-    return text
+def _stems(name: str, decoration: re.Pattern[str]) -> set[str]:
+    """A state's name with and without what tells the one before from the one after."""
+    text = re.sub(r"(past|present)(_key_values?)?", "kv", name.lower())
+    return {text, decoration.sub("", text) or text}
 
 
 def zeros_shape(spec: TensorSpec, axes: BatchAxes) -> list[int | str]:
@@ -256,9 +253,9 @@ def _detector(model: Model, shapes: Sequence[tuple[int | str | None, ...]], floa
             options |= {"layout": "separate", **_beside(model, place)}
         elif columns == 6 and (not isinstance(rows, int) or rows <= _LARGEST_CLASSES):
             options |= {"layout": "suppressed"}
-        elif _many(columns, rows, least=5):
+        elif _many(rows, columns, least=5):
             options |= {"layout": "yolov8"}
-        elif _many(rows, columns, least=6):
+        elif _many(columns, rows, least=6):
             options |= {"layout": "yolov5"}
         else:
             continue
@@ -275,10 +272,11 @@ def _beside(model: Model, boxes: int) -> dict[str, str | int]:
     return {"scores": scores, "classes": classes}
 
 
-def _many(columns: int | str | None, rows: int | str | None, *, least: int) -> bool:
-    if not isinstance(columns, int) or not least <= columns <= _LARGEST_CLASSES:
+def _many(numbers: int | str | None, anchors: int | str | None, *, least: int) -> bool:
+    """Whether an axis may count the numbers of an anchor, and the other one anchors."""
+    if not isinstance(numbers, int) or not least <= numbers <= _LARGEST_CLASSES:
         return False
-    return isinstance(rows, int) and rows >= _ANCHORS * columns
+    return isinstance(anchors, int) and anchors >= _ANCHORS * numbers
 
 
 def _plain(spec: TensorSpec, shape: tuple[int | str | None, ...], place: int, values: Array | None) -> Score:

@@ -79,9 +79,7 @@ def _array(spec: TensorSpec, role: Role, tried: Array | None) -> str:
         shape = tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
         tried = np.zeros(shape, spec.dtype)
     if role is Role.SCALAR:
-        return f"np.full({tried.shape}, {tried.flat[0]!r}, {str(spec.dtype)!r})".replace("np.int64(", "(").replace(
-            "np.float32(", "("
-        )
+        return f"np.full({tried.shape}, {tried.flat[0].item()!r}, {str(spec.dtype)!r})"
     if role is Role.STATE:
         return f"np.zeros({tried.shape}, {str(spec.dtype)!r})"
     if spec.dtype.kind == "f":
