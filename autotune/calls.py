@@ -103,23 +103,25 @@ def settled_axes(
     count = counts.pop()
     if axes.origin.certain:
         other = size if size != count else 1 if count > 1 else 2
-        if _runs(axes, axes.resized(feeds, other), other, runner):
-            return axes, None
+        survives = _runs(axes, axes.resized(feeds, other), other, runner)
+        return (axes, None) if survives else _kept_whole(axes, outputs, feeds, count, runner)
+    return _proven(axes, outputs, feeds, count, runner)
+
+
+def _proven(
+    axes: BatchAxes, outputs: Sequence[TensorSpec], feeds: Feeds, count: int, runner: Runner
+) -> tuple[BatchAxes, str | None]:
+    """The axes if a sample alone gives what it gives among the others; the first and the last are tried."""
+    # Where there is only one, two of it.
+    parts = [np.array([0, 0])] if count == 1 else [np.array([count - 1]), np.array([0])]
+    if not _runs(axes, axes.taken(feeds, parts[0]), len(parts[0]), runner):
         return _kept_whole(axes, outputs, feeds, count, runner)
-    # One sample alone, and where there is only one, two of it.
-    samples = np.array([0, 0]) if count == 1 else np.array([count - 1])
-    if not _runs(axes, axes.taken(feeds, samples), len(samples), runner):
-        return _kept_whole(axes, outputs, feeds, count, runner)
-    if _follows_samples(axes, feeds, samples, runner) and (
-        count == 1 or _follows_samples(axes, feeds, np.array([0]), runner)
-    ):
+    if all(_follows_samples(axes, feeds, samples, runner) for samples in parts):
         return axes, None
     return _refused(axes, outputs, "a part of it alone gives other results than among the rest")
 
 
-def latency_calls(
-    batches: Iterable[Batch], inputs: Sequence[TensorSpec], axes: BatchAxes, size: int
-) -> Calls:
+def latency_calls(batches: Iterable[Batch], inputs: Sequence[TensorSpec], axes: BatchAxes, size: int) -> Calls:
     """The calls to measure: of ``size`` samples where calls can be resized, else as the loader gives them.
 
     Where the shapes differ from batch to batch, a handful of them at even distances of their distribution.

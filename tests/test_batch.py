@@ -41,7 +41,10 @@ def specs(**shapes: Shape) -> tuple[TensorSpec, ...]:
     ],
 )
 def test_what_shapes_declare(
-    inputs: dict[str, Shape], outputs: dict[str, Shape], axes: tuple[dict[str, int], tuple[int | None, ...]], origin: str
+    inputs: dict[str, Shape],
+    outputs: dict[str, Shape],
+    axes: tuple[dict[str, int], tuple[int | None, ...]],
+    origin: Origin,
 ) -> None:
     found = declared_axes(specs(**inputs), specs(**outputs))
     assert (dict(found.inputs), found.outputs, found.origin) == (*axes, origin)

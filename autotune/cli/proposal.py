@@ -16,7 +16,7 @@ from autotune.errors import TrialError
 
 _STATE = re.compile(r"state|hidden|cell|past|cache|memory|^[hc](_?(0|n|in|prev))?$", re.IGNORECASE)
 _CACHE = re.compile(r"past|cache", re.IGNORECASE)
-_NEXT = re.compile(r"^(?:new|next|present|out|output|updated)_?|_?(?:n|new|next|out|output|present|updated)$", re.IGNORECASE)
+_NEXT = re.compile(r"^(?:new|next|out|output|updated)_?|_?(?:n|new|next|out|output|updated)$", re.IGNORECASE)
 _PREVIOUS = re.compile(r"^(?:past|prev|in|input|initial)_?|_?(?:0|in|prev|past|init)$", re.IGNORECASE)
 _RATE = re.compile(r"^sr$|rate", re.IGNORECASE)
 _LOGITS = re.compile(r"logit", re.IGNORECASE)
@@ -135,7 +135,7 @@ def input_roles(model: Model) -> dict[str, Role]:
 
 
 def _next_state(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> TensorSpec | None:
-    """The output that the next call reads: of this input's shape, and of its name but for what says before and after."""
+    """The output that the next call reads: of this input's shape, and of its name but for before and after."""
 
     def alike(output: TensorSpec) -> bool:
         fixed = zip(spec.shape, output.shape, strict=True)
@@ -188,9 +188,7 @@ def _tried(
 
 def _random(spec: TensorSpec, role: Role, axes: BatchAxes, size: int) -> Array:
     batch = axes.inputs.get(spec.name)
-    shape = [
-        dim if isinstance(dim, int) else _BATCH if axis == batch else size for axis, dim in enumerate(spec.shape)
-    ]
+    shape = [dim if isinstance(dim, int) else _BATCH if axis == batch else size for axis, dim in enumerate(spec.shape)]
     if role is Role.SCALAR:
         return np.full(shape, scalar_value(spec), spec.dtype)
     if role is Role.STATE:
@@ -240,8 +238,8 @@ def _shape(spec: TensorSpec, axes: BatchAxes, place: int, outputs: Sequence[Arra
 def _detector(model: Model, shapes: Sequence[tuple[int | str | None, ...]], floats: Sequence[int]) -> Score | None:
     """Boxes, where an output is shaped like them."""
     blind = (
-        "whether fp32's detections are right. (A cosine would not even see that they are gone: of a detector whose "
-        "boxes matched at F1 0.44 it was 0.999)"
+        "whether fp32's detections are right, which a cosine would not even see gone: "
+        "of a detector whose boxes matched at F1 0.44 it was 0.999"
     )
     for place in floats:
         shape, name = shapes[place], model.outputs[place].name

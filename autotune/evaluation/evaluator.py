@@ -110,9 +110,7 @@ class Evaluator(Generic[ModelT]):
         brief = dataclasses.replace(self._latency, max_pairs=self._latency.min_pairs)
         own = compare_latency(call, call, brief, seed=self._seed, deadline=deadline)
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
-        return _measurement(
-            self._model.size_bytes, own, score, speedup=1.0, interval=certain, calls=len(self._batches)
-        )
+        return _measurement(self._model.size_bytes, own, score, speedup=1.0, interval=certain, calls=len(self._batches))
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
         """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.

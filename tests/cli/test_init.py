@@ -1,4 +1,4 @@
-"""``autotune init`` on kinds of models: the file that it writes runs once its places are filled in, and nothing else."""
+"""``autotune init`` on kinds of models: the file that it writes runs once its places are filled in."""
 
 from __future__ import annotations
 
@@ -140,7 +140,11 @@ def test_scalars_are_constants_and_states_are_zeros(command: Command, tmp_path: 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "states"),
     [
-        ({"x": ("b", 4), "h0": (1, "b", 6), "c0": (1, "b", 6)}, {"y": ("b", 1), "hn": (1, "b", 6), "cn": (1, "b", 6)}, {"h0", "c0"}),
+        (
+            {"x": ("b", 4), "h0": (1, "b", 6), "c0": (1, "b", 6)},
+            {"y": ("b", 1), "hn": (1, "b", 6), "cn": (1, "b", 6)},
+            {"h0", "c0"},
+        ),
         ({"x": ("b", 4), "h": (1, "b", 6)}, {"y": ("b", 1), "h_out": (1, "b", 6)}, {"h"}),
         (
             {"ids": ("b", "s"), "past_key_values.0.key": ("b", 2, "past", 8)},

@@ -94,7 +94,7 @@ class CosineSimilarity(MeanMetric):
 
 
 class Fidelity(Metric):
-    """Share of the variance of the fp32 model's output that a candidate's output gives; fp32 itself has 1 by definition.
+    """Share of the variance of the fp32 model's output that a candidate's gives; fp32 itself has 1 by definition.
 
     R squared with fp32's output in the place of labels: for models that predict numbers, where a cosine of one value
     sees its sign alone.
