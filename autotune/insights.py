@@ -230,6 +230,8 @@ def noise_to_signal(expected: Sequence[Sequence[Array]], actual: Sequence[Sequen
             continue
         want = np.concatenate([batch[index].ravel() for batch in expected]).astype(np.float64)
         have = np.concatenate([batch[index].ravel() for batch in actual]).astype(np.float64)
+        finite = np.isfinite(want)  # fp32 itself may write infinities into a mask
+        want, have = want[finite], have[finite]
         energy = float(np.dot(want, want))
         error = float(np.dot(have - want, have - want))
         ratios.append(error / energy if energy > 0 else float(error > 0))

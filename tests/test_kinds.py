@@ -170,14 +170,18 @@ def test_several_shapes_are_timed_as_one_call() -> None:
     def compare(baseline: Callable[[], Any], candidate: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         for call in (baseline, candidate):
             seen.append([output[0].shape[0] for output in call()])
-        return compare_latency(baseline, candidate, *args, **kwargs)
+        compared = compare_latency(baseline, candidate, *args, **kwargs)
+        timed.append(compared.candidate_ms)
+        return compared
 
+    timed: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("autotune.evaluation.evaluator.compare_latency", compare)
         result = tune(shapes.utterance("frames"), [shapes.normal(length, 8) for length in (20, 5, 11)])
     assert seen
     assert all(lengths == [5, 11, 20] for lengths in seen)
-    assert result.best.measurement is not None
+    measured = [trial.measurement for trial in result.history if trial.measurement is not None]
+    assert [measurement.latency_ms for measurement in measured] == [ms / 3 for ms in timed[: len(measured)]]
 
 
 def test_the_history_knows_the_axis(tmp_path: Path) -> None:
