@@ -177,6 +177,8 @@ def _may_count(dim: int | str | None) -> bool:
 
 
 def _fixed(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BatchAxes | None:
+    if any(spec.shape and not isinstance(spec.shape[0], int) for spec in inputs):
+        return None  # a state may have a batch of one beside a sequence of any length, which is what a call is about
     sizes = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
     written = [spec.shape[0] if spec.shape else None for spec in outputs]
     size = next((size for size in sizes if size in written), None)

@@ -146,7 +146,7 @@ def pointers() -> onnx.ModelProto:
     )
 
 
-def voice_detector() -> onnx.ModelProto:
+def voice_detector(batch: Dim = "batch") -> onnx.ModelProto:
     """Samples (batch, 16), a state (2, batch, 6) and a scalar rate, to a probability (batch, 1) and the next state."""
     return model(
         [
@@ -162,8 +162,8 @@ def voice_detector() -> onnx.ModelProto:
             node("MatMul", "last w1", "logit"),
             node("Sigmoid", "logit", "output"),
         ],
-        [tensor("input", "batch", 16), tensor("state", 2, "batch", 6), tensor("sr", dtype=TensorProto.INT64)],
-        [tensor("output", "batch", 1), tensor("stateN", 2, "batch", 6)],
+        [tensor("input", batch, 16), tensor("state", 2, batch, 6), tensor("sr", dtype=TensorProto.INT64)],
+        [tensor("output", batch, 1), tensor("stateN", 2 if batch else None, batch, 6)],
         [
             weight("w0", 16, 8),
             weight("w", 1, 24, 8),
@@ -312,4 +312,27 @@ def two_inputs() -> onnx.ModelProto:
         [tensor("picture", "batch", 3, 8, 8), tensor("features", "batch", 8)],
         [tensor("logits", "batch", 5)],
         [weight("w0", 8, 3, 3, 3), weight("w1", 8, 8), weight("w2", 16, 5)],
+    )
+
+
+def step_probabilities() -> onnx.ModelProto:
+    """A sequence (steps, 8) and a state (1, 1, 6) to a probability of each step (steps,) and the next state."""
+    return model(
+        [
+            node("Unsqueeze", "x one", "batched"),
+            node("LSTM", "batched w r - - h c", "states hn cn", hidden_size=6),
+            node("Squeeze", "states both", "flat"),
+            node("MatMul", "flat head", "logits"),
+            node("Sigmoid", "logits", "column"),
+            node("Squeeze", "column one", "probabilities"),
+        ],
+        [tensor("x", "steps", 8), tensor("h", 1, 1, 6), tensor("c", 1, 1, 6)],
+        [tensor("probabilities", "steps"), tensor("hn", 1, 1, 6), tensor("cn", 1, 1, 6)],
+        [
+            weight("w", 1, 24, 8),
+            weight("r", 1, 24, 6),
+            constant("one", np.array([1])),
+            constant("both", np.array([1, 2])),
+            weight("head", 6, 1),
+        ],
     )

@@ -194,6 +194,9 @@ def _steps(proposal: Proposal) -> str:
     channels_first = spec.shape[1] == 3
     size = spec.shape[2:] if channels_first else spec.shape[1:3]
     sized = all(isinstance(side, int) for side in size)
+    if not sized and proposal.feeds is not None:
+        tried = proposal.feeds[spec.name].shape
+        size, sized = tried[2:] if channels_first else tried[1:3], True
     # Detectors of the YOLO family read plain shares of 255.
     detector = proposal.score.metric == "boxes"
     return _PICTURE_STEPS.format(

@@ -43,6 +43,8 @@ KINDS: dict[str, tuple[onnx.ModelProto, Arrays, str]] = {
         "agreement",
     ),
     "voice": (shapes.voice_detector(), {"input": shapes.normal(24, 16)}, "agreement"),
+    "unnamed voice": (shapes.voice_detector(None), {"input": shapes.normal(24, 16)}, "agreement"),
+    "probabilities": (shapes.step_probabilities(), {"x": shapes.normal(6, 30, 8)}, "fidelity"),
     "tabular": (shapes.regressor(), {"x": shapes.normal(24, 8)}, "fidelity"),
     "two inputs": (
         shapes.two_inputs(),
