@@ -56,6 +56,7 @@ class Boxes(Metric):
     name = "boxes"
     label_free = True
     resamples = 300
+    undefined = "it finds nothing in any image. Lower `score`, or see that pictures are prepared as in training"
 
     def __init__(  # noqa: PLR0917  options are given by name, in files and in calls
         self,

@@ -105,6 +105,7 @@ class Fidelity(Metric):
 
     name = "fidelity"
     label_free = True
+    undefined = "its output is the same for all data. Are these samples like those that it was made for?"
 
     def __init__(self, output: int = 0) -> None:
         self._output = output
