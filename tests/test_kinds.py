@@ -17,6 +17,7 @@ from autotune.criterion import Criterion
 from autotune.errors import DataError, ModelError, WorkspaceError
 from autotune.evaluation import compare_latency
 from autotune.evaluation.metrics import SampleFunction
+from autotune.restriction import OpRestriction, SpaceRestriction
 from tests import shapes
 
 OPTIONS: dict[str, Any] = {
@@ -112,7 +113,10 @@ def test_masks_with_infinities_leave_what_is_around_them_in_fp32(hidden: float) 
         return shapes.normal(2, length, 8, seed=seed), mask
 
     batches = [batch(length, length) for length in (7, 12, 9)]
-    result = tune(shapes.masked_attention(), batches, objective="latency")
+    # Even where the user asks for integers there.
+    int8 = OpRestriction(precision=(Precision.INT8,))
+    restriction = SpaceRestriction(op_type={"Add": int8, "Softmax": int8, "MatMul": int8})
+    result = tune(shapes.masked_attention(), batches, strategy="basic", restriction=restriction)
     assert not tried(result)
     assert samples(result) == 6
     assert any("'Add_masked'" in note and "infinite" in note for note in result.notes)

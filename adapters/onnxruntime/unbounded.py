@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.notes import listed
-from autotune.adapters.onnxruntime.ops import CLIPS, QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision
 from autotune.space import FP32_SPACE, OpSpace, TuningSpace
@@ -35,12 +35,12 @@ def bounded_space(
     ops = []
     for op_space in space.ops:
         op = by_name[op_space.name]
-        around = tuple(_around(op, graph))
+        around = (*op.activations, op.output)
         kept = op_space
         if not statistics.unbounded.isdisjoint(around):
             kept = _without(op_space, _RANGED)
             infinite.extend([op.name] if kept != op_space else [])
-        elif op.static and any(name not in statistics.tensors for name in (*op.activations, op.output)):
+        elif op.static and any(name not in statistics.tensors for name in around):
             kept = _without(op_space, frozenset({Precision.INT8}))
             unseen.extend([op.name] if kept != op_space else [])
         ops.append(kept)
@@ -50,15 +50,6 @@ def bounded_space(
     if unseen:
         notes.append(f"{listed(unseen)}: no range from calibration, since its tensors were empty in all batches")
     return dataclasses.replace(space, ops=tuple(ops)), notes
-
-
-def _around(op: QuantizableOp, graph: Graph) -> Iterable[str]:
-    """What is quantized with an op: what it reads and writes, and what a Relu or Clip makes of that."""
-    yield from op.activations
-    yield op.output
-    for reader in graph.readers.get(op.output, ()):
-        if reader.op_type in CLIPS:
-            yield reader.output[0]
 
 
 def _without(op: OpSpace, ruled_out: frozenset[Precision]) -> OpSpace:

@@ -169,11 +169,8 @@ def zeros_shape(spec: TensorSpec, axes: BatchAxes) -> list[int | str]:
             shape.append(dim)
         elif axes.inputs.get(spec.name) == axis:
             shape.append("batch")
-        elif _CACHE.search(spec.name):
-            shape.append(0)
         else:
-            # Without names of axes: a state has no other size that could be free.
-            shape.append("batch" if axes.inputs else 1)
+            shape.append(0 if _CACHE.search(spec.name) else 1)
     return shape
 
 

@@ -93,6 +93,14 @@ def test_a_detection_is_found_once() -> None:
     assert figure(Boxes(), (suppressed((FIRST, 0.9, 0)),), (twice,)) == pytest.approx(2 / 3)
 
 
+def test_boxes_of_different_classes_do_not_suppress_each_other() -> None:
+    near = (FIRST[0] + 1, *FIRST[1:])
+    (found,) = Boxes().reference((yolov8((FIRST, 0.9, 0), (near, 0.7, 1)),))
+    assert found[:, 5].tolist() == [0, 1]
+    (found,) = Boxes().reference((yolov8((FIRST, 0.9, 0), (near, 0.7, 0)),))
+    assert found[:, 5].tolist() == [0]
+
+
 def test_images_count_by_their_detections() -> None:
     metric = Boxes()
     fp32 = np.concatenate([suppressed(*THREE), suppressed((FIRST, 0.9, 0)), suppressed()])
