@@ -13,8 +13,11 @@ from autotune.batch import BatchAxes, BatchAxis, BatchChoice, Origin, declared_a
 from autotune.data import Batch, first_batch
 from autotune.errors import InputError, TrialError
 
-_TOLERANCE = 0.01
+_TOLERANCE = 1e-3
 """Of an output's largest magnitude: kernels add up in another order for another number of samples."""
+
+_HALF_TOLERANCE = 1e-2
+"""The same where the output is float16."""
 
 _SHAPES = 5
 """Calls of different shapes that one measurement runs, at even distances of the shapes' distribution."""
@@ -253,7 +256,8 @@ def _alike(want: Array, have: Array) -> bool:
         return bool(np.array_equal(want, have))
     finite = want[np.isfinite(want)]
     scale = float(np.abs(finite).max()) if finite.size else 0.0
-    return bool(np.allclose(have, want, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True))
+    tolerance = _HALF_TOLERANCE if want.dtype == np.float16 else _TOLERANCE
+    return bool(np.allclose(have, want, rtol=0.0, atol=tolerance * scale, equal_nan=True))
 
 
 def _lengths(axes: BatchAxes, feeds: Mapping[str, Array]) -> str:

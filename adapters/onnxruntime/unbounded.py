@@ -12,14 +12,17 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision
 from autotune.space import FP32_SPACE, OpSpace, TuningSpace
 
-_RANGED = frozenset({Precision.INT8, Precision.INT8_DYNAMIC})
-"""Precisions that need a range of what the op reads: one with infinity in it leaves no steps for anything else."""
+_RANGED = frozenset({Precision.INT8, Precision.INT8_DYNAMIC, Precision.FP16})
+"""Precisions that end before infinity, or need a range of what the op reads: one with infinity in it has no steps."""
+
+_CALIBRATED = frozenset({Precision.INT8, Precision.FP16})
+"""Precisions for which calibration says whether values fit."""
 
 
 def bounded_space(
     space: TuningSpace, graph: Graph, statistics: CalibrationStatistics
 ) -> tuple[TuningSpace, Sequence[str]]:
-    """The space without integer ranges for tensors that have none.
+    """The space without ranges for tensors that have none.
 
     Args:
         space: What the model's ops may become.
@@ -41,7 +44,7 @@ def bounded_space(
             kept = _without(op_space, _RANGED)
             infinite.extend([op.name] if kept != op_space else [])
         elif op.static and any(name not in statistics.tensors for name in around):
-            kept = _without(op_space, frozenset({Precision.INT8}))
+            kept = _without(op_space, _CALIBRATED)
             unseen.extend([op.name] if kept != op_space else [])
         ops.append(kept)
     notes = []

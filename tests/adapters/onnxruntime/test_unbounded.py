@@ -10,7 +10,7 @@ from autotune.adapters.onnxruntime.unbounded import bounded_space
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.config import Precision
 from autotune.host import current_host
-from autotune.space import TuningSpace
+from autotune.space import OpSpace, PrecisionSpace, TuningSpace
 from tests import shapes
 
 GRAPH = Graph(OnnxRuntimeAdapter().load(shapes.masked_attention()).proto)
@@ -45,6 +45,21 @@ def test_ops_around_infinities_have_no_integers(unbounded: set[str], left_out: s
     assert all(repr(name) in "".join(notes) for name in left_out)
     assert bool(notes) == bool(left_out)
     assert [op.name for op in bounded.ops] == [op.name for op in space.ops]
+
+
+def test_half_precision_ends_before_infinity_too() -> None:
+    within = tuple(
+        PrecisionSpace(precision=precision) for precision in (Precision.FP16, Precision.BF16, Precision.FP32)
+    )
+    names, _ = observed_tensors(GRAPH)
+    op = OpSpace(name="Add_masked", op_type="Add", precisions=within)
+    for gathered, left in (
+        (statistics(set(names), {"mask"}), [Precision.BF16, Precision.FP32]),
+        (statistics(set(names) - {"mask"}, set()), [Precision.BF16, Precision.FP32]),
+        (statistics(set(names), set()), [Precision.FP16, Precision.BF16, Precision.FP32]),
+    ):
+        bounded, _ = bounded_space(TuningSpace(ops=(op,)), GRAPH, gathered)
+        assert [each.precision for each in bounded.ops[0].precisions] == left
 
 
 def test_what_no_data_reached_has_no_range_and_dynamic_ops_need_none() -> None:
