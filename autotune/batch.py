@@ -169,9 +169,7 @@ def _by_position(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
     written = tuple(0 if not spec.shape or _may_count(spec.shape[0]) else None for spec in outputs)
     if not free or all(axis is None for axis in written):
         return None
-    return BatchAxes(
-        inputs={spec.name: 0 for spec in free}, outputs=written, resizable=True, origin=Origin.POSITION
-    )
+    return BatchAxes(inputs={spec.name: 0 for spec in free}, outputs=written, resizable=True, origin=Origin.POSITION)
 
 
 def _may_count(dim: int | str | None) -> bool:
@@ -179,6 +177,8 @@ def _may_count(dim: int | str | None) -> bool:
 
 
 def _fixed(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BatchAxes | None:
+    if any(spec.shape and not isinstance(spec.shape[0], int) for spec in inputs):
+        return None  # a state may have a batch of one beside a sequence of any length, which is what a call is about
     sizes = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
     written = [spec.shape[0] if spec.shape else None for spec in outputs]
     size = next((size for size in sizes if size in written), None)
@@ -212,9 +212,7 @@ def _named(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batch_ax
     )
 
 
-def _axes_by_name(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batch_axis: BatchAxis
-) -> dict[str, int]:
+def _axes_by_name(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batch_axis: BatchAxis) -> dict[str, int]:
     """The axis of each array that has one, counted from the front."""
     ranks = {spec.name: len(spec.shape) for spec in (*inputs, *outputs)}
     if isinstance(batch_axis, int):

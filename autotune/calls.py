@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, TensorSpec
+from autotune.adapter import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec
 from autotune.batch import BatchAxes, BatchAxis, BatchChoice, Origin, declared_axes, without_axes
 from autotune.data import Batch, first_batch
 from autotune.errors import InputError, TrialError
 
-_TOLERANCE = 0.01
+_TOLERANCE = 1e-3
 """Of an output's largest magnitude: kernels add up in another order for another number of samples."""
+
+_HALF_TOLERANCE = 1e-2
+"""The same where the output is float16."""
 
 _SHAPES = 5
 """Calls of different shapes that one measurement runs, at even distances of the shapes' distribution."""
@@ -72,13 +75,13 @@ def told_batch_axes(
         return model, None
     declared = declared_axes(model.inputs, model.outputs, named)
     feeds = first_batch(loader, model.inputs, declared).feeds
-    axes, note = settled_axes(declared, model.outputs, feeds, size, adapter.runner(model, execution))
+    axes, note = settled_axes(declared, model, feeds, size, adapter.runner(model, execution))
     told: ModelT = adapter.with_batch_axes(model, axes)
     return told, note
 
 
 def settled_axes(
-    axes: BatchAxes, outputs: Sequence[TensorSpec], feeds: Feeds, size: int, runner: Runner
+    axes: BatchAxes, model: Model, feeds: Feeds, size: int, runner: Runner
 ) -> tuple[BatchAxes, str | None]:
     """The batch axes as they prove on data, and a note where they are not what the shapes promised.
 
@@ -88,11 +91,12 @@ def settled_axes(
 
     Args:
         axes: As the shapes declare them.
-        outputs: Of the model.
+        model: The fp32 model.
         feeds: A batch of the loader's.
         size: Samples in one call when latency is measured.
-        runner: The fp32 model.
+        runner: Runs the model.
     """
+    inputs, outputs = model.inputs, model.outputs
     if axes.origin in (Origin.NONE, Origin.FIXED):
         return axes, None
     counts = {feeds[name].shape[axis] for name, axis in axes.inputs.items()}
@@ -103,23 +107,60 @@ def settled_axes(
     count = counts.pop()
     if axes.origin.certain:
         other = size if size != count else 1 if count > 1 else 2
-        if _runs(axes, axes.resized(feeds, other), other, runner):
-            return axes, None
+        survives = _runs(axes, axes.resized(feeds, other), other, runner)
+        return (axes, None) if survives else _kept_whole(axes, outputs, feeds, count, runner)
+    if axes.origin is Origin.POSITION:
+        axes = _seen(axes, inputs, feeds, count, runner)
+    return _proven(axes, outputs, feeds, count, runner)
+
+
+def _proven(
+    axes: BatchAxes, outputs: Sequence[TensorSpec], feeds: Feeds, count: int, runner: Runner
+) -> tuple[BatchAxes, str | None]:
+    """The axes if a sample alone gives what it gives among the others; the first and the last are tried."""
+    # Where there is only one, two of it.
+    parts = [np.array([0, 0])] if count == 1 else [np.array([count - 1]), np.array([0])]
+    if not _runs(axes, axes.taken(feeds, parts[0]), len(parts[0]), runner):
         return _kept_whole(axes, outputs, feeds, count, runner)
-    # One sample alone, and where there is only one, two of it.
-    samples = np.array([0, 0]) if count == 1 else np.array([count - 1])
-    if not _runs(axes, axes.taken(feeds, samples), len(samples), runner):
-        return _kept_whole(axes, outputs, feeds, count, runner)
-    if _follows_samples(axes, feeds, samples, runner) and (
-        count == 1 or _follows_samples(axes, feeds, np.array([0]), runner)
-    ):
+    if all(_follows_samples(axes, feeds, samples, runner) for samples in parts):
         return axes, None
     return _refused(axes, outputs, "a part of it alone gives other results than among the rest")
 
 
-def latency_calls(
-    batches: Iterable[Batch], inputs: Sequence[TensorSpec], axes: BatchAxes, size: int
-) -> Calls:
+def _seen(axes: BatchAxes, inputs: Sequence[TensorSpec], feeds: Feeds, count: int, runner: Runner) -> BatchAxes:
+    """Axes without names as a run shows them: the free ones of the batch's length whose change the outputs follow.
+
+    States have theirs behind the first axis, which shapes without names do not say.
+    """
+    states = {
+        spec.name: free[0]
+        for spec in inputs
+        if spec.name not in axes.inputs
+        for free in [[axis for axis, dim in enumerate(spec.shape) if not isinstance(dim, int)]]
+        if len(free) == 1 and feeds[spec.name].shape[free[0]] == count
+    }
+    samples = np.array([0, 0]) if count == 1 else np.array([count - 1])
+    for more in ({}, states) if states else ({},):
+        found = replace(axes, inputs={**axes.inputs, **more})
+        try:
+            whole, part = runner(feeds), runner(found.taken(feeds, samples))
+        except TrialError:
+            continue
+        pairs = zip(whole, part, strict=True)
+        return replace(found, outputs=tuple(_followed(*pair, count, len(samples)) for pair in pairs))
+    return axes
+
+
+def _followed(whole: Array, part: Array, count: int, size: int) -> int | None:
+    """The axis of an output that has changed from ``count`` to ``size``, the only one that has changed."""
+    if whole.ndim != part.ndim:
+        return None
+    changed = [axis for axis in range(whole.ndim) if whole.shape[axis] != part.shape[axis]]
+    right = len(changed) == 1 and (whole.shape[changed[0]], part.shape[changed[0]]) == (count, size)
+    return changed[0] if right else None
+
+
+def latency_calls(batches: Iterable[Batch], inputs: Sequence[TensorSpec], axes: BatchAxes, size: int) -> Calls:
     """The calls to measure: of ``size`` samples where calls can be resized, else as the loader gives them.
 
     Where the shapes differ from batch to batch, a handful of them at even distances of their distribution.
@@ -215,7 +256,8 @@ def _alike(want: Array, have: Array) -> bool:
         return bool(np.array_equal(want, have))
     finite = want[np.isfinite(want)]
     scale = float(np.abs(finite).max()) if finite.size else 0.0
-    return bool(np.allclose(have, want, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True))
+    tolerance = _HALF_TOLERANCE if want.dtype == np.float16 else _TOLERANCE
+    return bool(np.allclose(have, want, rtol=0.0, atol=tolerance * scale, equal_nan=True))
 
 
 def _lengths(axes: BatchAxes, feeds: Mapping[str, Array]) -> str:

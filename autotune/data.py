@@ -167,6 +167,8 @@ def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
 def _as_dtype(array: Array, spec: TensorSpec, where: str) -> Array:
     if spec.dtype.kind == "O" and array.dtype.kind in "US":  # strings, which ONNX Runtime reads as objects
         return array.astype(object)
+    if array.ndim == 0 and spec.dtype.kind == "f" and array.dtype.kind in "iu":  # a number as people write it
+        return array.astype(spec.dtype)
     both_float = array.dtype.kind == "f" and spec.dtype.kind == "f"
     both_int = array.dtype.kind in "iu" and spec.dtype.kind in "iu"
     if both_float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeAlias
 
 from optuna.samplers import BaseSampler
@@ -110,6 +111,11 @@ class Tuner:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"`{name} >= 1` must hold, but got {value}")
+        if not isinstance(self.batch_axis, (int, Mapping, NoneType)):
+            raise InputError(
+                f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
+                f"but got {self.batch_axis!r}"
+            )
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise InputError(f"`timeout_s > 0` must hold, but got {self.timeout_s}")
         if self.objective not in list(Objective):

@@ -33,9 +33,7 @@ def model(
     constants: Sequence[onnx.TensorProto] = (),
 ) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
-    made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
-    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(made)
     return made
 
@@ -148,7 +146,7 @@ def pointers() -> onnx.ModelProto:
     )
 
 
-def voice_detector() -> onnx.ModelProto:
+def voice_detector(batch: Dim = "batch") -> onnx.ModelProto:
     """Samples (batch, 16), a state (2, batch, 6) and a scalar rate, to a probability (batch, 1) and the next state."""
     return model(
         [
@@ -164,8 +162,8 @@ def voice_detector() -> onnx.ModelProto:
             node("MatMul", "last w1", "logit"),
             node("Sigmoid", "logit", "output"),
         ],
-        [tensor("input", "batch", 16), tensor("state", 2, "batch", 6), tensor("sr", dtype=TensorProto.INT64)],
-        [tensor("output", "batch", 1), tensor("stateN", 2, "batch", 6)],
+        [tensor("input", batch, 16), tensor("state", 2, batch, 6), tensor("sr", dtype=TensorProto.INT64)],
+        [tensor("output", batch, 1), tensor("stateN", 2 if batch else None, batch, 6)],
         [
             weight("w0", 16, 8),
             weight("w", 1, 24, 8),
@@ -230,3 +228,111 @@ def cached_decoder() -> onnx.ModelProto:
 
 def normal(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def detector(layout: str = "yolov8", batch: Dim = 1) -> onnx.ModelProto:
+    """Pictures (1, 3, 32, 32) to boxes and scores of three classes at 64 anchors, as YOLOv8 or YOLOv5 write them."""
+    columns = 7 if layout == "yolov8" else 8
+    nodes = [
+        node("Conv", "images w0 b0", "c0", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Relu", "c0", "r0"),
+        node("Conv", "r0 w1 b1", "c1", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Reshape", "c1 shape", "rows"),
+        node("Split", "rows sizes", "box rest", axis=1),
+        node("Abs", "box", "sizes_px"),
+        node("Mul", "sizes_px pixels", "pixel_box"),
+        node("Sigmoid", "rest", "scores"),
+        node("Concat", "pixel_box scores", "joined", axis=1),
+        node("Identity", "joined", "output0")
+        if layout == "yolov8"
+        else node("Transpose", "joined", "output0", perm=[0, 2, 1]),
+    ]
+    shape: tuple[Dim, ...] = (batch, columns, 64) if layout == "yolov8" else (batch, 64, columns)
+    return model(
+        nodes,
+        [tensor("images", batch, 3, 32, 32)],
+        [tensor("output0", *shape)],
+        [
+            weight("w0", 16, 3, 3, 3),
+            constant("b0", np.zeros(16, np.float32)),
+            weight("w1", columns, 16, 3, 3),
+            constant("b1", np.zeros(columns, np.float32)),
+            constant("shape", np.array([0, columns, 64])),
+            constant("sizes", np.array([4, columns - 4])),
+            constant("pixels", np.array(20.0, np.float32)),
+        ],
+    )
+
+
+def text_classifier() -> onnx.ModelProto:
+    """Words and their mask (batch, length) to logits of two classes."""
+    return model(
+        [
+            node("Gather", "table input_ids", "words", axis=0),
+            node("Cast", "attention_mask", "floats", to=TensorProto.FLOAT),
+            node("Unsqueeze", "floats last", "column"),
+            node("Mul", "words column", "seen"),
+            node("ReduceMean", "seen", "pooled", axes=[1], keepdims=0),
+            node("MatMul", "pooled w0", "h"),
+            node("Relu", "h", "r"),
+            node("MatMul", "r w1", "logits"),
+        ],
+        [tensor(name, "batch", "length", dtype=TensorProto.INT64) for name in ("input_ids", "attention_mask")],
+        [tensor("logits", "batch", 2)],
+        [
+            weight("table", 50, 16),
+            constant("last", np.array([2])),
+            weight("w0", 16, 16),
+            weight("w1", 16, 2),
+        ],
+    )
+
+
+def regressor() -> onnx.ModelProto:
+    """Eight features (?, 8) to a number (?, 1), free dimensions without names."""
+    return model(
+        [node("MatMul", "x w0", "h"), node("Relu", "h", "r"), node("MatMul", "r w1", "y")],
+        [tensor("x", None, 8)],
+        [tensor("y", None, 1)],
+        [weight("w0", 8, 16), weight("w1", 16, 1)],
+    )
+
+
+def two_inputs() -> onnx.ModelProto:
+    """A picture and features beside it to logits."""
+    return model(
+        [
+            node("Conv", "picture w0", "c0", pads=[1, 1, 1, 1]),
+            node("GlobalAveragePool", "c0", "p0"),
+            node("Flatten", "p0", "f0"),
+            node("MatMul", "features w1", "f1"),
+            node("Concat", "f0 f1", "both", axis=1),
+            node("MatMul", "both w2", "logits"),
+        ],
+        [tensor("picture", "batch", 3, 8, 8), tensor("features", "batch", 8)],
+        [tensor("logits", "batch", 5)],
+        [weight("w0", 8, 3, 3, 3), weight("w1", 8, 8), weight("w2", 16, 5)],
+    )
+
+
+def step_probabilities() -> onnx.ModelProto:
+    """A sequence (steps, 8) and a state (1, 1, 6) to a probability of each step (steps,) and the next state."""
+    return model(
+        [
+            node("Unsqueeze", "x one", "batched"),
+            node("LSTM", "batched w r - - h c", "states hn cn", hidden_size=6),
+            node("Squeeze", "states both", "flat"),
+            node("MatMul", "flat head", "logits"),
+            node("Sigmoid", "logits", "column"),
+            node("Squeeze", "column one", "probabilities"),
+        ],
+        [tensor("x", "steps", 8), tensor("h", 1, 1, 6), tensor("c", 1, 1, 6)],
+        [tensor("probabilities", "steps"), tensor("hn", 1, 1, 6), tensor("cn", 1, 1, 6)],
+        [
+            weight("w", 1, 24, 8),
+            weight("r", 1, 24, 6),
+            constant("one", np.array([1])),
+            constant("both", np.array([1, 2])),
+            weight("head", 6, 1),
+        ],
+    )

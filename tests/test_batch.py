@@ -32,6 +32,7 @@ def specs(**shapes: Shape) -> tuple[TensorSpec, ...]:
         ({"x": (1, 3, 8, 8)}, {"y": (1, 5)}, ({"x": 0}, (0,)), Origin.FIXED),
         ({"x": (8, 3), "sr": (1,)}, {"y": (8, 5), "n": (2, 5)}, ({"x": 0}, (0, None)), Origin.FIXED),
         # what counts something else
+        ({"x": ("frames", 40), "h": (1, 1, 8)}, {"y": ("frames",), "hn": (1, 1, 8)}, ({}, (None, 0)), Origin.NONE),
         ({"x": ("frames", 40)}, {"y": ("frames", 5)}, ({}, (None,)), Origin.NONE),
         ({"x": ("seq_len", 40)}, {"y": (1, 5)}, ({}, (0,)), Origin.NONE),
         ({"x": (60, 40)}, {"y": (1, 5)}, ({}, (0,)), Origin.NONE),
@@ -41,7 +42,10 @@ def specs(**shapes: Shape) -> tuple[TensorSpec, ...]:
     ],
 )
 def test_what_shapes_declare(
-    inputs: dict[str, Shape], outputs: dict[str, Shape], axes: tuple[dict[str, int], tuple[int | None, ...]], origin: str
+    inputs: dict[str, Shape],
+    outputs: dict[str, Shape],
+    axes: tuple[dict[str, int], tuple[int | None, ...]],
+    origin: Origin,
 ) -> None:
     found = declared_axes(specs(**inputs), specs(**outputs))
     assert (dict(found.inputs), found.outputs, found.origin) == (*axes, origin)

@@ -81,6 +81,14 @@ def test_a_batch_in_a_reshape_is_measured_as_the_loader_gives_it() -> None:
     assert "the data loader's batch of 4" in calls.note
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_states_without_names_of_axes_have_their_batch_where_a_run_shows_it(count: int) -> None:
+    feeds = {"input": shapes.normal(count, 16), "state": np.zeros((2, count, 6), np.float32), "sr": 16000}
+    axes, note = settle(shapes.voice_detector(None), feeds)
+    assert note is None
+    assert (dict(axes.inputs), axes.outputs, axes.resizable) == ({"input": 0, "state": 1}, (0, 1), True)
+
+
 def test_the_user_names_the_axis() -> None:
     axes, note = settle(shapes.time_major_lstm(None, None), shapes.normal(50, 3, 8), named=1)
     assert (dict(axes.inputs), axes.outputs, axes.resizable, note) == ({"x": 1}, (1,), True, None)

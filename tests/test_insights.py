@@ -15,7 +15,7 @@ from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
 from autotune.config import Precision
 from autotune.errors import ApplyError
 from autotune.history import History
-from autotune.insights import MeasuredInsights
+from autotune.insights import MeasuredInsights, noise_to_signal
 from autotune.stopwatch import Stopwatch
 
 WIDTH = 256
@@ -121,3 +121,11 @@ def test_a_precision_of_ops_that_take_no_time_is_not_profiled() -> None:
 
 def test_without_a_profile_there_is_no_entry() -> None:
     assert insights_of(Profiled(refuses=True)).op_latency() == {}
+
+
+def test_infinities_of_fp32_itself_are_no_error() -> None:
+    masked = np.array([1.0, 2.0, -np.inf, 2.0])
+    same, off = [[masked]], [[masked + np.array([0.0, 0.3, 0.0, 0.0])]]
+    assert noise_to_signal(same, same) == 0.0
+    assert noise_to_signal(same, off) == pytest.approx(0.09 / 9)
+    assert noise_to_signal([[np.array([1.0])]], [[np.array([np.nan])]]) != 0.0

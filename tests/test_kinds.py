@@ -14,9 +14,10 @@ from onnx import TensorProto, numpy_helper
 import autotune
 from autotune.config import Precision
 from autotune.criterion import Criterion
-from autotune.evaluation import evaluator
-from autotune.evaluation.metrics import SampleFunction
 from autotune.errors import DataError, ModelError, WorkspaceError
+from autotune.evaluation import compare_latency
+from autotune.evaluation.metrics import SampleFunction
+from autotune.restriction import OpRestriction, SpaceRestriction
 from tests import shapes
 
 OPTIONS: dict[str, Any] = {
@@ -64,9 +65,7 @@ def test_an_utterance_has_one_label_or_one_for_each_frame() -> None:
 
     for batches in (whole, frames):
         tuner = autotune.Tuner(**OPTIONS)
-        result = tuner.tune(
-            shapes.utterance("frames"), batches, metric=SampleFunction(score), eval_dataloader=batches
-        )
+        result = tuner.tune(shapes.utterance("frames"), batches, metric=SampleFunction(score), eval_dataloader=batches)
         assert samples(result) == 3
 
 
@@ -78,9 +77,7 @@ def test_a_time_major_recurrence_counts_its_sequences() -> None:
 
 def test_a_graph_network_of_graphs_of_any_size() -> None:
     rng = np.random.default_rng(0)
-    batches = [
-        (shapes.normal(nodes, 8, seed=nodes), rng.integers(0, nodes, (2, 3 * nodes))) for nodes in (34, 10, 21)
-    ]
+    batches = [(shapes.normal(nodes, 8, seed=nodes), rng.integers(0, nodes, (2, 3 * nodes))) for nodes in (34, 10, 21)]
     for nodes, edges in (("N", "E"), (None, None)):
         result = tune(shapes.graph_network(nodes, edges), batches)
         assert samples(result) == 3
@@ -116,7 +113,10 @@ def test_masks_with_infinities_leave_what_is_around_them_in_fp32(hidden: float) 
         return shapes.normal(2, length, 8, seed=seed), mask
 
     batches = [batch(length, length) for length in (7, 12, 9)]
-    result = tune(shapes.masked_attention(), batches, objective="latency")
+    # Even where the user asks for integers there.
+    int8 = OpRestriction(precision=(Precision.INT8,))
+    restriction = SpaceRestriction(op_type={"Add": int8, "Softmax": int8, "MatMul": int8})
+    result = tune(shapes.masked_attention(), batches, strategy="basic", restriction=restriction)
     assert not tried(result)
     assert samples(result) == 6
     assert any("'Add_masked'" in note and "infinite" in note for note in result.notes)
@@ -174,15 +174,18 @@ def test_several_shapes_are_timed_as_one_call() -> None:
     def compare(baseline: Callable[[], Any], candidate: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         for call in (baseline, candidate):
             seen.append([output[0].shape[0] for output in call()])
-        return original(baseline, candidate, *args, **kwargs)
+        compared = compare_latency(baseline, candidate, *args, **kwargs)
+        timed.append(compared.candidate_ms)
+        return compared
 
-    original = evaluator.compare_latency
+    timed: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "compare_latency", compare)
+        patch.setattr("autotune.evaluation.evaluator.compare_latency", compare)
         result = tune(shapes.utterance("frames"), [shapes.normal(length, 8) for length in (20, 5, 11)])
     assert seen
     assert all(lengths == [5, 11, 20] for lengths in seen)
-    assert result.best.measurement is not None
+    measured = [trial.measurement for trial in result.history if trial.measurement is not None]
+    assert [measurement.latency_ms for measurement in measured] == [ms / 3 for ms in timed[: len(measured)]]
 
 
 def test_the_history_knows_the_axis(tmp_path: Path) -> None:

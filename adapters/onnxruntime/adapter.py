@@ -86,7 +86,7 @@ class OnnxRuntimeAdapter:
     def calibrated_space(
         self, space: TuningSpace, model: OnnxModel, statistics: CalibrationStatistics
     ) -> tuple[TuningSpace, Sequence[str]]:
-        """The space without what unbounded and empty tensors rule out; see :class:`autotune.adapter.DataDependentSpace`."""
+        """The space without what masks and empty tensors rule out; see :class:`autotune.adapter.DataDependentSpace`."""
         return bounded_space(space, Graph(model.proto), statistics)
 
     def host_findings(self) -> Sequence[str]:

@@ -99,8 +99,8 @@ def _require_sound_weights(model_proto: onnx.ModelProto, tensor: str, external_d
         bad = int(np.isnan(values).sum())
         if bad:
             raise ModelError(
-                f"The model's weights must hold numbers, but {bad} of the {values.size} values of {constant.name!r} are "
-                f"NaN, which reach {tensor!r}. The model was damaged in training or export; no data mends it"
+                f"The model's weights must hold numbers, but {bad} of the {values.size} values of {constant.name!r} "
+                f"are NaN, which reach {tensor!r}. The model was damaged in training or export; no data mends it"
             )
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.notes import listed
-from autotune.adapters.onnxruntime.ops import CLIPS, QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision
 from autotune.space import FP32_SPACE, OpSpace, TuningSpace
 
-_RANGED = frozenset({Precision.INT8, Precision.INT8_DYNAMIC})
-"""Precisions that need a range of what the op reads: one with infinity in it leaves no steps for anything else."""
+_RANGED = frozenset({Precision.INT8, Precision.INT8_DYNAMIC, Precision.FP16})
+"""Precisions that end before infinity, or need a range of what the op reads: one with infinity in it has no steps."""
+
+_CALIBRATED = frozenset({Precision.INT8, Precision.FP16})
+"""Precisions for which calibration says whether values fit."""
 
 
 def bounded_space(
     space: TuningSpace, graph: Graph, statistics: CalibrationStatistics
 ) -> tuple[TuningSpace, Sequence[str]]:
-    """The space without integer ranges for tensors that have none.
+    """The space without ranges for tensors that have none.
 
     Args:
         space: What the model's ops may become.
@@ -35,13 +38,13 @@ def bounded_space(
     ops = []
     for op_space in space.ops:
         op = by_name[op_space.name]
-        around = tuple(_around(op, graph))
+        around = (*op.activations, op.output)
         kept = op_space
         if not statistics.unbounded.isdisjoint(around):
             kept = _without(op_space, _RANGED)
             infinite.extend([op.name] if kept != op_space else [])
-        elif op.static and any(name not in statistics.tensors for name in (*op.activations, op.output)):
-            kept = _without(op_space, frozenset({Precision.INT8}))
+        elif op.static and any(name not in statistics.tensors for name in around):
+            kept = _without(op_space, _CALIBRATED)
             unseen.extend([op.name] if kept != op_space else [])
         ops.append(kept)
     notes = []
@@ -50,15 +53,6 @@ def bounded_space(
     if unseen:
         notes.append(f"{listed(unseen)}: no range from calibration, since its tensors were empty in all batches")
     return dataclasses.replace(space, ops=tuple(ops)), notes
-
-
-def _around(op: QuantizableOp, graph: Graph) -> Iterable[str]:
-    """What is quantized with an op: what it reads and writes, and what a Relu or Clip makes of that."""
-    yield from op.activations
-    yield op.output
-    for reader in graph.readers.get(op.output, ()):
-        if reader.op_type in CLIPS:
-            yield reader.output[0]
 
 
 def _without(op: OpSpace, ruled_out: frozenset[Precision]) -> OpSpace:

@@ -19,8 +19,8 @@ _PORTION = 1 << 16
 _DENSE = 32
 """Rows (of the first axis: samples, most often) whose channel moments are all taken."""
 
-_UNBOUNDED = 1e30
-"""Magnitudes from here on stand for infinity: float32's lowest, which masks add to what is not to be seen."""
+_UNBOUNDED = 1e37
+"""Larger magnitudes stand for infinity: float32's lowest, which masks add to what is not to be seen."""
 
 _SKIPPED = 3
 """Portions that are left out between two of which channel moments are taken, beyond that."""
@@ -98,7 +98,7 @@ class _TensorCollector:
             self.unbounded = True
             self.has_nan = self.has_nan or bool(np.isnan(array).any())
             self._moments = None  # of a channel's other values, a mean says nothing
-            array = array[np.abs(array) < _UNBOUNDED]  # one axis is left; NaN compares false
+            array = array[np.abs(array) <= _UNBOUNDED]  # one axis is left; NaN compares false
             if array.size == 0:
                 return
         self.seen = True
@@ -143,4 +143,4 @@ def _all_bounded(array: npt.NDArray[Any]) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(np.dot(flat, flat)):
             return True
-    return bool((np.abs(flat) < _UNBOUNDED).all())
+    return bool((np.abs(flat) <= _UNBOUNDED).all())

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from autotune.adapter import Adapter, Feeds, TensorSpec
 from autotune.adapters import get_adapter
+from autotune.batch import BatchAxes, declared_axes
 from autotune.cli.figures import bytes_text, number_text, speedup_text
 from autotune.cli.inspect import shape_text
 from autotune.errors import InputError
@@ -64,7 +65,8 @@ def benchmark(
     adapter = get_adapter(framework)
     options = LatencyOptions(threads=threads, batch_size=batch_size, warmup=warmup)
     loaded = [adapter.load(path) for path in models]
-    feeds = _random_feeds(loaded[0].inputs, batch_size, _parse_shapes(shapes or ()), seed)
+    axes = declared_axes(loaded[0].inputs, loaded[0].outputs)
+    feeds = _random_feeds(loaded[0].inputs, axes, batch_size, _parse_shapes(shapes or ()), seed)
     for path, model in zip(models[1:], loaded[1:], strict=True):
         _require_same_inputs(models[0], loaded[0].inputs, path, model.inputs)
     calls = [_sessions(adapter, model, options, feeds) for model in loaded]
@@ -144,7 +146,11 @@ def _parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def _random_feeds(
-    inputs: Sequence[TensorSpec], batch_size: int, shapes: Mapping[str, tuple[int, ...]], seed: int
+    inputs: Sequence[TensorSpec],
+    axes: BatchAxes,
+    batch_size: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int,
 ) -> Feeds:
     """Random inputs: latency does not depend on the values, as long as indices stay in small ranges."""
     names = [spec.name for spec in inputs]
@@ -154,7 +160,7 @@ def _random_feeds(
     random = np.random.default_rng(seed)
     feeds: dict[str, Any] = {}
     for spec in inputs:
-        shape = shapes.get(spec.name) or _shape(spec, batch_size)
+        shape = shapes.get(spec.name) or _shape(spec, axes, batch_size)
         if spec.dtype.kind == "f":
             feeds[spec.name] = random.standard_normal(shape).astype(spec.dtype)
         else:
@@ -162,14 +168,15 @@ def _random_feeds(
     return feeds
 
 
-def _shape(spec: TensorSpec, batch_size: int) -> tuple[int, ...]:
+def _shape(spec: TensorSpec, axes: BatchAxes, batch_size: int) -> tuple[int, ...]:
     shape = [dim if isinstance(dim, int) else None for dim in spec.shape]
-    if shape and shape[0] is None:
-        shape[0] = batch_size
+    batch = axes.inputs.get(spec.name)
+    if batch is not None and shape[batch] is None:
+        shape[batch] = batch_size
     fixed = tuple(dim for dim in shape if dim is not None)
     if len(fixed) != len(shape):
         raise InputError(
-            f"Input {spec.name!r} has free dimensions besides the first: {shape_text(spec)}. "
+            f"Input {spec.name!r} has free dimensions besides a batch: {shape_text(spec)}. "
             f"Give its shape, as in `--shape {spec.name}={','.join('1' if d is None else str(d) for d in shape)}`"
         )
     return fixed

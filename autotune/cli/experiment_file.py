@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
-from autotune.adapter import Model, TensorSpec
+from autotune.adapter import Model
 from autotune.cli.inspect import shape_text
 from autotune.cli.proposal import Proposal, Role, is_picture, scalar_value, zeros_shape
 from autotune.experiment import SCHEMA_FILE
@@ -54,8 +55,9 @@ tuning:
 _PICTURE_STEPS = """\
 preprocess:                 # step by step, for each sample; the `npz` is taken to hold uint8 pictures in RGB
 {resize}  - rescale: {{divisor: 255}}
-  - normalize: {{mean: {mean}, std: {std}}}   # {source}
-{transpose}"""
+{normalize}{transpose}"""
+
+_IMAGENET = "  - normalize: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}   # those of ImageNet\n"
 
 _NO_STEPS = """\
 # preprocess:               # step by step, for each sample
@@ -118,7 +120,7 @@ def _dataset(proposal: Proposal, name: str, module: str, labels: str | None) -> 
             "# The samples of these inputs lie along different axes, so that an archive cannot hold them.\n"
             f"function: {module}:batches   # random numbers until you put your data there"
         )
-    lines = ["npz:", f"  path: <{name}.npz>   # written by numpy.savez; the first axis of each array counts the samples"]
+    lines = ["npz:", f"  path: <{name}.npz>   # of numpy.savez; the first axis of each array counts the samples"]
     lines.extend(_indented(_inputs(proposal), 2).splitlines())
     if labels is not None:
         lines.append(f"  labels: {scalar(labels)}")
@@ -147,7 +149,7 @@ def _inputs(proposal: Proposal) -> str:
         name = "images" if is_picture(spec) else spec.name
         return f"inputs: {scalar(name)}            # the array's name"
     lines = [f"  {scalar(spec.name)}: {scalar(spec.name)}" for spec in proposal.data]
-    return "\n".join(["inputs:   # for each input of the model that differs from sample to sample, the array's name", *lines])
+    return "\n".join(["inputs:   # for each input that differs from sample to sample, the array's name", *lines])
 
 
 def _constants(proposal: Proposal) -> str:
@@ -160,7 +162,8 @@ def _constants(proposal: Proposal) -> str:
             lines.append(f"  {scalar(spec.name)}: {f'[{value}]' if spec.shape else value}   # what your calls use")
         elif role is Role.STATE:
             shape = ", ".join(map(str, zeros_shape(spec, proposal.axes)))
-            lines.append(f"  {scalar(spec.name)}: {{shape: [{shape}], value: 0, dtype: {spec.dtype}}}   # a first state")
+            array = f"{{shape: [{shape}], value: 0, dtype: {spec.dtype}}}"
+            lines.append(f"  {scalar(spec.name)}: {array}   # a first state")
     return "\n".join(["constants:                  # the same in every call", *lines]) if lines else ""
 
 
@@ -168,9 +171,12 @@ def _score(proposal: Proposal, labels: str | None) -> str:
     score = proposal.score
     if labels is not None:
         return score.labelled.replace("\n    ", "\n")
+    told = (
+        f"It seems to be {score.kind}. Without labels it is compared with the fp32 model's own outputs. "
+        f"This does not see {score.blind}."
+    )
     lines = [
-        f"# It seems to be {score.kind}. Without labels it is compared with the fp32 model's own outputs.",
-        f"# This does not see {score.blind}.",
+        *(f"# {line}" for line in textwrap.wrap(told, 100)),
         f"metric: {score.metric}",
         *(f"{name}: {value}" for name, value in score.options.items()),
     ]
@@ -188,13 +194,14 @@ def _steps(proposal: Proposal) -> str:
     channels_first = spec.shape[1] == 3
     size = spec.shape[2:] if channels_first else spec.shape[1:3]
     sized = all(isinstance(side, int) for side in size)
+    if not sized and proposal.feeds is not None:
+        tried = proposal.feeds[spec.name].shape
+        size, sized = tried[2:] if channels_first else tried[1:3], True
     # Detectors of the YOLO family read plain shares of 255.
     detector = proposal.score.metric == "boxes"
     return _PICTURE_STEPS.format(
         resize=f"  - resize: {{size: [{size[0]}, {size[1]}]}}\n" if sized else "",
-        mean="[0, 0, 0]" if detector else "[0.485, 0.456, 0.406]",
-        std="[1, 1, 1]" if detector else "[0.229, 0.224, 0.225]",
-        source="nothing, as detectors mostly do" if detector else "those of ImageNet",
+        normalize="" if detector else _IMAGENET,
         transpose="  - transpose: {order: [2, 0, 1]}   # height x width x channels to channels first\n"
         if channels_first
         else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,15 @@ from autotune.errors import TrialError
 
 _STATE = re.compile(r"state|hidden|cell|past|cache|memory|^[hc](_?(0|n|in|prev))?$", re.IGNORECASE)
 _CACHE = re.compile(r"past|cache", re.IGNORECASE)
-_NEXT = re.compile(r"^(?:new|next|present|out|output|updated)_?|_?(?:n|new|next|out|output|present|updated)$", re.IGNORECASE)
+_NEXT = re.compile(r"^(?:new|next|out|output|updated)_?|_?(?:n|new|next|out|output|updated)$", re.IGNORECASE)
 _PREVIOUS = re.compile(r"^(?:past|prev|in|input|initial)_?|_?(?:0|in|prev|past|init)$", re.IGNORECASE)
-_RATE = re.compile(r"^sr$|rate", re.IGNORECASE)
+_SCALARS = (
+    (re.compile(r"^sr$|rate", re.IGNORECASE), 16000),
+    (re.compile(r"^f(req)?_?min", re.IGNORECASE), 50),
+    (re.compile(r"^f(req)?_?max", re.IGNORECASE), 2000),
+    (re.compile(r"min|low", re.IGNORECASE), 0),
+)
+"""What scalars of these names mostly are: sampling rates and frequencies in hertz, lower bounds."""
 _LOGITS = re.compile(r"logit", re.IGNORECASE)
 _EMBEDDING = re.compile(r"embed|feature|vector|pool|hidden|latent", re.IGNORECASE)
 _BOXES = re.compile(r"box", re.IGNORECASE)
@@ -29,9 +36,11 @@ _LARGEST_CLASSES = 1000
 _ANCHORS = 4
 """Times as many anchors as columns a detector has at least, before suppression."""
 
-_BATCH = 4
-_SIZES = (16, 32, 64, 224, 8, 2, 1)
+_BATCHES = (4, 1)
+_SIZES = (16, 64, 512, 576, 1024, 16000, 8, 2, 1)
 """Free dimensions that are tried in turn until the model runs."""
+_PICTURE_SIZES = (224, 320, 640, 64, 32)
+"""The same for pictures."""
 
 
 class Role(StrEnum):
@@ -107,7 +116,7 @@ def propose(adapter: Adapter[ModelT], model: ModelT) -> Proposal:
     feeds, outputs = _tried(model, roles, declared, runner)
     axes = declared
     if feeds is not None:
-        axes, _ = settled_axes(declared, model.outputs, feeds, declared.size(feeds), runner)
+        axes, _ = settled_axes(declared, model, feeds, declared.size(feeds), runner)
         outputs = axes.per_sample(outputs)
     return Proposal(
         inputs=model.inputs,
@@ -135,24 +144,21 @@ def input_roles(model: Model) -> dict[str, Role]:
 
 
 def _next_state(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> TensorSpec | None:
-    """The output that the next call reads: of this input's shape, and of its name but for what says before and after."""
+    """The output that the next call reads: of this input's shape, and of its name but for before and after."""
 
     def alike(output: TensorSpec) -> bool:
         fixed = zip(spec.shape, output.shape, strict=True)
         return all(not (isinstance(a, int) and isinstance(b, int)) or a == b for a, b in fixed)
 
     shaped = [output for output in outputs if len(output.shape) == len(spec.shape) and alike(output)]
-    stem = _stem(spec.name)
-    return next((output for output in shaped if _stem(output.name) == stem), None)
+    stems = _stems(spec.name, _PREVIOUS)
+    return next((output for output in shaped if not stems.isdisjoint(_stems(output.name, _NEXT))), None)
 
 
-def _stem(name: str) -> str:
-    """A state's name without what tells the one before from the one after."""
-    text = name.lower().replace("past_key_values", "kv").replace("present_key_values", "kv")
-    text = re.sub(r"^present\.", "kv.", text).replace("past.", "kv.")
-    for pattern in (_NEXT, _PREVIOUS):
-        text = pattern.sub("", text) or text
-    return text
+def _stems(name: str, decoration: re.Pattern[str]) -> set[str]:
+    """A state's name with and without what tells the one before from the one after."""
+    text = re.sub(r"(past|present)(_key_values?)?", "kv", name.lower())
+    return {text, decoration.sub("", text) or text}
 
 
 def zeros_shape(spec: TensorSpec, axes: BatchAxes) -> list[int | str]:
@@ -169,10 +175,10 @@ def zeros_shape(spec: TensorSpec, axes: BatchAxes) -> list[int | str]:
 
 
 def scalar_value(spec: TensorSpec) -> int | float | bool:
-    """What a scalar input may be: a sampling rate for what is called so, else one."""
-    value = 16000 if _RATE.search(spec.name) else 1
+    """What a scalar input may be, by its name; else one."""
     if spec.dtype.kind == "b":
         return True
+    value = next((value for pattern, value in _SCALARS if pattern.search(spec.name)), 1)
     return float(value) if spec.dtype.kind == "f" else value
 
 
@@ -180,8 +186,9 @@ def _tried(
     model: Model, roles: Mapping[str, Role], axes: BatchAxes, runner: Runner
 ) -> tuple[Feeds | None, tuple[Array, ...]]:
     """Random feeds on which the model runs, and what it gives; None and nothing where no size is right."""
-    for size in _SIZES:
-        feeds = {spec.name: _random(spec, roles[spec.name], axes, size) for spec in model.inputs}
+    sizes = _PICTURE_SIZES if any(is_picture(spec) for spec in model.inputs) else _SIZES
+    for batch, size in itertools.product(_BATCHES, sizes):
+        feeds = {spec.name: _random(spec, roles[spec.name], axes, batch, size) for spec in model.inputs}
         try:
             return feeds, tuple(runner(feeds))
         except TrialError:
@@ -189,15 +196,15 @@ def _tried(
     return None, ()
 
 
-def _random(spec: TensorSpec, role: Role, axes: BatchAxes, size: int) -> Array:
-    batch = axes.inputs.get(spec.name)
+def _random(spec: TensorSpec, role: Role, axes: BatchAxes, batch: int, size: int) -> Array:
+    counting = axes.inputs.get(spec.name)
     shape = [
-        dim if isinstance(dim, int) else _BATCH if axis == batch else size for axis, dim in enumerate(spec.shape)
+        dim if isinstance(dim, int) else batch if axis == counting else size for axis, dim in enumerate(spec.shape)
     ]
     if role is Role.SCALAR:
         return np.full(shape, scalar_value(spec), spec.dtype)
     if role is Role.STATE:
-        zeros = [_BATCH if dim == "batch" else int(dim) for dim in zeros_shape(spec, axes)]
+        zeros = [batch if dim == "batch" else int(dim) for dim in zeros_shape(spec, axes)]
         return np.zeros(zeros, spec.dtype)
     generator = np.random.default_rng(0)
     if spec.dtype.kind == "f":
@@ -243,8 +250,8 @@ def _shape(spec: TensorSpec, axes: BatchAxes, place: int, outputs: Sequence[Arra
 def _detector(model: Model, shapes: Sequence[tuple[int | str | None, ...]], floats: Sequence[int]) -> Score | None:
     """Boxes, where an output is shaped like them."""
     blind = (
-        "whether fp32's detections are right. (A cosine would not even see that they are gone: of a detector whose "
-        "boxes matched at F1 0.44 it was 0.999)"
+        "whether fp32's detections are right, which a cosine would not even see gone: "
+        "of a detector whose boxes matched at F1 0.44 it was 0.999"
     )
     for place in floats:
         shape, name = shapes[place], model.outputs[place].name
@@ -256,9 +263,9 @@ def _detector(model: Model, shapes: Sequence[tuple[int | str | None, ...]], floa
             options |= {"layout": "separate", **_beside(model, place)}
         elif columns == 6 and (not isinstance(rows, int) or rows <= _LARGEST_CLASSES):
             options |= {"layout": "suppressed"}
-        elif _many(columns, rows, least=5):
+        elif _many(rows, columns, least=5):
             options |= {"layout": "yolov8"}
-        elif _many(rows, columns, least=6):
+        elif _many(columns, rows, least=6):
             options |= {"layout": "yolov5"}
         else:
             continue
@@ -275,15 +282,30 @@ def _beside(model: Model, boxes: int) -> dict[str, str | int]:
     return {"scores": scores, "classes": classes}
 
 
-def _many(columns: int | str | None, rows: int | str | None, *, least: int) -> bool:
-    if not isinstance(columns, int) or not least <= columns <= _LARGEST_CLASSES:
+def _many(numbers: int | str | None, anchors: int | str | None, *, least: int) -> bool:
+    """Whether an axis may count the numbers of an anchor, and the other one anchors."""
+    if not isinstance(numbers, int) or not least <= numbers <= _LARGEST_CLASSES:
         return False
-    return isinstance(rows, int) and rows >= _ANCHORS * columns
+    return isinstance(anchors, int) and anchors >= _ANCHORS * numbers
 
 
 def _plain(spec: TensorSpec, shape: tuple[int | str | None, ...], place: int, values: Array | None) -> Score:
     options: dict[str, str | int] = {"output": place} if place else {}
     rank, last = len(shape), shape[-1]
+    if rank == 3 and (_LOGITS.search(spec.name) or (isinstance(last, int) and last > _LARGEST_CLASSES)):
+        return Score(
+            metric="agreement",
+            options={**options, "axis": -1},
+            kind="a classifier of each step",
+            blind="which answers are right, and that one wrong step may change all that follow when text is generated",
+        )
+    if len(spec.shape) == rank - 1 or (rank == 2 and spec.shape and not isinstance(spec.shape[-1], int)):
+        return Score(
+            metric="fidelity" if rank == 2 else "cosine",
+            options=options,
+            kind="a model that predicts numbers for each step",
+            blind="how near fp32's own numbers are to the truth",
+        )
     if rank == 1 or (rank == 2 and last == 1):
         if values is not None and values.size and float(values.min()) >= 0 and float(values.max()) <= 1:
             return Score(
@@ -307,13 +329,6 @@ def _plain(spec: TensorSpec, shape: tuple[int | str | None, ...], place: int, va
             kind="a classifier",
             blind="which answers are right: a sample on which fp32 errs counts like any other",
             labelled="metric: topk\n    k: 1",
-        )
-    if rank == 3 and (_LOGITS.search(spec.name) or (isinstance(last, int) and last > _LARGEST_CLASSES)):
-        return Score(
-            metric="agreement",
-            options={**options, "axis": -1},
-            kind="a classifier of each step",
-            blind="which answers are right, and that one wrong step may change all that follow when text is generated",
         )
     return Score(
         metric="cosine",

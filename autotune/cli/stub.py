@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from autotune.adapter import Array, TensorSpec
 from autotune.cli.proposal import Proposal, Role
 
 _TEXT = '''\
-"""Functions that {experiment} may use in place of archives and built-in metrics. It runs as it is, on random numbers."""
+"""Functions that {experiment} may use in place of archives and built-in metrics. They run as they are."""
 
 from functools import cache
 from pathlib import Path
@@ -20,11 +21,11 @@ import numpy as np
 from autotune.adapter import Execution
 from autotune.adapters import get_adapter
 
-MODEL = Path(__file__).parent / {path!r}
+MODEL = Path(__file__).parent / {path}
 
 
 def batches():
-    """Batches as the model reads them. Put your own data here; `(inputs, labels)` where labels come along."""
+    """Batches as the model reads them, of random numbers: put your own data here. Labels go into `evaluate`."""
     generator = np.random.default_rng(0)
     for _ in range(20):
         yield {{
@@ -35,7 +36,7 @@ def batches():
 @cache
 def fp32_outputs():
     """What the fp32 model gives on each batch."""
-    adapter = get_adapter({framework!r})
+    adapter = get_adapter({framework})
     run = adapter.runner(adapter.load(MODEL), Execution())
     return [run(inputs) for inputs in batches()]
 
@@ -47,7 +48,7 @@ def evaluate(model):
     see whether fp32 is right, nor small values beside large ones.
     """
     error = total = 0.0
-    for inputs, expected in zip(batches(), fp32_outputs()):
+    for inputs, expected in zip(batches(), fp32_outputs(), strict=True):
         outputs = model(inputs)  # one array, or a tuple where the model has several outputs
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         error += float(np.square(first.astype(np.float64) - expected[0]).sum())
@@ -67,10 +68,17 @@ def stub_text(proposal: Proposal, *, path: Path, framework: str, experiment: str
     """
     feeds = proposal.feeds or {}
     lines = [
-        f"            {spec.name!r}: {_array(spec, proposal.roles[spec.name], feeds.get(spec.name))},"
+        f"            {_text(spec.name)}: {_array(spec, proposal.roles[spec.name], feeds.get(spec.name))},"
         for spec in proposal.inputs
     ]
-    return _TEXT.format(experiment=experiment, path=path.as_posix(), framework=framework, arrays="\n".join(lines))
+    return _TEXT.format(
+        experiment=experiment, path=_text(path.as_posix()), framework=_text(framework), arrays="\n".join(lines)
+    )
+
+
+def _text(value: object) -> str:
+    """A literal of Python in the quotes that formatters prefer."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _array(spec: TensorSpec, role: Role, tried: Array | None) -> str:
@@ -79,13 +87,11 @@ def _array(spec: TensorSpec, role: Role, tried: Array | None) -> str:
         shape = tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
         tried = np.zeros(shape, spec.dtype)
     if role is Role.SCALAR:
-        return f"np.full({tried.shape}, {tried.flat[0]!r}, {str(spec.dtype)!r})".replace("np.int64(", "(").replace(
-            "np.float32(", "("
-        )
+        return f"np.full({tried.shape}, {tried.flat[0].item()!r}, {_text(spec.dtype)})"
     if role is Role.STATE:
-        return f"np.zeros({tried.shape}, {str(spec.dtype)!r})"
+        return f"np.zeros({tried.shape}, {_text(spec.dtype)})"
     if spec.dtype.kind == "f":
-        return f"generator.standard_normal({tried.shape}).astype({str(spec.dtype)!r})"
+        return f"generator.standard_normal({tried.shape}).astype({_text(spec.dtype)})"
     if spec.dtype.kind == "O":
-        return f"np.full({tried.shape}, 'text', object)"
-    return f"np.ones({tried.shape}, {str(spec.dtype)!r})"
+        return f'np.full({tried.shape}, "text", object)'
+    return f"np.ones({tried.shape}, {_text(spec.dtype)})"

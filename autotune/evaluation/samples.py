@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Chunk:
     samples: Array
     feeds: Feeds
     labels: Any
-    axes: BatchAxes = BatchAxes()
+    axes: BatchAxes = field(default_factory=BatchAxes)
 
 
 class SampleStore:
@@ -141,12 +141,8 @@ class SampleStore:
             batch.feeds[name].shape[axis] == batch.size for batch in batches for name, axis in axes.inputs.items()
         )
         # What belongs to a call as a whole, such as a sampling rate, has to be the same in all.
-        constant = all(
-            np.array_equal(batch.feeds[name], first[name])
-            for batch in batches
-            for name in first
-            if axes.is_constant(name)
-        )
+        whole = [name for name in first if axes.is_constant(name)]
+        constant = all(np.array_equal(batch.feeds[name], first[name]) for batch in batches for name in whole)
         return len(shapes) == 1 and sizes_agree and constant
 
     def _gather(self, samples: Array) -> Chunk:

@@ -92,6 +92,9 @@ class SampleScorer:
         self._search, self._held_out = self._split(self._store)
         self._baseline = self._recorded(self._search, model, progress, "search")
         figures = self._figures(self._baseline)
+        for metric in source.metrics:
+            if metric.undefined and math.isnan(figures[metric.name]):
+                raise DataError(f"Metric {metric.name!r} must be defined on the fp32 model, but {metric.undefined}")
         for name, criterion in self._targets.items():
             criterion.check_baseline(figures[name])
         return self._complete(self._baseline, self._baseline, self._targets)

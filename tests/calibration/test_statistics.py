@@ -31,6 +31,29 @@ def test_what_is_saved_is_loaded(tmp_path_factory: Any, samples: int, seed: int,
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_what_masks_and_strings_leave_is_saved_too(tmp_path: Path) -> None:
+    collector = StatisticsCollector({}, 0)
+    collector.update("mask", np.array([0.0, -np.inf], np.float32))
+    collector.update("x", np.array([0.0, 1.0], np.float32))
+    plain = collector.finish(1)
+    gathered = CalibrationStatistics(
+        plain.tensors, 1, ({"text": np.array([["a"], ["bcd"]], object)},), unbounded=plain.unbounded
+    )
+    gathered.save(tmp_path / "s.npz")
+    loaded = CalibrationStatistics.load(tmp_path / "s.npz")
+    assert loaded.unbounded == {"mask"}
+    assert loaded.examples[0]["text"].dtype == object
+    assert loaded.examples[0]["text"].tolist() == [["a"], ["bcd"]]
+
+
+def test_a_file_from_before_masks_were_served_is_read(tmp_path: Path) -> None:
+    gathered = gather(2, {})
+    gathered.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as archive:
+        np.savez(tmp_path / "old.npz", **{name: archive[name] for name in archive if name != "unbounded"})
+    assert CalibrationStatistics.load(tmp_path / "old.npz") == gathered
+
+
 def test_no_tensors_at_all_are_saved_too(tmp_path: Path) -> None:
     empty = StatisticsCollector({}, 0).finish(3)
     empty.save(tmp_path / "empty.npz")

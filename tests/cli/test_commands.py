@@ -11,6 +11,7 @@ import yaml
 from onnx import TensorProto, helper
 
 from autotune.experiment import SCHEMA_FILE, load_experiment
+from tests import shapes
 from tests.cli.conftest import Command
 
 
@@ -135,6 +136,17 @@ def test_benchmarks_that_cannot_be_run(
     outcome = command("benchmark", network_file.name, *arguments)
     assert outcome.status == 2
     assert message in outcome.err
+
+
+def test_benchmark_resizes_the_batch_and_nothing_else(command: Command, tmp_path: Path) -> None:
+    onnx.save(shapes.utterance("frames"), tmp_path / "u.onnx")
+    onnx.save(shapes.time_major_lstm(), tmp_path / "t.onnx")
+    outcome = command("benchmark", "u.onnx", "u.onnx")
+    assert outcome.status == 2
+    assert "Input 'x' has free dimensions besides a batch: (frames, 8)" in outcome.err
+    outcome = command("benchmark", "t.onnx", "t.onnx", "--batch-size", 3)
+    assert "besides a batch: (time, batch, 8). Give its shape, as in `--shape x=1,3,8`" in outcome.err
+    assert command("benchmark", "u.onnx", "u.onnx", "--shape", "x=9,8", "--warmup", 1).status == 0
 
 
 def test_report_shows_what_a_run_found(command: Command, experiment: Path, tmp_path: Path) -> None:

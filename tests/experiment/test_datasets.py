@@ -241,3 +241,62 @@ def test_a_module_that_is_missing_and_one_that_does_not_work(tmp_path: Path, mon
 def test_sections_that_contradict_themselves(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         make_dataset(section)
+
+
+def test_constants_go_with_every_batch(archive: Path) -> None:
+    np.savez(archive, x=np.arange(10, dtype=np.float32).reshape(5, 2))
+    section = {
+        "npz": {"path": archive.name, "inputs": {"x": "x"}},
+        "constants": {
+            "sr": 16000,
+            "share": 0.5,
+            "on": True,
+            "sizes": [3, 4],
+            "state": {"shape": [2, "batch", 3]},
+            "mask": {"shape": ["batch", 4], "value": 1, "dtype": "int64"},
+            "cache": {"shape": ["batch", 0, 2]},
+        },
+        "batch_size": 3,
+    }
+    found = list(make_dataset(section, archive.parent).open(archive.parent))
+    assert [batch["x"].shape[0] for batch in found] == [3, 2]
+    for batch in found:
+        size = len(batch["x"])
+        assert (batch["sr"].shape, batch["sr"].dtype, batch["sr"]) == ((), np.int64, 16000)
+        assert (batch["share"].dtype, batch["on"].dtype, batch["sizes"].tolist()) == (np.float64, np.bool_, [3, 4])
+        assert (batch["state"].shape, batch["state"].dtype, batch["state"].any()) == ((2, size, 3), np.float32, False)
+        assert (batch["mask"].shape, batch["mask"].dtype, batch["mask"].all()) == ((size, 4), np.int64, True)
+        assert batch["cache"].shape == (size, 0, 2)
+
+
+def test_samples_are_stacked_where_the_model_counts_them(archive: Path) -> None:
+    np.savez(archive, x=np.arange(24, dtype=np.float32).reshape(4, 3, 2))
+    npz = {"path": archive.name, "inputs": "x"}
+
+    def shapes(**more: Any) -> list[tuple[int, ...]]:
+        return [batch.shape for batch in make_dataset({"npz": npz, **more}, archive.parent).open(archive.parent)]
+
+    assert shapes(batch_size=2) == [(2, 3, 2)] * 2
+    assert shapes(batch_size=2, stack_axis=1) == [(3, 2, 2)] * 2
+    assert shapes(stack_axis=None) == [(3, 2)] * 4
+    with pytest.raises(DataError, match=r"shape \(3, 2\) cannot be stacked along axis 3 of `stack_axis`"):
+        shapes(stack_axis=3)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"npz": {"path": "a.npz", "inputs": "x"}, "constants": {"sr": 1}},
+            "`constants` need `npz` with `inputs` by name",
+        ),
+        ({"image_folder": {"path": "a"}, "constants": {"sr": 1}}, "`constants` need `npz`"),
+        ({"npz": {"path": "a.npz", "inputs": {"x": "x"}}, "constants": {"x": 1}}, "but 'x' is in both"),
+        ({"npz": {"path": "a.npz", "inputs": "x"}, "stack_axis": None, "batch_size": 2}, "a call takes one sample"),
+        ({"function": "a:b", "constants": {"sr": 1}}, "`constants` belongs to `npz`"),
+        ({"function": "a:b", "stack_axis": 1}, "`stack_axis` belongs to `npz`"),
+    ],
+)
+def test_constants_and_axes_that_cannot_be(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_dataset(section)

@@ -133,9 +133,7 @@ def _stacked(examples: Sequence[Feeds], model: OnnxModel) -> list[Feeds]:
     shapes = {tuple((name, array.shape) for name, array in sorted(feeds.items())) for feeds in examples}
     if not axes.resizable or any(axes.is_constant(name) for name in examples[0]) or len(shapes) != 1:
         return list(examples)
-    return [
-        {name: np.concatenate([feeds[name] for feeds in examples], axis=axes.inputs[name]) for name in examples[0]}
-    ]
+    return [{name: np.concatenate([feeds[name] for feeds in examples], axis=axes.inputs[name]) for name in examples[0]}]
 
 
 class _NodeRunner:

@@ -56,8 +56,9 @@ class Boxes(Metric):
     name = "boxes"
     label_free = True
     resamples = 300
+    undefined = "it finds nothing in any image. Lower `score`, or see that pictures are prepared as in training"
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  options are given by name, in files and in calls
         self,
         output: int = 0,
         layout: str = BoxLayout.AUTO,
@@ -94,13 +95,9 @@ class Boxes(Metric):
         own = self._detections(outputs)
         if len(own) != len(reference):
             raise DataError(f"Metric {self.name!r} compares {len(reference)} images of fp32's with {len(own)}")
-        return np.array(
-            [
-                (_found(mine, theirs, self._match), len(mine), len(theirs))
-                for mine, theirs in zip(own, reference, strict=True)
-            ],
-            np.float64,
-        ).reshape(-1, 3)
+        pairs = zip(own, reference, strict=True)
+        counts = [(_found(mine, theirs, self._match), len(mine), len(theirs)) for mine, theirs in pairs]
+        return np.array(counts, np.float64).reshape(-1, 3)
 
     def figure(self, records: Array) -> float:
         """Between 0 and 1; NaN where neither model detects anything."""
@@ -116,15 +113,10 @@ class Boxes(Metric):
         if layout is BoxLayout.SEPARATE:
             scores = output_at(outputs, self._scores, self.name)
             classes = np.zeros(scores.shape) if self._classes < 0 else output_at(outputs, self._classes, self.name)
-            if (
-                boxes.ndim != 3
-                or boxes.shape[2] != 4
-                or scores.shape != boxes.shape[:2]
-                or classes.shape != scores.shape
-            ):
+            if boxes.ndim != 3 or boxes.shape[2] != 4 or {scores.shape, classes.shape} != {boxes.shape[:2]}:
                 raise DataError(
-                    f"Metric {self.name!r} needs boxes of shape (samples, boxes, 4) and as many scores and classes, but "
-                    f"the outputs have {boxes.shape}, {scores.shape} and {classes.shape}"
+                    f"Metric {self.name!r} needs boxes of shape (samples, boxes, 4) and as many scores and classes, "
+                    f"but the outputs have {boxes.shape}, {scores.shape} and {classes.shape}"
                 )
             rows = np.concatenate([boxes, scores[..., None], classes[..., None]], axis=2)
             return [self._above(image) for image in rows.astype(np.float64)]

@@ -94,7 +94,7 @@ class CosineSimilarity(MeanMetric):
 
 
 class Fidelity(Metric):
-    """Share of the variance of the fp32 model's output that a candidate's output gives; fp32 itself has 1 by definition.
+    """Share of the variance of the fp32 model's output that a candidate's gives; fp32 itself has 1 by definition.
 
     R squared with fp32's output in the place of labels: for models that predict numbers, where a cosine of one value
     sees its sign alone.
@@ -105,6 +105,7 @@ class Fidelity(Metric):
 
     name = "fidelity"
     label_free = True
+    undefined = "its output is the same for all data. Are these samples like those that it was made for?"
 
     def __init__(self, output: int = 0) -> None:
         self._output = output

@@ -24,12 +24,14 @@ class Metric(ABC):
         higher_is_better: Whether a larger figure is a better one.
         label_free: Whether it compares with the fp32 model's own outputs and reads no labels.
         resamples: Of the paired bootstrap, for figures that are no mean; fewer where a figure is dear.
+        undefined: When its figure is NaN and what to do then; for the message where fp32's own is.
     """
 
     name: str
     higher_is_better: bool = True
     label_free: bool = False
     resamples: int = 1000
+    undefined: str = ""
 
     @property
     def identity(self) -> str:

@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from autotune import Tuner
 from autotune.errors import DataError, InputError
 from autotune.evaluation import create_metric
 from autotune.evaluation.metrics.boxes import Boxes
+from tests import shapes
 
 Array = npt.NDArray[Any]
 
@@ -91,12 +93,26 @@ def test_a_detection_is_found_once() -> None:
     assert figure(Boxes(), (suppressed((FIRST, 0.9, 0)),), (twice,)) == pytest.approx(2 / 3)
 
 
+def test_boxes_of_different_classes_do_not_suppress_each_other() -> None:
+    near = (FIRST[0] + 1, *FIRST[1:])
+    (found,) = Boxes().reference((yolov8((FIRST, 0.9, 0), (near, 0.7, 1)),))
+    assert found[:, 5].tolist() == [0, 1]
+    (found,) = Boxes().reference((yolov8((FIRST, 0.9, 0), (near, 0.7, 0)),))
+    assert found[:, 5].tolist() == [0]
+
+
 def test_images_count_by_their_detections() -> None:
     metric = Boxes()
     fp32 = np.concatenate([suppressed(*THREE), suppressed((FIRST, 0.9, 0)), suppressed()])
     candidate = np.concatenate([suppressed(*THREE), suppressed(), suppressed()])
     assert figure(metric, (fp32,), (candidate,)) == pytest.approx(2 * 3 / (3 + 4))
     assert math.isnan(figure(metric, (suppressed(),), (suppressed(),)))
+
+
+def test_where_fp32_finds_nothing_the_way_out_is_named() -> None:
+    batches = [np.zeros((1, 3, 32, 32), np.float32)] * 2  # scores of one half
+    with pytest.raises(DataError, match="must be defined on the fp32 model, but it finds nothing in any image"):
+        Tuner(max_trials=1).tune(shapes.detector(), batches, metric=Boxes(score=0.6), eval_dataloader=batches)
 
 
 def test_what_is_no_detector() -> None:
