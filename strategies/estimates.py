@@ -160,6 +160,11 @@ class Estimates:
         """The loss that is expected of a choice."""
         return float(self._losses.predict(choice[None])[0][0])
 
+    @property
+    def best(self) -> float:
+        """The least cost of what keeps the target, fp32's included, as a share of the baseline's."""
+        return self._best
+
     def predicted_cost(self, choice: Flags) -> float:
         """The cost that is expected of a choice, as a share of the baseline's."""
         return float(self._costs.predict(choice[None])[0])
@@ -214,8 +219,8 @@ class Estimates:
         else:
             gain, least = self._best - self._costs.predict(choices), _NOTICEABLE
         loss, probability = self._losses.predict(choices)
-        probability = self._with_verdicts(choices, probability)
-        probability[loss > self._limit()] = 0.0
+        probability = self.with_verdicts(choices, probability)
+        probability[loss > self.limit()] = 0.0
         promise = np.where(gain >= least * self._best, gain * probability, 0.0)
         promise[promise < _WORTHWHILE * self._best] = 0.0
         promise *= probability ** (_CAUTION * idle)
@@ -234,7 +239,7 @@ class Estimates:
             every = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
             return every[in_order(self.steps, every)]
         program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
-        limit = min(self._problem.criterion.target, self._limit())
+        limit = min(self._problem.criterion.target, self.limit())
         solved = program.solve([share * limit for share in _BUDGETS])
         flipped = [self._flipped(choice) for choice in ([self._best_choice] if self.won else solved[-1:])]
         choices = np.concatenate([np.array(solved, dtype=bool).reshape(-1, n), *flipped])
@@ -250,7 +255,7 @@ class Estimates:
         flipped[np.arange(len(steps)), steps] ^= True
         return flipped
 
-    def _with_verdicts(self, choices: Flags, probability: Vector) -> Vector:
+    def with_verdicts(self, choices: Flags, probability: Vector) -> Vector:
         """Ops returned to fp32 do little harm: more of them than a config that keeps the target keep it as well.
 
         And fewer than one that misses it miss it as well; as far as the evaluation data can tell the two apart.
@@ -268,7 +273,7 @@ class Estimates:
                 probability[fewer] = np.minimum(probability[fewer], max(again, 1 - _CERTAIN))
         return probability
 
-    def _limit(self) -> float:
+    def limit(self) -> float:
         """The largest predicted loss of a candidate."""
         missed = [(choice, trial) for choice, trial in self._trials if trial.loss is not None and not trial.met]
         clear = sum(self.clarity(trial) for _, trial in missed)
