@@ -41,6 +41,10 @@ _CHECKS = 3
 _HOPELESS = 2.0
 """Losses that are expected beyond so many times the target are not measured."""
 
+_NOTHING_LEFT = 0.4
+"""Output error at which outputs are noise: of shipped models in int8 throughout a detector that finds nothing has 0.68, a
+text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses 1 %, 0.02."""
+
 _CERTAIN = 0.9
 """What a verdict says at most of configs with more or fewer ops in fp32."""
 
@@ -146,15 +150,26 @@ class Estimates:
                 break
             config = self.config(choice)
             quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
-            if self._losses.add_error(choice, self._problem.insights.output_error(quick)):
+            error = self._problem.insights.output_error(quick)
+            agrees = self._losses.add_error(choice, error)
+            if error > _NOTHING_LEFT:
+                self._tried.add(config.fingerprint)
+            elif agrees:
                 break
         return choice
 
     def is_hopeless(self, config: QuantizationConfig) -> bool:
-        """Whether a config's output error alone says that it misses the target by far."""
-        if not is_telling(self._problem, config):
-            return False
-        return PRIOR_SCALE * self._problem.insights.output_error(config) > _HOPELESS * self._problem.criterion.target
+        """Whether a config's output error alone says that it misses the target by far.
+
+        Outputs that are mostly noise, or not finite, no recipe and no unit of the loss makes useful.
+        """
+        quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
+        error = self._problem.insights.output_error(quick)
+        if error > _NOTHING_LEFT:
+            self._tried.add(config.fingerprint)
+            return True
+        telling = is_telling(self._problem, config)
+        return telling and PRIOR_SCALE * error > _HOPELESS * self._problem.criterion.target
 
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""

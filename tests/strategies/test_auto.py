@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autotune.config import QuantizationConfig
-from autotune.criterion import Verdict
+from autotune.criterion import Criterion, Verdict
 from autotune.strategies.auto import Auto
 from autotune.strategies.cost_model import Costs
 from autotune.strategies.estimates import Estimates
@@ -19,6 +19,7 @@ from autotune.strategies.program import Conversions, Flags, Program
 from autotune.strategies.steps import Gap, certain_gaps, single_steps
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement, Trial, TrialState
+from tests.strategies.driver import Run
 from tests.strategies.synthetic import Synthetic, make_model
 
 TARGET = 0.01
@@ -213,6 +214,29 @@ def test_an_op_that_is_said_to_lose_much_may_lose_it() -> None:
     _, estimates = estimates_of(model, np.full(6, 0.05))
     estimates.add(flags(6), trial(estimates.config(flags(6)), 3.5))
     assert not estimates.refuted
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Synthetic):
+    """A model whose outputs are no use with every op in int8, whatever it loses."""
+
+    error: float = 0.0
+
+    def output_error(self, config: QuantizationConfig) -> float:
+        preferred = config.ops == self.space.preferred.ops
+        return self.error if preferred else super().output_error(config)
+
+
+@pytest.mark.parametrize(("error", "evaluated"), [(float("inf"), False), (0.7, False), (float("nan"), True), (0.3, True)])
+@pytest.mark.parametrize("criterion", [Criterion(absolute=0.01), Criterion(relative=0.3)])
+def test_a_first_config_whose_outputs_are_noise_is_not_evaluated_in_whatever_unit_the_loss_is(
+    error: float, evaluated: bool, criterion: Criterion
+) -> None:
+    model = Broken(**vars(make_model(8, rich=False, total_loss=0.008)), error=error)
+    problem = dataclasses.replace(model.problem(), criterion=criterion)
+    run = Run(problem, model).go(Auto(spare=0), 20)
+    assert run.best.met
+    assert (run.evaluated[0].config == model.space.preferred) is evaluated
 
 
 def _gap(seconds: float, noise: float, kind: str = "MatMul", least: float = 1e-3) -> Gap:
