@@ -1,8 +1,8 @@
 """Record a space that is evaluated completely: groups of ops, int8 or fp32, under two calibration algorithms.
 
 What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512
-configs (8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from interleaved runs, the
-output error and the label-free estimate of the loss on calibration images, and the size. Recipes are left out: they
+configs (of 8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from
+interleaved runs, the output error on calibration images, and the size. Recipes are left out: they
 would hide most of the losses that a search has to find its way around. Two configs that differ in the algorithm alone
 run the same kernels, so that they share one measured speedup. Run from the root of the repository:
 
