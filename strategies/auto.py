@@ -53,8 +53,8 @@ class Auto(PlannedStrategy):
     instead, see :mod:`autotune.strategies.shrink`.
 
     Costs: one evaluation where the first config keeps the target, typically 2 to 8 otherwise, however many ops there
-    are, and about log2(ops) more where predictions are worth nothing; insights cost at most one evaluation. Choose it always, unless the point is to compare
-    with something else.
+    are, and about log2(ops) more where predictions are worth nothing; insights cost at most one
+    evaluation. Choose it always, unless the point is to compare with something else.
 
     Builds on: noise-to-signal ratios that add up and integer programs over them (HAWQ-V3, arXiv 2011.10680; NVIDIA
     ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), probability of feasibility

@@ -42,9 +42,9 @@ _HOPELESS = 2.0
 """Losses that are expected beyond so many times the target are not measured."""
 
 _NOTHING_LEFT = 0.4
-"""Output error at which outputs are noise. Of shipped models in int8 throughout, a detector that finds nothing has 0.68,
-a text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses 1 %,
-has 0.02."""
+"""Output error at which outputs are noise. Of shipped models in int8 throughout, a detector that finds nothing has
+0.68, a text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses
+1 %, has 0.02."""
 
 _CERTAIN = 0.9
 """What a verdict says at most of configs with more or fewer ops in fp32."""
