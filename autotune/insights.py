@@ -27,11 +27,11 @@ _WORTH_A_PROFILE = 0.1
 
 
 _ROUNDS = 3
-"""Profiles of the same models, each in sessions of its own: sessions of one model differ by more than their own noise."""
+"""Profiles of the same models, each in sessions of its own, which differ by more than their own noise."""
 
 _SHORT_S = 0.2
 _FEW_BATCHES = 2
-"""Output errors are taken on what the fp32 model runs in this time: with more of a large model, fewer ops are looked at."""
+"""Output errors are taken on what the fp32 model runs in this time: more would leave less time for other ops."""
 
 _SHARE_OF_TIMEOUT = 0.2
 _LEAST_ALLOWANCE_S = 2.0
@@ -179,7 +179,9 @@ class MeasuredInsights(Generic[ModelT]):
 
     def _sensitivity(self) -> dict[str, float]:
         recipe = self._space.recipe.preferred.quick
-        preferred = {op.name: op.preferred for op in self._space.tunable if op.preferred.precision is not Precision.FP32}
+        preferred = {
+            op.name: op.preferred for op in self._space.tunable if op.preferred.precision is not Precision.FP32
+        }
         started = self._clock()
         took: list[float] = []
 

@@ -25,7 +25,7 @@ _OFFSET = 1e-6
 def output_error(
     expected: Sequence[Sequence[Array]], actual: Sequence[Sequence[Array]], outputs: Sequence[TensorSpec]
 ) -> float:
-    """Squared error over squared spread, the mean over the parts of all outputs; outputs that are no floats do not count.
+    """Squared error over squared spread, the mean over the parts of all outputs; integer outputs do not count.
 
     Args:
         expected: By batch, by output.

@@ -34,10 +34,10 @@ def sensitivities(
         causes; where there was no time at all, all ops share an error of 1.
     """
     if not ops or not affordable(1):
-        return _shared(ops, 1.0)
+        return _shared(ops, 1.0, ops)
     whole = error_of(ops)
     if len(ops) == 1:
-        return _shared(ops, whole)
+        return _shared(ops, whole, ops)
     if affordable(len(ops)):
         return {op: error_of([op]) for op in ops}
     return _halved(ops, whole, error_of, affordable)
@@ -56,7 +56,7 @@ def _halved(
         error, _, group = heapq.heappop(pending)
         negligible = math.isfinite(whole) and -error <= _NEGLIGIBLE * whole
         if len(group) == 1 or negligible or not affordable(2):
-            found.update(_shared(group, -error))
+            found.update(_shared(group, -error, ops))
             continue
         middle = len(group) // 2
         for half in (group[:middle], group[middle:]):
@@ -64,5 +64,13 @@ def _halved(
     return {op: found[op] for op in ops}
 
 
-def _shared(ops: Sequence[str], error: float) -> dict[str, float]:
-    return dict.fromkeys(ops, error / len(ops)) if ops else {}
+def _shared(group: Sequence[str], error: float, ops: Sequence[str]) -> dict[str, float]:
+    """What each op of a group is taken to cause: the more, the closer it is to the outputs.
+
+    Nothing after it evens out what the last op does, and tails are where boxes are decoded, scores are joined with
+    them, and exponentials and divisions stand.
+    """
+    position = {op: index for index, op in enumerate(ops)}
+    weights = {op: (len(ops) - position[op]) ** -2.0 for op in group}
+    total = sum(weights.values())
+    return {op: error * weight / total for op, weight in weights.items()}

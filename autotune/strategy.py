@@ -36,7 +36,7 @@ class Insights(Protocol):
 
         The squared error over the squared spread of the outputs (a noise-to-signal ratio), on a few calibration
         samples; parts of an output whose scales lie far apart count alike, see :mod:`autotune.output_error`. For small
-        errors the ratios of several ops add up. Ops that there was no time to tell apart share what they cause together.
+        errors the ratios of several ops add up. Ops that there was no time to tell apart share what they cause.
         """
         ...
 

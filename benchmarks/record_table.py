@@ -1,8 +1,8 @@
-"""Record a space that is evaluated completely: 8 groups of ops, int8 or fp32, under two calibration algorithms.
+"""Record a space that is evaluated completely: groups of ops, int8 or fp32, under two calibration algorithms.
 
 What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512
-configs which images of a fixed part of the evaluation set it answers rightly, the speedup from interleaved runs, the
-output error and the label-free estimate of the loss on calibration images, and the size. Recipes are left out: they
+configs (of 8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from
+interleaved runs, the output error on calibration images, and the size. Recipes are left out: they
 would hide most of the losses that a search has to find its way around. Two configs that differ in the algorithm alone
 run the same kernels, so that they share one measured speedup. Run from the root of the repository:
 
@@ -161,10 +161,10 @@ SOURCES = {
 }
 
 
-def group_ops(space: TuningSpace, first: int) -> list[list[str]]:
-    """The tunable ops in graph order, cut into ``GROUPS`` pieces."""
+def group_ops(space: TuningSpace, first: int, count: int) -> list[list[str]]:
+    """The tunable ops in graph order, cut into ``count`` pieces of which the first is given."""
     names = [op.name for op in space.tunable]
-    rest = np.array_split(np.array(names[first:], dtype=object), GROUPS - 1)
+    rest = np.array_split(np.array(names[first:], dtype=object), count - 1)
     return [names[:first], *(list(piece) for piece in rest)]
 
 
@@ -200,9 +200,10 @@ class Recorder:
         source: What to record.
         folder: Where outputs and speedups are kept until the table is complete.
         host: The machine, as this process sees it.
+        groups: How many groups the ops are cut into.
     """
 
-    def __init__(self, source: Source, folder: Path, host: Host) -> None:
+    def __init__(self, source: Source, folder: Path, host: Host, groups: int) -> None:
         self._folder = folder
         self.host = host
         self._recipe = Recipe(reduce_range=host.saturates_u8s8)
@@ -212,7 +213,7 @@ class Recorder:
         self._input = self._model.inputs[0].name
         self.model_outputs = self._model.outputs
         self.space = self._adapter.space(self._model)
-        self.groups = group_ops(self.space, source.first_group)
+        self.groups = group_ops(self.space, source.first_group, groups)
         calibration, _ = source.data.calibration(CALIBRATION)
         feeds = batches(self._input, calibration, BATCH)
         self._statistics = self._adapter.calibrate(self._model, feeds, seed=0)
@@ -249,7 +250,7 @@ class Recorder:
         """The speedup of every choice of groups; those not yet there, or too uncertain, are measured."""
         path = self._folder / "speeds.json"
         speeds = {int(mask): speed for mask, speed in json.loads(path.read_text()).items()} if path.exists() else {}
-        for mask in range(2**GROUPS):
+        for mask in range(2 ** len(self.groups)):
             if mask not in speeds or not is_certain(speeds[mask]):
                 speeds[mask] = self._speed(self._adapter.runner(self._candidate(mask, 0), Execution()))
                 path.write_text(json.dumps(speeds))
@@ -276,8 +277,11 @@ class Recorder:
         }
 
 
-def make_table(recorder: Recorder, source: Source) -> dict[str, Any]:
-    """The table as it is stored; answers are packed bits in base64, in the order of the evaluation images."""
+def make_table(recorder: Recorder, source: Source, hidden: Sequence[str]) -> dict[str, Any]:
+    """The table as it is stored; answers are packed bits in base64, in the order of the evaluation images.
+
+    ``hidden`` says that the process saw less of the CPU than there is, which the host's features say already.
+    """
     calibration, evaluation, _ = recorder.outputs(None)
     right = evaluation[0].argmax(axis=1) == recorder.labels
     outputs = recorder.model_outputs
@@ -296,6 +300,7 @@ def make_table(recorder: Recorder, source: Source) -> dict[str, Any]:
         "baseline_answers": pack(right),
         "baseline_margins": base64.b64encode(margins.astype(np.float16).tobytes()).decode(),
         "host": recorder.host.to_json(),
+        "hidden_features": list(hidden),
         "groups": recorder.groups,
         "algorithms": [str(algorithm) for algorithm in ALGORITHMS],
         "profile": recorder.profile(),
@@ -320,22 +325,23 @@ def main() -> None:
     parser.add_argument("model", choices=SOURCES)
     parser.add_argument("table", type=Path)
     parser.add_argument("--images", type=int, help="evaluation images to use instead of the model's own number")
+    parser.add_argument("--groups", type=int, default=GROUPS, help="each one more doubles what there is to record")
     parser.add_argument("--only", choices=("outputs", "speeds"))
-    parser.add_argument("--hidden", nargs="*", default=("none",), help="beginnings of features that this process has not")
+    parser.add_argument("--hidden", nargs="*", default=(), help="beginnings of features that this process has not")
     args = parser.parse_args()
     source = SOURCES[args.model]
     if args.images:
         source = dataclasses.replace(source, images=args.images)
-    recorder = Recorder(source, args.table.with_suffix(".parts"), visible_host(args.hidden))
+    recorder = Recorder(source, args.table.with_suffix(".parts"), visible_host(args.hidden), args.groups)
     started = time.monotonic()
     if args.only != "speeds":
-        for mask in (None, *range(2**GROUPS)):
+        for mask in (None, *range(2**args.groups)):
             recorder.outputs(mask)
     if args.only != "outputs":
         recorder.speeds()
     print(f"recorded in {time.monotonic() - started:.0f} s")
     if args.only is None:
-        args.table.write_text(json.dumps(make_table(recorder, source)).replace("], [", "],\n[") + "\n")
+        args.table.write_text(json.dumps(make_table(recorder, source, args.hidden)).replace("], [", "],\n[") + "\n")
 
 
 if __name__ == "__main__":

@@ -39,11 +39,12 @@ class Auto(PlannedStrategy):
        next. Candidates come from an integer program (least cost, loss within a budget). The output error of the choice
        on a few samples must agree with what was predicted; otherwise that is corrected and another choice made. A first
        config whose output error foretells twice the loss allowed is not evaluated at all.
-    5. As long as nothing keeps the target, from the third clear miss on each halves the loss that is allowed for, so
-       that it is a bisection along a path of good configs where the prediction of losses is of no use. It ends when
-       nothing promises enough, or ``patience`` evaluations in a row did not win.
-
-    6. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
+    5. As long as nothing keeps the target, from the third clear miss on each halves the loss that is allowed for. It
+       ends when nothing promises enough, or ``patience`` evaluations in a row did not win.
+    6. Where a config that was predicted to keep the target loses ten times what was predicted, and where nothing is
+       predicted to win although nothing keeps the target, it goes on by measurement: the shortest prefix of the best
+       ranking that keeps the target is found by bisection, see :mod:`autotune.strategies.bisection`.
+    7. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
        side, and tried where they are clearly faster. If the best loses more than a quarter of what is allowed, up to
        ``spare`` configs that run the same kernels are tried: of equally fast ones, the one that loses least is the
        answer.
@@ -52,8 +53,8 @@ class Auto(PlannedStrategy):
     instead, see :mod:`autotune.strategies.shrink`.
 
     Costs: one evaluation where the first config keeps the target, typically 2 to 8 otherwise, however many ops there
-    are; the sensitivities cost a pass of a few samples for each op. Choose it always, unless the point is to compare
-    with something else.
+    are, and about log2(ops) more where predictions are worth nothing; insights cost at most one
+    evaluation. Choose it always, unless the point is to compare with something else.
 
     Builds on: noise-to-signal ratios that add up and integer programs over them (HAWQ-V3, arXiv 2011.10680; NVIDIA
     ModelOpt's auto_quantize), bisection along a sensitivity order (arXiv 2302.01382), probability of feasibility

@@ -6,8 +6,8 @@ for what they cost, and the shortest prefix that keeps the target is found by bi
 evaluations, and most of those that miss end early. (Bisection along a sensitivity order: arXiv 2302.01382.)
 
 The last op of that prefix is needed for certain, those before it may not be. It is moved to the front, and the prefix
-bisected anew, as delta debugging does (Zeller and Hildebrandt, IEEE Transactions on Software Engineering 28, 2002): each
-round finds one more op that a bad ranking had put far behind.
+bisected anew, as delta debugging does (Zeller and Hildebrandt, IEEE Transactions on Software Engineering 28, 2002):
+each round finds one more op that a bad ranking had put far behind.
 """
 
 from __future__ import annotations

@@ -51,7 +51,11 @@ class Costs:
             gaps = {
                 # Positions: an op with several steps has as many gaps.
                 str(i): gap_between(
-                    types[step.op], step.after.precision, step.before.precision, latency[step.op], noise.get(step.op, {})
+                    types[step.op],
+                    step.after.precision,
+                    step.before.precision,
+                    latency[step.op],
+                    noise.get(step.op, {}),
                 )
                 for i, (step, have) in enumerate(zip(steps, known, strict=True))
                 if have

@@ -152,9 +152,7 @@ def certain_gaps(gaps: Mapping[str, Gap]) -> dict[str, float]:
     An op whose gap is within its noise is undecided. Undecided ops that are alike are decided together: 37 products
     that are 6 % faster each in another precision are 37 times as much seconds, and hardly more noise.
     """
-    certain = {
-        op: math.copysign(max(abs(gap.seconds) - gap.doubt, 0.0), gap.seconds) for op, gap in gaps.items()
-    }
+    certain = {op: math.copysign(max(abs(gap.seconds) - gap.doubt, 0.0), gap.seconds) for op, gap in gaps.items()}
     undecided: dict[object, list[str]] = {}
     for op, gap in gaps.items():
         if certain[op] == 0:

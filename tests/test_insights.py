@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +10,19 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from optuna.samplers import RandomSampler
 
 from autotune.adapter import Execution, Feeds
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
-from autotune.config import Precision
+from autotune.calibration import CalibrationStatistics
+from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError
 from autotune.history import History
-from autotune.insights import MeasuredInsights, noise_to_signal
+from autotune.insights import MeasuredInsights
+from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
+from autotune.strategy import Objective
+from autotune.trial import Measurement, Trial, TrialState
 
 WIDTH = 256
 ROW = {"data": np.random.default_rng(0).normal(size=(1, WIDTH)).astype(np.float32)}
@@ -73,7 +79,9 @@ class Profiled(OnnxRuntimeAdapter):
         return [fp32, *({op: value / 2 for op, value in fp32.items()} for _ in models[1:])]
 
 
-def insights_of(adapter: OnnxRuntimeAdapter, keep: set[str] | None = None) -> MeasuredInsights[Any]:
+def insights_of(
+    adapter: OnnxRuntimeAdapter, keep: set[str] | None = None, *, history: History | None = None, **options: Any
+) -> MeasuredInsights[Any]:
     """Of the perceptron; ``keep``: ops that offer more than one quantized precision."""
     model = adapter.load(perceptron())
     space = adapter.space(model)
@@ -91,8 +99,9 @@ def insights_of(adapter: OnnxRuntimeAdapter, keep: set[str] | None = None) -> Me
         feeds=[ROW],
         latency_feeds=ROW,
         execution=Execution(),
-        history=History(None, {}),
+        history=History(None, {}) if history is None else history,
         stopwatch=Stopwatch(),
+        **options,
     )
 
 
@@ -123,9 +132,109 @@ def test_without_a_profile_there_is_no_entry() -> None:
     assert insights_of(Profiled(refuses=True)).op_latency() == {}
 
 
-def test_infinities_of_fp32_itself_are_no_error() -> None:
-    masked = np.array([1.0, 2.0, -np.inf, 2.0])
-    same, off = [[masked]], [[masked + np.array([0.0, 0.3, 0.0, 0.0])]]
-    assert noise_to_signal(same, same) == 0.0
-    assert noise_to_signal(same, off) == pytest.approx(0.09 / 9)
-    assert noise_to_signal([[np.array([1.0])]], [[np.array([np.nan])]]) != 0.0
+class Slow(Profiled):
+    """An adapter whose every candidate and profile takes a second of a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def apply(self, model: Any, config: QuantizationConfig, statistics: CalibrationStatistics) -> Any:
+        self.now += 1.0
+        return super().apply(model, config, statistics)
+
+    def op_seconds(self, models: Sequence[Any], feeds: Feeds, execution: Execution) -> Sequence[Mapping[str, float]]:
+        self.now += 1.0
+        return super().op_seconds(models, feeds, execution)
+
+
+def after_baseline(duration_s: float) -> History:
+    """A history whose fp32 evaluation took so long."""
+    history = History(None, {})
+    opened = history.open(RandomSampler(0))
+    history.start(opened, QuantizationConfig(), "fp32 baseline")
+    baseline = Trial(
+        number=0,
+        config=QuantizationConfig(),
+        state=TrialState.COMPLETED,
+        measurement=Measurement(loss=0.0, latency_ms=1.0, speedup=1.0),
+        duration_s=duration_s,
+    )
+    history.finish(opened, baseline, Objective.LATENCY, 0.01)
+    return history
+
+
+def everything(insights: MeasuredInsights[Any], space: TuningSpace) -> None:
+    """Ask for all there is, the most useful first."""
+    insights.op_latency()
+    insights.output_error(space.preferred)
+    insights.sensitivity()
+    insights.crossing_latency()
+    for op in space.tunable:
+        insights.output_error(QuantizationConfig(ops={op.name: op.preferred}))
+
+
+@pytest.mark.parametrize(
+    ("evaluation_s", "timeout_s", "allowed_s"),
+    [(6.0, None, 6.0), (6.0, 20.0, 4.0), (100.0, 30.0, 6.0), (0.1, None, 2.0), (0.1, 5.0, 1.0), (1e6, None, 1e6)],
+)
+def test_insights_cost_at_most_an_evaluation_and_a_fifth_of_the_time_given(
+    evaluation_s: float, timeout_s: float | None, allowed_s: float
+) -> None:
+    adapter = Slow()
+    history = after_baseline(evaluation_s)
+    insights = insights_of(adapter, history=history, timeout_s=timeout_s, clock=adapter.clock)
+    everything(insights, adapter.space(adapter.load(perceptron())))
+    # What has begun is brought to its end: a candidate and its profile.
+    assert adapter.now <= allowed_s + 2.0
+    assert set(insights.sensitivity()) == {"gemm_0", "gemm_1", "gemm_2", "gemm_3"}
+
+
+def test_nothing_is_begun_after_the_deadline() -> None:
+    adapter = Slow()
+    insights = insights_of(adapter, history=after_baseline(100.0), deadline=0.0, clock=adapter.clock)
+    everything(insights, adapter.space(adapter.load(perceptron())))
+    assert adapter.now == 0.0
+    assert insights.op_latency() == {}
+    assert sum(insights.sensitivity().values()) == pytest.approx(1.0)
+
+
+def test_what_there_was_no_time_for_stays_unknown_when_the_run_goes_on_later() -> None:
+    adapter = Slow()
+    history = after_baseline(2.0)
+    insights = insights_of(adapter, history=history, clock=adapter.clock)
+    config = adapter.space(adapter.load(perceptron())).preferred
+    insights.op_latency()
+    assert math.isnan(insights.output_error(config))
+    resumed = insights_of(adapter, history=history, clock=adapter.clock)
+    # A resumed run must decide as the uninterrupted one did.
+    assert math.isnan(resumed.output_error(config))
+    assert not math.isnan(resumed.output_error(QuantizationConfig(ops={"gemm_0": config["gemm_0"]})))
+
+
+def test_profiles_are_repeated_and_say_how_sure_they_are() -> None:
+    class Uneven(Profiled):
+        def op_seconds(
+            self, models: Sequence[Any], feeds: Feeds, execution: Execution
+        ) -> Sequence[Mapping[str, float]]:
+            fp32, *others = super().op_seconds(models, feeds, execution)
+            # One op of the candidates takes another time in each session.
+            return [fp32, *({**each, "gemm_1": 0.01 * len(self.calls) ** 2} for each in others)]
+
+    insights = insights_of(Uneven(), keep=set())
+    steady, uneven = (insights.op_latency_noise()[op] for op in ("gemm_0", "gemm_1"))
+    (quantized,) = set(steady) - {Precision.FP32}
+    assert steady[quantized] == pytest.approx(0.0, abs=1e-12)
+    assert uneven[Precision.FP32] == pytest.approx(0.0, abs=1e-12)
+    assert uneven[quantized] > 1e-3
+
+
+def test_profiles_in_workspaces_of_before_hold_no_noise() -> None:
+    history = History(None, {})
+    history.keep("op_latency", {"gemm_0": {"fp32": 2e-3, "int8": 1e-3}})
+    insights = insights_of(Profiled(), history=history)
+    assert insights.op_latency() == {"gemm_0": {Precision.FP32: 2e-3, Precision.INT8: 1e-3}}
+    assert insights.op_latency_noise() == {"gemm_0": {}}

@@ -65,6 +65,24 @@ def test_an_option_within_noise_or_slower_costs_no_trial(factor: float) -> None:
     assert all(trial.config.recipe.optimization is GraphOptimization.ALL for trial in searched.evaluated)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unsure(WithOptions):
+    """A model whose options are compared on a busy machine: with an interval of its own."""
+
+    interval: tuple[float, float] = (1.0, 1.0)
+
+    def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
+        if other.recipe.format is GraphFormat.QOPERATOR:
+            return self.interval
+        return super().relative_speed(config, other)
+
+
+@pytest.mark.parametrize(("interval", "tried"), [((0.9, 1.6), 0), ((1.02, 1.2), 0), ((1.04, 1.2), 1)])
+def test_an_option_must_be_faster_for_certain(interval: tuple[float, float], tried: int) -> None:
+    searched = run(Unsure(**vars(model(0.8)), interval=interval))
+    assert formats(searched).count(GraphFormat.QOPERATOR) == tried
+
+
 def test_options_change_no_size() -> None:
     assert set(formats(run(model(0.8), Objective.SIZE))) == {GraphFormat.QDQ}
 

@@ -36,7 +36,9 @@ def fallen(trial: Trial, model: Synthetic) -> set[str]:
 
 @pytest.mark.parametrize("ops", [12, 60, 200])
 @pytest.mark.parametrize("share", [0.01, 0.001])
-def test_a_prediction_wrong_by_a_factor_of_a_hundred_is_distrusted_and_the_search_goes_on(ops: int, share: float) -> None:
+def test_a_prediction_wrong_by_a_factor_of_a_hundred_is_distrusted_and_the_search_goes_on(
+    ops: int, share: float
+) -> None:
     for seed in range(3):
         model = misled(ops, seed, share=share)
         searched = run(model)

@@ -135,7 +135,14 @@ def test_auto_says_when_fp32_is_the_answer() -> None:
 # output error of 2.7 %.
 @pytest.mark.parametrize(
     ("name", "target"),
-    [("digits", 0.01), ("digits", 0.002), ("mobilenetv2", 0.01), ("resnet20", 0.01), ("resnet20", 0.002)],
+    [
+        ("digits", 0.01),
+        ("digits", 0.002),
+        ("mobilenetv2", 0.01),
+        ("resnet20", 0.01),
+        ("resnet20", 0.002),
+        ("resnet20_avx2", 0.01),
+    ],
 )
 def test_auto_is_near_the_optimum_of_a_recorded_model(name: str, target: float) -> None:
     near = 0

@@ -1,0 +1,80 @@
+"""The distance of a candidate's outputs from fp32's, as the strategies read it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from autotune.adapter import TensorSpec
+from autotune.output_error import output_error
+
+Floats = npt.NDArray[np.float32]
+
+
+def spec(*shape: int | str | None) -> TensorSpec:
+    return TensorSpec(name="y", dtype=np.dtype(np.float32), shape=shape)
+
+
+def error(expected: Floats, actual: Floats, shape: TensorSpec) -> float:
+    return output_error([(each[None],) for each in expected], [(each[None],) for each in actual], [shape])
+
+
+def detections(anchors: int = 500) -> Floats:
+    """Four samples of boxes in pixels over scores between 0 and 1, as YOLO hands them out."""
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 320, (4, 4, anchors))
+    scores = rng.uniform(0, 1, (4, 18, anchors)) ** 8
+    return np.concatenate([boxes, scores], axis=1).astype(np.float32)
+
+
+def test_scores_that_vanish_under_the_scale_of_boxes_are_half_of_the_error() -> None:
+    expected = detections()
+    actual = expected.copy()
+    actual[:, 4:] = 0.0
+    # By total energy it would be a hundred-thousandth.
+    assert error(expected, actual, spec("batch", 22, "anchors")) > 0.5
+    # Where nothing says which axis are the channels, all values count alike.
+    assert error(expected, actual, spec("batch", "channels", "anchors")) < 1e-3
+
+
+def test_an_offset_is_no_signal() -> None:
+    rng = np.random.default_rng(1)
+    expected = (1000 + rng.normal(size=(4, 50))).astype(np.float32)
+    assert error(expected, expected + rng.normal(size=(4, 50)).astype(np.float32), spec(1, "n")) == pytest.approx(
+        1.0, rel=0.3
+    )
+    constant = np.full((4, 50), 3.0, np.float32)
+    assert math.isfinite(error(constant, constant + 0.1, spec(1, "n")))
+    assert error(constant, constant, spec(1, "n")) == 0.0
+
+
+def test_classes_that_no_sample_shows_are_no_part_of_their_own() -> None:
+    rng = np.random.default_rng(2)
+    logits = np.where(np.arange(100) < 10, rng.normal(size=(8, 100)), -30.0)
+    expected = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    assert error(expected, expected + np.float32(1e-6), spec("batch", 100)) < 1e-4
+
+
+def test_outputs_that_are_not_finite_are_an_infinite_error_unless_they_are_expected() -> None:
+    expected = np.ones((2, 8), np.float32) * np.arange(8, dtype=np.float32)
+    broken = expected.copy()
+    broken[0, 3] = np.nan
+    assert error(expected, broken, spec("batch", 8)) == math.inf
+    assert error(broken, broken, spec("batch", 8)) == 0.0
+
+
+def test_every_output_counts_alike_and_integers_do_not_count() -> None:
+    first, second = np.arange(8, dtype=np.float32), np.arange(8)
+    outputs = [spec(8), TensorSpec(name="i", dtype=np.dtype(np.int64), shape=(8,)), spec(8)]
+    expected, actual = [(first, second, first)], [(first, second + 1, first * 2)]
+    assert output_error(expected, actual, outputs) == pytest.approx(
+        0.5 * float(np.sum(first**2)) / float(np.var(first) * 8)
+    )
+
+
+def test_batches_of_different_lengths_are_one_output() -> None:
+    expected = [(np.ones((1, n, 3), np.float32) * np.arange(3, dtype=np.float32),) for n in (2, 5)]
+    assert output_error(expected, expected, [spec(1, "n", 3)]) == 0.0
