@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from onnx import TensorProto, numpy_helper
 import autotune
 from autotune.config import Precision
 from autotune.criterion import Criterion
-from autotune.errors import DataError, ModelError, WorkspaceError
-from autotune.evaluation import compare_latency
+from autotune.errors import DataError, DeadlineReached, ModelError, WorkspaceError
+from autotune.evaluation import LatencyComparison
+from autotune.evaluation.latency import Call, Comparison
 from autotune.evaluation.metrics import SampleFunction
+from autotune.evaluation.sessions import open_sessions
 from autotune.restriction import OpRestriction, SpaceRestriction
 from tests import shapes
 
@@ -170,22 +171,34 @@ def test_nan_in_the_data_is_blamed_on_the_data() -> None:
 def test_several_shapes_are_timed_as_one_call() -> None:
     """Both models see all shapes in one order in every timed call, and what is reported is the mean of them."""
     seen: list[list[int]] = []
-
-    def compare(baseline: Callable[[], Any], candidate: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
-        for call in (baseline, candidate):
-            seen.append([output[0].shape[0] for output in call()])
-        compared = compare_latency(baseline, candidate, *args, **kwargs)
-        timed.append(compared.candidate_ms)
-        return compared
-
     timed: list[float] = []
+
+    def opened(*arguments: Any, **options: Any) -> list[Call]:
+        calls = open_sessions(*arguments, **options)
+        for call in calls:
+            outputs: Any = call()
+            seen.append([output[0].shape[0] for output in outputs])
+        return calls
+
+    class Noted(Comparison):
+        def run(self) -> LatencyComparison:
+            compared = super().run()
+            timed.append(compared.baseline_ms)
+            return compared
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autotune.evaluation.evaluator.compare_latency", compare)
+        patch.setattr("autotune.evaluation.evaluator.open_sessions", opened)
+        patch.setattr("autotune.evaluation.evaluator.Comparison", Noted)
+        patch.setattr("autotune.evaluation.evaluator.Evaluator.race", unraced)
         result = tune(shapes.utterance("frames"), [shapes.normal(length, 8) for length in (20, 5, 11)])
     assert seen
     assert all(lengths == [5, 11, 20] for lengths in seen)
-    measured = [trial.measurement for trial in result.history if trial.measurement is not None]
-    assert [measurement.latency_ms for measurement in measured] == [ms / 3 for ms in timed[: len(measured)]]
+    assert result.baseline.measurement is not None
+    assert result.baseline.measurement.latency_ms == timed[0] / 3
+
+
+def unraced(*_arguments: Any, **_options: Any) -> Any:
+    raise DeadlineReached("scripted: no race")
 
 
 def test_the_history_knows_the_axis(tmp_path: Path) -> None:
