@@ -89,7 +89,7 @@ class Tuner:
     framework: str = "onnxruntime"
     restriction: SpaceRestriction = field(default_factory=SpaceRestriction)
     portable: bool = False
-    interval_width: float = 0.02
+    interval_width: float = 0.03
     latency_max_s: float | None = 10.0
     latency_cache: CacheState | str = CacheState.WARM
     criteria: Mapping[str, Criterion] = field(default_factory=dict)

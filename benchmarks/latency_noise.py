@@ -128,7 +128,7 @@ def row(load: int, name: str, found: Sequence[LatencyComparison], seconds: float
         "repeats": len(found),
         "wrong": sum(wrong),
         "not told apart": "" if same else sum(holds(each.interval, 1.0) for each in found),
-        "wider than 2 %": sum(not each.decided for each in found),
+        "too wide": sum(not each.decided for each in found),
         "pooled": pooled,
         "hold the pooled": sum(holds(each.interval, pooled) for each in found),
         "repeats spread %": 100 * float(logs.std(ddof=1)),

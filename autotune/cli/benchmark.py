@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotune.adapter import Adapter, Execution, Feeds, TensorSpec
+from autotune.adapter import Adapter, Feeds, TensorSpec
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text, number_text, speedup_text
 from autotune.cli.inspect import shape_text
@@ -26,6 +26,8 @@ from autotune.evaluation import (
     compare_latency,
     measure_throughput,
 )
+from autotune.evaluation.latency import Call, SystemClock
+from autotune.evaluation.sessions import open_sessions
 
 
 def benchmark(
@@ -49,7 +51,7 @@ def benchmark(
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     framework: Annotated[str, typer.Option(help="The framework that runs the models.")] = "onnxruntime",
 ) -> None:
-    """Compare the latency of models, interleaved call by call so that what slows the machine slows all."""
+    """Compare the latency of models, which run in turn so that what slows the machine slows all."""
     if len(models) < 2:
         raise InputError(f"A comparison needs two models or more, but got {len(models)}")
     if cores_per_instance is not None and instances is None:
@@ -65,7 +67,7 @@ def benchmark(
     feeds = _random_feeds(loaded[0].inputs, batch_size, _parse_shapes(shapes or ()), seed)
     for path, model in zip(models[1:], loaded[1:], strict=True):
         _require_same_inputs(models[0], loaded[0].inputs, path, model.inputs)
-    calls = [_call(adapter, model, options.execution, feeds) for model in loaded]
+    calls = [_sessions(adapter, model, options, feeds) for model in loaded]
     console = Console()
     with console.status("Measuring"):
         comparisons = [compare_latency(calls[0], call, options, seed=seed) for call in calls[1:]]
@@ -79,7 +81,9 @@ def benchmark(
         _print_throughput(console, models, throughputs, serving)
     if not all(comparison.decided for comparison in comparisons):
         console.print(
-            "A speedup whose interval is wider than 2 % either way is undecided: the machine is busy.", highlight=False
+            f"A speedup whose interval is wider than {options.interval_width:.0%} either way is undecided: the machine "
+            "is busy, or sessions of one model differ by more than that.",
+            highlight=False,
         )
 
 
@@ -114,9 +118,18 @@ def _print_throughput(
     )
 
 
-def _call(adapter: Adapter[Any], model: Any, execution: Execution, feeds: Feeds) -> Callable[[], object]:
-    runner = adapter.runner(model, execution)
-    return lambda: runner(feeds)
+def _sessions(adapter: Adapter[Any], model: Any, options: LatencyOptions, feeds: Feeds) -> list[Call]:
+    runner = adapter.runner(model, options.execution)
+    runner(feeds)
+    return open_sessions(
+        runner,
+        lambda: adapter.runner(model, options.execution),
+        feeds,
+        options,
+        size_bytes=model.size_bytes,
+        fewest=2,
+        clock=SystemClock(options.threads),
+    )
 
 
 def _parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -252,7 +252,7 @@ class Performance(Section):
     """Samples in one call."""
     warmup: Annotated[int, Field(ge=0)] = 10
     """Calls before the first one that counts."""
-    interval_width: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    interval_width: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """Half width that the interval of a speedup must reach, as a share of it; more calls are timed until it does."""
     max_seconds: _Seconds | None = 10.0
     """Wall time of one comparison, after which its speedup stays undecided; null for no limit."""

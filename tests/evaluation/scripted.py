@@ -13,25 +13,26 @@ from autotune.evaluation.latency import Call, Reading
 
 @dataclass
 class ScriptedClock:
-    """Calls return milliseconds; time goes by as they say.
+    """Calls return milliseconds, or leave them in ``taken_ms``; time goes by as they say.
 
     Attributes:
         now: Seconds since the start.
         slow: By how much everything is slower at a time.
-        calls: What was called, in its order, where calls have a name.
+        disturb: Milliseconds of other work in a call at a time.
+        taken_ms: What the last call took, where it returned something else.
     """
 
     now: float = 0.0
     slow: Callable[[float], float] = lambda _: 1.0
     disturb: Callable[[float], float] = lambda _: 0.0
+    taken_ms: float = 0.0
 
     def now_s(self) -> float:
         return self.now
 
     def time(self, call: Call) -> Reading:
-        milliseconds = call()
-        assert isinstance(milliseconds, float)
-        milliseconds *= self.slow(self.now)
+        found = call()
+        milliseconds = (found if isinstance(found, float) else self.taken_ms) * self.slow(self.now)
         extra = self.disturb(self.now)
         self.now += (milliseconds + extra) / 1e3
         return Reading(nanoseconds=round((milliseconds + extra) * 1e6), disturbed=extra > 0)
@@ -56,7 +57,7 @@ class Models:
     def __post_init__(self) -> None:
         self._generator = np.random.default_rng(self.seed)
 
-    def session(self, milliseconds: float, name: str = "") -> Call:
+    def session(self, milliseconds: float, name: str = "") -> Callable[[], float]:
         own = milliseconds * math.exp(self.spread * self._generator.standard_normal())
 
         def call() -> float:

@@ -19,6 +19,8 @@ Sessions: TypeAlias = Call | Sequence[Call]
 
 _GROWTH = 1.5
 """How many times more rounds there are at one look at the interval than at the one before."""
+_LATER_ROUNDS = 3
+"""Rounds that are run some time after the others."""
 _HOPELESS = 1.5
 """How many times too wide an interval is that more calls do not make narrow, where it is settled."""
 _SIDES = (0, 1)
@@ -109,8 +111,8 @@ class Comparison:
         return ratio.half_width <= width or (ratio.settled and ratio.half_width > _HOPELESS * width)
 
     def again(self) -> LatencyComparison:
-        """Run half as many rounds once more, some time after :meth:`run`."""
-        self._look = math.ceil(self._look * _GROWTH)
+        """Run a few rounds more, some time after :meth:`run`."""
+        self._look += _LATER_ROUNDS
         self._contest.run(_SIDES, self._look)
         return self._result()
 

@@ -138,20 +138,29 @@ class Contest:
     def warm_up(self) -> None:
         """Run every model ``warmup`` times, its sessions in turn, and choose the block."""
         started = self._clock.now_s()
-        fewest = math.inf
+        fewest, wall_s = math.inf, 0.0
         with self._counted():
             for turn in range(max(1, self._options.warmup)):
+                called, turned = 0, self._clock.now_s()
                 for member, sessions in enumerate(self._members):
-                    if turn >= max(1, math.ceil(self._options.warmup / len(sessions))):
-                        continue
-                    for call in sessions:
-                        taken = self._clock.time(call).nanoseconds / 1e9
+                    if turn < max(1, math.ceil(self._options.warmup / len(sessions))):
+                        called += len(sessions)
+                        taken = min(self._clock.time(call).nanoseconds / 1e9 for call in sessions)
                         fewest = min(fewest, taken) if member == 0 else fewest
+                wall_s = (self._clock.now_s() - turned) / called if called else wall_s
                 self._check_deadline()
                 # Seconds-long calls need no ten warm-up calls, and a third of the time is enough for it.
-                if self._clock.now_s() - started > self._whole_s / 3:
+                if not called or self._clock.now_s() - started > self._whole_s / 3:
                     break
-        self._block = Block.for_calls(fewest, self._options.cache_state)
+        self._block = self._fitting(Block.for_calls(fewest, self._options.cache_state), wall_s)
+
+    def _fitting(self, block: Block, wall_s: float) -> Block:
+        """The block, or a shorter one where the least number of rounds would take more time than is left."""
+        sessions = sum(len(each) for each in self._members)
+        for fitting in (block, Block(discarded=min(1, block.discarded), timed=1)):
+            if FEWEST_ROUNDS * sessions * (fitting.discarded + fitting.timed) * wall_s <= self._left_s:
+                return fitting
+        return Block(discarded=0, timed=1)
 
     def run(self, members: Sequence[int], rounds: int) -> bool:
         """Run until there are that many rounds outside of slow spells; True where time ran out before."""

@@ -45,8 +45,8 @@ class LatencyOptions:
     batch_size: int = 1
     warmup: int = 10
     min_pairs: int = 30
-    max_pairs: int = 1000
-    interval_width: float = 0.02
+    max_pairs: int = 240
+    interval_width: float = 0.03
     confidence: float = 0.95
     max_seconds: float | None = 10.0
     cache: CacheState | str = CacheState.WARM
@@ -67,7 +67,7 @@ class LatencyOptions:
                 f"`min_pairs <= max_pairs` must hold, but got min_pairs={self.min_pairs}, max_pairs={self.max_pairs}"
             )
         if not 0 < self.interval_width < 1:
-            raise InputError(f"`0 < interval_width < 1` must hold, but got {self.interval_width}: 0.02 is +-2 %")
+            raise InputError(f"`0 < interval_width < 1` must hold, but got {self.interval_width}: 0.03 is +-3 %")
         if not 0.5 <= self.confidence < 1:
             raise InputError(f"`0.5 <= confidence < 1` must hold, but got {self.confidence}")
         if self.max_seconds is not None and not self.max_seconds > 0:
