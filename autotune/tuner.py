@@ -67,7 +67,8 @@ class Tuner:
             call in turn, so that each call finds the caches full of the other model, as beside other work.
         criteria: Targets of further figures, by their names. The verdict is the worst of all.
         holdout: With metrics, share of the samples that the search never sees, for a final figure without the luck of
-            having been picked. None: 0.2 where there are at least 2,000 samples, else 0.
+            having been picked; a winner that this figure refutes makes room for the next. None: 0.2 where there are at
+            least 2,000 samples, else 0.
         early_stopping: With metrics, whether an evaluation ends once its verdict is certain or nearly so. The answer
             has always seen all samples.
         isolation: ``none``: candidates run in this process. ``process``: in a worker, so that a crash in native code,

@@ -23,7 +23,7 @@ def run(arguments: list[str], directory: Path, environment: dict[str, str]) -> s
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,  # a hang; how long a run takes is the machine's affair
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -32,7 +32,10 @@ def run(arguments: list[str], directory: Path, environment: dict[str, str]) -> s
 
 def test_yaml_meets_the_target_and_leaves_a_model(quickstart: Path, environment: dict[str, str]) -> None:
     command = ["-m", "autotune", "run", str(quickstart / "quickstart.yaml")]
-    run([*command, "--set", "tuning.exit_policy.max_trials=3"], quickstart.parent, environment)
+    # With the file's own 90 seconds a machine that is busy enough tries nothing, and says so with another status.
+    limits = ["--set", "tuning.exit_policy.max_trials=3", "--timeout", "800"]
+    run([*command, *limits], quickstart.parent, environment)
+    assert not list((quickstart / "runs" / "quickstart").glob("nearest.*"))
     written = list((quickstart / "runs" / "quickstart").glob("*.onnx"))
     assert written
     types = {node.op_type for node in onnx.load(written[0]).graph.node}

@@ -51,7 +51,7 @@ class RecordedScorer:
 
     def __call__(self, right: Answers) -> Score:
         """Evaluate a candidate with these answers until its verdict is settled."""
-        return self._scorer.candidate(_model(right, np.ones(len(right))), _ignore, complete=False)
+        return self._scorer.candidate(_model(right, np.ones(len(right))), _ignore, complete=False, rank=1)
 
 
 def _model(right: Answers, margins: Margins) -> CheckedModel:
