@@ -8,7 +8,8 @@ from collections.abc import Callable
 from autotune.adapter import Array, Feeds, Runner
 
 _WIDE_BATCH = 8
-"""Samples from which on a batch is worth several threads; below, waking them costs what they save."""
+"""Rows of an input (samples, or the steps of a sequence) from which on a call is worth several threads; below, waking
+them costs what they save."""
 
 
 def usable_cores() -> int:
@@ -18,7 +19,7 @@ def usable_cores() -> int:
 
 
 class WideRunner:
-    """Runs large batches on all cores and small ones as the given runner does.
+    """Runs large calls on all cores and small ones as the given runner does.
 
     Args:
         narrow: With the user's threads.
@@ -32,8 +33,8 @@ class WideRunner:
 
     def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
         """Run one batch and return the outputs in graph order."""
-        samples = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
-        if samples < _WIDE_BATCH:
+        rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
+        if rows < _WIDE_BATCH:
             return self._narrow(feeds)
         if self._wide is None:
             self._wide = self._make_wide()
