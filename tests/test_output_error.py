@@ -46,8 +46,8 @@ def test_an_offset_is_no_signal() -> None:
     assert error(expected, expected + rng.normal(size=(4, 50)).astype(np.float32), spec(1, "n")) == pytest.approx(
         1.0, rel=0.3
     )
-    constant = np.full((4, 50), 3.0, np.float32)
-    assert math.isfinite(error(constant, constant + 0.1, spec(1, "n")))
+    constant: Floats = np.full((4, 50), 3.0, np.float32)
+    assert math.isfinite(error(constant, constant + np.float32(0.1), spec(1, "n")))
     assert error(constant, constant, spec(1, "n")) == 0.0
 
 
