@@ -37,6 +37,7 @@ def main() -> None:
     """Compare, simulate and report."""
     parser = argument_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="a fifth of the repeats, which tell little of coverage")
+    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
     parser.add_argument("--loads", type=int, nargs="*", default=list(LOADS), choices=list(LOADS))
     parser.add_argument("--cache", choices=[str(state) for state in CacheState], default=str(CacheState.WARM))
     arguments = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> None:
     rows = []
     for load in arguments.loads:
         with busy_processes(load):
-            rows += measure(load, LOADS[load] // share, options, arguments.seed)
+            rows += measure(load, LOADS[load] // share, arguments.pairs, options, arguments.seed)
     print_rows(rows)
     print()
     simulated = [simulate(spread, 50 // share, arguments.seed) for spread in (0.0, 0.02)]
@@ -84,21 +85,23 @@ def chain(layers: int) -> onnx.ModelProto:
     return model
 
 
-def measure(load: int, repeats: int, options: LatencyOptions, seed: int) -> list[dict[str, object]]:
+def measure(
+    load: int, repeats: int, pairs: Sequence[str], options: LatencyOptions, seed: int
+) -> list[dict[str, object]]:
     """Repeat every comparison, all of them in turn, and count what came out."""
-    baselines = {name: chain(layers) for name, layers in PAIRS.items()}
+    baselines = {name: chain(PAIRS[name]) for name in pairs}
     candidate = chain(LAYERS)
-    found: dict[str, list[LatencyComparison]] = {name: [] for name in PAIRS}
+    found: dict[str, list[LatencyComparison]] = {name: [] for name in pairs}
     spare = _call(candidate)  # the first session of the process is slower than others, and stays open
     spare()
-    seconds = dict.fromkeys(PAIRS, 0.0)
+    seconds = dict.fromkeys(pairs, 0.0)
     for repeat in range(repeats):
         for name, baseline in baselines.items():
             started = time.monotonic()
             first, second = opened([baseline, candidate], options, seed + repeat)
             found[name].append(compare_latency(first, second, options, seed=seed + repeat))
             seconds[name] += time.monotonic() - started
-    return [row(load, name, found[name], seconds[name]) for name in PAIRS]
+    return [row(load, name, found[name], seconds[name]) for name in pairs]
 
 
 def opened(models: Sequence[onnx.ModelProto], options: LatencyOptions, seed: int) -> list[list[Call]]:

@@ -177,6 +177,15 @@ def test_a_comparison_wholly_in_a_slow_spell_is_wider() -> None:
     assert again.decided
 
 
+def test_a_machine_that_becomes_slow_within_a_comparison_widens_it_too() -> None:
+    widths = []
+    for factor in (1.0, 1.4):
+        models = Models()
+        clock = ScriptedClock(slow=lambda now, factor=factor: 1.0 if now < 0.12 else factor)  # type: ignore[misc]
+        widths.append(half_width(compare_latency(models.sessions(2.0), models.sessions(1.0), OPTIONS, clock=clock)))
+    assert widths[1] > widths[0] + 0.02
+
+
 def test_a_comparison_is_taken_up_again_later() -> None:
     clock, models = ScriptedClock(), Models()
     comparison = Comparison(models.sessions(2.0), models.sessions(1.0), OPTIONS, clock=clock)

@@ -25,6 +25,8 @@ _SLOW = 0.1
 """By how much fp32 takes longer than it did, in logarithms, where a round lies in a slow spell of the machine."""
 _SPARE = 1.0
 """Rounds that may be run again because they lay in a slow spell, as a share of those asked for."""
+_QUIET = 0.03
+"""By how much, in logarithms, fp32 takes longer on the mean than at its quickest where nothing else is at work."""
 _PART_OF_SLOW_DOWN = 0.25
 """How much of a slow-down that could not be waited out is added to an interval: models are not slowed alike."""
 
@@ -259,12 +261,13 @@ class Contest:
         }
 
     def slow_down(self, members: Sequence[int]) -> float:
-        """By how much an interval over these rounds is wider because fp32 was slower in them than it usually is."""
-        usual = self._pace.usual
-        if math.isinf(usual):
-            return 0.0
-        excess = float(np.mean([self._paces[index] for index in self._chosen(members)])) - usual
-        return _PART_OF_SLOW_DOWN * excess if excess > _SLOW else 0.0
+        """By how much an interval is wider because fp32 was slower in these rounds than it is at its quickest.
+
+        Its quickest is that of the best rounds here, or what it usually took earlier in the run.
+        """
+        quickest = min(float(np.quantile(self._paces, 0.1)), self._pace.usual)
+        excess = float(np.mean([self._paces[index] for index in self._chosen(members)])) - quickest
+        return _PART_OF_SLOW_DOWN * max(0.0, excess - _QUIET)
 
     def note_pace(self) -> None:
         """Remember what fp32 took; called once, when the measurement has ended."""
