@@ -49,8 +49,10 @@ def test_qoperator_holds_the_kernels_that_qdq_becomes(fp32: tuple[str, ...]) -> 
 
 def test_qoperator_can_saturate_where_qdq_can() -> None:
     model, statistics = prepared(chain([("dense", "relu"), ("dense", "none")], 1))
+    wide = config(model)
     both = [
-        saturating_ops(ADAPTER.apply(model, config(model, Recipe(format=each)), statistics)) for each in GraphFormat
+        saturating_ops(ADAPTER.apply(model, dataclasses.replace(wide, recipe=Recipe(format=each)), statistics))
+        for each in GraphFormat
     ]
     assert both[0] == both[1] != ()
 

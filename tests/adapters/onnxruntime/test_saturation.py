@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.saturation import saturating_ops
+from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     MINMAX,
@@ -254,6 +256,9 @@ def test_whatever_alters_weights_leaves_pairs_within_the_bound(
     )
     candidate = ADAPTER.apply(model, config, statistics)
     assert ADAPTER.saturating_ops(candidate) == ()
+    seven = dataclasses.replace(config.recipe, bound_pairs=False, reduce_range=True)
+    narrow = ADAPTER.apply(model, dataclasses.replace(config, recipe=seven), statistics)
+    assert optimized_op_counts(candidate.proto) == optimized_op_counts(narrow.proto)  # as fast
     free = ADAPTER.apply(model, QuantizationConfig(ops=config.ops), statistics)
     assert len(ADAPTER.saturating_ops(free)) >= 3
     largest = {name: np.abs(values.astype(int)).max() for name, values in integer_weights(candidate).items()}
