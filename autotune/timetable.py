@@ -44,6 +44,7 @@ class Timetable:
         self._began = self._stage_began = time.monotonic()
         self._stage = "load"
         self._predicted_s: float | None = None
+        self._evaluation_s = 0.0
         self.deadline = None if timeout_s is None else self._began + timeout_s
         """A ``time.monotonic()`` value; None where there is no limit."""
 
@@ -58,7 +59,10 @@ class Timetable:
         Raises:
             DeadlineReached: There is no time left for it, so that it must not begin.
         """
-        self._stage, self._stage_began, self._predicted_s = stage, time.monotonic(), None
+        now = time.monotonic()
+        if self._stage == "baseline":
+            self._evaluation_s = now - self._stage_began
+        self._stage, self._stage_began, self._predicted_s = stage, now, None
         self.require()
 
     def require(self) -> None:
@@ -121,7 +125,11 @@ class Timetable:
         stage = now - self._stage_began
         before = self._stage_began - self._began
         predicted = 2 * stage if self._predicted_s is None else max(stage, self._predicted_s)
-        needed = max(before + predicted * (1 + _AFTER_BASELINE), 2 * self._timeout_s)
+        if self._evaluation_s:
+            predicted += _AFTER_BASELINE * self._evaluation_s
+        else:
+            predicted *= 1 + _AFTER_BASELINE
+        needed = max(before + predicted, 2 * self._timeout_s)
         unit = 10.0 ** max(0, math.floor(math.log10(needed)) - 1)
         return math.ceil(needed / unit) * unit
 

@@ -162,23 +162,28 @@ def test_an_eval_fn_that_takes_all_the_time_on_fp32(
     assert result.baseline.measurement.accuracy is None
 
 
-def test_samples_that_take_far_too_long_are_not_seen_to_the_last_minute(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """106 s of evaluation in 20 s: the first tenth tells, so that the answer comes early and knows what is needed."""
+def slow_calls(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
+    """Let every sample that a model runs take a while."""
     original = ADAPTER.runner
 
     def slow_runner(self: Any, model: Any, execution: Any) -> Any:
         run = original(self, model, execution)
 
         def slowed(feeds: Any) -> Any:
-            clock.now += 0.132 * len(feeds["data"])
+            clock.now += seconds * len(feeds["data"])
             return run(feeds)
 
         return slowed
 
-    data = [(batch, np.zeros(len(batch), np.int64)) for batch in images] * 25
     monkeypatch.setattr(ADAPTER, "runner", slow_runner)
+
+
+def test_samples_that_take_far_too_long_are_not_seen_to_the_last_minute(
+    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """106 s of evaluation in 20 s: the first tenth tells, so that the answer comes early and knows what is needed."""
+    data = [(batch, np.zeros(len(batch), np.int64)) for batch in images] * 25
+    slow_calls(monkeypatch, clock, 0.132)
     result = autotune.Tuner(timeout_s=20, criterion=TOLERANT, **CHEAP).tune(
         network, images, metric="topk", eval_dataloader=data
     )
@@ -293,6 +298,24 @@ def test_an_eval_fn_that_cannot_end_in_time_is_not_begun(
     result = tuner.tune(network, images, evaluation(images, clock, 3))
     assert len(result.history) == 2
     assert re.match(r"timeout: a candidate takes 3(\.\d+)? s or more, and [01]\.\d+ s are left", result.end_reason)
+
+
+def test_a_metric_may_tell_after_its_first_samples_so_that_a_candidate_is_begun(
+    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fp32 model took more than 32 s; less than a quarter of that is left."""
+    slow_calls(monkeypatch, clock, 0.5)
+    started: list[int] = []
+
+    class Watch(autotune.Observer):
+        def trial_started(self, number: int, config: Any, note: str) -> None:  # noqa: ARG002
+            started.append(number)
+
+    data = [(batch, np.zeros(len(batch), np.int64)) for batch in images] * 2
+    tuner = autotune.Tuner(timeout_s=54, criterion=TOLERANT, objective="size", observer=Watch(), **CHEAP)
+    result = tuner.tune(network, images, metric="topk", eval_dataloader=data)
+    assert started == [0, 1]
+    check(result, images, "the first candidate was prepared or measured")
 
 
 @pytest.mark.parametrize("late", [1, 2])

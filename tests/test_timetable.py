@@ -142,6 +142,15 @@ def test_the_reason_names_the_stage_and_a_time_that_is_enough(  # one row for ea
     assert f"Give it {suggested} s or more" in reason
 
 
+def test_after_the_baseline_the_suggestion_is_for_evaluations_like_that_one(clock: Clock) -> None:
+    timetable = Timetable(40)
+    timetable.begin("baseline")
+    clock.now += 35
+    timetable.begin("search")
+    clock.now += 4
+    assert timetable.suggested_s() == 150  # 35 s, 3 evaluations of 35 s, and 8 s, rounded up
+
+
 def test_a_suggestion_is_never_less_than_twice_what_was_given(clock: Clock) -> None:
     timetable = Timetable(0.25)
     clock.now += 0.01

@@ -115,10 +115,11 @@ class _Insertion:
 
     def _quantize(self, tensor: str, names: list[str]) -> None:
         source, output = tensor, self._free(f"{tensor}_DequantizeLinear_Output")
-        if tensor in self._graph.outputs or self._is_written_in_int8_and_read_inside(tensor):
+        # An output that no node writes is an input that is passed on: it stays what it is.
+        handed_out = tensor in self._graph.outputs and tensor in self._writers
+        if handed_out or self._is_written_in_int8_and_read_inside(tensor):
             source, output = self._free(f"{tensor}_QuantizeLinear_Input"), tensor
-            if tensor in self._writers:
-                _rename(self._writers[tensor].output, tensor, source)
+            _rename(self._writers[tensor].output, tensor, source)
         else:
             self._redirect(tensor, output)
         integers = self._free(f"{tensor}_QuantizeLinear_Output")

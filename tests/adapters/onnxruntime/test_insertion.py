@@ -13,12 +13,18 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime import OnnxRuntimeAdapter, apply
-from autotune.adapters.onnxruntime.placement import Placement
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, apply
+from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnxruntime.insertion import insert_pairs
+from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.placement import Placement, place
 from autotune.adapters.onnxruntime.rewriting import sort_nodes
+from autotune.adapters.onnxruntime.session import open_session, session_options
+from autotune.adapters.onnxruntime.weights import quantize_weights
 from autotune.calibration import AffineParameters
 from autotune.config import Precision, QuantizationConfig, QuantizedType
 from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal, small_cnn
+from tests.adapters.onnxruntime.test_apply import INT8
 
 ADAPTER = OnnxRuntimeAdapter()
 Parameters = Mapping[str, tuple[AffineParameters, QuantizedType]]
@@ -168,3 +174,29 @@ def test_names_that_the_model_has_already_are_left_to_it() -> None:
     want = ADAPTER.runner(model, Execution())(batches[0])[0]
     have = ADAPTER.runner(candidate, Execution())(batches[0])[0]
     assert np.square(have - want).mean() < 0.01 * np.square(want).mean()
+
+
+def test_inputs_and_constants_that_are_outputs_too_are_passed_on_as_they_are() -> None:
+    nodes = [node("Relu", "a", "r"), node("Add", "r shift", "last")]
+    proto = around(nodes, "last", constants={"shift": normal(8, 1, 1, seed=5)})
+    for name in ("x", "shift", "b2"):
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    proto = onnx.shape_inference.infer_shapes(proto)
+    parameters = (AffineParameters(np.array(0.02, np.float32), np.array(128)), QuantizedType.U8)
+    graph = Graph(proto)
+    ops, _ = quantizable_ops(graph)
+    config = QuantizationConfig(ops={op.name: INT8 for op in ops if op.name in ("a", "last")})
+    placement = place(graph, ops, config)
+    assert {"x", "last"} <= set(placement.groups)
+    plain = onnx.ModelProto.FromString(proto.SerializeToString())
+    quantize_weights(proto, OnnxModel(proto=plain), placement.ops, config, {"a": _grid(8)})
+    insert_pairs(proto, placement, dict.fromkeys([*placement.groups, "shift"], parameters))
+    feeds = image_batches()[0]
+    have = open_session(proto, None, session_options(Execution())).run(["x", "shift", "b2"], feeds)
+    want = open_session(plain, None, session_options(Execution())).run(["x", "shift", "b2"], feeds)
+    for mine, theirs in zip(have, want, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def _grid(channels: int) -> AffineParameters:
+    return AffineParameters(np.full(channels, 0.01, np.float32), np.zeros(channels, np.int8))
