@@ -11,6 +11,7 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from autotune.adapter import Array
 from autotune.cli.figures import bytes_text
 from autotune.experiment import SCHEMA_FILE, load_experiment
 from tests.cli.conftest import Command
@@ -96,7 +97,7 @@ def test_inspect_says_what_the_file_is(command: Command, network: onnx.ModelProt
     proto = onnx.ModelProto()
     proto.CopyFrom(network)
     (output,) = (value.name for value in proto.graph.output)
-    scales = {"large": np.array([1, 10], np.int64), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
+    scales: dict[str, Array] = {"large": np.array([1, 10]), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
     proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in scales.items())
     nodes = [
         zeros,
