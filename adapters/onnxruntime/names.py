@@ -61,13 +61,17 @@ class _UserGraph:
     def principal(self, node: onnx.NodeProto) -> str | None:
         """Of the nodes that compute what a fused one writes from what it reads, that with the weight, or the last."""
         ends = set(node.input)
-        alternatives = [self._covered(writer, ends) for writer in self._writers.get(node.output[0], ())]
-        whole = [found for found, complete in alternatives if complete] or [found for found, _ in alternatives]
-        if not whole:
-            return None
-        weighted = [each for each in whole[0].values() if each.op_type in _WITH_WEIGHTS]
-        same = [each for each in weighted if each.op_type == node.op_type]
-        return next(iter(same or weighted or whole[0].values())).name
+        writers = self._writers.get(node.output[0], [])
+        for writer in writers:
+            if writer.op_type == node.op_type:
+                return writer.name
+        for writer in writers:
+            found, complete = self._covered(writer, ends)
+            if complete:
+                weighted = [each for each in found.values() if each.op_type in _WITH_WEIGHTS]
+                same = [each for each in weighted if each.op_type == node.op_type]
+                return next(iter(same or weighted or found.values())).name
+        return writers[0].name if writers else None
 
     def _covered(self, last: _UserNode, ends: set[str]) -> tuple[dict[str, _UserNode], bool]:
         """The nodes before ``last`` up to ``ends``, and whether all paths lead there or to constants."""

@@ -20,7 +20,7 @@ from autotune.adapters.onnxruntime.names import make_room, name_nodes, restore_n
 from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.quantized import quantized_note
 from autotune.adapters.onnxruntime.session import open_session, optimized_graph, session_options
-from autotune.adapters.onnxruntime.unfold import find_origins
+from autotune.adapters.onnxruntime.unfold import find_origins, keep_branches
 from autotune.errors import ApplyError, ModelError
 
 PER_CHANNEL_OPSET = 13
@@ -262,6 +262,7 @@ def _folded(source: OnnxModel) -> OnnxModel:
         )
     folded = optimized_graph(source.proto, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     restore_names(source.proto, folded)
+    keep_branches(source.proto, folded)
     _rename_shapes(folded)
     name_nodes(folded)
     return dataclasses.replace(source, proto=folded, origins=find_origins(source.proto, folded))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-from autotune.adapters.onnxruntime.graph import Graph, is_external, outer_reads
+from autotune.adapters.onnxruntime.graph import Graph, is_external, outer_reads, subgraphs
 
 _WORTH_BYTES = 256
 """What a constant must exceed its origin by: nodes and names have their price too."""
@@ -61,6 +61,51 @@ def find_origins(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, O
         if price + _WORTH_BYTES < tensor.ByteSize():
             found[str(tensor.name)] = Origin(nodes=tuple(nodes), constants=tuple(constants), digest=_digest(tensor))
     return found
+
+
+def keep_branches(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Take the graphs inside of nodes back as they were where folding made them larger: nothing in them is quantized.
+
+    Args:
+        before: The graph that was folded.
+        after: What it became; changed in place.
+    """
+    originals = {node.name: node for node in before.graph.node if any(True for _ in subgraphs(node))}
+    constants = {tensor.name: tensor for tensor in before.graph.initializer}
+    constants |= {node.output[0]: value for node in before.graph.node for value in _constant_value(node)}
+    for node in after.graph.node:
+        original = originals.get(node.name)
+        if original is None or original.op_type != node.op_type or original.ByteSize() >= node.ByteSize():
+            continue
+        there = {tensor.name for tensor in after.graph.initializer} | {value.name for value in after.graph.input}
+        there |= {name for each in after.graph.node for name in each.output}
+        needed = set(outer_reads(original)) - _inner_names(original)
+        missing = {name for name in needed if name and name not in there}
+        brought = sum(constants[name].ByteSize() for name in missing if name in constants)
+        if missing <= set(constants) and original.ByteSize() + brought < node.ByteSize():
+            del node.attribute[:]
+            node.attribute.extend(original.attribute)
+            after.graph.initializer.extend(constants[name] for name in sorted(missing))
+
+
+def _constant_value(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """The tensor of a Constant node, under the name by which it is read."""
+    for attribute in node.attribute:
+        if node.op_type == "Constant" and attribute.type == onnx.AttributeProto.TENSOR:
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(attribute.t)
+            tensor.name = node.output[0]
+            yield tensor
+
+
+def _inner_names(node: onnx.NodeProto) -> set[str]:
+    """What the graphs inside of a node define for themselves."""
+    names: set[str] = set()
+    for inner in subgraphs(node):
+        names |= {value.name for value in (*inner.input, *inner.initializer)}
+        for each in inner.node:
+            names |= set(each.output) | _inner_names(each)
+    return names
 
 
 def _closure(graph: Graph, fed: set[str], tensor: str) -> list[onnx.NodeProto] | None:

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from autotune.adapter import Array
+from autotune.cli.figures import bytes_text
 from autotune.experiment import SCHEMA_FILE, load_experiment
 from tests import shapes
 from tests.cli.conftest import Command
@@ -87,6 +90,30 @@ def test_inspect(command: Command, network_file: Path) -> None:
     assert "s8 symmetric per_channel" in outcome.out
     assert ["bias_correction", "the", "graph", "full,", "fast,", "none"] in lines
     assert "ops have a choice" in outcome.out
+
+
+def test_inspect_says_what_the_file_is(command: Command, network: onnx.ModelProto, tmp_path: Path) -> None:
+    """Its own size, and that a part of it is quantized already."""
+    zeros = helper.make_node("ConstantOfShape", ["large"], ["zeros"], "zeros")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(network)
+    (output,) = (value.name for value in proto.graph.output)
+    scales: dict[str, Array] = {"large": np.array([1, 10]), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
+    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in scales.items())
+    nodes = [
+        zeros,
+        helper.make_node("QuantizeLinear", [output, "s", "z"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "d"),
+    ]
+    proto.graph.node.extend(nodes)
+    proto.graph.output.append(helper.make_tensor_value_info("d", onnx.TensorProto.FLOAT, None))
+    path = tmp_path / "part.onnx"
+    onnx.save(proto, path)
+    outcome = command("inspect", path)
+    assert outcome.status == 0
+    assert f"({bytes_text(path.stat().st_size)})" in outcome.out
+    assert "quantized already, or a part of it is (1 DequantizeLinear, 1 QuantizeLinear)" in outcome.out
+    assert outcome.err == ""
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "nowhere.onnx"], ["init", "nowhere.onnx"], ["inspect", "text.onnx"]])

@@ -173,3 +173,32 @@ def test_a_small_constant_is_not_worth_a_node() -> None:
     model = ADAPTER.load(build(nodes, {"x": (2, 64)}, {"y": None}, constants))
     assert model.origins == {}
     assert model.stored is model.proto
+
+
+@pytest.mark.parametrize("as_node", [False, True])
+def test_branches_do_not_grow_by_what_both_compute_of_one_weight(as_node: bool) -> None:
+    """Folded, each branch has a copy of its own; nothing in it is quantized, so that it stays as it was."""
+    weight = numpy_helper.from_array(normal(64, 64), "w")
+    branches = []
+    for name in ("then", "else"):
+        turned = node("Transpose", "w", f"{name}_turned", perm=[1, 0])
+        product = node("MatMul", f"x {name}_turned", f"{name}_y")
+        value = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)
+        branches.append(helper.make_graph([turned, product], name, [], [value]))
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Greater", "sum zero", "positive"),
+        node("If", "positive", "chosen", then_branch=branches[0], else_branch=branches[1]),
+        node("Identity", "chosen", "y"),
+    ]
+    if as_node:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], "w", value=weight))
+    proto = build(nodes, {"x": (2, 64, 64)}, {"y": None}, {"zero": np.array(0, np.float32)})
+    if not as_node:
+        proto.graph.initializer.append(weight)
+    model = ADAPTER.load(proto)
+    assert model.size_bytes < 1.05 * proto.ByteSize()
+    for sign in (1, -1):
+        feeds = {"x": sign * abs(FEEDS["x"])}
+        given, prepared = (ADAPTER.runner(each, Execution())(feeds)[0] for each in (ADAPTER.as_given(model), model))
+        np.testing.assert_allclose(prepared, given, rtol=1e-5)
