@@ -7,6 +7,7 @@ than fp32 and no more accurate.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT1
 
 _READ_TABLES = frozenset({"Gather", "Gemm", "MatMul"})
 """Ops that can read a table in fewer bits, each in its own layout."""
+
+_BREAK_AT_ZERO = frozenset({"Log", "Reciprocal"})
+
+_KEEP_ZERO = frozenset({"Abs", "Clip", "Identity", "Relu", "Sqrt"})
+"""Ops on the way to those above that leave a zero what it is."""
 
 FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Ops with an integer kernel that writes fp32 where nobody reads int8."""
@@ -158,7 +164,40 @@ def _read(node: onnx.NodeProto, graph: Graph) -> QuantizableOp:
             raise _Refusal("it reads or writes infinite values, those of a mask for example")
     if not op.activations and op.static:
         raise _Refusal("it reads constants only")
-    return op
+    reader = None if op.node.op_type in FLOAT_OUTPUT or not op.static else _reader_that_zero_breaks(op.output, graph)
+    if reader is None:
+        return op
+    if op.weight is None:
+        raise _Refusal(
+            f"{reader.op_type} reads what it writes, and small values would become zero, which it makes infinite"
+        )
+    return dataclasses.replace(op, static=False)
+
+
+def _reader_that_zero_breaks(tensor: str, graph: Graph) -> onnx.NodeProto | None:
+    """A node that makes an infinity of zero, to which int8 rounds small values: of a spectrum, or of a deviation."""
+    pending = [tensor]
+    for name in pending:
+        for node in graph.readers.get(name, ()):
+            divides = node.op_type == "Div" and node.input[1] == name
+            if node.op_type in _BREAK_AT_ZERO or divides or _is_negative_power(node, name, graph):
+                return node
+            if node.op_type in _KEEP_ZERO | FOLLOWERS and node.input[0] == name and not _lifts(node, graph):
+                pending.extend(each for each in node.output if each and each not in pending)
+    return None
+
+
+def _is_negative_power(node: onnx.NodeProto, base: str, graph: Graph) -> bool:
+    exponent = graph.constant(node.input[1]) if node.op_type == "Pow" and node.input[0] == base else None
+    return exponent is not None and bool((exponent < 0).any())
+
+
+def _lifts(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a Clip lets nothing near zero through."""
+    if node.op_type != "Clip" or len(node.input) < 2 or not node.input[1]:
+        return False
+    low = graph.constant(node.input[1])
+    return low is not None and bool((low > 0).all())
 
 
 def _require_float(graph: Graph, tensor: str) -> None:

@@ -63,7 +63,7 @@ def round_with_feedback(
         rows: Weights, shape (groups, outputs, inputs).
         scale: Shape (groups, outputs), or (groups, outputs, inputs) where it differs within an output.
         zero_point: The shape of ``scale``.
-        moments: Second moments of the inputs, shape (groups, inputs, inputs).
+        moments: Second moments of the inputs, shape (groups, inputs, inputs). Those that are not finite are not used.
         integers: Smallest and largest integer.
         pairs: A bound for neighbours; what it takes from an input is handed on like any other error.
 
@@ -71,6 +71,9 @@ def round_with_feedback(
         float32, the shape of ``rows``: real values that quantize to themselves.
     """
     moments = moments.astype(np.float64)
+    # Where an op before divided by a zero that int8 made, nothing is known of the inputs: each counts alike.
+    finite = np.isfinite(moments).all(axis=(1, 2), keepdims=True)
+    moments = np.where(finite, moments, np.eye(moments.shape[1]))
     diagonal = np.diagonal(moments, axis1=1, axis2=2)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     damping = _DAMPING * diagonal.mean(axis=1) + 1e-12

@@ -145,3 +145,53 @@ def test_observed_tensors_and_their_channels() -> None:
     assert tensors == ("x", "n1", "r1", "c2", "r2", "c3", "sum", "pooled", "flat", "logits")
     assert {axes[name] for name in ("x", "r1", "r2", "c3")} == {1}
     assert axes["flat"] == 1
+
+
+TAILS = {
+    "log": [node("Log", "s", "y")],
+    "reciprocal": [node("Reciprocal", "s", "y")],
+    "denominator": [node("Div", "x s", "y")],
+    "negative power": [node("Pow", "s minus", "y")],
+    "deviation": [node("Sqrt", "s", "r"), node("Div", "x r", "y")],
+    "moved": [node("Transpose", "s", "t", perm=[0, 2, 1]), node("Relu", "t", "r"), node("Log", "r", "y")],
+    "one of several": [node("Sigmoid", "s", "g"), node("Log", "s", "l"), node("Add", "g l", "y")],
+}
+HARMLESS = {
+    "numerator": [node("Div", "s x", "y")],
+    "square": [node("Pow", "s two", "y")],
+    "clipped": [node("Clip", "s small", "c"), node("Log", "c", "y")],
+    "exp": [node("Exp", "s", "y")],
+    "something else": [node("Softmax", "s", "p"), node("Log", "p", "y")],
+}
+
+
+def before(tail: list[onnx.NodeProto]) -> onnx.ModelProto:
+    constants = {
+        "eps": np.asarray(1e-7, np.float32),
+        "minus": np.asarray(-1, np.float32),
+        "two": np.asarray(2, np.float32),
+        "small": np.asarray(1e-5, np.float32),
+    }
+    nodes = [node("Mul", "x x", "m"), node("Add", "m eps", "s"), *tail]
+    return build(nodes, {"x": (2, 4, 4)}, {"y": None}, constants)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_what_a_zero_would_make_infinite_stays_fp32(tail: str) -> None:
+    """Small values become zero in int8, and a log-spectrum minus infinity."""
+    graph = Graph(ADAPTER.load(before(TAILS[tail])).proto)
+    ops, notes = quantizable_ops(graph)
+    assert "m" in [op.name for op in ops]
+    assert "s" not in [op.name for op in ops]
+    assert any("small values would become zero, which it makes infinite" in note and "'s'" in note for note in notes)
+
+
+@pytest.mark.parametrize("tail", HARMLESS)
+def test_what_takes_a_zero_leaves_the_choice(tail: str) -> None:
+    assert "s" in [op.name for op in quantizable_ops(Graph(ADAPTER.load(before(HARMLESS[tail])).proto))[0]]
+
+
+def test_a_convolution_before_a_logarithm_is_dynamic_at_most() -> None:
+    nodes = [node("Conv", "x w", "a"), node("Relu", "a", "r"), node("Log", "r", "y")]
+    space = ADAPTER.space(ADAPTER.load(build(nodes, {"x": IMAGE}, {"y": None}, {"w": normal(4, 3, 3, 3)})))
+    assert [each.precision for each in space.by_name["a"].precisions] == [Precision.INT8_DYNAMIC, Precision.FP32]

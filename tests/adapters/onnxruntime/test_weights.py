@@ -131,7 +131,9 @@ def test_dead_channels_leave_the_others_alone() -> None:
     model = ADAPTER.load(proto)
     feeds = [{"x": normal(8, 3, 2, 2, seed=5, scale=1e-6)}]
     statistics = ADAPTER.calibrate(model, feeds, seed=0)
-    candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, statistics)
+    preferred = ADAPTER.space(model).preferred
+    config = dataclasses.replace(preferred, recipe=dataclasses.replace(preferred.recipe, reduce_range=True))
+    candidate = ADAPTER.apply(model, config, statistics)
     expected, actual = (ADAPTER.runner(each, Execution())(feeds[0])[0] for each in (model, candidate))
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
 
