@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
