@@ -59,8 +59,8 @@ def test_classes_that_no_sample_shows_are_no_part_of_their_own() -> None:
 
 
 def test_outputs_that_are_not_finite_are_an_infinite_error_unless_they_are_expected() -> None:
-    expected = np.ones((2, 8), np.float32) * np.arange(8, dtype=np.float32)
-    broken = expected.copy()
+    expected: Floats = (np.ones((2, 8)) * np.arange(8)).astype(np.float32)
+    broken: Floats = expected.copy()
     broken[0, 3] = np.nan
     assert error(expected, broken, spec("batch", 8)) == math.inf
     assert error(broken, broken, spec("batch", 8)) == 0.0

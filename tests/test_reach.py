@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import autotune
 from autotune.config import FP32, Precision
@@ -105,7 +106,7 @@ def concats() -> onnx.ModelProto:
 
 def agreement(model: onnx.ModelProto, images: list[Floats], first: int) -> Callable[[Callable[[Floats], Any]], float]:
     """Share of the places at which the largest channel, from ``first`` on, is the one that fp32 says."""
-    run = onnx.reference.ReferenceEvaluator(model).run
+    run = ReferenceEvaluator(model).run
     wanted = [run(None, {"x": image})[0][:, first:].argmax(axis=1) for image in images]
 
     def evaluate(candidate: Callable[[Floats], Any]) -> float:

@@ -126,7 +126,7 @@ def _sessions(adapter: Adapter[Any], model: Any, options: LatencyOptions, feeds:
     return open_sessions(
         runner,
         lambda: adapter.runner(model, options.execution),
-        feeds,
+        [feeds],
         options,
         size_bytes=model.size_bytes,
         fewest=2,

@@ -40,7 +40,7 @@ def opened(
     calls = open_sessions(
         runner(0),
         open_one,
-        FEEDS,
+        [FEEDS],
         LatencyOptions(**changes),
         size_bytes=size_bytes,
         fewest=fewest,
