@@ -106,7 +106,7 @@ def concats() -> onnx.ModelProto:
 
 def agreement(model: onnx.ModelProto, images: list[Floats], first: int) -> Callable[[Callable[[Floats], Any]], float]:
     """Share of the places at which the largest channel, from ``first`` on, is the one that fp32 says."""
-    run = ReferenceEvaluator(model).run
+    run: Callable[..., Any] = ReferenceEvaluator(model).run
     wanted = [run(None, {"x": image})[0][:, first:].argmax(axis=1) for image in images]
 
     def evaluate(candidate: Callable[[Floats], Any]) -> float:
