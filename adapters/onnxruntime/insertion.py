@@ -98,8 +98,9 @@ class _Insertion:
     def quantize_marked(self) -> None:
         """Give each noted tensor its pair; a constant is stored as integers, and what is dequantized already stays."""
         for tensor in self._marked:
-            writer = self._writers.get(tensor)
-            if writer is not None and writer.op_type == "DequantizeLinear":
+            given = self._given_scale(tensor)
+            if given is not None:
+                self._scales[tensor] = given
                 continue
             parameters, dtype = self._parameters[tensor]
             scale = np.asarray(parameters.scale, np.float32).reshape(())
@@ -112,6 +113,15 @@ class _Insertion:
                 self._dequantize_constant(constant, scale, zero_point, names)
             else:
                 self._quantize(tensor, names)
+
+    def _given_scale(self, tensor: str) -> Array | None:
+        """The scale of what is dequantized already, by one known scale; None for every other tensor."""
+        writer = self._writers.get(tensor)
+        if writer is None or writer.op_type != "DequantizeLinear":
+            return None
+        scale = self._graph.initializers.get(writer.input[1])
+        values = None if scale is None else numpy_helper.to_array(scale)
+        return None if values is None or values.size != 1 else np.asarray(values, np.float32).reshape(())
 
     def _quantize(self, tensor: str, names: list[str]) -> None:
         source, output = tensor, self._free(f"{tensor}_DequantizeLinear_Output")

@@ -83,7 +83,7 @@ def test_inspect(command: Command, network_file: Path) -> None:
     outcome = command("inspect", network_file, "--ops")
     assert outcome.status == 0
     lines = [line.split() for line in outcome.out.splitlines()]
-    assert ["Conv", "3", "int8,", "fp32"] in lines
+    assert ["Conv", "3", "int8,", "int8_dynamic,", "fp32"] in lines
     assert any(line[:2] == ["conv_1", "Conv"] for line in lines)
     assert "inputs   data float32 (batch, 3, 16, 16)" in outcome.out
     assert "\n  measured fp16 and bf16 not measured\n" in outcome.out  # as the tests' own cache says
