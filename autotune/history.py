@@ -175,12 +175,16 @@ class History:
     def revise(self, trial: Trial) -> None:
         """Replace what is recorded of a finished trial, once more is known of it than its own time allowed.
 
-        What the sampler was told stays as it was: it has drawn on it.
+        What the sampler was told stays as it was: it has drawn on it. Trials of the same model share what is learnt.
         """
-        self._finished[trial.number] = trial
+        alike = [each for each in self.trials if each.same_as == trial.number]
         measurement = None if trial.measurement is None else trial.measurement.to_json()
         revision = {"state": str(trial.state), "reason": trial.reason, "measurement": measurement}
-        self.keep(f"{_REVISION}{trial.number}", revision)
+        for each in (trial, *alike):
+            self._finished[each.number] = dataclasses.replace(
+                each, state=trial.state, reason=trial.reason, measurement=trial.measurement
+            )
+            self.keep(f"{_REVISION}{each.number}", revision)
 
     def kept(self, name: str) -> Any:
         """What :meth:`keep` stored, or None."""
