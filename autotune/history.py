@@ -364,3 +364,20 @@ def _revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
         reason=revision["reason"],
         measurement=None if measurement is None else Measurement.from_json(measurement),
     )
+
+
+def require_writable(folder: Path) -> None:
+    """See that files can be made in a folder, before hours are spent.
+
+    Raises:
+        WorkspaceError: They cannot.
+    """
+    probe = folder / ".autotune-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise WorkspaceError(
+            f"The workspace {folder} must be a folder that can be written, but {error.strerror or error}"
+        ) from error

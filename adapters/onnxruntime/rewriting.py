@@ -72,38 +72,6 @@ def drop_unread(proto: onnx.ModelProto, candidates: set[str]) -> None:
             del proto.graph.initializer[index]
 
 
-def hide_passed_on(proto: onnx.ModelProto) -> tuple[list[tuple[int, onnx.ValueInfoProto]], list[onnx.TensorProto]]:
-    """Take out the outputs that no node writes: inputs and constants that a model passes on as they are.
-
-    ONNX Runtime's quantizer would let a DequantizeLinear write them, a second time.
-
-    Args:
-        proto: Changed in place.
-
-    Returns:
-        For :func:`show_passed_on`: the outputs with their places, and those of them that are constants.
-    """
-    written = {name for node in proto.graph.node for name in node.output}
-    places = [index for index, output in enumerate(proto.graph.output) if output.name not in written]
-    # Copies: protobuf frees the messages of a list that is cleared.
-    hidden = [(i, onnx.ValueInfoProto.FromString(proto.graph.output[i].SerializeToString())) for i in places]
-    names = {output.name for _, output in hidden}
-    constants = [tensor.SerializeToString() for tensor in proto.graph.initializer if tensor.name in names]
-    for index in reversed(places):
-        del proto.graph.output[index]
-    return hidden, [onnx.TensorProto.FromString(each) for each in constants]
-
-
-def show_passed_on(
-    proto: onnx.ModelProto, hidden: Sequence[tuple[int, onnx.ValueInfoProto]], constants: Sequence[onnx.TensorProto]
-) -> None:
-    """Put the outputs back that :func:`hide_passed_on` took out, and the constants among them that are gone."""
-    for index, output in hidden:
-        proto.graph.output.insert(index, output)
-    there = {tensor.name for tensor in proto.graph.initializer}
-    proto.graph.initializer.extend(tensor for tensor in constants if tensor.name not in there)
-
-
 def require_contrib_domain(proto: onnx.ModelProto) -> None:
     """Declare ONNX Runtime's own operators, if they are not yet."""
     if not any(opset.domain == CONTRIB_DOMAIN for opset in proto.opset_import):

@@ -1,0 +1,200 @@
+"""What follows the search of a run: the finals, the model that is the answer, and the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic
+
+from autotune import data
+from autotune.adapter import Adapter, Array, Execution, ModelT, PortabilityCheck, TensorSpec
+from autotune.answer import Answer, provisional, settle
+from autotune.config import QuantizationConfig
+from autotune.criterion import Verdict
+from autotune.errors import TrialError
+from autotune.evaluation import LabelledData, UserFunction
+from autotune.history import SUMMARY, require_writable
+from autotune.host import current_host
+from autotune.models import Models
+from autotune.portability import saturation_note
+from autotune.result import TuningResult
+from autotune.search import SearchEnd
+from autotune.selection import Conclusion, finalists
+from autotune.setup import Setup, op_types
+from autotune.space import TuningSpace
+from autotune.stages import Stages
+from autotune.strategy import Objective
+from autotune.trial import Measurement, Trial, TrialState
+
+if TYPE_CHECKING:
+    from autotune.tuner import Tuner
+
+_COSTLY_OPS = 5
+
+
+class Finishing(Generic[ModelT]):
+    """Makes the result of one run.
+
+    Args:
+        tuner: The options.
+        adapter: Of the framework.
+        source: Where accuracy comes from.
+        stages: Of this run.
+        models: Its models.
+    """
+
+    def __init__(
+        self,
+        tuner: Tuner,
+        adapter: Adapter[ModelT],
+        source: UserFunction | LabelledData,
+        stages: Stages,
+        models: Models[ModelT],
+    ) -> None:
+        self._tuner = tuner
+        self._adapter = adapter
+        self._source = source
+        self._stages = stages
+        self._models = models
+
+    def __call__(self, setup: Setup[ModelT], end: SearchEnd) -> TuningResult:
+        """The result, where the fp32 model was measured; the answer is written to the workspace."""
+        with self._stages.timed("finalists"):
+            answer, end = self._conclude(setup, end)
+        conclusion = answer.conclusion
+        trials = setup.history.trials
+        best = self._models.made(setup, conclusion.best)
+        nearest = self._nearest(setup, conclusion.nearest)
+        self._stages.note(*(note for note in best.notes if note not in setup.model.notes))
+        if setup.problem.criterion.confidence is not None and isinstance(self._source, UserFunction):
+            self._stages.note(
+                "`confidence` needs a metric: of what `eval_fn` returns nothing but the figure itself is known"
+            )
+        self._stages.announce("save")
+        with self._stages.timed("save"):
+            self._models.keep_best(best, conclusion.best)
+            self._models.keep_nearest(nearest)
+        self._models.forget_finalists()
+        risk = self._adapter.saturating_ops(best) if isinstance(self._adapter, PortabilityCheck) else ()
+        if note := saturation_note(risk, current_host()):
+            self._stages.note(note)
+        result = TuningResult(
+            verdict=conclusion.verdict,
+            best=conclusion.best,
+            baseline=trials[0],
+            reason=conclusion.reason,
+            end_reason=end.reason,
+            speed=conclusion.speed,
+            nearest=conclusion.nearest,
+            objective=setup.problem.objective,
+            interrupted=end.interrupted,
+            criterion=self._tuner.criterion,
+            history=trials,
+            op_types=op_types(setup.problem.space),
+            costly_ops=self._costly_ops(setup, conclusion, end),
+            saturation_risk=risk,
+            final=answer.final,
+            holdout_uses=answer.holdout_uses,
+            races=answer.races,
+            notes=self._stages.notes,
+            seconds=self._stages.stopwatch.seconds,
+            host=str(current_host()),
+            _run=self._runner(setup.model.inputs, best),
+            _save=self._models.saver(best, conclusion.best),
+            _save_nearest=None if nearest is None else self._models.saver(*nearest),
+        )
+        setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
+        return result
+
+    def unmeasured(self, model: ModelT, space: TuningSpace | None) -> TuningResult:
+        """The answer where the time was up before the fp32 model was measured: that model, and what to raise.
+
+        Args:
+            model: The user's, as it was given.
+            space: Of this model, where it is known.
+        """
+        trial = Trial(
+            number=0,
+            config=QuantizationConfig(),
+            state=TrialState.COMPLETED,
+            measurement=Measurement(size_bytes=model.size_bytes),
+            note="fp32, not measured",
+        )
+        end = self._stages.timetable.end_reason()
+        self._stages.announce("save")
+        if self._tuner.workspace is not None:
+            require_writable(Path(self._tuner.workspace))
+            # A run that continues may have an answer from before.
+            if not self._models.has_best():
+                self._models.keep_best(model, trial)
+        objective = Objective(self._tuner.objective)
+        return TuningResult(
+            verdict=Verdict.UNDECIDED,
+            best=trial,
+            baseline=trial,
+            reason="nothing was tried, and fp32 itself was not measured in the time given",
+            end_reason=end,
+            speed=Verdict.UNDECIDED if objective is Objective.LATENCY else None,
+            objective=objective,
+            criterion=self._tuner.criterion,
+            history=[trial],
+            op_types={} if space is None else op_types(space),
+            notes=self._stages.notes,
+            seconds=self._stages.stopwatch.seconds,
+            host=str(current_host()),
+            _run=self._runner(model.inputs, model),
+            _save=self._models.saver(model, trial),
+        )
+
+    def _runner(self, inputs: Sequence[TensorSpec], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
+        """What runs a model on one batch of any form that a loader may yield."""
+        runner = self._adapter.runner(model, Execution(threads=self._tuner.threads))
+
+        def run(batch: object) -> Array | tuple[Array, ...]:
+            outputs = runner(data.as_feeds(batch, inputs, where="the batch"))
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return run
+
+    def _nearest(self, setup: Setup[ModelT], trial: Trial | None) -> tuple[ModelT, Trial] | None:
+        """The model to offer beside the answer; None where there is none, or it cannot be made a second time."""
+        if trial is None:
+            return None
+        try:
+            return self._models.made(setup, trial), trial
+        except TrialError as error:
+            self._stages.note(f"Trial {trial.number}, the nearest candidate, could not be made again: {error}")
+            return None
+
+    def _conclude(self, setup: Setup[ModelT], end: SearchEnd) -> tuple[Answer, SearchEnd]:
+        objective = setup.problem.objective
+        if end.interrupted:
+            return Answer(conclusion=provisional(setup.history.trials, objective)), end
+        if finalists(setup.history.trials, objective):
+            self._stages.announce("finalists")
+        try:
+            answer = settle(
+                setup.history,
+                setup.evaluator,
+                lambda trial: self._models.made(setup, trial),
+                objective,
+                deadline=self._stages.deadline,
+                note=self._stages.note,
+            )
+        except KeyboardInterrupt:
+            interrupted = SearchEnd(reason=f"{end.reason}; then interrupted by the user", interrupted=True)
+            return Answer(conclusion=provisional(setup.history.trials, objective)), interrupted
+        return answer, end
+
+    def _costly_ops(self, setup: Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
+        """The ops whose quantization costs most, where candidates do not keep the target."""
+        late = end.interrupted or (self._stages.deadline is not None and time.monotonic() > self._stages.deadline)
+        if (
+            conclusion.verdict is Verdict.MET
+            or conclusion.nearest is None
+            or (late and setup.history.kept("sensitivity") is None)
+        ):
+            return {}
+        ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
+        return dict(ranked[:_COSTLY_OPS])
