@@ -16,6 +16,7 @@ from autotune.errors import TrialError
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.history import SUMMARY, require_writable
 from autotune.host import current_host
+from autotune.insights import MEASURED_ALONE
 from autotune.models import Models
 from autotune.portability import saturation_note
 from autotune.result import TuningResult
@@ -188,7 +189,7 @@ class Finishing(Generic[ModelT]):
         return answer, end
 
     def _costly_ops(self, setup: Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
-        """The ops whose quantization costs most, where candidates do not keep the target."""
+        """The ops whose quantization costs most, as far as they were measured, where no candidate keeps the target."""
         late = end.interrupted or (self._stages.deadline is not None and time.monotonic() > self._stages.deadline)
         if (
             conclusion.verdict is Verdict.MET
@@ -196,5 +197,9 @@ class Finishing(Generic[ModelT]):
             or (late and setup.history.kept("sensitivity") is None)
         ):
             return {}
-        ranked = sorted(setup.problem.insights.sensitivity().items(), key=lambda item: -item[1])
-        return dict(ranked[:_COSTLY_OPS])
+        found = setup.problem.insights.sensitivity()
+        # Where there was no time to measure an op by itself, it has a share of its group's error, which is a guess.
+        # A workspace from before groups has measured all of them.
+        measured = setup.history.kept(MEASURED_ALONE)
+        known = [op for op in found if measured is None or op in measured]
+        return {op: found[op] for op in sorted(known, key=lambda op: -found[op])[:_COSTLY_OPS]}

@@ -41,6 +41,9 @@ _SHARE_OF_PROFILE = 0.5
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
 
+MEASURED_ALONE = "sensitivity measured"
+"""What the history keeps the ops under whose sensitivity is a figure of their own, and no share of a group's."""
+
 _KEPT_RUNNERS = 2
 """One side of a comparison is the best config, again and again."""
 
@@ -184,18 +187,22 @@ class MeasuredInsights(Generic[ModelT]):
         }
         started = self._clock()
         took: list[float] = []
+        alone: list[str] = []
 
         def error_of(ops: Sequence[str]) -> float:
             before = self._clock()
             error = self._error(QuantizationConfig(ops={op: preferred[op] for op in ops}, recipe=recipe))
             took.append(self._clock() - before)
+            alone.extend(ops if len(ops) == 1 else ())
             return error
 
         def affordable(count: int) -> bool:
             # The first one also runs the fp32 model and is of all ops, so that it is the dearest.
             return self._left_s(started) > count * min(took, default=0.0)
 
-        return {op.name: 0.0 for op in self._space.tunable} | sensitivities(list(preferred), error_of, affordable)
+        found = sensitivities(list(preferred), error_of, affordable)
+        self._history.keep(MEASURED_ALONE, alone)
+        return {op.name: 0.0 for op in self._space.tunable} | found
 
     def _error_in_time(self, config: QuantizationConfig) -> float:
         return self._error(config) if self._left_s(self._clock()) > 0 else math.nan

@@ -55,8 +55,8 @@ class TuningSummary:
         criterion: The target.
         history: Every trial by number, the baseline first.
         op_types: The type of every op that could be tuned, by name.
-        costly_ops: The ops whose quantization costs most, worst first, with their noise-to-signal ratio at the
-            model's outputs; empty where the target is met.
+        costly_ops: Of the ops that were measured by themselves, those whose quantization costs most, worst first, with
+            their noise-to-signal ratio at the model's outputs; empty where the target is met.
         saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
             accuracy may be another one; see ``Tuner.portable``.
         final: ``best`` on data that the search never saw, where some was held out. Its verdict is what the interval

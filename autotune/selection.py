@@ -1,8 +1,8 @@
 """Which trial is the answer, and what is to be said of it.
 
-One rule: what is returned keeps the target whenever anything does, fp32 included. A quantized candidate is the answer
-where it keeps the target and is proven faster than fp32 (or smaller, where size counts); else fp32 is, and the
-candidate that came nearest is offered beside it.
+One rule: what is returned keeps the target whenever anything does, fp32 included. A candidate is the answer where it
+keeps the target and is proven faster than fp32 (or smaller, where size counts); else fp32 is, and the candidate that
+came nearest is offered beside it. The model as it was prepared, with no op quantized, is a candidate like the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Conclusion:
     """What the trials come to.
 
     Attributes:
-        best: The answer: the best quantized candidate that keeps the target, else fp32.
+        best: The answer: the best candidate that keeps the target, else fp32.
         verdict: Whether a candidate keeps the target, as far as it was asked of one: fp32 is the answer where all are
             slower than it, and that is ``met``.
         reason: Why this one.
@@ -105,17 +105,17 @@ def conclude(
         winner: The one that the finals chose, where there were any: proven faster than fp32, on all samples.
         raced: By number of the finalists that were raced: whether each is faster than fp32.
     """
-    quantized = [trial for trial in trials if _own(trial) and trial.state is not TrialState.RUNNING]
-    if not quantized and any(trial.same_as == trials[0].number for trial in trials):
+    candidates = [trial for trial in trials if _own(trial) and trial.state is not TrialState.RUNNING]
+    if not candidates and any(trial.same_as == trials[0].number for trial in trials):
         reason = "every config that was tried makes the fp32 model itself"
         speed = Verdict.MISSED if objective is Objective.LATENCY else None
         return Conclusion(best=trials[0], verdict=Verdict.MET, reason=reason, speed=speed)
-    if not quantized:
+    if not candidates:
         reason = "nothing was tried, so that nothing is known of this model but fp32"
         return Conclusion(best=trials[0], verdict=Verdict.UNDECIDED, reason=reason)
-    keep = [trial for trial in quantized if trial.met]
+    keep = [trial for trial in candidates if trial.met]
     if not keep:
-        return _nothing_keeps(trials[0], quantized, objective)
+        return _nothing_keeps(trials[0], candidates, objective)
     if objective is Objective.LATENCY:
         return _fastest(trials[0], keep, winner, raced or {})
     best = winner or min([trials[0], *keep], key=lambda trial: objective_of(trial, objective))
@@ -146,7 +146,10 @@ def _fastest(
     proven = [trial for trial in keep if known[trial.number]]
     if winner is not None or proven:
         best = winner or max(proven, key=_low)
-        return Conclusion(best=best, verdict=Verdict.MET, reason=_why(best, keep, raced), speed=Verdict.MET)
+        reason = _why(best, keep, raced)
+        if best.config.prepared:
+            reason = f"preparation alone, with no op quantized: {reason}"
+        return Conclusion(best=best, verdict=Verdict.MET, reason=reason, speed=Verdict.MET)
     undecided = [trial for trial in keep if known[trial.number] is None]
     if undecided:
         nearest = max(undecided, key=lambda trial: (_low(trial), trial.speedup or 0.0))
@@ -172,15 +175,16 @@ def _why(best: Trial, keep: Sequence[Trial], raced: Mapping[int, bool | None]) -
     return f"most is proven of its speed among {len(keep)} candidates that keep the target, which were not raced"
 
 
-def _nothing_keeps(baseline: Trial, quantized: Sequence[Trial], objective: Objective) -> Conclusion:
+def _nothing_keeps(baseline: Trial, candidates: Sequence[Trial], objective: Objective) -> Conclusion:
     """The answer where no candidate is known to keep the target: fp32."""
-    judged = [trial for trial in quantized if trial.loss is not None]
+    judged = [trial for trial in candidates if trial.loss is not None]
     if not judged:
-        failed = sum(trial.state is TrialState.FAILED for trial in quantized)
-        if failed == len(quantized):
-            reason = f"all {failed} quantized candidates failed, so that only fp32 is left"
+        failed = sum(trial.state is TrialState.FAILED for trial in candidates)
+        if failed == len(candidates):
+            which = "the only candidate" if failed == 1 else f"all {failed} candidates"
+            reason = f"{which} failed, so that only fp32 is left"
             return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=reason)
-        reason = f"no quantized candidate has less {objective} than fp32 itself"
+        reason = f"no candidate has less {objective} than fp32 itself"
         speed = Verdict.MISSED if objective is Objective.LATENCY else None
         return Conclusion(best=baseline, verdict=Verdict.MET, reason=reason, speed=speed)
     undecided = [trial for trial in judged if _verdict(trial) is Verdict.UNDECIDED]
@@ -198,7 +202,7 @@ def _own(trial: Trial) -> bool:
 
 
 def _candidates(keep: Sequence[Trial]) -> str:
-    return "1 quantized candidate keeps" if len(keep) == 1 else f"{len(keep)} quantized candidates keep"
+    return "1 candidate keeps" if len(keep) == 1 else f"{len(keep)} candidates keep"
 
 
 def _loss(trial: Trial) -> float:

@@ -303,7 +303,7 @@ def test_an_eval_fn_that_cannot_end_in_time_is_not_begun(
 def test_a_metric_may_tell_after_its_first_samples_so_that_a_candidate_is_begun(
     network: onnx.ModelProto, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fp32 model took more than 32 s; less than a quarter of that is left."""
+    """The fp32 model took 45 s; of the rest 12 s are kept for the finals, so that less than a quarter of it is left."""
     slow_calls(monkeypatch, clock, 0.5)
     started: list[int] = []
 
@@ -312,7 +312,7 @@ def test_a_metric_may_tell_after_its_first_samples_so_that_a_candidate_is_begun(
             started.append(number)
 
     data = [(batch, np.zeros(len(batch), np.int64)) for batch in images] * 2
-    tuner = autotune.Tuner(timeout_s=58, criterion=TOLERANT, objective="size", observer=Watch(), **CHEAP)
+    tuner = autotune.Tuner(timeout_s=60, criterion=TOLERANT, objective="size", observer=Watch(), **CHEAP)
     result = tuner.tune(network, images, metric="topk", eval_dataloader=data)
     assert started == [0, 1]
     check(result, images, "the first candidate was prepared or measured")

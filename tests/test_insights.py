@@ -18,7 +18,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError
 from autotune.history import History
-from autotune.insights import MeasuredInsights
+from autotune.insights import MEASURED_ALONE, MeasuredInsights
 from autotune.space import TuningSpace
 from autotune.stopwatch import Stopwatch
 from autotune.strategy import Objective
@@ -200,6 +200,15 @@ def test_nothing_is_begun_after_the_deadline() -> None:
     assert adapter.now == 0.0
     assert insights.op_latency() == {}
     assert sum(insights.sensitivity().values()) == pytest.approx(1.0)
+
+
+def test_ops_that_were_measured_are_told_from_those_with_a_share_of_a_guess() -> None:
+    adapter = Slow()
+    unhurried, none_left = after_baseline(100.0), after_baseline(100.0)
+    measured = insights_of(adapter, history=unhurried, clock=adapter.clock).sensitivity()
+    assert unhurried.kept(MEASURED_ALONE) == list(measured)
+    insights_of(adapter, history=none_left, deadline=0.0, clock=adapter.clock).sensitivity()
+    assert none_left.kept(MEASURED_ALONE) == []
 
 
 def test_what_there_was_no_time_for_stays_unknown_when_the_run_goes_on_later() -> None:

@@ -123,7 +123,23 @@ def test_an_undecided_candidate_comes_before_one_that_missed() -> None:
 def test_where_every_candidate_failed_the_target_is_missed() -> None:
     conclusion = conclude([BASELINE, trial(1, state=TrialState.FAILED)], Objective.LATENCY)
     assert (conclusion.best, conclusion.verdict, conclusion.nearest) == (BASELINE, Verdict.MISSED, None)
-    assert "all 1 quantized candidates failed" in conclusion.reason
+    assert "the only candidate failed" in conclusion.reason
+    both = conclude([BASELINE, *(trial(n, state=TrialState.FAILED) for n in (1, 2))], Objective.LATENCY)
+    assert "all 2 candidates failed" in both.reason
+
+
+def test_what_was_only_prepared_is_not_called_quantized() -> None:
+    alone = dataclasses.replace(trial(1, speedup=1.4), config=QuantizationConfig(prepared=True))
+    for others in ([], [trial(2, speedup=1.2)], [missed(2, loss=0.1, speedup=2.0)]):
+        conclusion = conclude([BASELINE, alone, *others], Objective.LATENCY)
+        assert (conclusion.best, conclusion.verdict, conclusion.speed) == (alone, Verdict.MET, Verdict.MET)
+        assert conclusion.reason.startswith("preparation alone, with no op quantized: ")
+    slow = dataclasses.replace(trial(1, speedup=0.9), config=QuantizationConfig(prepared=True))
+    for trials in (
+        [BASELINE, slow],
+        [BASELINE, dataclasses.replace(slow, state=TrialState.FAILED, measurement=None, reason="why")],
+    ):
+        assert "quantized" not in conclude(trials, Objective.LATENCY).reason
 
 
 def test_where_nothing_was_tried_nothing_is_met() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -26,6 +27,9 @@ _EPILOG = (
     "Exit status: 0 target met, 1 a failure of the run, 2 bad input, 3 finished but the target was missed, or target "
     "or speed are undecided, 130 ended by Ctrl-C."
 )
+
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""What folders of installed packages are called, wherever they lie."""
 
 app = typer.Typer(
     name="autotune",
@@ -71,6 +75,13 @@ def _from_users_code(frames: TracebackType | None) -> TracebackType | None:
 
 
 def _is_users(filename: str) -> bool:
-    """Whether a source file is neither Python's own nor that of an installed package."""
+    """Whether a source file is neither Python's own nor that of an installed package.
+
+    Packages may lie outside of this interpreter's own folders: a virtual environment that sees those of another one,
+    Debian's ``dist-packages``, a user's site.
+    """
+    if filename.startswith("<"):
+        return False
+    path = Path(filename)
     places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return not filename.startswith(("<", *places))
+    return _INSTALLED.isdisjoint(path.parts) and not any(path.is_relative_to(place) for place in places)

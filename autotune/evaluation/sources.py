@@ -83,7 +83,7 @@ class LabelledData:
         if self.label_free and (labelled := [metric.name for metric in self.metrics if not metric.label_free]):
             raise InputError(
                 f"Data without labels needs label-free metrics, but {labelled[0]!r} reads labels. "
-                "Use `agreement` or `cosine`, which compare with the fp32 model's own outputs"
+                "Use `agreement`, `cosine`, `fidelity` or `boxes`, which compare with the fp32 model's own outputs"
             )
 
 
