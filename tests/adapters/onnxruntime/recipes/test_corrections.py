@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import onnx
 import pytest
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime import OnnxModel
+from autotune.adapters.onnxruntime.recipes import layerwise
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     PairBound,
@@ -16,7 +20,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
 from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import AffineParameters, WeightLimits, can_saturate
 from autotune.calibration.pairs import LARGEST_PAIR
-from autotune.config import BiasCorrection, Granularity, QuantizedType, Recipe, TensorScheme, WeightRounding
+from autotune.config import FP32, BiasCorrection, Granularity, QuantizedType, Recipe, TensorScheme, WeightRounding
 from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
 
@@ -161,3 +165,24 @@ def test_recipes_leave_the_model_as_it_is() -> None:
     before = model.fingerprint, model.proto.SerializeToString(deterministic=True)
     ADAPTER.apply(model, config(model, EVERYTHING), statistics)
     assert (OnnxModel(proto=model.proto).fingerprint, model.proto.SerializeToString(deterministic=True)) == before
+
+
+def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five convolutions the last alone is int8: up to there both models are the same."""
+    model, statistics = prepared(chain([("dense", "relu6")] * 5, 0))
+    everywhere = config(model, FULL)
+    ops = list(everywhere.ops)
+    ran: list[str] = []
+    run_node = layerwise._NodeRunner.__call__
+
+    def counted(self: layerwise._NodeRunner, node: onnx.NodeProto, *rest: Any) -> dict[str, layerwise.Values]:
+        ran.append(node.op_type)
+        return run_node(self, node, *rest)
+
+    monkeypatch.setattr(layerwise._NodeRunner, "__call__", counted)
+    whole = ADAPTER.apply(model, everywhere, statistics)
+    assert ran.count("Conv") == 10
+    ran.clear()
+    last = ADAPTER.apply(model, everywhere.replace(dict.fromkeys(ops[:-1], FP32)), statistics)
+    assert ran.count("Conv") == 6
+    assert mean_error(model, last) < mean_error(model, whole)
