@@ -134,15 +134,8 @@ class Evaluator(Generic[ModelT]):
         own = comparison.run()
         comparison.close()
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
-        own = dataclasses.replace(
-            own,
-            candidate_ms=own.baseline_ms,
-            candidate_percentiles=own.baseline_percentiles,
-            speedup=1.0,
-            interval=certain,
-            decided=True,
-            sessions=len(sessions),
-        )
+        own = dataclasses.replace(own, candidate_ms=own.baseline_ms, candidate_percentiles=own.baseline_percentiles)
+        own = dataclasses.replace(own, speedup=1.0, interval=certain, decided=True, sessions=len(sessions))
         return _measurement(self._model.size_bytes, own, score, calls=len(self._batches))
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
@@ -223,6 +216,7 @@ class Evaluator(Generic[ModelT]):
             DeadlineReached: The deadline passed before anything could be said.
         """
         opened = [self._opened(finalist, self._latency, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
+        fair_s = self._search_latency.max_seconds
         return race_latency(
             self._baseline_sessions(),
             opened,
@@ -231,6 +225,7 @@ class Evaluator(Generic[ModelT]):
             deadline=deadline,
             clock=self._clock,
             pace=self._pace,
+            fair_s=None if fair_s is None else fair_s * len(finalists),
         )
 
     def open_baseline(self) -> None:
