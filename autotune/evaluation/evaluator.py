@@ -353,6 +353,7 @@ class Evaluator(Generic[ModelT]):
             outputs=self._model.outputs,
             deadline=deadline,
             finite=self._finite(),
+            key=model.fingerprint,
         )
 
 
