@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from autotune.adapter import Array
+from autotune.adapter import Array, Feeds
 from autotune.adapters.onnxruntime import OnnxModel
-from autotune.adapters.onnxruntime.recipes import layerwise
+from autotune.adapters.onnxruntime.recipes import layerwise, pipeline
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     PairBound,
@@ -186,3 +187,29 @@ def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch
     last = ADAPTER.apply(model, everywhere.replace(dict.fromkeys(ops[:-1], FP32)), statistics)
     assert ran.count("Conv") == 6
     assert mean_error(model, last) < mean_error(model, whole)
+
+
+@pytest.mark.parametrize(("side", "used"), [(8, 32), (128, 21), (512, 4)])
+def test_large_pictures_correct_biases_from_few_of_them(side: int, used: int) -> None:
+    """All 30 pictures of 256 x 320 took three times as long as evaluating fp32 did, once for each candidate."""
+    examples = [{"x": np.full((1, 3, side, side), index, np.float32)} for index in range(32)]
+    chosen = [int(each["x"].flat[0]) for each in pipeline._enough(examples)]
+    assert len(chosen) == used
+    assert chosen == sorted(set(chosen))
+    assert chosen[-1] >= 24  # from all over the data
+
+
+def test_error_feedback_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_ENOUGH_VALUES", 1)
+    walked: list[int] = []
+    walk = pipeline.walk
+
+    def counted(model: OnnxModel, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
+        walked.append(len(examples))
+        return walk(model, examples, *rest)
+
+    monkeypatch.setattr(pipeline, "walk", counted)
+    model, statistics = prepared(chain(LAYERS, 0))
+    for recipe in (FULL, EVERYTHING):
+        ADAPTER.apply(model, config(model, recipe), statistics)
+    assert walked == [4, len(statistics.examples)]
