@@ -143,9 +143,8 @@ def correct_constants(
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
         corrections: dict[str, Correction] = {layer.op.name: layer for layer in layers} | dict(blocks)
-        examples = prepared.statistics.examples
-        if nearest and not blocks:
-            examples = _enough(examples)
+        kept = prepared.statistics.examples
+        examples = _enough(kept) if nearest and not blocks else kept
         constants = walk(prepared.reference, examples, quantizers, corrections, prepared.ranges)
     return _noted(_with_constants(prepared.model, constants), notes)
 

@@ -202,7 +202,7 @@ def test_large_pictures_correct_biases_from_few_of_them(side: int, used: int) ->
 def test_error_feedback_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_ENOUGH_VALUES", 1)
     walked: list[int] = []
-    walk = pipeline.walk
+    walk = layerwise.walk
 
     def counted(model: OnnxModel, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
         walked.append(len(examples))
