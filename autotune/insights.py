@@ -40,6 +40,9 @@ _SHARE_OF_PROFILE = 0.5
 """Of what insights may take, the most that profiles are repeated for."""
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
+_LEAST_COMPARISON_S = 0.3
+_SHARE_OF_COMPARISON = 0.05
+"""What each comparison of execution options may take, of what evaluating fp32 took, and how little that can be."""
 
 MEASURED_ALONE = "sensitivity measured"
 """What the history keeps the ops under whose sensitivity is a figure of their own, and no share of a group's."""
@@ -169,10 +172,15 @@ class MeasuredInsights(Generic[ModelT]):
     @cached_property
     def _allowance_s(self) -> float:
         """What insights may take in all."""
-        trials = self._history.trials
-        evaluation = trials[0].duration_s if trials else None
+        evaluation = self._evaluation_s
         allowed = math.inf if evaluation is None else max(evaluation, _LEAST_ALLOWANCE_S)
         return allowed if self._timeout_s is None else min(allowed, _SHARE_OF_TIMEOUT * self._timeout_s)
+
+    @property
+    def _evaluation_s(self) -> float | None:
+        """What evaluating fp32 took; None before that."""
+        trials = self._history.trials
+        return trials[0].duration_s if trials else None
 
     def _left_s(self, since: float) -> float:
         """Seconds left to a measurement that began at ``since``."""
@@ -280,9 +288,9 @@ class MeasuredInsights(Generic[ModelT]):
     def _relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> list[float]:
         try:
             first, second = self._executed(config), self._executed(other)
-            compared = compare_latency(
-                lambda: first(self._latency_feeds), lambda: second(self._latency_feeds), _COMPARISON
-            )
+            share_s = max(_LEAST_COMPARISON_S, _SHARE_OF_COMPARISON * (self._evaluation_s or math.inf))
+            options = dataclasses.replace(_COMPARISON, max_seconds=min(_COMPARISON.max_seconds or share_s, share_s))
+            compared = compare_latency(lambda: first(self._latency_feeds), lambda: second(self._latency_feeds), options)
         except TrialError:
             return [0.0, 0.0]
         return [compared.interval.low, compared.interval.high]

@@ -16,7 +16,8 @@ from autotune.adapter import Execution, Feeds
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
-from autotune.errors import ApplyError
+from autotune.errors import ApplyError, TrialError
+from autotune.evaluation import LatencyOptions
 from autotune.history import History
 from autotune.insights import MEASURED_ALONE, MeasuredInsights
 from autotune.space import TuningSpace
@@ -247,3 +248,19 @@ def test_profiles_in_workspaces_of_before_hold_no_noise() -> None:
     insights = insights_of(Profiled(), history=history)
     assert insights.op_latency() == {"gemm_0": {Precision.FP32: 2e-3, Precision.INT8: 1e-3}}
     assert insights.op_latency_noise() == {"gemm_0": {}}
+
+
+@pytest.mark.parametrize(("evaluation_s", "most_s"), [(1.0, 0.3), (12.0, 0.6), (1000.0, 1.0)])
+def test_a_comparison_of_options_costs_a_twentieth_of_an_evaluation(
+    evaluation_s: float, most_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float | None] = []
+
+    def compared(_first: object, _second: object, options: LatencyOptions) -> Any:
+        asked.append(options.max_seconds)
+        raise TrialError("enough is known")
+
+    monkeypatch.setattr("autotune.insights.compare_latency", compared)
+    insights = insights_of(Profiled(), history=after_baseline(evaluation_s))
+    assert insights.relative_speed(QuantizationConfig(), QuantizationConfig()) == (0.0, 0.0)
+    assert asked == [pytest.approx(most_s)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from autotune.adapter import Execution, Feeds, Runner
 from autotune.adapters.onnxruntime import profile
 from autotune.adapters.onnxruntime.apply import apply_config
+from autotune.adapters.onnxruntime.branches import Shapes, chosen_by_shapes
 from autotune.adapters.onnxruntime.calibration import calibrate
 from autotune.adapters.onnxruntime.compare import executes_another_graph
 from autotune.adapters.onnxruntime.decided import deciding_inputs, values_in
@@ -69,10 +70,13 @@ class OnnxRuntimeAdapter:
         rest = iter(batches)
         first = tuple(itertools.islice(rest, 1))
         names = deciding_inputs(model.proto)
-        fixed = values_in(itertools.chain(first, rest), names) if names else {}
-        if not fixed and agrees_on(model, first):
-            return model
-        return _with_left_out(prepare(model.given, first, fixed))
+        every = itertools.chain(first, rest)
+        shapes = Shapes()
+        fixed = values_in(shapes.watch(every), names) if names else {}
+        if fixed or chosen_by_shapes(model.proto):
+            shapes.all_of(every)
+            return _with_left_out(prepare(model.given, first, fixed, shapes.found))
+        return model if agrees_on(model, first) else _with_left_out(prepare(model.given, first))
 
     def with_batch_axes(self, model: OnnxModel, axes: BatchAxes) -> OnnxModel:
         """The same model, told which axes count samples; see :class:`autotune.batch.BatchChoice`."""

@@ -10,6 +10,7 @@ import onnxruntime
 from onnx import version_converter
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnxruntime.branches import take_branches
 from autotune.adapters.onnxruntime.compare import TOLERANCE, Reference, Unknown
 from autotune.adapters.onnxruntime.decided import choice_note, deciding_inputs, fix_inputs, fixed_note
 from autotune.adapters.onnxruntime.forms import write_in_known_forms
@@ -38,7 +39,12 @@ _RESIZE_CHANGED = 11
 _GEMM_SHAPES = ("gemm_input_shape", "gemm_output_shape")
 
 
-def prepare(given: OnnxModel, feeds: Sequence[Feeds] = (), fixed: Mapping[str, Array] | None = None) -> OnnxModel:
+def prepare(
+    given: OnnxModel,
+    feeds: Sequence[Feeds] = (),
+    fixed: Mapping[str, Array] | None = None,
+    shapes: Sequence[Feeds] = (),
+) -> OnnxModel:
     """The same function as a graph that can be quantized.
 
     ONNX Runtime itself folds: its basic optimisations keep to the standard operators and do not depend on the CPU, and
@@ -49,13 +55,14 @@ def prepare(given: OnnxModel, feeds: Sequence[Feeds] = (), fixed: Mapping[str, A
         given: The user's model.
         feeds: Data to compare on; where there are none, they are made up.
         fixed: Values of inputs that the model is prepared for alone.
+        shapes: One batch of each shape that it is prepared for alone; none where that is open.
 
     Raises:
         ModelError: ONNX Runtime cannot run the model.
     """
     _require_tensors(given)
     given, reference = _runnable(given, feeds)
-    prepared = _prepared(_cleaned(given, fixed or {}), reference)
+    prepared = _prepared(_cleaned(given, fixed or {}, shapes), reference)
     return dataclasses.replace(fuse(prepared, reference), given=given)
 
 
@@ -118,7 +125,7 @@ def _runnable(given: OnnxModel, feeds: Sequence[Feeds]) -> tuple[OnnxModel, Refe
         return mended, reference
 
 
-def _cleaned(given: OnnxModel, fixed: Mapping[str, Array]) -> OnnxModel:
+def _cleaned(given: OnnxModel, fixed: Mapping[str, Array], shapes: Sequence[Feeds]) -> OnnxModel:
     """A copy in which every node has a name, and every constant is one."""
     proto = onnx.ModelProto()
     proto.CopyFrom(given.proto)
@@ -136,6 +143,8 @@ def _cleaned(given: OnnxModel, fixed: Mapping[str, Array]) -> OnnxModel:
     elif names := deciding_inputs(proto):
         notes.append(choice_note(names))
     fix_inputs(proto, fixed)
+    if note := take_branches(proto, shapes, given.external_dir):
+        notes.append(note)
     return dataclasses.replace(given, proto=proto, notes=tuple(notes))
 
 

@@ -138,13 +138,15 @@ class HistogramCollector:
         Args:
             values: Floats of any shape.
             extremes: A smallest and a largest value that the bins have to reach, where they are known already: those of
-                the tensor that ``values`` are drawn from. None: those of ``values``.
+                the tensor that ``values`` are drawn from, of which there may be none. None: those of ``values``.
 
         Raises:
             DataError: A value is NaN, infinite or larger than float32 can say.
         """
-        if values.size:
-            self._add(values, (float(values.min()), float(values.max())) if extremes is None else extremes)
+        if extremes is not None:
+            self._add(values, extremes)
+        elif values.size:
+            self._add(values, (float(values.min()), float(values.max())))
 
     def _add(self, values: npt.NDArray[Any], extremes: tuple[float, float]) -> None:
         check_finite(self._name, *extremes)

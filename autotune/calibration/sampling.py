@@ -11,7 +11,8 @@ import numpy.typing as npt
 from autotune.calibration.histogram import Histogram, HistogramCollector, check_finite
 
 SUBSAMPLE = 8192
-"""Values of a tensor's first array that its bulk is estimated from; later arrays are thinned as the first."""
+"""Values of a tensor's first array that its bulk and the bounds of its tails are estimated from; later ones are thinned
+as it is."""
 
 _TAIL = 0.005
 """Share of the values at each end that is counted in full. Every range that clips ends in there, or nearly so: a
@@ -30,10 +31,10 @@ _BLOCK = 1 << 17
 class SampledHistogramCollector:
     """Collects a histogram of all values of a tensor at a fraction of the price of binning each of them.
 
-    The first array is binned in full, and its quantiles cut off two tails. Of later arrays the values in the tails are
-    binned, and of the rest every n-th run of 16 neighbours from a random start, n having no common divisor with the
-    number of runs, so that no row, column or channel is left out. At the end the bulk is scaled up to the number of
-    values that it stands for. Clipping is decided in the tails, and there the histogram is exact.
+    Of each array every n-th run of 16 neighbours from a random start is binned, n having no common divisor with the
+    number of runs, so that no row, column or channel is left out. The quantiles of the first array's subsample cut off
+    two tails, and the values in these are binned all. At the end the bulk is scaled up to the number of values that it
+    stands for. Clipping is decided in the tails, and there the histogram is exact.
 
     What that changes in the ranges of MobileNetV2's 64 activation tensors, against binning every value of 30 pictures
     of 128 x 128 (``benchmarks/calibration_cost.py``, in shares of the range's width): percentiles of 99.99 and 99.999
@@ -67,16 +68,21 @@ class SampledHistogramCollector:
         flat = array.reshape(-1)
         if not self._stride:
             self._stride = 1 if self._subsample is None else max(1, flat.size // self._subsample)
-        extremes, tails = self._scan(flat)
+        first = self._low > self._high
+        extremes, tails = self._scan(flat, *((-math.inf, math.inf) if first else (self._low, self._high)))
         check_finite(self._name, *extremes)
         self.minimum, self.maximum = min(self.minimum, extremes[0]), max(self.maximum, extremes[1])
         self.count += flat.size
-        self._full.update(tails, extremes)
         if self._stride == 1:
+            self._full.update(flat, extremes)
             return
         self._thinned.update(self._thin(flat), extremes)
-        if self.count == flat.size or tails.size > _CROWDED_TAIL * flat.size:
-            self._cut()
+        if first:
+            self._cut(self._thinned.finish())
+            _, tails = self._scan(flat, self._low, self._high)
+        self._full.update(tails, extremes)
+        if tails.size > _CROWDED_TAIL * flat.size:
+            self._cut(self.finish())
 
     def finish(self) -> Histogram:
         """The histogram of all values so far; its counts add up to their number.
@@ -85,7 +91,7 @@ class SampledHistogramCollector:
             DataError: There was no value.
         """
         full = self._full.finish()
-        if self._stride <= 1 or self._low > self._high:
+        if self._stride <= 1:
             return full
         # both collectors were shown the same extremes, and so have the same bins
         thinned = self._thinned.finish()
@@ -100,28 +106,26 @@ class SampledHistogramCollector:
         counts += np.diff(scaled, prepend=0.0).astype(np.int64)
         return Histogram(counts, full.low, full.high)
 
-    def _scan(self, flat: npt.NDArray[Any]) -> tuple[tuple[float, float], npt.NDArray[Any]]:
-        """Smallest and largest value, NaN where there is one, and the values that are binned in full."""
+    @staticmethod
+    def _scan(
+        flat: npt.NDArray[Any], bulk_low: float, bulk_high: float
+    ) -> tuple[tuple[float, float], npt.NDArray[Any]]:
+        """Smallest and largest value, NaN where there is one, and the values that lie outside of the bulk."""
         low, high = math.inf, -math.inf
         tails = []
-        everything = self._stride == 1 or self._low > self._high
         for start in range(0, flat.size, _BLOCK):
             block = flat[start : start + _BLOCK]
             block_low, block_high = float(np.minimum.reduce(block)), float(np.maximum.reduce(block))
             if math.isnan(block_low):
                 return (block_low, block_high), flat[:0]
             low, high = min(low, block_low), max(high, block_high)
-            if everything:
-                continue
-            if block_low < self._low:
-                mask = block < self._low
-                if block_high >= self._high:
-                    mask |= block >= self._high
+            if block_low < bulk_low:
+                mask = block < bulk_low
+                if block_high >= bulk_high:
+                    mask |= block >= bulk_high
                 tails.append(block[mask])
-            elif block_high >= self._high:
-                tails.append(block[block >= self._high])
-        if everything:
-            return (low, high), flat
+            elif block_high >= bulk_high:
+                tails.append(block[block >= bulk_high])
         return (low, high), tails[0] if len(tails) == 1 else np.concatenate(tails or [flat[:0]])
 
     def _thin(self, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -134,9 +138,8 @@ class SampledHistogramCollector:
         shift = int(self._random.integers(rest + 1))
         return flat[shift : shift + runs * _RUN].reshape(runs, _RUN)[int(self._random.integers(stride)) :: stride]
 
-    def _cut(self) -> None:
+    def _cut(self, histogram: Histogram) -> None:
         """Let the bulk reach from one tail to the other; it only ever grows, what it gives up was not counted."""
-        histogram = self.finish()
         width = histogram.width
         bins = [math.floor((histogram.quantile(share) - histogram.low) / width) for share in (_TAIL, 1.0 - _TAIL)]
         self._low = min(self._low, histogram.low + bins[0] * width)

@@ -28,6 +28,7 @@ class CheckedModel:
         outputs: The outputs of the fp32 model.
         deadline: A ``time.monotonic()`` value after which a call raises.
         finite: Names of the outputs in which NaN and infinity are an error.
+        key: Equal for models that compute the same; None where that is unknown.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class CheckedModel:
         outputs: Sequence[TensorSpec],
         deadline: float | None,
         finite: frozenset[str],
+        key: str | None = None,
     ) -> None:
+        self.key = key
         self._runner = runner
         self._inputs = inputs
         self._outputs = outputs

@@ -97,6 +97,7 @@ class Evaluator(Generic[ModelT]):
         self._pace = Pace()
         self._runner: Runner | None = None
         self._expected: tuple[Array, ...] = ()
+        self._search_latency = latency
         self._scorer: Scorer
         if isinstance(source, UserFunction):
             self._scorer = FunctionScorer(source, criterion)
@@ -123,23 +124,18 @@ class Evaluator(Generic[ModelT]):
             DeadlineReached: The deadline passed.
         """
         runner = self._baseline_runner()
+        started = self._clock.now_s()
         score = self._scorer.baseline(self._checked(self._model, runner, deadline), self._progress)
+        self._search_latency = self._latency.priced(self._clock.now_s() - started)
         sessions = self._baseline_sessions()
         # Its speedup is 1 by definition, so that no narrow interval is needed.
-        brief = dataclasses.replace(self._latency, max_pairs=self._latency.min_pairs)
+        brief = dataclasses.replace(self._search_latency, max_pairs=self._latency.min_pairs)
         comparison = self._comparison(sessions[:1], brief, deadline)
         own = comparison.run()
         comparison.close()
         certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
-        own = dataclasses.replace(
-            own,
-            candidate_ms=own.baseline_ms,
-            candidate_percentiles=own.baseline_percentiles,
-            speedup=1.0,
-            interval=certain,
-            decided=True,
-            sessions=len(sessions),
-        )
+        own = dataclasses.replace(own, candidate_ms=own.baseline_ms, candidate_percentiles=own.baseline_percentiles)
+        own = dataclasses.replace(own, speedup=1.0, interval=certain, decided=True, sessions=len(sessions))
         return _measurement(self._model.size_bytes, own, score, calls=len(self._batches))
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
@@ -186,8 +182,8 @@ class Evaluator(Generic[ModelT]):
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed.
         """
-        runner, sessions = self._opened(candidate)
-        comparison = self._comparison(sessions, self._latency, deadline)
+        runner, sessions = self._opened(candidate, self._search_latency)
+        comparison = self._comparison(sessions, self._search_latency, deadline)
         compared = comparison.run()
         if incumbent is not None and not needs_accuracy and _proven_slower(compared, incumbent):
             comparison.close()
@@ -212,13 +208,15 @@ class Evaluator(Generic[ModelT]):
     def race(self, finalists: Sequence[ModelT], *, deadline: float | None = None) -> RaceResult:
         """Run finalists against each other, with the fp32 model among them, until the fastest is known.
 
+        Unlike a comparison of the search, it may take as long as was asked for: its figures are those of the answer.
         Each runs in two sessions or more, opened here: how much sessions differ is part of the intervals.
 
         Raises:
             ApplyError: The framework refuses one of them.
             DeadlineReached: The deadline passed before anything could be said.
         """
-        opened = [self._opened(finalist, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
+        opened = [self._opened(finalist, self._latency, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
+        fair_s = self._search_latency.max_seconds
         return race_latency(
             self._baseline_sessions(),
             opened,
@@ -227,6 +225,7 @@ class Evaluator(Generic[ModelT]):
             deadline=deadline,
             clock=self._clock,
             pace=self._pace,
+            fair_s=None if fair_s is None else fair_s * len(finalists),
         )
 
     def open_baseline(self) -> None:
@@ -288,20 +287,23 @@ class Evaluator(Generic[ModelT]):
     def _baseline_sessions(self) -> Sequence[Call]:
         """Sessions of the fp32 model, opened once and used by all comparisons of a run."""
         if not self._sessions:
-            self._sessions = self._calls(self._model, self._baseline_runner(), fewest=_RACE_SESSIONS, spare_first=True)
+            runner = self._baseline_runner()
+            self._sessions = self._calls(self._model, runner, self._latency, fewest=_RACE_SESSIONS, spare_first=True)
         return self._sessions
 
-    def _opened(self, candidate: ModelT, *, fewest: int = 1) -> tuple[Runner, Sequence[Call]]:
+    def _opened(self, candidate: ModelT, options: LatencyOptions, *, fewest: int = 1) -> tuple[Runner, Sequence[Call]]:
         """A candidate made ready to run, and its sessions, the first of which is the runner."""
         runner = self._candidate_runner(candidate)
-        return runner, self._calls(candidate, runner, fewest=fewest)
+        return runner, self._calls(candidate, runner, options, fewest=fewest)
 
-    def _calls(self, model: ModelT, runner: Runner, *, fewest: int, spare_first: bool = False) -> list[Call]:
+    def _calls(
+        self, model: ModelT, runner: Runner, options: LatencyOptions, *, fewest: int, spare_first: bool = False
+    ) -> list[Call]:
         return open_sessions(
             runner,
             lambda: self._adapter.runner(model, self._latency.execution),
             self._batches,
-            self._latency,
+            options,
             size_bytes=model.size_bytes,
             fewest=fewest,
             clock=self._clock,
@@ -351,6 +353,7 @@ class Evaluator(Generic[ModelT]):
             outputs=self._model.outputs,
             deadline=deadline,
             finite=self._finite(),
+            key=model.fingerprint,
         )
 
 

@@ -71,6 +71,7 @@ class SampleScorer:
         self._search: Array = np.empty(0, np.int64)
         self._held_out: Array = np.empty(0, np.int64)
         self._baseline: Records | None = None
+        self._seen: dict[str, Records] = {}  # by candidate that ended early: what was seen of it
 
     def baseline(self, model: CheckedModel, progress: Progress) -> Score:
         """Read the data, hold out its share, and record the fp32 model's result on each sample of the rest.
@@ -121,8 +122,7 @@ class SampleScorer:
         targets = {name: criterion.for_candidate(rank) for name, criterion in self._targets.items()}
         rule = None if complete else self._rule(baseline)
         if rule is None:
-            records = self._run(self._search, model, progress, baseline)
-            return replace(self._complete(baseline, records, targets), rank=rank)
+            return replace(self._complete(baseline, self._rest(model, progress, baseline), targets), rank=rank)
         assert isinstance(self._judged, MeanMetric)
         sign = 1.0 if self._judged.higher_is_better else -1.0
         position = {int(sample): row for row, sample in enumerate(baseline.samples)}
@@ -139,6 +139,8 @@ class SampleScorer:
             done = sum(len(part.samples) for part in parts)
             progress(done, len(baseline.samples))
             if stop is not None and done < len(baseline.samples):
+                if model.key is not None:
+                    self._seen[model.key] = concatenate(parts)
                 return replace(self._stopped(rule, stop, done, targets[self._judged.name]), rank=rank)
         return replace(self._complete(baseline, concatenate(parts).sorted(), targets), rank=rank)
 
@@ -156,6 +158,17 @@ class SampleScorer:
         baseline = self._recorded(self._held_out, reference, progress, "holdout")
         records = self._run(self._held_out, model, progress, baseline)
         return self._complete(baseline, records, self._targets, holdout_rank=rank)
+
+    def _rest(self, model: CheckedModel, progress: Progress, baseline: Records) -> Records:
+        """Records of all samples of the search; those that an evaluation saw which ended early are not seen again."""
+        assert self._store is not None
+        seen = None if model.key is None else self._seen.pop(model.key, None)
+        if seen is None:
+            return self._run(self._search, model, progress, baseline)
+        known = frozenset(seen.samples.tolist())
+        left = [unit for unit in self._search if int(self._store.units[unit][0]) not in known]
+        rest = self._run(np.array(left, np.int64), model, progress, baseline)
+        return concatenate([seen, rest]).sorted()
 
     def _split(self, store: SampleStore) -> tuple[Array, Array]:
         """Units to search on and units to hold out, drawn at random, both in the loader's order."""
@@ -193,7 +206,7 @@ class SampleScorer:
             outputs = model.run(chunk.feeds)
             references = None
             if baseline is not None:
-                references = baseline.references_of(np.arange(done, done + len(chunk.samples)))
+                references = baseline.references_of(np.searchsorted(baseline.samples, chunk.samples))
             parts.append(Records.make(self._source.metrics, chunk, outputs, references))
             done += len(chunk.samples)
             progress(done, total)

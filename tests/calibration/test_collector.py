@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from autotune.calibration import StatisticsCollector, TensorStatistics, activation_range
-from autotune.calibration.sampling import SUBSAMPLE
+from autotune.calibration.histogram import HistogramCollector
+from autotune.calibration.sampling import SUBSAMPLE, SampledHistogramCollector
 from autotune.config import MSE, PERCENTILE, QuantizedType, TensorScheme
 from autotune.errors import DataError
 
@@ -60,6 +61,39 @@ def test_tails_are_cut_anew_when_the_data_moves() -> None:
     exact, sampled = collect(*arrays, subsample=None), collect(*arrays)
     assert sampled.histogram.total == exact.histogram.total
     assert activation_range(sampled, PERCENTILE, U8) == pytest.approx(activation_range(exact, PERCENTILE, U8), rel=0.01)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_array_costs_a_part_of_its_size_the_first_one_too(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binning the first batch of ten pictures in full took as long as all that came after it."""
+    binned: list[int] = []
+    update = HistogramCollector.update
+
+    def counted(self: HistogramCollector, values: npt.NDArray[Any], extremes: tuple[float, float] | None) -> None:
+        binned.append(values.size)
+        update(self, values, extremes)
+
+    monkeypatch.setattr(HistogramCollector, "update", counted)
+    collector = SampledHistogramCollector("t", np.random.default_rng(0), SUBSAMPLE)
+    for array in batches(at + 1, 100_000):
+        binned.clear()
+        collector.update(array)
+    assert sum(binned) < 0.04 * 800_000
+
+
+@pytest.mark.parametrize("constant", [0.0, -2.5, 1e-30])
+def test_a_large_tensor_of_one_value_has_no_tails(constant: float) -> None:
+    arrays = [np.full((1, 8, 20_000), constant, np.float32) for _ in range(2)]
+    assert collect(*arrays).histogram == collect(*arrays, subsample=None).histogram
+
+
+def test_outliers_that_the_subsample_missed_are_counted() -> None:
+    array = batches(1, 100_000)[0]
+    array[0, 3, ::10_000] = 60.0
+    exact, sampled = collect(array, subsample=None), collect(array)
+    beyond = exact.histogram.edges[:-1] >= 30.0
+    assert np.array_equal(exact.histogram.counts[beyond], sampled.histogram.counts[beyond])
+    assert sampled.histogram.counts[beyond].sum() == 10
 
 
 def test_small_tensors_are_counted_in_full() -> None:

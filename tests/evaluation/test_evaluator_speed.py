@@ -72,7 +72,13 @@ FEEDS = {"x": np.zeros((1, 2), np.float32)}
 
 
 def make(
-    fp32: Scripted = FP32, *, evaluated: Callable[[], None] = lambda: None, score: float = 0.9, **adapter: Any
+    fp32: Scripted = FP32,
+    *,
+    evaluated: Callable[[], None] = lambda: None,
+    evaluation_s: float = 30.0,
+    latency: LatencyOptions | None = None,
+    score: float = 0.9,
+    **adapter: Any,
 ) -> tuple[Evaluator[Any], ScriptedAdapter]:
     clock = ScriptedClock()
     scripted = ScriptedAdapter(clock, **adapter)
@@ -80,7 +86,7 @@ def make(
     def eval_fn(model: Callable[[object], object]) -> float:
         model(FEEDS)
         evaluated()
-        clock.now += 30.0
+        clock.now += evaluation_s
         return score
 
     evaluator: Evaluator[Any] = Evaluator(
@@ -88,7 +94,7 @@ def make(
         model=fp32,
         source=UserFunction(function=eval_fn),
         criterion=Criterion(),
-        latency=LatencyOptions(),
+        latency=latency or LatencyOptions(),
         feeds=FEEDS,
         seed=0,
         clock=clock,
@@ -118,6 +124,25 @@ def test_latency_and_speedup_of_one_measurement_come_from_the_same_calls() -> No
     assert found.baseline_ms / found.latency_ms == pytest.approx(found.speedup, rel=1e-12)
     assert found.speedup == pytest.approx(2.0, rel=0.02)
     assert (found.latency_cache, found.latency_sessions, found.latency_decided) == ("warm", 3, True)
+
+
+@pytest.mark.parametrize(("evaluation_s", "most_s"), [(1.0, 2.0), (12.0, 3.0), (1000.0, 10.0)])
+def test_a_comparison_costs_a_part_of_what_an_evaluation_does(evaluation_s: float, most_s: float) -> None:
+    """Calls so noisy that time alone ends a comparison, which took ten seconds to spare an evaluation of one."""
+    latency = LatencyOptions(interval_width=0.001, max_pairs=10_000)
+    model = Scripted(milliseconds=20.0)
+    evaluator, scripted = make(model, evaluation_s=evaluation_s, latency=latency, noise=0.5)
+    evaluator.baseline()
+    before = scripted.clock.now
+    evaluator.evaluate(model)
+    assert 0.5 * most_s < scripted.clock.now - before - evaluation_s < 1.2 * most_s
+    before = scripted.clock.now
+    evaluator.race([model])
+    assert scripted.clock.now - before > 9.0  # the race says what the answer's speed is, and has its time
+
+
+def test_a_comparison_without_a_limit_stays_without_one() -> None:
+    assert LatencyOptions(max_seconds=None).priced(1.0).max_seconds is None
 
 
 def test_a_measurement_survives_json_and_old_ones_are_read() -> None:

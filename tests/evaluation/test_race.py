@@ -14,12 +14,23 @@ from tests.evaluation.scripted import Models, ScriptedClock
 
 
 def race(
-    milliseconds: Sequence[float], *, seed: int = 0, fp32: float = 2.0, models: Models | None = None, **options: Any
+    milliseconds: Sequence[float],
+    *,
+    seed: int = 0,
+    fp32: float = 2.0,
+    models: Models | None = None,
+    fair_s: float | None = None,
+    **options: Any,
 ) -> RaceResult:
     models = models or Models(seed=seed)
     finalists = [models.sessions(each, name=f"{index}/") for index, each in enumerate(milliseconds)]
     return race_latency(
-        models.sessions(fp32, name="fp32/"), finalists, LatencyOptions(**options), seed=seed, clock=ScriptedClock()
+        models.sessions(fp32, name="fp32/"),
+        finalists,
+        LatencyOptions(**options),
+        seed=seed,
+        clock=ScriptedClock(),
+        fair_s=fair_s,
     )
 
 
@@ -150,6 +161,19 @@ def test_a_long_heat_decides_what_a_short_one_did_not() -> None:
     assert max(long.rounds) > 3 * max(short.rounds)
     assert len(short.survivors) == 2
     assert not short.decided
+
+
+def test_equals_are_told_apart_for_a_fair_price_and_the_side_of_fp32_at_any() -> None:
+    """Finalists that a second's work leaves equal are of one speed for all that a user notices."""
+    models = Models(noise=0.3)
+    unlimited = race([1.0, 1.01], models=models)
+    fair = race([1.0, 1.01], models=models, fair_s=0.001)
+    assert not unlimited.decided
+    assert max(unlimited.rounds) > 3 * max(fair.rounds)
+    assert fair.faster == (True, True)
+    assert len(fair.survivors) == 2
+    unsure = race([1.9], models=models, fair_s=0.001)
+    assert max(unsure.rounds) > 3 * max(fair.rounds)
 
 
 def test_fp32_runs_in_every_round_of_a_race_with_all_of_its_sessions() -> None:

@@ -189,3 +189,31 @@ def test_on_the_data_held_out_each_target_counts() -> None:
     found = judge.holdout(model(fp32), model(flipped(fp32, 200)), silent, rank=1)
     assert found is not None
     assert found.verdict is Verdict.MISSED
+
+
+@pytest.mark.parametrize("metrics", [(TopK(),), (create_metric("agreement"),)])
+def test_what_an_early_end_saw_is_not_evaluated_again(metrics: tuple[Metric, ...]) -> None:
+    """The winner was accepted after a part of the samples; to see the rest took as long as to see all of them."""
+    scores = half_right(4000)
+    candidate = flipped(scores, 2)
+    of = scorer(scores, Criterion(relative=0.1), *metrics, holdout=0.0, early_acceptance=True)
+    ran: list[int] = []
+
+    def run(feeds: Feeds) -> tuple[Array, ...]:
+        ran.extend(feeds["index"].tolist())
+        picked = candidate[feeds["index"]]
+        return (np.column_stack([picked, np.zeros(len(picked))]),)
+
+    def again(key: str | None) -> CheckedModel:
+        finite = frozenset({"logits"})
+        return CheckedModel(run, inputs=INPUTS, outputs=OUTPUTS, deadline=None, finite=finite, key=key)
+
+    early = of.candidate(again("it"), silent, complete=False, rank=1)
+    assert early.samples is not None
+    assert early.samples < 4000
+    whole = of.candidate(again("it"), silent, complete=True, rank=1)
+    assert sorted(ran) == list(range(4000))
+    ran.clear()
+    assert of.candidate(again(None), silent, complete=True, rank=1) == whole
+    assert of.candidate(again("another"), silent, complete=True, rank=1) == whole
+    assert len(ran) == 8000

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from autotune.adapter import Array
+from autotune.adapter import Array, Feeds
 from autotune.adapters.onnxruntime.graph import Graph, attributes
 from autotune.adapters.onnxruntime.limits import op_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
@@ -47,6 +47,12 @@ _CORRECTED = frozenset({"Conv", "Gemm"})
 _FEWEST_VALUES = 256
 """Per channel, for a mean that tells more than chance. A head answers once per example: correcting MobileNetV2's by the
 mean over 32 answers raised the loss from 0.28 to 0.87 %."""
+
+_ENOUGH_VALUES = 1 << 20
+_FEWEST_EXAMPLES = 4
+"""Values of the model's inputs after which biases are corrected from no further example: every position of a large
+picture is a value of a channel's mean. A text detector at 256 x 320 has an output error of 0.162 uncorrected, 0.093
+with 4 pictures, 0.097 with 8 and 16, and 0.091 with 30, which take 9.4 s of processor time instead of 2.0."""
 
 _BIAS_REACH = 0.999 * np.iinfo(np.int32).max
 """Largest integer that a corrected bias may become; the rest is for rounding."""
@@ -137,8 +143,17 @@ def correct_constants(
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
         corrections: dict[str, Correction] = {layer.op.name: layer for layer in layers} | dict(blocks)
-        constants = walk(prepared.reference, prepared.statistics.examples, quantizers, corrections, prepared.ranges)
+        kept = prepared.statistics.examples
+        examples = _enough(kept) if nearest and not blocks else kept
+        constants = walk(prepared.reference, examples, quantizers, corrections, prepared.ranges)
     return _noted(_with_constants(prepared.model, constants), notes)
+
+
+def _enough(examples: Sequence[Feeds]) -> Sequence[Feeds]:
+    """As many of the examples as tell the means of outputs; rounding weights with care takes all that there are."""
+    size = sum(array.size for array in examples[0].values())
+    count = min(len(examples), max(_FEWEST_EXAMPLES, _ENOUGH_VALUES // max(1, size)))
+    return [examples[index * len(examples) // count] for index in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)

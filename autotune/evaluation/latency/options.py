@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.adapter import Execution
@@ -10,6 +10,11 @@ from autotune.errors import InputError
 
 FEWEST_ROUNDS = 5
 """Rounds that every comparison draws, however little time there is."""
+
+_COMPARISON_SHARE = 0.25
+_LEAST_COMPARISON_S = 2.0
+"""What a comparison of the search may take at the most, of what the fp32 model's evaluation took, and how little that
+can be."""
 
 
 class CacheState(StrEnum):
@@ -84,3 +89,17 @@ class LatencyOptions:
     def execution(self) -> Execution:
         """How an adapter makes the models ready to run."""
         return Execution(threads=self.threads)
+
+    def priced(self, evaluation_s: float) -> LatencyOptions:
+        """The same for a comparison that decides whether an evaluation is worth its price, and must not exceed it.
+
+        A model whose call takes 100 ms would else be timed for as long as its accuracy takes on a hundred samples.
+
+        Args:
+            evaluation_s: Seconds that the fp32 model's accuracy took.
+        """
+        if self.max_seconds is None:
+            return self
+        return replace(
+            self, max_seconds=min(self.max_seconds, max(_LEAST_COMPARISON_S, _COMPARISON_SHARE * evaluation_s))
+        )

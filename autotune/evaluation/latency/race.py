@@ -29,6 +29,7 @@ def race_latency(
     deadline: float | None = None,
     clock: Clock | None = None,
     pace: Pace | None = None,
+    fair_s: float | None = None,
 ) -> RaceResult:
     """Race finalists against each other and drop those that are proven slower than any other.
 
@@ -46,6 +47,8 @@ def race_latency(
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls; that of this process by default.
         pace: What the same sessions of the baseline took before.
+        fair_s: Seconds beyond which no further heat is run to tell equals apart, once it is known of each on which side
+            of fp32 it lies; None: as many as the options allow.
 
     Raises:
         InputError: There is no finalist.
@@ -53,10 +56,11 @@ def race_latency(
     """
     if not finalists:
         raise InputError("A race needs at least one finalist, but got none")
+    clock = clock or SystemClock(options.threads)
     contest = Contest(
         [as_sessions(baseline), *map(as_sessions, finalists)],
         options,
-        clock or SystemClock(options.threads),
+        clock,
         seed=seed,
         deadline=deadline,
         pace=pace,
@@ -65,8 +69,14 @@ def race_latency(
     race = _Race(contest, options)
     contest.warm_up()
     first, most = contest.rounds_for(options.min_pairs), contest.rounds_for(options.max_pairs)
+    began, done = clock.now_s(), 0
     for multiple in _HEATS:
-        ended = contest.run([0, *race.alive], min(most, first * multiple))
+        rounds = min(most, first * multiple)
+        spent_s = clock.now_s() - began
+        if done and fair_s is not None and race.sides_known and spent_s * rounds / done > fair_s:
+            break
+        ended = contest.run([0, *race.alive], rounds)
+        done = rounds
         race.look()
         if race.decided or ended:
             break
@@ -90,7 +100,12 @@ class _Race:
     @property
     def decided(self) -> bool:
         """Whether those that are left are known to be equals, and on which side of fp32 they lie."""
-        return (len(self.alive) == 1 or self._close) and all(self._faster[member] is not None for member in self.alive)
+        return (len(self.alive) == 1 or self._close) and self.sides_known
+
+    @property
+    def sides_known(self) -> bool:
+        """Whether it is known of all that are left on which side of fp32 they lie."""
+        return all(self._faster[member] is not None for member in self.alive)
 
     def look(self) -> None:
         """Prove what can be proven by now; who is slower than another is out."""
