@@ -113,8 +113,7 @@ class Auto(PlannedStrategy):
             return reason
         # That nothing is predicted to win is no ground for ending where predictions found nothing that does.
         yield from self._within_reach(problem, estimates)
-        if not estimates.won:
-            yield from bisect(estimates)
+        yield from bisect(estimates)
         if not estimates.won:
             return f"{reason}, and bisection found no faster config that keeps it"
         return (yield from self._by_prediction(problem, estimates))
