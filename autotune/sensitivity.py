@@ -2,8 +2,10 @@
 
 One candidate per op is 500 candidates where a model has 500 ops, and most of them are harmless. Output errors of groups
 of ops add up, as long as they are small. So the error of all ops together is measured, then that of halves, and always
-the group with the largest error is halved next. A handful of harmful ops among n is found after about that many times
-2 log2(n) candidates, and whenever the time is up every op has a figure: its share of the smallest group that it was in.
+the group with the largest error is halved next. Of two halves the one that is suspected less is measured first: where
+it causes next to nothing, the other one causes what the group does. A handful of harmful ops among n is found after
+about that many times log2(n) to 2 log2(n) candidates, and whenever the time is up every op has a figure: its share of
+the smallest group that it was in.
 """
 
 from __future__ import annotations
@@ -15,6 +17,16 @@ from itertools import count
 
 _NEGLIGIBLE = 0.01
 """A group with less than this share of the whole error is not halved."""
+
+_LITTLE = 0.1
+"""Where one half causes less than this share of what its group does, the other half causes the rest."""
+
+_KEPT = 4
+"""Measurements that are left for the choices that are made by these figures: where ops interact, groups of them do not
+say what a choice does, and only its own error does."""
+
+_FIRST = 0.25
+"""How suspect the first op of a graph is beside the last one."""
 
 
 def sensitivities(
@@ -52,25 +64,36 @@ def _halved(
     order = count()  # equals are halved in the order in which they were found
     pending = [(-whole, next(order), list(ops))]
     found: dict[str, float] = {}
+    weights = _suspicion(ops)
     while pending:
-        error, _, group = heapq.heappop(pending)
-        negligible = math.isfinite(whole) and -error <= _NEGLIGIBLE * whole
-        if len(group) == 1 or negligible or not affordable(2):
-            found.update(_shared(group, -error, ops))
+        negative, _, group = heapq.heappop(pending)
+        error = -negative
+        negligible = math.isfinite(whole) and error <= _NEGLIGIBLE * whole
+        if len(group) == 1 or negligible or not affordable(2 + _KEPT):
+            found.update(_shared(group, error, ops))
             continue
         middle = len(group) // 2
-        for half in (group[:middle], group[middle:]):
-            heapq.heappush(pending, (-error_of(half), next(order), half))
+        calm, suspect = sorted((group[:middle], group[middle:]), key=lambda half: sum(weights[op] for op in half))
+        little = error_of(calm)
+        rest = error - little if little < _LITTLE * error else error_of(suspect)
+        for half, caused in ((calm, little), (suspect, rest)):
+            heapq.heappush(pending, (-caused, next(order), half))
     return {op: found[op] for op in ops}
 
 
 def _shared(group: Sequence[str], error: float, ops: Sequence[str]) -> dict[str, float]:
-    """What each op of a group is taken to cause: the more, the closer it is to the outputs.
+    """What each op of a group is taken to cause, by how suspect it is."""
+    weights = _suspicion(ops)
+    total = sum(weights[op] for op in group)
+    return {op: error * weights[op] / total for op in group}
+
+
+def _suspicion(ops: Sequence[str]) -> dict[str, float]:
+    """By op, how suspect it is before anything is measured: the more, the closer it is to the outputs or the inputs.
 
     Nothing after it evens out what the last op does, and tails are where boxes are decoded, scores are joined with
-    them, and exponentials and divisions stand.
+    them, and exponentials and divisions stand. What the first ops lose, all others lack: in shipped text recognizers
+    and detectors the first tenth of the ops causes more than all others but the tail.
     """
-    position = {op: index for index, op in enumerate(ops)}
-    weights = {op: (len(ops) - position[op]) ** -2.0 for op in group}
-    total = sum(weights.values())
-    return {op: error * weight / total for op, weight in weights.items()}
+    last = len(ops)
+    return {op: (last - index) ** -2.0 + _FIRST * (index + 1) ** -2.0 for index, op in enumerate(ops)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator
 
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
@@ -11,13 +12,16 @@ from autotune.strategies.bisection import bisect
 from autotune.strategies.estimates import Estimates
 from autotune.strategies.replay import Plan, PlannedStrategy
 from autotune.strategies.shrink import shrink, stores_in_bits
-from autotune.strategies.template import make_template
+from autotune.strategies.template import make_template, with_recipe_that_helps
 from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 
 _MOST_MISSES = 8
 """After as many halvings the loss allowed for is 1/256 of the target."""
 
+
+_REACHES = 3
+"""How many configs are measured for their own output errors, once predictions were refuted."""
 
 _LEAST_SPENT = 0.1
 """What applying and timing a candidate count as, in evaluations."""
@@ -96,20 +100,32 @@ class Auto(PlannedStrategy):
         choice = estimates.fastest()
         opening = estimates.config(choice)
         kept = False
-        if not estimates.is_hopeless(opening):
+        evaluated = not estimates.is_hopeless(opening)
+        if evaluated:
             trial = yield Proposal(config=opening, note=_opening_note(problem, opening))
             estimates.add(choice, trial)
             kept = trial.met
         if not kept:
-            estimates.use(make_template(problem, opening, self.templates))
+            template = make_template(problem, opening, self.templates)
+            estimates.use(with_recipe_that_helps(problem, opening, template, evaluated=evaluated))
         reason = yield from self._by_prediction(problem, estimates)
         if estimates.won or kept:
             return reason
         # That nothing is predicted to win is no ground for ending where predictions found nothing that does.
+        yield from self._within_reach(problem, estimates)
         yield from bisect(estimates)
         if not estimates.won:
             return f"{reason}, and bisection found no faster config that keeps it"
         return (yield from self._by_prediction(problem, estimates))
+
+    def _within_reach(self, problem: Problem, estimates: Estimates) -> Generator[Proposal, Trial, None]:
+        """Measure what has a tolerable output error, less of it with every miss, as long as there is time to look."""
+        for _ in range(_REACHES):
+            if estimates.won or (choice := estimates.within_reach()) is None:
+                return
+            config = estimates.config(choice)
+            note = f"{_precisions(problem, config)}, output error {estimates.output_error(choice):.2%}"
+            estimates.add(choice, (yield Proposal(config=config, note=note)))
 
     def _by_prediction(self, problem: Problem, estimates: Estimates) -> Plan:
         """Measure what promises most until nothing does, or until predictions turn out to be worth nothing."""

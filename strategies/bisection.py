@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-import numpy as np
-
 from autotune.config import QuantizationConfig
 from autotune.strategies.estimates import Estimates
 from autotune.strategies.program import Flags
+from autotune.strategies.reach import prefix
 from autotune.strategy import Proposal
 from autotune.trial import Trial
 
@@ -44,7 +43,7 @@ def bisect(estimates: Estimates) -> Generator[Proposal, Trial, None]:
             return
         needed, longest = needed + 1, length
         order = [*order[: needed - 1], order[length - 1], *order[needed - 1 : length - 1], *order[length:]]
-        saved = estimates.predicted_cost(_prefix(order, length)) - estimates.predicted_cost(_prefix(order, needed))
+        saved = estimates.predicted_cost(prefix(order, length)) - estimates.predicted_cost(prefix(order, needed))
         if saved < _WORTHWHILE or longest <= needed:
             return
 
@@ -54,8 +53,8 @@ def _shortest(estimates: Estimates, order: Sequence[int], low: int, high: int) -
 
     Lengths are tried in the middle of their logarithms: a ranking puts what matters first.
     """
-    if low and (known := estimates.verdict(_prefix(order, low))) is None:
-        trial = yield from _try(estimates, _prefix(order, low))
+    if low and (known := estimates.verdict(prefix(order, low))) is None:
+        trial = yield from _try(estimates, prefix(order, low))
         known = trial.met
         if known:
             return low
@@ -63,7 +62,7 @@ def _shortest(estimates: Estimates, order: Sequence[int], low: int, high: int) -
         return low
     while high - low > 1:
         middle = min(max(round(((low + 1) * (high + 1)) ** 0.5) - 1, low + 1), high - 1)
-        choice = _prefix(order, middle)
+        choice = prefix(order, middle)
         kept = estimates.verdict(choice)
         if kept is None:
             trial = yield from _try(estimates, choice)
@@ -89,11 +88,5 @@ def _note(config: QuantizationConfig, estimates: Estimates) -> str:
 
 def _longest_that_gains(estimates: Estimates, order: Sequence[int]) -> int:
     """Up to which length a prefix is predicted to be faster than the best so far."""
-    lengths = [length for length in range(len(order)) if estimates.gains(_prefix(order, length))]
+    lengths = [length for length in range(len(order)) if estimates.gains(prefix(order, length))]
     return max(lengths, default=0)
-
-
-def _prefix(order: Sequence[int], length: int) -> Flags:
-    choice = np.zeros(len(order), dtype=bool)
-    choice[list(order[:length])] = True
-    return choice

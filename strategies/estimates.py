@@ -13,6 +13,7 @@ from autotune.strategies.loss_model import PRIOR_SCALE, Losses, Template, is_tel
 from autotune.strategies.moves import cost_of
 from autotune.strategies.prediction import Vector
 from autotune.strategies.program import Flags, Program
+from autotune.strategies.reach import within_reach
 from autotune.strategies.steps import Step, config_of, fastest_config, in_order, single_steps
 from autotune.strategy import Problem
 from autotune.trial import Trial
@@ -38,8 +39,17 @@ _FLIPS = 64
 _CHECKS = 3
 """Output errors are looked at until one agrees with its prediction, at most so many times."""
 
+_MISLED = 2.0
+"""Where the choice that promises most has so many times the tolerable output error all the same, its predictions are
+given up: ops interact."""
+
+_CAREFUL = 0.5
+"""Share of the error that a miss allows for, were losses in proportion to errors."""
+
 _HOPELESS = 2.0
-"""Losses that are expected beyond so many times the target are not measured."""
+_HOPELESS_RECIPE = 10.0
+"""Losses that are expected beyond so many times the target are not measured; the second where the error is that of a
+quicker recipe, which may double it."""
 
 _NOTHING_LEFT = 0.4
 """Output error at which outputs are noise. Of shipped models in int8 throughout, a detector that finds nothing has
@@ -148,16 +158,48 @@ class Estimates:
         for _ in range(_CHECKS):
             choice = self._most_promising(idle)
             if choice is None or not self._template.measured:
-                break
-            config = self.config(choice)
-            quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
-            error = self._problem.insights.output_error(quick)
+                return choice
+            error = self.output_error(choice)
             agrees = self._losses.add_error(choice, error)
             if error > _NOTHING_LEFT:
-                self._tried.add(config.fingerprint)
+                self._tried.add(self.config(choice).fingerprint)
             elif agrees:
-                break
-        return choice
+                return choice
+        tolerable = self.tolerable_error()
+        if self.won or tolerable is None or error <= _MISLED * tolerable:
+            return choice
+        return self.within_reach() or choice
+
+    def within_reach(self) -> Flags | None:
+        """A choice whose own output error is tolerable, whatever single ops are said to cause."""
+        tolerable = self.tolerable_error()
+        if tolerable is None:
+            return None
+        found = within_reach(self.ranking(), self._costs.gain, self.output_error, tolerable)
+        known = found is None or self.config(found).fingerprint in self._tried
+        return None if known or not self.gains(found) else found
+
+    def output_error(self, choice: Flags) -> float:
+        """The output error of a choice without recipes that take seconds; not a number where there was no time."""
+        config = self.config(choice)
+        quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
+        return float(self._problem.insights.output_error(quick))
+
+    def tolerable_error(self) -> float | None:
+        """The output error up to which a choice may keep the target; None where that is in no known unit.
+
+        At first by the scale that is usual; then half of what each miss says, if losses are in proportion to errors.
+        """
+        criterion = self._problem.criterion
+        if criterion.relative is None or not self._template.measured:
+            return None
+        tolerable = criterion.target / PRIOR_SCALE
+        for choice, trial in self._trials:
+            if trial.loss is not None and not trial.met:
+                error = self.output_error(choice)
+                if math.isfinite(error):
+                    tolerable = min(tolerable, _CAREFUL * error * criterion.target / trial.loss)
+        return tolerable
 
     def is_hopeless(self, config: QuantizationConfig) -> bool:
         """Whether a config's output error alone says that it misses the target by far.
@@ -169,8 +211,9 @@ class Estimates:
         if error > _NOTHING_LEFT:
             self._tried.add(config.fingerprint)
             return True
-        telling = is_telling(self._problem, config)
-        return telling and PRIOR_SCALE * error > _HOPELESS * self._problem.criterion.target
+        criterion = self._problem.criterion
+        beyond = _HOPELESS if is_telling(self._problem, config) else _HOPELESS_RECIPE
+        return criterion.relative is not None and PRIOR_SCALE * error > beyond * criterion.target
 
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""

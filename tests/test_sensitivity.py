@@ -66,16 +66,30 @@ def test_whenever_the_time_is_up_every_op_has_its_share(budget: int) -> None:
     assert len(groups.measured) <= budget
     assert list(found) == list(groups.errors)
     assert sum(found.values()) == pytest.approx(1.0, rel=1e-3)
-    # The more time, the smaller the group that the harmful op is known to be in.
-    blamed = [int(op[3:]) for op, error in found.items() if error > 1e-7]
+    # The more time, the smaller the group that the harmful op is known to be in; some is left for what follows.
+    blamed = [int(op[3:]) for op, error in found.items() if error > 1e-6]
     assert 300 in blamed
-    assert max(blamed) - min(blamed) < 512 / 2 ** max((budget - 1) // 2, 0)
+    assert max(blamed) - min(blamed) < 512 / 2 ** max((budget - 5) // 2, 0)
 
 
-def test_of_ops_that_were_not_told_apart_those_next_to_the_outputs_are_suspected() -> None:
-    found = Groups(many({300: 1.0}), budget=1)()
-    assert sorted(found, key=lambda op: found[op]) == list(found)
-    assert sum(list(found.values())[-30:]) > 0.97
+def test_of_ops_that_were_not_told_apart_those_next_to_the_outputs_and_inputs_are_suspected() -> None:
+    found = list(Groups(many({300: 1.0}), budget=1)().values())
+    least = found.index(min(found))
+    assert found[:least] == sorted(found[:least], reverse=True)
+    assert found[least:] == sorted(found[least:])
+    assert sum(found[-30:]) > 3 * sum(found[:30]) > 10 * sum(found[30:-30])
+
+
+def test_the_suspect_half_is_not_measured_where_the_other_one_causes_next_to_nothing() -> None:
+    groups = Groups(many({511: 1.0}, ops=512), budget=500)
+    assert groups()["op_511"] == pytest.approx(1.0, rel=1e-3)
+    assert len(groups.measured) == 1 + 9
+
+
+def test_measurements_are_left_for_the_choices_that_follow() -> None:
+    groups = Groups(many({7: 1.0, 300: 1.0}), budget=20)
+    groups()
+    assert len(groups.measured) in (15, 16)
 
 
 def test_nothing_is_measured_of_no_ops() -> None:

@@ -235,7 +235,9 @@ def _tensor_bytes(model_proto: onnx.ModelProto, names: Sequence[str], feeds: Fee
         inferred = light
     for value in inferred.graph.value_info:
         tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        if tensor.HasField("shape") and all(
+            dim.HasField("dim_value") and dim.dim_value >= 0 for dim in tensor.shape.dim
+        ):
             known[value.name] = 4 * math.prod(dim.dim_value for dim in tensor.shape.dim)
     sizes = [known[name] for name in names if name in known] or [array.nbytes for array in feeds.values()]
     mean = sum(sizes) // len(sizes)

@@ -187,7 +187,10 @@ def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path)
 
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """What is known of an input or output; a sequence or a map is one object, and an optional tensor a tensor."""
+    """What is known of an input or output; a sequence or a map is one object, and an optional tensor a tensor.
+
+    Paddle's exporter writes -1 for a length that is free.
+    """
     kind = value.type.optional_type.elem_type if value.type.HasField("optional_type") else value.type
     if not kind.HasField("tensor_type"):
         return TensorSpec(name=value.name, dtype=np.dtype(object), shape=())
@@ -196,7 +199,7 @@ def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
         name=value.name,
         dtype=np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)),
         shape=tuple(
-            int(dim.dim_value) if dim.HasField("dim_value") else (str(dim.dim_param) or None)
+            int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else (str(dim.dim_param) or None)
             for dim in tensor.shape.dim
         ),
     )

@@ -345,3 +345,13 @@ def test_the_baseline_of_a_model_beyond_the_limit_is_its_file(external: Path) ->
     files = external.stat().st_size + external.with_name("model.onnx.data").stat().st_size
     assert given.size_bytes == pytest.approx(files, rel=0.01), "but for what pads the weights to pages"
     np.testing.assert_allclose(run(loaded), run(given), atol=1e-5)
+
+
+def test_a_length_of_minus_one_is_free() -> None:
+    proto = small_cnn()
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    loaded = ADAPTER.load(proto)
+    assert [spec.shape[0] for spec in (*loaded.inputs, *loaded.outputs)] == [None, None]
+    statistics = ADAPTER.calibrate(loaded, [FEEDS], seed=0)
+    assert run(ADAPTER.apply(loaded, ADAPTER.space(loaded).preferred, statistics)).shape == run(loaded).shape
