@@ -88,8 +88,8 @@ def test_a_step_that_changes_the_function_is_named_and_left_out(monkeypatch: pyt
 def test_what_cannot_be_prepared_stops_with_the_ops_name(monkeypatch: pytest.MonkeyPatch) -> None:
     clean = prepare._cleaned
 
-    def wrong(given: OnnxModel, fixed: Any) -> OnnxModel:
-        cleaned = clean(given, fixed)
+    def wrong(given: OnnxModel, fixed: Any, shapes: Any) -> OnnxModel:
+        cleaned = clean(given, fixed, shapes)
         next(each for each in cleaned.proto.graph.node if each.name == "r1").op_type = "Neg"
         return cleaned
 
