@@ -208,7 +208,8 @@ def _random(spec: TensorSpec, role: Role, axes: BatchAxes, batch: int, size: int
         return np.zeros(zeros, spec.dtype)
     generator = np.random.default_rng(0)
     if spec.dtype.kind == "f":
-        return generator.standard_normal(shape).astype(spec.dtype)
+        # Large ones: what lies between 0 and 1 all the same is bounded there, and no number that happens to.
+        return (30 * generator.standard_normal(shape)).astype(spec.dtype)
     if spec.dtype.kind == "O":
         return np.full(shape, "text", object)
     # Words and classes of any model, and a mask that hides nothing.
