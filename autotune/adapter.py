@@ -233,3 +233,8 @@ class CostModel(Protocol):
     def neighbours(self, model: Any) -> Mapping[str, Sequence[str]]:
         """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
         ...
+
+
+def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
+    """The user's model as the file has it, of what ``load`` returned."""
+    return adapter.as_given(model) if isinstance(adapter, Preparation) else model

@@ -69,7 +69,7 @@ class Limits:
     def reached(self, trials: int) -> SearchEnd | None:
         """The end where a limit is reached, or None."""
         if self.max_trials is not None and trials >= self.max_trials:
-            return SearchEnd(reason=f"max_trials: {self.max_trials} were tried")
+            return SearchEnd(reason=f"max_trials: {trials} were tried")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return SearchEnd(reason="timeout: the time is up", timed_out=True)
         return None

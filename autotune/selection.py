@@ -111,7 +111,7 @@ def conclude(
         speed = Verdict.MISSED if objective is Objective.LATENCY else None
         return Conclusion(best=trials[0], verdict=Verdict.MET, reason=reason, speed=speed)
     if not candidates:
-        reason = "nothing was tried, so that nothing is known of this model but fp32"
+        reason = "nothing was tried, so that nothing but fp32 was measured"
         return Conclusion(best=trials[0], verdict=Verdict.UNDECIDED, reason=reason)
     keep = [trial for trial in candidates if trial.met]
     if not keep:
@@ -193,6 +193,8 @@ def _nothing_keeps(baseline: Trial, candidates: Sequence[Trial], objective: Obje
         reason = "the evaluation set is too small to tell whether the target is kept with the confidence asked for"
         return Conclusion(best=baseline, verdict=Verdict.UNDECIDED, reason=reason, nearest=nearest)
     reason = f"none of {len(judged)} evaluated candidates keeps the target; trial {nearest.number} loses least"
+    if len(judged) == 1:
+        reason = f"the only candidate that was evaluated, trial {nearest.number}, does not keep the target"
     return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=reason, nearest=nearest)
 
 

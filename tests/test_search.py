@@ -13,6 +13,7 @@ import pytest
 import autotune
 from autotune.config import MINMAX, PERCENTILE, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig
 from autotune.criterion import Verdict
+from autotune.search import Limits
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial
 
@@ -105,3 +106,9 @@ def test_a_config_that_leaves_the_model_as_it_is_repeats_the_baseline(
     assert [trial.same_as for trial in result.history] == [None, 0, 0]
     assert result.best.number == 0
     assert score.calls == 1
+
+
+def test_a_limit_that_a_history_is_beyond_names_the_trials_that_there_are() -> None:
+    end = Limits(max_trials=3).reached(7)
+    assert end is not None
+    assert end.reason == "max_trials: 7 were tried"

@@ -112,6 +112,11 @@ def test_where_nothing_keeps_the_target_fp32_is_the_answer_and_the_nearest_is_of
     conclusion = conclude(trials, Objective.LATENCY)
     assert (conclusion.best, conclusion.verdict, conclusion.nearest) == (BASELINE, Verdict.MISSED, trials[2])
     assert conclusion.speed is None
+    assert "none of 2 evaluated candidates" in conclusion.reason
+    assert (
+        "the only candidate that was evaluated, trial 2, does not"
+        in conclude([BASELINE, trials[2]], Objective.LATENCY).reason
+    )
 
 
 def test_an_undecided_candidate_comes_before_one_that_missed() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotune.adapter import Adapter, Feeds, TensorSpec
+from autotune.adapter import Adapter, Feeds, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.batch import BatchAxes, declared_axes
 from autotune.cli.figures import bytes_text, number_text, speedup_text
@@ -64,7 +64,7 @@ def benchmark(
         )
     adapter = get_adapter(framework)
     options = LatencyOptions(threads=threads, batch_size=batch_size, warmup=warmup)
-    loaded = [adapter.load(path) for path in models]
+    loaded = [given_model(adapter, adapter.load(path)) for path in models]
     axes = declared_axes(loaded[0].inputs, loaded[0].outputs)
     feeds = _random_feeds(loaded[0].inputs, axes, batch_size, _parse_shapes(shapes or ()), seed)
     for path, model in zip(models[1:], loaded[1:], strict=True):

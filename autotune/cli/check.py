@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotune.adapter import Adapter, Execution, PortabilityCheck, TensorSpec
+from autotune.adapter import Adapter, Execution, PortabilityCheck, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text, number_text
 from autotune.data import Batch, iterate, limit
@@ -65,7 +65,7 @@ def check(
     adapter = get_adapter(framework)
     loaded = adapter.load(model)
     source = None if data is None else _read_source(data, samples, loaded.inputs)
-    say(f"{model} ({bytes_text(loaded.size_bytes)})")
+    say(f"{model} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
     say(_risk(adapter, loaded, framework, everything=ops))
     if source is None:
         say("`--data` (an experiment file or an .npz) lets it run as another CPU would.")

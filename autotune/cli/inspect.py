@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotune.adapter import HostFindings, Preparation, TensorSpec
+from autotune.adapter import HostFindings, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
 from autotune.host import Host, current_host
@@ -41,8 +41,7 @@ def inspect(
     def say(text: Text | str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    given = adapter.as_given(loaded) if isinstance(adapter, Preparation) else loaded
-    say(f"{model} ({bytes_text(given.size_bytes)})")
+    say(f"{model} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
     say(f"  inputs   {_tensors(loaded.inputs)}")
     say(f"  outputs  {_tensors(loaded.outputs)}")
     say(f"  host     {_host(current_host())}")

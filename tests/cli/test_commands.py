@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,10 +13,13 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
+from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
 from autotune.experiment import SCHEMA_FILE, load_experiment
 from tests import shapes
 from tests.cli.conftest import Command
+
+DIGITS = Path(__file__).parents[2] / "examples" / "quickstart" / "digits.onnx"
 
 
 def test_init_writes_an_experiment_that_loads(command: Command, network_file: Path, tmp_path: Path) -> None:
@@ -133,6 +137,28 @@ def test_benchmark_compares_with_the_first(command: Command, network_file: Path)
     assert "1.00x" in rows[0]
     speedup = float(rows[1][4].removesuffix("x"))
     assert speedup > 0  # how much, a busy machine decides
+
+
+def test_commands_show_and_time_the_file_as_it_is(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared model is another size, and another speed."""
+    adapter = type(get_adapter("onnxruntime"))
+    timed: list[int] = []
+    runner = adapter.runner
+
+    def watched(self: Any, model: Any, execution: Any) -> Any:
+        timed.append(model.size_bytes)
+        return runner(self, model, execution)
+
+    monkeypatch.setattr(adapter, "runner", watched)
+    made = get_adapter("onnxruntime").load(DIGITS)
+    size = bytes_text(DIGITS.stat().st_size)
+    assert size != bytes_text(made.size_bytes)
+    for name in ("inspect", "check"):
+        assert size in command(name, DIGITS).out
+    timed.clear()
+    outcome = command("benchmark", DIGITS, DIGITS, "--warmup", 1)
+    assert outcome.out.count(size) == 2
+    assert set(timed) == {DIGITS.stat().st_size}
 
 
 def test_benchmark_shows_throughput_beside_latency(command: Command, network_file: Path) -> None:
