@@ -159,8 +159,11 @@ class Contest:
     def _fitting(self, block: Block, wall_s: float) -> Block:
         """The block, or a shorter one where the least number of rounds would take more time than is left."""
         sessions = sum(len(each) for each in self._members)
+        left_s = self._left_s
+        if self.deadline is not None:
+            left_s = min(left_s, self.deadline - self._clock.now_s())
         for fitting in (block, Block(discarded=min(1, block.discarded), timed=1)):
-            if FEWEST_ROUNDS * sessions * (fitting.discarded + fitting.timed) * wall_s <= self._left_s:
+            if FEWEST_ROUNDS * sessions * (fitting.discarded + fitting.timed) * wall_s <= left_s:
                 return fitting
         return Block(discarded=0, timed=1)
 
