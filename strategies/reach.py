@@ -24,7 +24,9 @@ _KEPT_BACK = 0.6
 """Share of the tolerable error that the prefix may take; the rest is for what is quantized again."""
 
 
-def within_reach(order: Sequence[int], gain: Flags, error_of: Callable[[Flags], float], tolerable: float) -> Flags | None:
+def within_reach(
+    order: Sequence[int], gain: Flags, error_of: Callable[[Flags], float], tolerable: float
+) -> Flags | None:
     """The choice with few steps towards fp32 whose output error is tolerable.
 
     Args:
