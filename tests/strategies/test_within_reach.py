@@ -15,7 +15,7 @@ OPS = 200
 
 
 class Interacting:
-    """Every one of a few ops ruins the outputs as long as it is in int8; groups of them say nothing of the single ones."""
+    """Every one of a few ops ruins the outputs as long as it is in int8; groups say nothing of the single ones."""
 
     def __init__(self, needed: set[int], budget: float = math.inf) -> None:
         self.needed, self.budget, self.measured = needed, budget, 0
