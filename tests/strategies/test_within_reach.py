@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from autotune.config import BiasCorrection, Recipe
+from autotune.strategies.loss_model import Template
 from autotune.strategies.program import Flags
 from autotune.strategies.reach import prefix, within_reach
+from autotune.strategies.template import with_recipe_that_helps
+from tests.strategies.synthetic import make_model
 
 OPS = 200
 
@@ -55,3 +60,23 @@ def test_whatever_the_time_nothing_is_found_that_was_not_measured(budget: int) -
 
 def test_a_prefix_is_the_first_steps_of_an_order() -> None:
     assert prefix([2, 0, 1], 2).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "full", "stays"),
+    [(True, 0.01, True), (True, 0.02, True), (True, 0.24, False), (True, math.nan, True), (False, 0.01, False)],
+)
+def test_a_dear_recipe_stays_where_it_was_tried_and_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch, evaluated: bool, full: float, stays: bool
+) -> None:
+    problem = make_model(4).problem()
+    errors = {True: 0.02, False: full}
+    monkeypatch.setattr(
+        type(problem.insights), "output_error", lambda _, config: errors[config.recipe == config.recipe.quick]
+    )
+    dear = Recipe(bias_correction=BiasCorrection.FULL)
+    opening = dataclasses.replace(problem.space.preferred, recipe=dear)
+    template = Template(config=opening, steps=[], measured=True)
+    found = with_recipe_that_helps(problem, opening, template, evaluated=evaluated)
+    assert found.config.recipe == (dear if stays else dear.quick)
+    assert found.config.ops == opening.ops
