@@ -46,8 +46,9 @@ class Auto(PlannedStrategy):
     5. As long as nothing keeps the target, from the third clear miss on each halves the loss that is allowed for. It
        ends when nothing promises enough, or ``patience`` evaluations in a row did not win.
     6. Where a config that was predicted to keep the target loses ten times what was predicted, and where nothing is
-       predicted to win although nothing keeps the target, it goes on by measurement: the shortest prefix of the best
-       ranking that keeps the target is found by bisection, see :mod:`autotune.strategies.bisection`.
+       predicted to win although nothing keeps the target, it goes on by measurement: of choices whose own output error
+       can be tolerated, see :mod:`autotune.strategies.reach`; then the shortest prefix of the best ranking that keeps
+       the target is found by bisection, see :mod:`autotune.strategies.bisection`.
     7. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
        side, and tried where they are clearly faster. If the best loses more than a quarter of what is allowed, up to
        ``spare`` configs that run the same kernels are tried: of equally fast ones, the one that loses least is the

@@ -176,8 +176,9 @@ class Estimates:
         if tolerable is None:
             return None
         found = within_reach(self.ranking(), self._costs.gain, self.output_error, tolerable)
-        known = found is None or self.config(found).fingerprint in self._tried
-        return None if known or not self.gains(found) else found
+        if found is None or self.config(found).fingerprint in self._tried:
+            return None
+        return found if self.gains(found) else None
 
     def output_error(self, choice: Flags) -> float:
         """The output error of a choice without recipes that take seconds; not a number where there was no time."""

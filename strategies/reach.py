@@ -1,11 +1,11 @@
 """A choice whose outputs are close enough to fp32's, found by output errors of whole choices instead of evaluations.
 
 Errors of single ops and of groups do not add up where ops interact: a Concat of boxes and scores in int8 destroys the
-scores whether what it joins is in int8 or not, and with the Concat in fp32 the next op does so. Every prediction is wrong
-then, and so is each choice made by it. The output error of a whole choice is not, and costs a few inferences. So the
-shortest prefix of the ranking with an error that can be tolerated is found by bisection; then parts of it that did not
-matter are quantized again, as delta debugging does (Zeller and Hildebrandt, IEEE Transactions on Software Engineering
-28, 2002).
+scores whether what it joins is in int8 or not, and with the Concat in fp32 the next op does so. Every prediction is
+wrong then, and so is each choice made by it. The output error of a whole choice is not, and costs a few inferences. So
+the shortest prefix of the ranking with an error that can be tolerated is found by bisection; then parts of it that did
+not matter are quantized again, as delta debugging does (Zeller and Hildebrandt, IEEE Transactions on Software
+Engineering 28, 2002).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from autotune.strategies.prediction import Vector
 from autotune.strategies.program import Flags
 
 _PARTS = 8
@@ -24,7 +25,9 @@ _KEPT_BACK = 0.6
 """Share of the tolerable error that the prefix may take; the rest is for what is quantized again."""
 
 
-def within_reach(order: Sequence[int], gain: Flags, error_of: Callable[[Flags], float], tolerable: float) -> Flags | None:
+def within_reach(
+    order: Sequence[int], gain: Vector, error_of: Callable[[Flags], float], tolerable: float
+) -> Flags | None:
     """The choice with few steps towards fp32 whose output error is tolerable.
 
     Args:
