@@ -346,10 +346,7 @@ class Evaluator(Generic[ModelT]):
     def _outputs(self) -> list[TensorSpec]:
         """The outputs with the dimensions that fp32's have in truth: some exporters declare others."""
         pairs = zip(self._model.outputs, self._expected, strict=True)
-        return [
-            spec if len(spec.shape) == output.ndim else dataclasses.replace(spec, shape=(None,) * output.ndim)
-            for spec, output in pairs
-        ]
+        return [dataclasses.replace(spec, shape=(None,) * output.ndim) for spec, output in pairs]
 
     def _checked(self, model: ModelT, runner: Runner, deadline: float | None) -> CheckedModel:
         cores = usable_cores()
