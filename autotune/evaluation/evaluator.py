@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner
+from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, TensorSpec
 from autotune.batch import axes_of
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import TrialError
@@ -343,6 +343,11 @@ class Evaluator(Generic[ModelT]):
         pairs = zip(self._model.outputs, self._expected, strict=True)
         return frozenset(spec.name for spec, output in pairs if all_finite(output))
 
+    def _outputs(self) -> list[TensorSpec]:
+        """The outputs with the dimensions that fp32's have in truth: some exporters declare others."""
+        pairs = zip(self._model.outputs, self._expected, strict=True)
+        return [dataclasses.replace(spec, shape=(None,) * output.ndim) for spec, output in pairs]
+
     def _checked(self, model: ModelT, runner: Runner, deadline: float | None) -> CheckedModel:
         cores = usable_cores()
         if cores > self._latency.threads:
@@ -350,7 +355,7 @@ class Evaluator(Generic[ModelT]):
         return CheckedModel(
             runner,
             inputs=self._model.inputs,
-            outputs=self._model.outputs,
+            outputs=self._outputs(),
             deadline=deadline,
             finite=self._finite(),
             key=model.fingerprint,

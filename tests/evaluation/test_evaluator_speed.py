@@ -280,3 +280,18 @@ def test_infinities_are_allowed_where_fp32_has_them_and_nowhere_else() -> None:
     plain.baseline()
     with pytest.raises(OutputError, match="'mask' must be finite"):
         plain.evaluate(masked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misdeclared(Scripted):
+    """Its file says of both outputs that they have one dimension, and they have two."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(dataclasses.replace(spec, shape=(1,)) for spec in super().outputs)
+
+
+def test_outputs_are_held_against_those_of_fp32_and_not_against_what_its_file_says() -> None:
+    evaluator, _ = make(Misdeclared(milliseconds=2.0))
+    assert evaluator.baseline().accuracy == 0.9
+    assert evaluator.evaluate(Misdeclared(milliseconds=1.0)).measurement.accuracy == 0.9

@@ -142,6 +142,8 @@ def test_auto_says_when_fp32_is_the_answer() -> None:
         ("resnet20", 0.01),
         ("resnet20", 0.002),
         ("resnet20_avx2", 0.01),
+        ("mobilenetv2_avx2", 0.01),
+        ("mobilenetv2_avx2", 0.005),
     ],
 )
 def test_auto_is_near_the_optimum_of_a_recorded_model(name: str, target: float) -> None:
