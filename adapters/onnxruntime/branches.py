@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 
 from autotune.adapter import Execution, Feeds
-from autotune.adapters.onnxruntime.graph import Graph, outer_reads, subgraphs
+from autotune.adapters.onnxruntime.graph import Graph, ancestors, outer_reads, subgraphs
 from autotune.adapters.onnxruntime.names import name_nodes, rename_reads
 from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.session import open_session, session_options
@@ -24,6 +24,7 @@ from autotune.errors import ApplyError
 _WORTH_IT = frozenset({"Conv", "ConvTranspose", "Gemm", "LSTM", "MatMul"})
 """Ops for which branches are taken out: a model without any in a branch stays open to all shapes."""
 
+_SHAPES = ("Shape", "Size")
 _BY_VALUE = frozenset(
     {
         "Bernoulli",
@@ -127,30 +128,16 @@ def _is_worth_it(node: onnx.NodeProto) -> bool:
 def _shapes_behind(tensor: str, graph: Graph) -> set[str] | None:
     """The tensors whose shapes a tensor depends on; None where it depends on more than shapes and constants."""
     shapes: set[str] = set()
-    for node in _ancestors(tensor, graph, through_shapes=False):
+    for _, node in ancestors(tensor, graph, ends=_SHAPES):
         if node is None or node.op_type in _BY_VALUE:
             return None
-        if node.op_type in ("Shape", "Size"):
+        if node.op_type in _SHAPES:
             shapes.update(node.input)
     for name in shapes:
-        for node in _ancestors(name, graph, through_shapes=True):
+        for _, node in ancestors(name, graph):
             if node is not None and node.op_type in _BY_VALUE:
                 return None
     return shapes
-
-
-def _ancestors(tensor: str, graph: Graph, *, through_shapes: bool) -> Iterator[onnx.NodeProto | None]:
-    """The nodes that a tensor is computed by; None for an input of the model."""
-    seen, waiting = set(), [tensor]
-    while waiting:
-        name = waiting.pop()
-        if not name or name in seen or name in graph.initializers:
-            continue
-        seen.add(name)
-        node = graph.producers.get(name)
-        yield node
-        if node is not None and (through_shapes or node.op_type not in ("Shape", "Size")):
-            waiting += [*node.input, *outer_reads(node)]
 
 
 def _decided(

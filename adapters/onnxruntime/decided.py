@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Feeds
-from autotune.adapters.onnxruntime.graph import Graph, outer_reads
+from autotune.adapters.onnxruntime.graph import Graph, ancestors
 from autotune.adapters.onnxruntime.names import rename_reads
 from autotune.adapters.onnxruntime.notes import listed
 
@@ -28,7 +28,7 @@ def deciding_inputs(proto: onnx.ModelProto) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for node in graph.nodes:
         if node.op_type == "If":
-            roots = _roots(node.input[0], graph)
+            roots = {name for name, writer in ancestors(node.input[0], graph) if writer is None}
             if roots and roots <= small:
                 found.update(dict.fromkeys(sorted(roots)))
     return tuple(found)
@@ -39,22 +39,6 @@ def _is_small(value: onnx.ValueInfoProto) -> bool:
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     one = all(dim.HasField("dim_value") and dim.dim_value == 1 for dim in tensor.shape.dim)
     return value.type.HasField("tensor_type") and tensor.elem_type not in floats and tensor.HasField("shape") and one
-
-
-def _roots(tensor: str, graph: Graph) -> set[str]:
-    """What a tensor is computed from, constants left out."""
-    roots, seen, waiting = set(), set(), [tensor]
-    while waiting:
-        name = waiting.pop()
-        if not name or name in seen or name in graph.initializers:
-            continue
-        seen.add(name)
-        node = graph.producers.get(name)
-        if node is None:
-            roots.add(name)
-        else:
-            waiting += [*node.input, *outer_reads(node)]
-    return roots
 
 
 def values_in(batches: Iterable[Feeds], names: tuple[str, ...]) -> dict[str, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -164,3 +164,26 @@ def outer_reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from inner.input
             yield from outer_reads(inner)
         yield from (output.name for output in graph.output)
+
+
+def ancestors(tensor: str, graph: Graph, *, ends: Collection[str] = ()) -> Iterator[tuple[str, onnx.NodeProto | None]]:
+    """What a tensor is computed from, itself first, constants left out.
+
+    Args:
+        tensor: A name.
+        graph: Its graph.
+        ends: Types of ops whose own inputs are not looked at.
+
+    Yields:
+        Names, each once, with the node that writes it; None for an input of the model.
+    """
+    seen, waiting = set(), [tensor]
+    while waiting:
+        name = waiting.pop()
+        if not name or name in seen or name in graph.initializers:
+            continue
+        seen.add(name)
+        node = graph.producers.get(name)
+        yield name, node
+        if node is not None and node.op_type not in ends:
+            waiting += [*node.input, *outer_reads(node)]
