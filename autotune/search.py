@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -17,7 +17,7 @@ from autotune.adapter import Adapter, ModelT
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.criterion import Interval
-from autotune.errors import DeadlineReached, WorkspaceError
+from autotune.errors import DeadlineReached, TrialError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.history import History, OpenTrial
 from autotune.observer import Observer
@@ -154,13 +154,8 @@ class Search(Generic[ModelT]):
         self._history.identify(opened, (self._given or self._model).fingerprint)
         self._observer.trial_started(opened.number, config, "fp32 baseline")
         started = time.monotonic()
-        try:
-            with self._stopwatch("evaluate"):
-                measurement = self._evaluator.baseline(deadline=self._limits.deadline)
-        except BaseException:  # the time, the user's own eval_fn, Ctrl-C: nothing is known of the model yet
-            with contextlib.suppress(WorkspaceError):
-                self._history.discard(opened)
-            raise
+        with self._untried_on_failure(opened), self._stopwatch("evaluate"):
+            measurement = self._evaluator.baseline(deadline=self._limits.deadline)
         trial = Trial(
             number=opened.number,
             config=config,
@@ -196,10 +191,16 @@ class Search(Generic[ModelT]):
         objective = self._problem.objective
         if self._given is None or objective is not Objective.LATENCY or self._history.kept(PREPARATION) is not None:
             return
+        try:
+            self._time_preparation()
+        except TrialError as error:  # a candidate's failure is that candidate's, here as in any trial
+            self._observer.note(f"The prepared model could not be measured by itself: {error}")
+
+    def _time_preparation(self) -> None:
         proposal = Proposal(config=QuantizationConfig(prepared=True), note="preparation alone")
         trials = self._history.trials
         opened = self._history.open(RandomSampler(seed=self._problem.seed))
-        try:
+        with self._untried_on_failure(opened):
             with self._stopwatch("evaluate"):
                 self._evaluator.prepare(deadline=self._limits.deadline)
                 beyond = Interval(low=math.inf, high=math.inf)
@@ -215,6 +216,12 @@ class Search(Generic[ModelT]):
             self._history.start(opened, proposal.config, proposal.note)
             self._observer.trial_started(opened.number, proposal.config, proposal.note)
             self._try(opened, trials, proposal)
+
+    @contextlib.contextmanager
+    def _untried_on_failure(self, opened: OpenTrial) -> Iterator[None]:
+        """Let a config count as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
+        try:
+            yield
         except BaseException:
             with contextlib.suppress(WorkspaceError):
                 self._history.discard(opened)
@@ -230,13 +237,8 @@ class Search(Generic[ModelT]):
                 return end
             self._doing = ", while the next candidate was planned"
             opened = self._history.open(self._sampler())
-            try:
-                with self._stopwatch("propose"):
-                    proposal = self._strategy.propose(self._problem, shown, opened.draw)
-            except BaseException:
-                with contextlib.suppress(WorkspaceError):
-                    self._history.discard(opened)
-                raise
+            with self._untried_on_failure(opened), self._stopwatch("propose"):
+                proposal = self._strategy.propose(self._problem, shown, opened.draw)
             if isinstance(proposal, Exhausted):
                 self._history.discard(opened)
                 return SearchEnd(reason=proposal.reason)
@@ -254,14 +256,10 @@ class Search(Generic[ModelT]):
             self._doing = f", while trial {opened.number} was made and measured"
             self._history.start(opened, proposal.config, proposal.note)
             self._observer.trial_started(opened.number, proposal.config, proposal.note)
-            try:
+            with self._untried_on_failure(opened):
                 with self._stopwatch("evaluate"):
                     self._evaluator.prepare(deadline=self._limits.deadline)
                 self._try(opened, trials, proposal)
-            except BaseException:  # Ctrl-C, the deadline, a full disk: the config counts as untried
-                with contextlib.suppress(WorkspaceError):
-                    self._history.discard(opened)
-                raise
 
     def _least_price_s(self, trials: Sequence[Trial]) -> float:
         """What the next candidate takes at the least, in seconds, by what was measured of those before it."""

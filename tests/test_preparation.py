@@ -130,6 +130,28 @@ def test_preparation_is_the_answer_where_nothing_else_keeps_the_target(
     assert "BatchNormalization" not in {node.op_type for node in saved.graph.node}
 
 
+def test_a_prepared_model_that_cannot_be_measured_is_no_end_of_the_run(
+    weights_as_inputs: onnx.ModelProto,
+    images: Any,
+    score: Any,
+    speeds: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert speeds
+    scripted = Evaluator.evaluate
+
+    def refused(self: Any, candidate: Any, **options: Any) -> Evaluation:
+        if not any("Quantize" in node.op_type for node in candidate.proto.graph.node):
+            raise autotune.errors.TrialError("scripted: a crash")
+        return scripted(self, candidate, **options)
+
+    monkeypatch.setattr(Evaluator, "evaluate", refused)
+    result = tune(weights_as_inputs, images, score, Given())
+    baseline, quantized = result.history
+    assert baseline.config.is_fp32
+    assert result.best == quantized
+
+
 def test_a_candidate_must_beat_the_prepared_model(
     weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
