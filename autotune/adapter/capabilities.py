@@ -1,0 +1,98 @@
+"""What an adapter may add to the contract; the core asks with ``isinstance`` and does without where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT
+from autotune.calibration import CalibrationStatistics
+from autotune.space import TuningSpace
+
+
+@runtime_checkable
+class Preparation(Protocol):
+    """What an adapter adds to the contract where :meth:`Adapter.load` changes the graph before it is quantized.
+
+    The user's model is the baseline, as it was given; candidates are made of the prepared one.
+    """
+
+    def as_given(self, model: Any) -> Any:
+        """The user's model as it was before it was prepared; what a run measures as its baseline."""
+        ...
+
+    def on_data(self, model: Any, batches: Iterable[Feeds]) -> Any:
+        """The model as the user's data want it prepared; called once per run, before :meth:`Adapter.space`.
+
+        Holds it against the user's own on the first batch, and does less to it where the two part.
+
+        Raises:
+            ModelError: They part whatever is left out.
+        """
+        ...
+
+    def executes_another_graph(self, model: Any) -> bool:
+        """Whether the runtime executes other ops for the prepared model, so that it may be faster by itself."""
+        ...
+
+
+@runtime_checkable
+class PortabilityCheck(Protocol):
+    """What an adapter adds to the contract where a CPU's instructions decide on a candidate's accuracy."""
+
+    def saturating_ops(self, model: Any) -> Sequence[str]:
+        """Ops of a candidate whose sum of two products can exceed 16 bits, in graph order.
+
+        On x86 without VNNI such a sum is cut to 16 bits, so that the same file loses accuracy there.
+        """
+        ...
+
+
+@runtime_checkable
+class HostFindings(Protocol):
+    """What an adapter adds to the contract where its choices depend on what it measured of this host."""
+
+    def host_findings(self) -> Sequence[str]:
+        """What was measured and what follows for the space, a line each; for people."""
+        ...
+
+
+@runtime_checkable
+class DataDependentSpace(Protocol):
+    """What an adapter adds to the contract where calibration decides whether an op can be quantized."""
+
+    def calibrated_space(
+        self, space: TuningSpace, model: Any, statistics: CalibrationStatistics
+    ) -> tuple[TuningSpace, Sequence[str]]:
+        """The space without the choices that the data rules out, and a line for each reason; called once per run."""
+        ...
+
+
+@runtime_checkable
+class CostModel(Protocol):
+    """What an adapter adds to the contract where its framework can profile: what single ops cost."""
+
+    def op_seconds(self, models: Sequence[Any], feeds: Feeds, execution: Execution) -> Sequence[Mapping[str, float]]:
+        """By model, by op: seconds of its kernels in one call, without conversions; the models are run in turn.
+
+        An op that was fused into another one has no entry.
+
+        Raises:
+            ApplyError: The framework refuses a model.
+        """
+        ...
+
+    def conversion_seconds(
+        self, model: Any, statistics: CalibrationStatistics, execution: Execution
+    ) -> Mapping[str, float]:
+        """By op: seconds of converting its output between fp32 and int8 once."""
+        ...
+
+    def neighbours(self, model: Any) -> Mapping[str, Sequence[str]]:
+        """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
+        ...
+
+
+def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
+    """The user's model as the file has it, of what ``load`` returned."""
+    return adapter.as_given(model) if isinstance(adapter, Preparation) else model
