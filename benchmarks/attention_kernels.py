@@ -39,7 +39,8 @@ from transformer import Feeds, read
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.graph import Graph, attributes
 from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes
-from autotune.calibration import CalibrationStatistics, activation_range, affine_parameters
+from autotune.algorithms import activation_range, affine_parameters
+from autotune.calibration import CalibrationStatistics
 from autotune.config import MINMAX, OpConfig, Precision, QuantizedType, TensorScheme
 
 ADAPTER = OnnxRuntimeAdapter()

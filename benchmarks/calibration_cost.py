@@ -19,7 +19,8 @@ import onnx
 from shared import SUBJECTS, Images, argument_parser, existing, print_table, session, write_result
 
 from autotune.adapters.onnxruntime.calibration import calibrate
-from autotune.calibration import CalibrationStatistics, StatisticsCollector, activation_range
+from autotune.algorithms import activation_range
+from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.config import (
     KL,
     MINMAX,

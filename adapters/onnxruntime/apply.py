@@ -31,12 +31,8 @@ from autotune.adapters.onnxruntime.weight_only import (
     weight_only_precisions,
 )
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
-from autotune.calibration import (
-    AffineParameters,
-    CalibrationStatistics,
-    activation_range,
-    affine_parameters,
-)
+from autotune.algorithms import AffineParameters, activation_range, affine_parameters
+from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 

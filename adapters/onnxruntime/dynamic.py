@@ -28,7 +28,7 @@ from autotune.adapters.onnxruntime.limits import weight_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 from autotune.adapters.onnxruntime.rewriting import replace_nodes
-from autotune.calibration import quantize, weight_parameters
+from autotune.algorithms import quantize, weight_parameters
 from autotune.config import (
     CalibrationMethod,
     Granularity,

@@ -19,7 +19,7 @@ from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, QuantizableOp
 from autotune.adapters.onnxruntime.placement import Placement
 from autotune.adapters.onnxruntime.rewriting import sort_nodes
-from autotune.calibration import AffineParameters
+from autotune.algorithms import AffineParameters
 from autotune.config import QuantizedType
 
 _TYPES = {QuantizedType.U8: np.dtype(np.uint8), QuantizedType.S8: np.dtype(np.int8)}

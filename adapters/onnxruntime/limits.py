@@ -9,7 +9,7 @@ import onnx
 
 from autotune.adapter import Array
 from autotune.adapters.onnxruntime.graph import attributes
-from autotune.calibration import WeightLimits
+from autotune.algorithms import WeightLimits
 from autotune.config import QuantizedType, Recipe, TensorScheme
 
 _CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger"})

@@ -20,7 +20,7 @@ from autotune.adapters.onnxruntime.graph import is_standard
 from autotune.adapters.onnxruntime.limits import summed_columns
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.recurrent import LSTM_KERNEL, LSTM_WEIGHTS
-from autotune.calibration import can_saturate
+from autotune.algorithms import can_saturate
 
 _QDQ_WEIGHT = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 """Ops that ONNX Runtime fuses with the DequantizeLinear before them, and the input that is the weight."""

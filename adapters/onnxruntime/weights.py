@@ -14,7 +14,7 @@ from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.limits import op_limits
 from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.calibration import AffineParameters
+from autotune.algorithms import AffineParameters
 from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizationConfig
 
 _BIAS_MARGIN = 1.0001

@@ -42,7 +42,7 @@ class TensorStatistics:
     histogram: Histogram
     channels: ChannelMoments | None = None
     ranges: dict[Hashable, tuple[float, float]] = field(default_factory=dict, compare=False, repr=False, init=False)
-    """What :func:`autotune.calibration.activation_range` found before: every candidate asks again."""
+    """What :func:`autotune.algorithms.activation_range` found before: every candidate asks again."""
 
 
 @dataclass(frozen=True)

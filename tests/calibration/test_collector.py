@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autotune.calibration import StatisticsCollector, TensorStatistics, activation_range
+from autotune.algorithms import activation_range
+from autotune.calibration import StatisticsCollector, TensorStatistics
 from autotune.calibration.histogram import HistogramCollector
 from autotune.calibration.sampling import SUBSAMPLE, SampledHistogramCollector
 from autotune.config import MSE, PERCENTILE, QuantizedType, TensorScheme

@@ -28,8 +28,9 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     product_moments,
     round_with_feedback,
 )
-from autotune.calibration import AffineParameters, CalibrationStatistics, WeightLimits, integer_range
-from autotune.calibration.pairs import LARGEST_PAIR
+from autotune.algorithms import AffineParameters, WeightLimits, integer_range
+from autotune.algorithms.saturation import LARGEST_PAIR
+from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     BiasCorrection,
     Precision,

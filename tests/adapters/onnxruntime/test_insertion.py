@@ -21,7 +21,7 @@ from autotune.adapters.onnxruntime.placement import Placement, place
 from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.adapters.onnxruntime.session import open_session, session_options
 from autotune.adapters.onnxruntime.weights import quantize_weights
-from autotune.calibration import AffineParameters
+from autotune.algorithms import AffineParameters
 from autotune.config import Precision, QuantizationConfig, QuantizedType
 from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal, small_cnn
 from tests.adapters.onnxruntime.test_apply import INT8

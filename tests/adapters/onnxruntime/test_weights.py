@@ -14,7 +14,7 @@ from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
-from autotune.calibration import AffineParameters
+from autotune.algorithms import AffineParameters
 from autotune.config import (
     FP32,
     LEAST_ERROR,

@@ -19,8 +19,8 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     round_with_feedback,
 )
 from autotune.adapters.onnxruntime.session import optimized_op_counts
-from autotune.calibration import AffineParameters, WeightLimits, can_saturate
-from autotune.calibration.pairs import LARGEST_PAIR
+from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
+from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizedType, Recipe, TensorScheme, WeightRounding
 from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db

@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autotune.calibration import (
-    affine_parameters,
-    dequantize,
-    fake_quantize,
-    integer_range,
-    quantize,
-    weight_parameters,
-)
+from autotune.algorithms import affine_parameters, dequantize, fake_quantize, integer_range, quantize, weight_parameters
 from autotune.config import CalibrationMethod, Granularity, QuantizedType, TensorScheme
 
 ALL = [

@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autotune.calibration import (
-    StatisticsCollector,
-    TensorStatistics,
-    activation_range,
-    affine_parameters,
-    dequantize,
-    fake_quantize,
-    quantize,
-)
+from autotune.algorithms import activation_range, affine_parameters, dequantize, fake_quantize, quantize
+from autotune.calibration import StatisticsCollector, TensorStatistics
 from autotune.config import (
     KL,
     LEAST_ERROR,

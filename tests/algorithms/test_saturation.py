@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from autotune.calibration import WeightLimits, can_saturate, quantize, weight_parameters
-from autotune.calibration.affine import AffineParameters
+from autotune.algorithms import WeightLimits, can_saturate, quantize, weight_parameters
+from autotune.algorithms.affine import AffineParameters
 from autotune.config import CalibrationMethod, Granularity, QuantizedType, TensorScheme
 
 PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.calibration.affine import (
+from autotune.algorithms.affine import (
     AffineParameters,
     dequantize,
     integer_range,
@@ -67,7 +67,7 @@ class WeightLimits:
     """Which integers a weight may become.
 
     Attributes:
-        reduce_range: Those of 7 bits, see :func:`~autotune.calibration.affine.integer_range`.
+        reduce_range: Those of 7 bits, see :func:`~autotune.algorithms.affine.integer_range`.
         order: Positions in the flat weight in the order in which a kernel sums them up, shape (summed, outputs), where
             no two neighbours of one sign may sum to more than :data:`LARGEST_PAIR`; None where there is no such bound.
             For symmetric s8 alone: the integers' signs are those of the weights.
@@ -83,7 +83,7 @@ class WeightLimits:
     def parameters(
         self, weight: npt.NDArray[Any], scheme: TensorScheme, axis: int, method: CalibrationMethod
     ) -> AffineParameters:
-        """Scales and zero points, see :func:`~autotune.calibration.affine.weight_parameters`.
+        """Scales and zero points, see :func:`~autotune.algorithms.affine.weight_parameters`.
 
         With an order, each output's scale is the smallest that keeps its own neighbours within the bound; one scale for
         all is that of the output that needs the largest.
