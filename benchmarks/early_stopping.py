@@ -28,8 +28,8 @@ from shared import (
     write_result,
 )
 
-from autotune.evaluation.metrics import TopK
-from autotune.evaluation.stopping import Outcome, Population, StoppingRule
+from autotune.evaluation.accuracy.metrics import TopK
+from autotune.evaluation.accuracy.stopping import Outcome, Population, StoppingRule
 
 SUBJECT = SUBJECTS["mobilenetv2"]
 BATCH = 25

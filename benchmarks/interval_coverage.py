@@ -25,12 +25,12 @@ from shared import argument_parser, print_rows, write_result
 
 from autotune.adapter import Feeds, TensorSpec
 from autotune.criterion import Criterion, Verdict
+from autotune.evaluation.accuracy.intervals import holdout_confidence, mean_loss_interval
+from autotune.evaluation.accuracy.metrics import TopK
+from autotune.evaluation.accuracy.score import Score
+from autotune.evaluation.accuracy.sources import LabelledData
+from autotune.evaluation.accuracy.streamed import SampleScorer
 from autotune.evaluation.checked import CheckedModel
-from autotune.evaluation.intervals import holdout_confidence, mean_loss_interval
-from autotune.evaluation.metrics import TopK
-from autotune.evaluation.score import Score
-from autotune.evaluation.sources import LabelledData
-from autotune.evaluation.streamed import SampleScorer
 
 INPUTS = (TensorSpec(name="index", dtype=np.dtype(np.int64), shape=("n",)),)
 OUTPUTS = (TensorSpec(name="logits", dtype=np.dtype(np.float64), shape=("n", 2)),)

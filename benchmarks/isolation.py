@@ -22,7 +22,7 @@ from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import TrialError
 from autotune.evaluation import Evaluator, LatencyOptions, UserFunction
-from autotune.evaluation.isolation import IsolatedEvaluator, IsolationOptions
+from autotune.evaluation.isolation.isolated import IsolatedEvaluator, IsolationOptions
 
 FAULTS = {2: "segmentation fault", 3: "endless loop", 5: "30 GB allocation"}
 """By number of the trial."""

@@ -42,7 +42,7 @@ from autotune.adapter import CostModel, Execution, Feeds, Runner
 from autotune.adapters import get_adapter
 from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig, Recipe
 from autotune.evaluation import LatencyOptions, compare_latency
-from autotune.evaluation.metrics import TopK
+from autotune.evaluation.accuracy.metrics import TopK
 from autotune.host import Host, current_host
 from autotune.output_error import output_error
 from autotune.space import TuningSpace

@@ -24,7 +24,7 @@ import onnxruntime as ort
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from autotune.evaluation import Metric, create_metric
-from autotune.evaluation.metrics import SampleFunction
+from autotune.evaluation.accuracy.metrics import SampleFunction
 
 Array: TypeAlias = npt.NDArray[Any]
 Batches: TypeAlias = list[tuple[Mapping[str, Array], Array]]

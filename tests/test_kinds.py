@@ -15,9 +15,9 @@ from autotune.config import Precision
 from autotune.criterion import Criterion
 from autotune.errors import DataError, DeadlineReached, ModelError, WorkspaceError
 from autotune.evaluation import LatencyComparison
+from autotune.evaluation.accuracy.metrics import SampleFunction
 from autotune.evaluation.latency import Call, Comparison
-from autotune.evaluation.metrics import SampleFunction
-from autotune.evaluation.sessions import open_sessions
+from autotune.evaluation.latency.sessions import open_sessions
 from autotune.restriction import OpRestriction, SpaceRestriction
 from tests import shapes
 

@@ -19,9 +19,10 @@ import pytest
 import autotune
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, InputError
-from autotune.evaluation import Evaluator, LatencyComparison, isolation
+from autotune.evaluation import Evaluator, LatencyComparison
+from autotune.evaluation.accuracy.metrics import SampleFunction
+from autotune.evaluation.isolation import isolated as isolation
 from autotune.evaluation.latency import Comparison
-from autotune.evaluation.metrics import SampleFunction
 from autotune.restriction import SpaceRestriction
 from autotune.result import read_summary
 from autotune.trial import TrialState
@@ -80,7 +81,7 @@ def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_sear
     hour, started = 3600.0, [0]
     hanging = tmp_path / "planted" / "hanging"
     monkeypatch.setattr(
-        "autotune.evaluation.isolation.time",
+        "autotune.evaluation.isolation.isolated.time",
         SimpleNamespace(monotonic=lambda: time.monotonic() + (2 * hour if hanging.exists() else 0.0)),
     )
     monkeypatch.setattr("autotune.search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + started[0] * hour))

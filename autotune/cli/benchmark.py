@@ -28,7 +28,7 @@ from autotune.evaluation import (
     measure_throughput,
 )
 from autotune.evaluation.latency import Call, SystemClock
-from autotune.evaluation.sessions import open_sessions
+from autotune.evaluation.latency.sessions import open_sessions
 
 
 def benchmark(

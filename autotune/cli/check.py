@@ -21,7 +21,7 @@ from autotune.data import Batch, iterate, limit
 from autotune.emulation import ADVICE, EmulatedRun, find_emulator
 from autotune.errors import DataError, InputError
 from autotune.evaluation import Metric, create_metric
-from autotune.evaluation.agreement import Outputs, changed_share, figure, sqnr_db
+from autotune.evaluation.accuracy.agreement import Outputs, changed_share, figure, sqnr_db
 from autotune.experiment import load_experiment
 from autotune.experiment.archive import member_names
 from autotune.experiment.datasets import Dataset

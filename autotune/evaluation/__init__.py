@@ -1,7 +1,9 @@
 """Measuring candidates: latency against the fp32 baseline, accuracy with its interval, size and memory."""
 
+from autotune.evaluation.accuracy.metrics import METRICS, MeanMetric, Metric, create_metric
+from autotune.evaluation.accuracy.sources import LabelledData, UserFunction, check_direction
 from autotune.evaluation.evaluator import Evaluation, Evaluator
-from autotune.evaluation.isolation import AnyEvaluator, IsolatedEvaluator, Isolation, IsolationOptions
+from autotune.evaluation.isolation.isolated import AnyEvaluator, IsolatedEvaluator, Isolation, IsolationOptions
 from autotune.evaluation.latency import (
     CacheState,
     LatencyComparison,
@@ -11,9 +13,7 @@ from autotune.evaluation.latency import (
     compare_latency,
     race_latency,
 )
-from autotune.evaluation.metrics import METRICS, MeanMetric, Metric, create_metric
-from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
-from autotune.evaluation.throughput import Throughput, ThroughputOptions, measure_throughput
+from autotune.evaluation.latency.throughput import Throughput, ThroughputOptions, measure_throughput
 
 __all__ = [
     "METRICS",

@@ -12,6 +12,10 @@ from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, T
 from autotune.batch import axes_of
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import TrialError
+from autotune.evaluation.accuracy.score import FunctionScorer, Progress, Score, Scorer
+from autotune.evaluation.accuracy.sources import LabelledData, UserFunction, check_direction
+from autotune.evaluation.accuracy.streamed import SampleScorer
+from autotune.evaluation.accuracy.wide import WideRunner, usable_cores
 from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
 from autotune.evaluation.latency import (
     Call,
@@ -24,11 +28,7 @@ from autotune.evaluation.latency import (
     SystemClock,
     race_latency,
 )
-from autotune.evaluation.score import FunctionScorer, Progress, Score, Scorer
-from autotune.evaluation.sessions import open_sessions
-from autotune.evaluation.sources import LabelledData, UserFunction, check_direction
-from autotune.evaluation.streamed import SampleScorer
-from autotune.evaluation.wide import WideRunner, usable_cores
+from autotune.evaluation.latency.sessions import open_sessions
 from autotune.trial import Measurement, TrialState
 
 _RACE_SESSIONS = 2

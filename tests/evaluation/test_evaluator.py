@@ -22,7 +22,7 @@ from autotune.errors import (
     TrialError,
 )
 from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, Metric, UserFunction, create_metric
-from autotune.evaluation.metrics import SampleFunction
+from autotune.evaluation.accuracy.metrics import SampleFunction
 from autotune.trial import Measurement, TrialState
 
 QUICK = LatencyOptions(warmup=2, min_pairs=10, max_pairs=15, max_seconds=1.0)

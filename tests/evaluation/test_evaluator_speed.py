@@ -17,7 +17,7 @@ from autotune.errors import OutputError
 from autotune.evaluation import Evaluation, Evaluator, LatencyOptions, UserFunction
 from autotune.evaluation.latency import Call, Reading
 from autotune.trial import Measurement, TrialState
-from tests.evaluation.scripted import ScriptedClock
+from tests.evaluation.latency.scripted import ScriptedClock
 
 INPUTS = (TensorSpec(name="x", dtype=np.dtype(np.float32), shape=(1, 2)),)
 SHAPES = {"logits": (1, 3), "mask": (1, 2)}

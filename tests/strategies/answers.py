@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from autotune.adapter import Array, Feeds, Runner, TensorSpec
 from autotune.criterion import Criterion
+from autotune.evaluation.accuracy.metrics import TopK
+from autotune.evaluation.accuracy.score import Score
+from autotune.evaluation.accuracy.sources import LabelledData
+from autotune.evaluation.accuracy.streamed import SampleScorer
 from autotune.evaluation.checked import CheckedModel
-from autotune.evaluation.metrics import TopK
-from autotune.evaluation.score import Score
-from autotune.evaluation.sources import LabelledData
-from autotune.evaluation.streamed import SampleScorer
 
 BATCH = 50
 

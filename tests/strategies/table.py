@@ -23,7 +23,7 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.criterion import Criterion, Interval
-from autotune.evaluation.score import Score
+from autotune.evaluation.accuracy.score import Score
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement

@@ -1,0 +1,182 @@
+"""What metrics keep of each sample, and the fp32 model's share of it on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.adapter import Array
+from autotune.errors import DataError, WorkspaceError
+from autotune.evaluation.accuracy.metrics import Metric
+from autotune.evaluation.accuracy.samples import Chunk
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What the metrics keep of some samples of one model; row ``i`` of every array belongs to ``samples[i]``.
+
+    Attributes:
+        samples: Positions in the data set.
+        records: By metric.
+        references: What label-free metrics keep of the fp32 model's outputs, by metric; empty for candidates.
+        difficulty: Of the judged metric, for the fp32 model; None where it has none.
+    """
+
+    samples: Array
+    records: Mapping[str, Array]
+    references: Mapping[str, Array]
+    difficulty: Array | None
+
+    @classmethod
+    def make(
+        cls,
+        metrics: Sequence[Metric],
+        chunk: Chunk,
+        outputs: tuple[Array, ...],
+        references: Mapping[str, Array] | None,
+    ) -> Records:
+        """Of one batch.
+
+        Args:
+            metrics: The judged one first.
+            chunk: The batch.
+            outputs: The model's.
+            references: The fp32 model's references of these samples; None: this is the fp32 model.
+
+        Raises:
+            DataError: Labels or outputs are not of the form that a metric reads.
+        """
+        outputs = chunk.axes.per_sample(outputs)
+        own: dict[str, Array] = {}
+        difficulty = None
+        if references is None:
+            own = {metric.name: metric.reference(outputs) for metric in metrics if metric.label_free}
+            difficulty = metrics[0].difficulty(outputs, chunk.labels)
+        using = own if references is None else references
+        records = {metric.name: metric.records(outputs, chunk.labels, using.get(metric.name)) for metric in metrics}
+        for name, rows in records.items():
+            if len(rows) != len(chunk.samples):
+                raise DataError(
+                    f"Metric {name!r} must keep a row for each of {len(chunk.samples)} samples, but kept {len(rows)}. "
+                    "Does the first dimension of the output count samples?"
+                )
+        return cls(samples=chunk.samples, records=records, references=own, difficulty=difficulty)
+
+    def of(self, metric: Metric) -> Array:
+        """The records of one metric."""
+        return self.records[metric.name]
+
+    def references_of(self, rows: Array) -> dict[str, Array]:
+        """The references of some rows; where shapes differ from call to call, those of one call are one array again."""
+        return {name: _stacked(values[rows]) for name, values in self.references.items()}
+
+    def sorted(self) -> Records:
+        """The same in the order of the data set."""
+        order = np.argsort(self.samples, kind="stable")
+        return Records(
+            samples=self.samples[order],
+            records={name: rows[order] for name, rows in self.records.items()},
+            references={name: values[order] for name, values in self.references.items()},
+            difficulty=None if self.difficulty is None else self.difficulty[order],
+        )
+
+
+def concatenate(parts: Sequence[Records]) -> Records:
+    """Batches put together."""
+    first = parts[0]
+    return Records(
+        samples=np.concatenate([part.samples for part in parts]),
+        records={name: np.concatenate([part.records[name] for part in parts]) for name in first.records},
+        references={name: _joined([part.references[name] for part in parts]) for name in first.references},
+        difficulty=None
+        if first.difficulty is None
+        else np.concatenate([part.difficulty for part in parts if part.difficulty is not None]),
+    )
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Arrays behind each other; a row is an object where the rows' shapes differ, as those of sequences do."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    rows = [row for part in parts for row in part]
+    joined = np.empty(len(rows), object)
+    for index, row in enumerate(rows):
+        joined[index] = row
+    return joined
+
+
+def _stacked(rows: Array) -> Array:
+    shapes = {row.shape for row in rows} if rows.dtype == object and isinstance(rows[0], np.ndarray) else set()
+    return np.stack(list(rows)) if len(shapes) == 1 else rows
+
+
+class _RecordUnpickler(pickle.Unpickler):
+    """Reads records of workspaces from before this module was moved, under the name that it had then."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(__name__ if module == "autotune.evaluation.records" else module, name)
+
+
+class RecordCache:
+    """The fp32 model's records in a folder.
+
+    Args:
+        folder: Where; None keeps nothing.
+        key: Of the model.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._folder = folder
+        self._key = key
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a folder."""
+        return self._folder is not None
+
+    def read(self, name: str) -> Records | None:
+        """What :meth:`write` wrote; None where there is nothing, or nothing that can be read."""
+        path = self._path(name)
+        if path is None or not path.is_file():
+            return None
+        # A file of another version, or cut short by a full disk, is worth no more than no file: it is made again.
+        with contextlib.suppress(Exception):
+            version, records = _RecordUnpickler(io.BytesIO(path.read_bytes())).load()
+            if version == _FORMAT and isinstance(records, Records):
+                return records
+        return None
+
+    def write(self, name: str, records: Records) -> None:
+        """Keep records; a reader sees all of them or nothing.
+
+        Raises:
+            WorkspaceError: The folder cannot be written.
+        """
+        path = self._path(name)
+        if path is None:
+            return
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".records-", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(pickle.dumps((_FORMAT, records), protocol=5))
+            os.replace(temporary, path)  # noqa: PTH105  # atomic on every system, which Path.rename is not
+        except OSError as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            raise WorkspaceError(f"The workspace must be writable, but {path} is not: {error}") from error
+
+    def _path(self, name: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"fp32-{self._key}-{name}.records"
