@@ -9,7 +9,7 @@ from autotune.result import TuningResult
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Strategy
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuner import Tuner, tune
+from autotune.tuning.tuner import Tuner, tune
 
 __all__ = [
     "AutotuneError",

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
-from autotune.answer import provisional
 from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
-from autotune.history import HOLDOUT, SETUP, SUMMARY, read_study
-from autotune.race import Race
-from autotune.selection import pareto_front
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
+from autotune.tuning.answer import provisional
+from autotune.tuning.history import HOLDOUT, SETUP, SUMMARY, read_study
+from autotune.tuning.race import Race
+from autotune.tuning.selection import pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,8 +35,8 @@ class Insights(Protocol):
         """By op: the relative error at the model's outputs when this op alone takes its preferred choice.
 
         The squared error over the squared spread of the outputs (a noise-to-signal ratio), on a few calibration
-        samples; parts of an output whose scales lie far apart count alike, see :mod:`autotune.output_error`. For small
-        errors the ratios of several ops add up. Ops that there was no time to tell apart share what they cause.
+        samples; parts of an output whose scales lie far apart count alike, see :mod:`autotune.tuning.output_error`. For
+        small errors the ratios of several ops add up. Ops that there was no time to tell apart share what they cause.
         """
         ...
 

@@ -44,8 +44,8 @@ from autotune.config import MINMAX, CalibrationAlgorithm, CalibrationMethod, Qua
 from autotune.evaluation import LatencyOptions, compare_latency
 from autotune.evaluation.accuracy.metrics import TopK
 from autotune.host import Host, current_host
-from autotune.output_error import output_error
 from autotune.space import TuningSpace
+from autotune.tuning.output_error import output_error
 
 DATA = Path("../shared/data")
 QUICKSTART = Path("examples/quickstart")

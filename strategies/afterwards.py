@@ -30,7 +30,7 @@ def afterwards(problem: Problem, plan: Plan, *, spare: int) -> Plan:
 
     *Accuracy for nothing*: where the best loses more than a quarter of what is allowed, other weight roundings and
     calibration algorithms run the same kernels and may lose less. Of configs that are equally fast, the one that loses
-    least is the answer (:mod:`autotune.answer`).
+    least is the answer (:mod:`autotune.tuning.answer`).
 
     Args:
         problem: Whose space says what there is.

@@ -9,11 +9,11 @@ import numpy as np
 from optuna.distributions import IntDistribution
 
 from autotune.errors import StrategyError
-from autotune.history import objective_value
 from autotune.strategies.genetics import Generation, child, drawn
 from autotune.strategies.moves import uniform_configs
 from autotune.strategy import Draw, Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
+from autotune.tuning.history import objective_value
 
 _SEED = "pareto/seed"
 """The one parameter that is drawn: a generator made from it does all that is left to chance in a proposal."""

@@ -14,12 +14,12 @@ from autotune.cli.tables import print_outcome
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
-from autotune.history import SETUP, SUMMARY, History
-from autotune.race import Finalist, Race
 from autotune.report import render
 from autotune.result import TuningSummary, read_summary
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.history import SETUP, SUMMARY, History
+from autotune.tuning.race import Finalist, Race
 
 INT8 = QuantizationConfig(ops={"conv": OpConfig(precision=Precision.INT8)})
 

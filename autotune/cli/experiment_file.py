@@ -10,7 +10,7 @@ from autotune.adapter import Model
 from autotune.cli.inspect import shape_text
 from autotune.cli.proposal import Proposal, Role, is_picture, scalar_value, zeros_shape
 from autotune.experiment import SCHEMA_FILE
-from autotune.tuner import Tuner
+from autotune.tuning.tuner import Tuner
 
 _TEXT = """\
 # yaml-language-server: $schema={schema}

@@ -11,7 +11,7 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.result import TuningResult
-from autotune.tuner import Tuner
+from autotune.tuning.tuner import Tuner
 
 _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
     ExperimentError: ("quantization",),

@@ -11,7 +11,7 @@ from autotune.criterion import Criterion
 from autotune.errors import ExperimentError
 from autotune.experiment import Experiment, load_experiment
 from autotune.strategy import Objective
-from autotune.tuner import Tuner
+from autotune.tuning.tuner import Tuner
 
 MINIMAL = """\
 model: {path: model.onnx}

@@ -14,9 +14,9 @@ from optuna.samplers import RandomSampler
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import TrialError
-from autotune.history import History, OpenTrial, objective_value
 from autotune.strategy import Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.history import History, OpenTrial, objective_value
 
 MAX_REPEATS = 20
 Evaluate = Callable[[QuantizationConfig], Measurement]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from autotune.config import Precision
-from autotune.insights import _summary
 from autotune.strategies.steps import certain_gaps, gap_between
+from autotune.tuning.insights import _summary
 
 OPS, CALLS, ROUNDS = 53, 8, 3
 FASTER_IN_FP32 = 2

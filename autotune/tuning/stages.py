@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from autotune.observer import Observer
-from autotune.stopwatch import Stopwatch
-from autotune.timetable import Timetable
+from autotune.tuning.stopwatch import Stopwatch
+from autotune.tuning.timetable import Timetable
 
 
 class Stages:

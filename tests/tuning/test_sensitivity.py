@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from autotune.sensitivity import sensitivities
+from autotune.tuning.sensitivity import sensitivities
 
 
 class Groups:

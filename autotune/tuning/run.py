@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Generic
 from autotune.adapter import Adapter, ModelT, PortabilityCheck
 from autotune.errors import DeadlineReached
 from autotune.evaluation import LabelledData, UserFunction
-from autotune.finish import Finishing
-from autotune.history import History
-from autotune.models import Models
 from autotune.portability import require_portable
 from autotune.result import TuningResult
-from autotune.search import Limits, Search, SearchEnd
-from autotune.setup import Preparing, Setup
-from autotune.stages import Stages
 from autotune.strategies import as_strategy
 from autotune.trial import Trial
+from autotune.tuning.finish import Finishing
+from autotune.tuning.history import History
+from autotune.tuning.models import Models
+from autotune.tuning.search import Limits, Search, SearchEnd
+from autotune.tuning.setup import Preparing, Setup
+from autotune.tuning.stages import Stages
 
 if TYPE_CHECKING:
-    from autotune.tuner import Tuner
+    from autotune.tuning.tuner import Tuner
 
 _RESERVE_SHARE = 0.2
 """Of the time given to the run, the most that is kept back for what follows the search."""

@@ -84,7 +84,9 @@ def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_sear
         "autotune.evaluation.isolation.isolated.time",
         SimpleNamespace(monotonic=lambda: time.monotonic() + (2 * hour if hanging.exists() else 0.0)),
     )
-    monkeypatch.setattr("autotune.search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + started[0] * hour))
+    monkeypatch.setattr(
+        "autotune.tuning.search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + started[0] * hour)
+    )
     start = isolation._Pool.__init__
 
     def start_slowly(*arguments: Any) -> None:
@@ -373,7 +375,7 @@ def test_percentiles_are_carried_with_a_measurement(
 def test_percentiles_of_a_finalist_are_those_of_its_race(
     network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autotune.answer.finalists", lambda trials, _objective: [t for t in trials if t.number])
+    monkeypatch.setattr("autotune.tuning.answer.finalists", lambda trials, _objective: [t for t in trials if t.number])
     tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
     result = tuner.tune(network, images, score)
     assert len(result.races) > 0

@@ -14,16 +14,16 @@ from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.calls import Calls, latency_calls, told_batch_axes
 from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
-from autotune.history import SETUP, History, require_writable
 from autotune.host import current_host
-from autotune.insights import MeasuredInsights
 from autotune.portability import portable_space
 from autotune.space import TuningSpace
-from autotune.stages import Stages
 from autotune.strategy import Insights, Objective, Problem
+from autotune.tuning.history import SETUP, History, require_writable
+from autotune.tuning.insights import MeasuredInsights
+from autotune.tuning.stages import Stages
 
 if TYPE_CHECKING:
-    from autotune.tuner import Tuner
+    from autotune.tuning.tuner import Tuner
 
 _INSIGHT_SAMPLES = 8
 

@@ -19,12 +19,12 @@ from autotune.config import QuantizationConfig
 from autotune.criterion import Interval
 from autotune.errors import DeadlineReached, TrialError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
-from autotune.history import History, OpenTrial
 from autotune.observer import Observer
-from autotune.selection import incumbent, next_rank
-from autotune.stopwatch import Stopwatch
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.history import History, OpenTrial
+from autotune.tuning.selection import incumbent, next_rank
+from autotune.tuning.stopwatch import Stopwatch
 
 PREPARATION = "preparation"
 """Key of :meth:`History.keep`: the speedup of the prepared model over the user's, before any op is quantized."""

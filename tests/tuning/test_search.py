@@ -13,9 +13,9 @@ import pytest
 import autotune
 from autotune.config import MINMAX, PERCENTILE, CalibrationAlgorithm, CalibrationMethod, QuantizationConfig
 from autotune.criterion import Verdict
-from autotune.search import Limits
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial
+from autotune.tuning.search import Limits
 
 ALGORITHMS = (MINMAX, PERCENTILE, CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.9))
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from autotune.answer import Answer, provisional, settle
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DeadlineReached, TrialError
 from autotune.evaluation import RaceResult
-from autotune.history import HOLDOUT
-from autotune.race import Race
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.answer import Answer, provisional, settle
+from autotune.tuning.history import HOLDOUT
+from autotune.tuning.race import Race
 
 Speed = tuple[float, float, bool | None]
 """What a race says of a finalist: its interval, and whether it is faster than fp32."""

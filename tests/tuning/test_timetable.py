@@ -11,7 +11,7 @@ import pytest
 
 from autotune.data import Batch
 from autotune.errors import DeadlineReached
-from autotune.timetable import Timetable
+from autotune.tuning.timetable import Timetable
 
 
 class Clock:

@@ -18,12 +18,12 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError, TrialError
 from autotune.evaluation import LatencyOptions
-from autotune.history import History
-from autotune.insights import MEASURED_ALONE, MeasuredInsights
 from autotune.space import TuningSpace
-from autotune.stopwatch import Stopwatch
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.history import History
+from autotune.tuning.insights import MEASURED_ALONE, MeasuredInsights
+from autotune.tuning.stopwatch import Stopwatch
 
 WIDTH = 256
 ROW = {"data": np.random.default_rng(0).normal(size=(1, WIDTH)).astype(np.float32)}
@@ -260,7 +260,7 @@ def test_a_comparison_of_options_costs_a_twentieth_of_an_evaluation(
         asked.append(options.max_seconds)
         raise TrialError("enough is known")
 
-    monkeypatch.setattr("autotune.insights.compare_latency", compared)
+    monkeypatch.setattr("autotune.tuning.insights.compare_latency", compared)
     insights = insights_of(Profiled(), history=after_baseline(evaluation_s))
     assert insights.relative_speed(QuantizationConfig(), QuantizationConfig()) == (0.0, 0.0)
     assert asked == [pytest.approx(most_s)]

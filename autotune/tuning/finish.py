@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Generic
 
 from autotune import data
 from autotune.adapter import Adapter, Array, Execution, ModelT, PortabilityCheck, TensorSpec
-from autotune.answer import Answer, provisional, settle
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
 from autotune.errors import TrialError
 from autotune.evaluation import LabelledData, UserFunction
-from autotune.history import SUMMARY, require_writable
 from autotune.host import current_host
-from autotune.insights import MEASURED_ALONE
-from autotune.models import Models
 from autotune.portability import saturation_note
 from autotune.result import TuningResult
-from autotune.search import SearchEnd
-from autotune.selection import Conclusion, finalists
-from autotune.setup import Setup, op_types
 from autotune.space import TuningSpace
-from autotune.stages import Stages
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.answer import Answer, provisional, settle
+from autotune.tuning.history import SUMMARY, require_writable
+from autotune.tuning.insights import MEASURED_ALONE
+from autotune.tuning.models import Models
+from autotune.tuning.search import SearchEnd
+from autotune.tuning.selection import Conclusion, finalists
+from autotune.tuning.setup import Setup, op_types
+from autotune.tuning.stages import Stages
 
 if TYPE_CHECKING:
-    from autotune.tuner import Tuner
+    from autotune.tuning.tuner import Tuner
 
 _COSTLY_OPS = 5
 

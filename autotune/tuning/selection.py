@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.criterion import Verdict
-from autotune.history import objective_value
 from autotune.strategy import Objective
 from autotune.trial import Trial, TrialState
+from autotune.tuning.history import objective_value
 
 _WORST = float("inf")
 

@@ -6,9 +6,9 @@ import pytest
 
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
-from autotune.selection import conclude, faster, finalists, incumbent, next_rank, pareto_front
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.selection import conclude, faster, finalists, incumbent, next_rank, pareto_front
 
 INT8 = OpConfig(precision=Precision.INT8)
 

@@ -16,11 +16,11 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
-from autotune.history import History
-from autotune.output_error import output_error
-from autotune.sensitivity import sensitivities
 from autotune.space import TuningSpace
-from autotune.stopwatch import Stopwatch
+from autotune.tuning.history import History
+from autotune.tuning.output_error import output_error
+from autotune.tuning.sensitivity import sensitivities
+from autotune.tuning.stopwatch import Stopwatch
 
 _WORTH_A_PROFILE = 0.1
 """Share of the fp32 model's time that the ops of a further precision must take for it to be profiled."""
@@ -108,8 +108,8 @@ class MeasuredInsights(Generic[ModelT]):
         """By op: squared error over squared spread of the outputs, when this op alone takes its preferred choice.
 
         It is 0 where that is fp32. A candidate and a few inferences per op where there is time for as many, else per
-        group of ops, see :mod:`autotune.sensitivity`. Recipes that take seconds are left out. An op whose candidate
-        fails counts as infinitely sensitive.
+        group of ops, see :mod:`autotune.tuning.sensitivity`. Recipes that take seconds are left out. An op whose
+        candidate fails counts as infinitely sensitive.
         """
         return dict(self._kept("sensitivity", self._sensitivity))
 

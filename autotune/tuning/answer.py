@@ -11,11 +11,11 @@ from autotune.adapter import ModelT
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached, TrialError
 from autotune.evaluation import AnyEvaluator
-from autotune.history import HOLDOUT, History
-from autotune.race import Race
-from autotune.selection import Conclusion, conclude, faster, finalists, incumbent
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.history import HOLDOUT, History
+from autotune.tuning.race import Race
+from autotune.tuning.selection import Conclusion, conclude, faster, finalists, incumbent
 
 _NEAREST = 3
 """Estimates of missed targets that are completed at the most: one of them is offered beside the answer."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from autotune.adapter import TensorSpec
-from autotune.output_error import output_error
+from autotune.tuning.output_error import output_error
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,9 +9,9 @@ from optuna.distributions import FloatDistribution
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
 from autotune.errors import WorkspaceError
-from autotune.history import CONSTRAINT, History, read_study
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.history import CONSTRAINT, History, read_study
 
 INT8 = OpConfig(precision=Precision.INT8)
 IDENTITY = {"model": "abc", "host": "here"}

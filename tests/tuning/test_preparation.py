@@ -19,9 +19,9 @@ from autotune.criterion import Interval, Verdict
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import Evaluation, Evaluator
 from autotune.result import read_summary
-from autotune.search import in_terms_of_prepared
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.search import in_terms_of_prepared
 
 INT8 = QuantizationConfig(ops={"c": OpConfig(precision=Precision.INT8_DYNAMIC)})
 

@@ -29,8 +29,8 @@ from autotune.evaluation import (
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.result import TuningResult
-from autotune.run import Run
 from autotune.strategy import Objective, Strategy
+from autotune.tuning.run import Run
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]

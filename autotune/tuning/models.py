@@ -12,8 +12,8 @@ from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.host import current_host
 from autotune.result import NEAREST
-from autotune.setup import Setup
 from autotune.trial import Measurement, Trial
+from autotune.tuning.setup import Setup
 
 _BEST = "best"
 
