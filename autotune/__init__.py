@@ -5,7 +5,7 @@ from autotune.config import OpConfig, QuantizationConfig, Recipe
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import AutotuneError
 from autotune.observer import Observer
-from autotune.result import TuningResult
+from autotune.results.result import TuningResult
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Strategy
 from autotune.trial import Measurement, Trial, TrialState

@@ -17,7 +17,7 @@ from autotune.errors import ApplyError, ExperimentError
 from autotune.host import current_host
 from autotune.portability import portable_space, require_portable, saturation_note
 from autotune.restriction import SpaceRestriction
-from autotune.result import TuningSummary, read_summary
+from autotune.results.result import TuningSummary, read_summary
 from autotune.trial import TrialState
 
 QUICK: dict[str, Any] = {

@@ -16,7 +16,7 @@ from autotune.cli.progress import ProgressDisplay
 from autotune.cli.tables import print_outcome
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.execution import tune_experiment
-from autotune.result import NEAREST, TuningResult
+from autotune.results.result import NEAREST, TuningResult
 
 
 def run(

@@ -17,8 +17,8 @@ from autotune.cli.figures import (
     target_text,
 )
 from autotune.criterion import Verdict
-from autotune.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
-from autotune.result import TuningSummary
+from autotune.results.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
+from autotune.results.result import TuningSummary
 from autotune.trial import Measurement, Trial
 
 

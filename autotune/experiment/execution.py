@@ -10,7 +10,7 @@ from autotune.evaluation import Metric, create_metric
 from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
-from autotune.result import TuningResult
+from autotune.results.result import TuningResult
 from autotune.tuning.tuner import Tuner
 
 _SECTIONS: dict[type[InputError], tuple[str, ...]] = {

@@ -15,7 +15,7 @@ from autotune.errors import TrialError
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.host import current_host
 from autotune.portability import saturation_note
-from autotune.result import TuningResult
+from autotune.results.result import TuningResult
 from autotune.space import TuningSpace
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState

@@ -11,7 +11,7 @@ from autotune.adapter import Adapter, ModelT
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.host import current_host
-from autotune.result import NEAREST
+from autotune.results.result import NEAREST
 from autotune.trial import Measurement, Trial
 from autotune.tuning.setup import Setup
 

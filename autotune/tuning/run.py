@@ -12,7 +12,7 @@ from autotune.adapter import Adapter, ModelT, PortabilityCheck
 from autotune.errors import DeadlineReached
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.portability import require_portable
-from autotune.result import TuningResult
+from autotune.results.result import TuningResult
 from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing

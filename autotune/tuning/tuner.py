@@ -28,7 +28,7 @@ from autotune.evaluation import (
 )
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
-from autotune.result import TuningResult
+from autotune.results.result import TuningResult
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 

@@ -18,7 +18,7 @@ from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import Evaluation, Evaluator
-from autotune.result import read_summary
+from autotune.results.result import read_summary
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.search import in_terms_of_prepared

@@ -24,7 +24,7 @@ from autotune.evaluation.accuracy.metrics import SampleFunction
 from autotune.evaluation.isolation import isolated as isolation
 from autotune.evaluation.latency import Comparison
 from autotune.restriction import SpaceRestriction
-from autotune.result import read_summary
+from autotune.results.result import read_summary
 from autotune.trial import TrialState
 
 MIB = 2**20

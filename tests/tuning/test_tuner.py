@@ -24,7 +24,7 @@ from autotune.errors import (
     WorkspaceError,
 )
 from autotune.restriction import OpRestriction, SpaceRestriction
-from autotune.result import read_summary
+from autotune.results.result import read_summary
 from autotune.trial import TrialState
 
 Score = Callable[[Any], float]

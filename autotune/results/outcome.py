@@ -9,7 +9,7 @@ from autotune.strategy import Objective
 from autotune.trial import Measurement
 
 if TYPE_CHECKING:
-    from autotune.result import TuningSummary
+    from autotune.results.result import TuningSummary
 
 _WORDS = {
     Verdict.MET: "Target met",

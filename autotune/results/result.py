@@ -150,7 +150,7 @@ class TuningSummary:
         Raises:
             WorkspaceError: The file cannot be written.
         """
-        from autotune.report import write_report  # noqa: PLC0415  a report reads results, results need no report
+        from autotune.results.report import write_report  # noqa: PLC0415  a report reads results, results need no report
 
         return write_report(self, Path(path))
 

@@ -14,8 +14,8 @@ from autotune.cli.tables import print_outcome
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
-from autotune.report import render
-from autotune.result import TuningSummary, read_summary
+from autotune.results.report import render
+from autotune.results.result import TuningSummary, read_summary
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import SETUP, SUMMARY, History

@@ -12,11 +12,11 @@ import pandas as pd
 
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
-from autotune.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
+from autotune.results.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
 from autotune.trial import Measurement, Trial, TrialState
 
 if TYPE_CHECKING:
-    from autotune.result import TuningSummary
+    from autotune.results.result import TuningSummary
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --met: #18864b; --missed: #c0392b; --other: #888; }
