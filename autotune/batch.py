@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.adapter import Array, Feeds, Model, TensorSpec
 from autotune.errors import InputError
-from autotune.nearest import suggestion
+from autotune.suggestion import suggestion
 
 BatchAxis: TypeAlias = int | Mapping[str, int]
 """What a user names: one axis for all inputs and outputs, or an axis by the name of each that has one."""

@@ -23,7 +23,7 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters import get_adapter
 from autotune.errors import ApplyError, InputError
 from autotune.host import Host, current_host
-from autotune.nearest import suggestion
+from autotune.suggestion import suggestion
 
 EMULATORS = ("qemu-x86_64", "qemu-x86_64-static")
 """Programs that emulate x86 in user mode, the first that is installed is taken."""

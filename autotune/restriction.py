@@ -10,8 +10,8 @@ from typing import Any
 
 from autotune.config import CalibrationAlgorithm, Granularity, Precision, QuantizedType, TensorScheme
 from autotune.errors import ExperimentError
-from autotune.nearest import suggestion
 from autotune.space import OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
+from autotune.suggestion import suggestion
 
 _GLOB = frozenset("*?[")
 

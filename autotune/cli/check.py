@@ -25,7 +25,7 @@ from autotune.evaluation.accuracy.agreement import Outputs, changed_share, figur
 from autotune.experiment import load_experiment
 from autotune.experiment.archive import member_names
 from autotune.experiment.datasets import Dataset
-from autotune.experiment.execution import metrics_of
+from autotune.experiment.run import metrics_of
 from autotune.host import current_host
 
 _NAMED = 20

@@ -15,7 +15,7 @@ from autotune.cli.figures import target_text
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.tables import print_outcome
 from autotune.experiment import Experiment, load_experiment
-from autotune.experiment.execution import tune_experiment
+from autotune.experiment.run import tune_experiment
 from autotune.results.result import NEAREST, TuningResult
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from autotune.errors import DataError
-from autotune.nearest import suggestion
+from autotune.suggestion import suggestion
 
 _CHUNK_BYTES = 1 << 20
 

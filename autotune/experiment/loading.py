@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from autotune.errors import ExperimentError
 from autotune.experiment.allowed import allowed_keys
 from autotune.experiment.schema import Experiment
-from autotune.nearest import suggestion
+from autotune.suggestion import suggestion
 
 _WORDS = {
     "string_type": "must be text",

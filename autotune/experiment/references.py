@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import ExperimentError
-from autotune.nearest import suggestion
+from autotune.suggestion import suggestion
 
 
 def resolve(reference: str, directory: Path) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from autotune.evaluation.accuracy.metrics.regression import (
 )
 from autotune.evaluation.accuracy.metrics.text import Perplexity, SquadExactMatch, SquadF1
 from autotune.evaluation.accuracy.metrics.topk import TopK
-from autotune.nearest import suggestion
+from autotune.suggestion import suggestion
 
 METRICS: dict[str, type[Metric]] = {
     "topk": TopK,
