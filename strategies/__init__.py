@@ -1,4 +1,4 @@
-"""The search strategies, one file each, and the look-up by name.
+"""The search strategies, a file or a small package each, and the look-up by name.
 
 A package brings its own through the entry point group ``autotune.strategies``: a name, and a class that derives from
 :class:`autotune.strategy.Strategy` and takes its options as keywords.

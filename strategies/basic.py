@@ -6,8 +6,8 @@ import itertools
 
 from autotune.config import FP32
 from autotune.errors import StrategyError
-from autotune.strategies.moves import cost_of, fallback_order, loss_of, uniform_configs
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.moves import cost_of, fallback_order, loss_of, uniform_configs
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 from autotune.trial import Trial
 

@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from autotune.config import FP32, CalibrationAlgorithm, OpConfig, QuantizationConfig, TensorScheme
 from autotune.errors import MissingDependencyError, StrategyError
 from autotune.space import TuningSpace
-from autotune.strategies.moves import cost_of, fallback_order, loss_of
+from autotune.strategies.planning.moves import cost_of, fallback_order, loss_of
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autotune.config import Precision
-from autotune.strategies.moves import cost_of, most_precise
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.moves import cost_of, most_precise
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 from autotune.trial import Trial
 

@@ -6,7 +6,7 @@ import itertools
 
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
 

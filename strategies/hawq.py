@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from autotune.config import FP32
 from autotune.errors import StrategyError
-from autotune.strategies.moves import can_fall_back, cost_of
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.moves import can_fall_back, cost_of
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
 

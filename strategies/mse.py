@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autotune.config import FP32
-from autotune.strategies.moves import fallback_order
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.moves import fallback_order
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
 

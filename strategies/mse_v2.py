@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.moves import can_fall_back, cost_of, error_of, fallback_order
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.moves import can_fall_back, cost_of, error_of, fallback_order
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 from autotune.trial import Trial
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotune.config import OpConfig, QuantizationConfig
 from autotune.space import OpSpace
-from autotune.strategies.replay import Plan, PlannedStrategy
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
 _PERMUTED = 2**16

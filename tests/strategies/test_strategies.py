@@ -14,9 +14,9 @@ from autotune.config import FP32, CalibrationMethod, Precision
 from autotune.criterion import Criterion
 from autotune.errors import StrategyError
 from autotune.strategies import create_strategy
-from autotune.strategies.moves import uniform_configs
-from autotune.strategies.prediction import LinearModel
-from autotune.strategies.program import Conversions, Program
+from autotune.strategies.auto.prediction import LinearModel
+from autotune.strategies.auto.program import Conversions, Program
+from autotune.strategies.planning.moves import uniform_configs
 from tests.strategies.driver import Run, share_of_data
 from tests.strategies.synthetic import Synthetic, make_model, make_space
 from tests.strategies.table import Table

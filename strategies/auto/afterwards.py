@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Generator, Iterator
 
 from autotune.config import CalibrationMethod, Precision, Recipe, WeightRounding
-from autotune.strategies.moves import cost_of
-from autotune.strategies.replay import Plan
+from autotune.strategies.planning.moves import cost_of
+from autotune.strategies.planning.planned import Plan
 from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from autotune.config import QuantizationConfig
-from autotune.strategies.estimates import Estimates
-from autotune.strategies.program import Flags
-from autotune.strategies.reach import prefix
+from autotune.strategies.auto.estimates import Estimates
+from autotune.strategies.auto.program import Flags
+from autotune.strategies.auto.reach import prefix
 from autotune.strategy import Proposal
 from autotune.trial import Trial
 

@@ -9,8 +9,8 @@ import pytest
 
 from autotune.config import FP32, OpConfig, Precision
 from autotune.strategies import create_strategy
-from autotune.strategies.cost_model import Costs
-from autotune.strategies.steps import (
+from autotune.strategies.auto.cost_model import Costs
+from autotune.strategies.auto.steps import (
     Step,
     config_of,
     fastest_config,

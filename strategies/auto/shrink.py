@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 from autotune.config import FP32, WEIGHT_ONLY, OpConfig, Precision, QuantizationConfig
 from autotune.space import OpSpace, TuningSpace
-from autotune.strategies.moves import error_of
+from autotune.strategies.planning.moves import error_of
 from autotune.strategy import Problem, Proposal
 from autotune.trial import Trial
 

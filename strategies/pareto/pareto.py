@@ -9,8 +9,8 @@ import numpy as np
 from optuna.distributions import IntDistribution
 
 from autotune.errors import StrategyError
-from autotune.strategies.genetics import Generation, child, drawn
-from autotune.strategies.moves import uniform_configs
+from autotune.strategies.pareto.genetics import Generation, child, drawn
+from autotune.strategies.planning.moves import uniform_configs
 from autotune.strategy import Draw, Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
 from autotune.tuning.history import objective_value

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import ndtr
 
 from autotune.config import QuantizationConfig
-from autotune.strategies.prediction import LinearModel, Vector
-from autotune.strategies.program import Flags
-from autotune.strategies.steps import Step, errors_of
+from autotune.strategies.auto.prediction import LinearModel, Vector
+from autotune.strategies.auto.program import Flags
+from autotune.strategies.auto.steps import Step, errors_of
 from autotune.strategy import Problem
 from autotune.trial import Trial
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autotune.config import Precision
-from autotune.strategies.steps import certain_gaps, gap_between
+from autotune.strategies.auto.steps import certain_gaps, gap_between
 from autotune.tuning.insights import _summary
 
 OPS, CALLS, ROUNDS = 53, 8, 3

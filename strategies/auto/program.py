@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from autotune.strategies.prediction import Vector
+from autotune.strategies.auto.prediction import Vector
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from autotune.strategies.prediction import Vector
-from autotune.strategies.program import Flags
+from autotune.strategies.auto.prediction import Vector
+from autotune.strategies.auto.program import Flags
 
 _PARTS = 8
 """Of a prefix, how many parts are tried in int8 again."""

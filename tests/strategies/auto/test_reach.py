@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from autotune.config import BiasCorrection, Recipe
-from autotune.strategies.loss_model import Template
-from autotune.strategies.program import Flags
-from autotune.strategies.reach import prefix, within_reach
-from autotune.strategies.template import with_recipe_that_helps
+from autotune.strategies.auto.loss_model import Template
+from autotune.strategies.auto.program import Flags
+from autotune.strategies.auto.reach import prefix, within_reach
+from autotune.strategies.auto.template import with_recipe_that_helps
 from tests.strategies.synthetic import make_model
 
 OPS = 200

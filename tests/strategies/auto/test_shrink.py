@@ -16,7 +16,7 @@ from autotune.adapter import Array
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme, WeightOnly
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 from autotune.strategies import create_strategy
-from autotune.strategies.moves import uniform_configs
+from autotune.strategies.planning.moves import uniform_configs
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement
 from tests.adapters.onnxruntime.graphs import build, node, normal

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 
 from autotune.config import FP32, OpConfig, QuantizationConfig
-from autotune.strategies.loss_model import Template
-from autotune.strategies.moves import can_fall_back, uniform_configs
-from autotune.strategies.steps import Step, fastest_config, ladder, latency_of, steps_of
+from autotune.strategies.auto.loss_model import Template
+from autotune.strategies.auto.steps import Step, fastest_config, ladder, latency_of, steps_of
+from autotune.strategies.planning.moves import can_fall_back, uniform_configs
 from autotune.strategy import Problem
 
 _FOCUS = 12

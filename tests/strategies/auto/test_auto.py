@@ -11,12 +11,12 @@ import pytest
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Verdict
 from autotune.strategies.auto import Auto
-from autotune.strategies.cost_model import Costs
-from autotune.strategies.estimates import Estimates
-from autotune.strategies.loss_model import Template
-from autotune.strategies.prediction import Vector
-from autotune.strategies.program import Conversions, Flags, Program
-from autotune.strategies.steps import Gap, certain_gaps, single_steps
+from autotune.strategies.auto.cost_model import Costs
+from autotune.strategies.auto.estimates import Estimates
+from autotune.strategies.auto.loss_model import Template
+from autotune.strategies.auto.prediction import Vector
+from autotune.strategies.auto.program import Conversions, Flags, Program
+from autotune.strategies.auto.steps import Gap, certain_gaps, single_steps
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement, Trial, TrialState
 from tests.strategies.driver import Run

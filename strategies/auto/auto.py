@@ -7,12 +7,12 @@ from collections.abc import Generator
 
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
-from autotune.strategies.afterwards import afterwards
-from autotune.strategies.bisection import bisect
-from autotune.strategies.estimates import Estimates
-from autotune.strategies.replay import Plan, PlannedStrategy
-from autotune.strategies.shrink import shrink, stores_in_bits
-from autotune.strategies.template import make_template, with_recipe_that_helps
+from autotune.strategies.auto.afterwards import afterwards
+from autotune.strategies.auto.bisection import bisect
+from autotune.strategies.auto.estimates import Estimates
+from autotune.strategies.auto.shrink import shrink, stores_in_bits
+from autotune.strategies.auto.template import make_template, with_recipe_that_helps
+from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 
@@ -47,15 +47,15 @@ class Auto(PlannedStrategy):
        ends when nothing promises enough, or ``patience`` evaluations in a row did not win.
     6. Where a config that was predicted to keep the target loses ten times what was predicted, and where nothing is
        predicted to win although nothing keeps the target, it goes on by measurement: of choices whose own output error
-       can be tolerated, see :mod:`autotune.strategies.reach`; then the shortest prefix of the best ranking that keeps
-       the target is found by bisection, see :mod:`autotune.strategies.bisection`.
+       can be tolerated, see :mod:`autotune.strategies.auto.reach`; then the shortest prefix of the best ranking that
+       keeps the target is found by bisection, see :mod:`autotune.strategies.auto.bisection`.
     7. Execution options (QDQ or QOperator, how far the runtime optimizes) are compared with the best config side by
        side, and tried where they are clearly faster. If the best loses more than a quarter of what is allowed, up to
        ``spare`` configs that run the same kernels are tried: of equally fast ones, the one that loses least is the
        answer.
 
     Where size is the objective and weights can be stored in fewer bits alone, it bisects from the smallest config on
-    instead, see :mod:`autotune.strategies.shrink`.
+    instead, see :mod:`autotune.strategies.auto.shrink`.
 
     Costs: one evaluation where the first config keeps the target, typically 2 to 8 otherwise, however many ops there
     are, and about log2(ops) more where predictions are worth nothing; insights cost at most one

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autotune.config import FP32, QuantizationConfig
-from autotune.strategies.genetics import Generation, child, crowding, drawn, fronts
+from autotune.strategies.pareto.genetics import Generation, child, crowding, drawn, fronts
 from tests.strategies.synthetic import make_space
 
 

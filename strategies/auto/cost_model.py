@@ -9,9 +9,9 @@ import numpy as np
 from scipy.special import ndtr
 
 from autotune.config import Precision
-from autotune.strategies.prediction import LinearModel, Vector
-from autotune.strategies.program import Conversions, Flags, Program
-from autotune.strategies.steps import Step, certain_gaps, gap_between, latency_of, noise_of
+from autotune.strategies.auto.prediction import LinearModel, Vector
+from autotune.strategies.auto.program import Conversions, Flags, Program
+from autotune.strategies.auto.steps import Step, certain_gaps, gap_between, latency_of, noise_of
 from autotune.strategy import Problem
 from autotune.trial import Trial
 

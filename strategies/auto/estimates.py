@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from autotune.config import QuantizationConfig
-from autotune.strategies.cost_model import Costs, timing_noise
-from autotune.strategies.loss_model import PRIOR_SCALE, Losses, Template, is_telling
-from autotune.strategies.moves import cost_of
-from autotune.strategies.prediction import Vector
-from autotune.strategies.program import Flags, Program
-from autotune.strategies.reach import within_reach
-from autotune.strategies.steps import Step, config_of, fastest_config, in_order, single_steps
+from autotune.strategies.auto.cost_model import Costs, timing_noise
+from autotune.strategies.auto.loss_model import PRIOR_SCALE, Losses, Template, is_telling
+from autotune.strategies.auto.prediction import Vector
+from autotune.strategies.auto.program import Flags, Program
+from autotune.strategies.auto.reach import within_reach
+from autotune.strategies.auto.steps import Step, config_of, fastest_config, in_order, single_steps
+from autotune.strategies.planning.moves import cost_of
 from autotune.strategy import Problem
 from autotune.trial import Trial
 

@@ -17,9 +17,9 @@ from itertools import pairwise
 import numpy as np
 
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
-from autotune.strategies.moves import can_fall_back
-from autotune.strategies.prediction import Vector
-from autotune.strategies.program import Flags
+from autotune.strategies.auto.prediction import Vector
+from autotune.strategies.auto.program import Flags
+from autotune.strategies.planning.moves import can_fall_back
 from autotune.strategy import Objective, Problem
 
 DOUBT = 0.15
