@@ -36,9 +36,9 @@ from onnxruntime import InferenceSession
 from shared import print_table, session, write_result
 from transformer import Feeds, read
 
+from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph, attributes
-from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes
 from autotune.algorithms import activation_range, affine_parameters
 from autotune.calibration import CalibrationStatistics
 from autotune.config import MINMAX, OpConfig, Precision, QuantizedType, TensorScheme

@@ -17,8 +17,8 @@ import numpy as np
 from shared import SUBJECTS, argument_parser, print_rows, write_result
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.evaluation import LatencyOptions, compare_latency

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import autotune
 from autotune.config import Precision
 from autotune.restriction import SpaceRestriction
-from tests.adapters.onnxruntime import transformers
+from tests.adapters.onnx import transformers
 
 WIDTH = 1024
 LAYERS = 4

@@ -20,8 +20,8 @@ import onnx
 from shared import SUBJECTS, Subject, argument_parser, print_table, quantize_with_onnxruntime, write_result
 
 from autotune.adapter import Array, Execution, Runner
+from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     CalibrationAlgorithm,

@@ -27,7 +27,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime.session import session_options
+from autotune.adapters.onnx.session import session_options
 from autotune.host import current_host
 
 FORMAT_VERSION = 1

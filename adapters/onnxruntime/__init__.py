@@ -1,6 +1,6 @@
 """ONNX models on ONNX Runtime's CPU execution provider."""
 
+from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.model import OnnxModel
 
 __all__ = ["OnnxModel", "OnnxRuntimeAdapter"]

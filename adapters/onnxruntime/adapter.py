@@ -8,22 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autotune.adapter import Execution, Feeds, Runner
+from autotune.adapters.onnx.branches import Shapes, chosen_by_shapes
+from autotune.adapters.onnx.compare import executes_another_graph
+from autotune.adapters.onnx.decided import deciding_inputs, values_in
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.load import read_model
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.prepare import agrees_on, prepare
+from autotune.adapters.onnx.session import SessionRunner, open_session, session_options
 from autotune.adapters.onnxruntime import profile
 from autotune.adapters.onnxruntime.apply import apply_config
-from autotune.adapters.onnxruntime.branches import Shapes, chosen_by_shapes
 from autotune.adapters.onnxruntime.calibration import calibrate
-from autotune.adapters.onnxruntime.compare import executes_another_graph
-from autotune.adapters.onnxruntime.decided import deciding_inputs, values_in
 from autotune.adapters.onnxruntime.execution import from_metadata
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.half_cache import half_speeds
-from autotune.adapters.onnxruntime.load import read_model
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import quantizable_ops
-from autotune.adapters.onnxruntime.prepare import agrees_on, prepare
 from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
-from autotune.adapters.onnxruntime.session import SessionRunner, open_session, session_options
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
 from autotune.adapters.onnxruntime.unbounded import bounded_space
 from autotune.batch import BatchAxes, axes_of

@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from autotune.adapters.onnx.graph import Graph, is_external
+from autotune.adapters.onnx.model import OnnxModel, spill
+from autotune.adapters.onnx.quantized import is_pair
 from autotune.adapters.onnxruntime.dynamic import quantize_dynamically, supports_dynamic
 from autotune.adapters.onnxruntime.execution import finish
-from autotune.adapters.onnxruntime.graph import Graph, is_external
 from autotune.adapters.onnxruntime.half import compute_in_half
 from autotune.adapters.onnxruntime.half_kernels import HALF_TYPES
 from autotune.adapters.onnxruntime.insertion import insert_pairs
 from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
-from autotune.adapters.onnxruntime.model import OnnxModel, spill
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.products import read_originals, write_out_products
-from autotune.adapters.onnxruntime.quantized import is_pair
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
 from autotune.adapters.onnxruntime.recurrent import quantize_lstms
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Feeds, TensorSpec
-from autotune.adapters.onnxruntime.session import LOG_SEVERITY
+from autotune.adapters.onnx.session import LOG_SEVERITY
 from autotune.batch import BatchAxes, leading_axes
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.errors import DataError, ModelError

@@ -23,11 +23,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import replace_nodes
 from autotune.adapters.onnxruntime.limits import weight_limits
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.adapters.onnxruntime.rewriting import replace_nodes
 from autotune.algorithms import quantize, weight_parameters
 from autotune.config import (
     CalibrationMethod,

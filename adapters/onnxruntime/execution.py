@@ -6,10 +6,10 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
-from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.session import asked_at_load, optimized_graph
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.adapters.onnxruntime.session import asked_at_load, optimized_graph
 from autotune.config import GraphFormat, GraphOptimization, Recipe
 from autotune.errors import ModelError
 

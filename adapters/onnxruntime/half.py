@@ -15,11 +15,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph, is_standard
+from autotune.adapters.onnx.graph import Graph, is_standard
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import drop_unread
 from autotune.adapters.onnxruntime.half_kernels import HALF_TYPES, defined_in, has_kernel
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp
-from autotune.adapters.onnxruntime.rewriting import drop_unread
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError

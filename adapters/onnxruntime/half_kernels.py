@@ -14,8 +14,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, defs, helper
 
-from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.session import optimized_graph
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.session import optimized_graph
 from autotune.config import Precision
 from autotune.errors import ApplyError
 

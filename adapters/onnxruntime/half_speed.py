@@ -22,7 +22,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime.half_kernels import (
     HALF_TYPES,
     computes_in,
@@ -31,7 +32,6 @@ from autotune.adapters.onnxruntime.half_kernels import (
     tried_node,
 )
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.adapters.onnxruntime.session import open_session, session_options
 from autotune.config import Precision
 from autotune.errors import ApplyError
 from autotune.evaluation.latency import LatencyOptions, compare_latency

@@ -15,10 +15,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.rewriting import sort_nodes
 from autotune.adapters.onnxruntime.ops import CLIPS, QuantizableOp
 from autotune.adapters.onnxruntime.placement import Placement
-from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.algorithms import AffineParameters
 from autotune.config import QuantizedType
 

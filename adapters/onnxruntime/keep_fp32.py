@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnxruntime.ops import CLIPS
 
 _AT_RISK = frozenset({"Conv", "ConvTranspose", "Gemm"})

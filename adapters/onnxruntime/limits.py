@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import attributes
+from autotune.adapters.onnx.graph import attributes
 from autotune.algorithms import WeightLimits
 from autotune.config import QuantizedType, Recipe, TensorScheme
 

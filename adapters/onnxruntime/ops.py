@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard, subgraphs
-from autotune.adapters.onnxruntime.notes import listed
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard, subgraphs
+from autotune.adapters.onnx.notes import listed
 
 QDQ_OPSET = 10
 """QuantizeLinear and DequantizeLinear exist from here on."""

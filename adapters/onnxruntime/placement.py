@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime.ops import CLIPS, FLOAT_OUTPUT, QuantizableOp, follows
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType
 

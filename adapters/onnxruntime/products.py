@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 import onnx
 from onnx import helper
 
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.quantized import is_pair
+from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.adapters.onnxruntime.quantized import is_pair
-from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 
 _KERNEL = "MatMulIntegerToFloat"
 _GEMM_KERNEL = "QGemm"

@@ -16,11 +16,11 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from autotune.adapter import Execution, Feeds
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_PARTS
-from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp
-from autotune.adapters.onnxruntime.session import open_session, session_options
 
 _CALLS = 8
 _WARMUP = 3

@@ -15,10 +15,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from autotune.adapter import Array
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.limits import weight_limits
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
-from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, Recipe, TensorScheme
 from autotune.errors import ApplyError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from autotune.adapters.onnxruntime.graph import Graph, is_standard
+from autotune.adapters.onnx.graph import Graph, is_standard
 
 
 def keep_residuals_apart(proto: onnx.ModelProto) -> None:

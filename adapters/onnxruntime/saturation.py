@@ -15,10 +15,10 @@ import onnx
 from onnx import TensorProto
 
 from autotune.adapter import Array
+from autotune.adapters.onnx.graph import is_standard
+from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
-from autotune.adapters.onnxruntime.graph import is_standard
 from autotune.adapters.onnxruntime.limits import summed_columns
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.recurrent import LSTM_KERNEL, LSTM_WEIGHTS
 from autotune.algorithms import can_saturate
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnx
 
+from autotune.adapters.onnx.model import OnnxModel, write_weights
 from autotune.adapters.onnxruntime.execution import to_metadata
-from autotune.adapters.onnxruntime.model import OnnxModel, write_weights
 from autotune.errors import WorkspaceError
 
 

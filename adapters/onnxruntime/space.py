@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.prepare import PER_CHANNEL_OPSET
 from autotune.adapters.onnxruntime.dynamic import supports_dynamic
 from autotune.adapters.onnxruntime.execution import formats, optimizations
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.half import supports_half
 from autotune.adapters.onnxruntime.half_speed import HalfSpeeds, kind_of, work_of
 from autotune.adapters.onnxruntime.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.prepare import PER_CHANNEL_OPSET
 from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
 from autotune.adapters.onnxruntime.weight_only import weight_only_precisions
 from autotune.config import (

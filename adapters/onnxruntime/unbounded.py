@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.notes import listed
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision

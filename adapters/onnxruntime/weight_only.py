@@ -18,9 +18,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.notes import listed
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.notes import listed
+from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.ops import LARGE, QuantizableOp
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid
 from autotune.adapters.onnxruntime.recipes.layerwise import Values
@@ -29,7 +30,6 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     product_moments,
     round_with_feedback,
 )
-from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
 from autotune.errors import ApplyError
 

@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.limits import op_limits
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 from autotune.algorithms import AffineParameters
 from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizationConfig

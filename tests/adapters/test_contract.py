@@ -16,7 +16,7 @@ from autotune.adapters import ADAPTERS, get_adapter
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import ApplyError, DataError, ModelError, WorkspaceError
-from tests.adapters.onnxruntime.graphs import image_batches, small_cnn
+from tests.adapters.onnx.graphs import image_batches, small_cnn
 
 THREADS = Execution(threads=1)
 

@@ -20,9 +20,9 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from autotune.adapter import Array, Execution, Feeds
-from autotune.adapters.onnxruntime.graph import Graph, outer_reads
-from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.session import open_session, session_options
+from autotune.adapters.onnx.graph import Graph, outer_reads
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.session import open_session, session_options
 from autotune.batch import axes_of
 
 Values = list[Array]

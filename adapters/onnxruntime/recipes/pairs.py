@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph, attributes
-from autotune.adapters.onnxruntime.notes import listed
+from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 
 

@@ -11,10 +11,10 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Feeds
-from autotune.adapters.onnxruntime.graph import Graph, attributes
+from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.limits import op_limits
-from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift

@@ -21,8 +21,8 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
-from autotune.adapters.onnxruntime.model import OnnxModel
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard
+from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
 from autotune.calibration import CalibrationStatistics, ChannelMoments, TensorStatistics
 from autotune.config import Precision, QuantizationConfig, SmoothQuant

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
-from autotune.adapters.onnxruntime.notes import listed
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard
+from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.ops import QuantizableOp
 
 

@@ -19,7 +19,7 @@ import onnx
 import scipy.linalg
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import attributes
+from autotune.adapters.onnx.graph import attributes
 
 _Float64 = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.adapters.onnxruntime import random_graphs
-from tests.adapters.onnxruntime.random_graphs import Pictures, RandomGraph, Rows, Writer
+from tests.adapters.onnx import random_graphs
+from tests.adapters.onnx.random_graphs import Pictures, RandomGraph, Rows, Writer
 
 OPSETS = (11, 13, 15, 17, 20)
 """Those from which on everything can be offered."""

@@ -27,7 +27,7 @@ from autotune.config import (
     Recipe,
     TensorScheme,
 )
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 BATCHES = image_batches()

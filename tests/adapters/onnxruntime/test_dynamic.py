@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.profile import by_op
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     FP32,
@@ -29,9 +29,9 @@ from autotune.config import (
     Recipe,
     TensorScheme,
 )
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.transformers import small_transformer, token_batches
 from tests.adapters.onnxruntime.saturating import EXACT_HERE, integer_product
-from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
 pytestmark = pytest.mark.numeric
 

@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 
 from autotune.adapter import Execution
+from autotune.adapters.onnx.session import optimized_op_counts, session_options
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.execution import METADATA_KEY, finish
 from autotune.adapters.onnxruntime.saturation import saturating_ops
-from autotune.adapters.onnxruntime.session import optimized_op_counts, session_options
 from autotune.config import FP32, GraphFormat, GraphOptimization, QuantizationConfig, Recipe
 from autotune.errors import ModelError
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, chain, config, prepared, run
 
 LAYERS = [("dense", "relu"), ("depthwise", "relu6"), ("pointwise", "none")]

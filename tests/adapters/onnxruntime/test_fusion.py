@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.session import optimized_graph, optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.session import optimized_graph, optimized_op_counts
 from autotune.config import (
     MINMAX,
     Granularity,
@@ -20,7 +20,7 @@ from autotune.config import (
     QuantizedType,
     TensorScheme,
 )
-from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal
+from tests.adapters.onnx.graphs import around, build, image_batches, node, normal
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
 pytestmark = pytest.mark.numeric

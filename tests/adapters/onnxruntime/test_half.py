@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.half import supports_half
 from autotune.adapters.onnxruntime.half_kernels import has_kernel
 from autotune.adapters.onnxruntime.ops import quantizable_ops
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     MINMAX,
@@ -31,9 +31,9 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.transformers import small_transformer, token_batches
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
-from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
 pytestmark = pytest.mark.numeric
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from autotune.adapter import Execution
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.half_cache import CACHE_VARIABLE, cache_folder, half_speeds, read_or_measure
 from autotune.adapters.onnxruntime.half_speed import (
     Case,
@@ -29,8 +29,8 @@ from autotune.errors import ExperimentError
 from autotune.evaluation.latency import LatencyOptions
 from autotune.host import current_host
 from autotune.restriction import OpRestriction, SpaceRestriction
-from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
-from tests.adapters.onnxruntime.transformers import small_transformer
+from tests.adapters.onnx.graphs import build, node, normal, small_cnn
+from tests.adapters.onnx.transformers import small_transformer
 
 ADAPTER = OnnxRuntimeAdapter()
 QUICK = LatencyOptions(warmup=1, min_pairs=5, max_pairs=10, max_seconds=0.1)

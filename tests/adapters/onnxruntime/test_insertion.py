@@ -13,17 +13,17 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from autotune.adapter import Execution
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.rewriting import sort_nodes
+from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, apply
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.insertion import insert_pairs
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, place
-from autotune.adapters.onnxruntime.rewriting import sort_nodes
-from autotune.adapters.onnxruntime.session import open_session, session_options
 from autotune.adapters.onnxruntime.weights import quantize_weights
 from autotune.algorithms import AffineParameters
 from autotune.config import Precision, QuantizationConfig, QuantizedType
-from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import around, build, image_batches, node, normal, small_cnn
 from tests.adapters.onnxruntime.test_apply import INT8
 
 ADAPTER = OnnxRuntimeAdapter()

@@ -12,16 +12,16 @@ import pytest
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph, attributes
-from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
-from autotune.adapters.onnxruntime.session import (
+from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.session import (
     SessionRunner,
     open_session,
     optimized_op_counts,
     session_options,
 )
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
+from tests.adapters.onnx.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.placement import Placement, place
 from autotune.config import (
@@ -26,7 +26,7 @@ from autotune.config import (
     QuantizedType,
     TensorScheme,
 )
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 
 WEIGHTS = {"w1": normal(8, 3, 3, 3), "w2": normal(4, 8, 3, 3, seed=1), "w3": normal(8, 8, 1, 1, seed=2)}
 IMAGE = ("N", 3, 8, 8)

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.products import read_originals
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.config import (
     MINMAX,
     Granularity,
@@ -23,7 +23,7 @@ from autotune.config import (
     Recipe,
     TensorScheme,
 )
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 SEVEN_BITS = Recipe(reduce_range=True)

@@ -6,11 +6,11 @@ import onnx
 from hypothesis import HealthCheck, Phase, event, given, settings
 
 from autotune.adapter import Execution
+from autotune.adapters.onnx.compare import relative_difference
+from autotune.adapters.onnx.quantized import is_pair
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.compare import relative_difference
-from autotune.adapters.onnxruntime.quantized import is_pair
 from autotune.config import QuantizationConfig
-from tests.adapters.onnxruntime.random_graphs import RandomGraph, random_graphs
+from tests.adapters.onnx.random_graphs import RandomGraph, random_graphs
 
 ADAPTER = OnnxRuntimeAdapter()
 

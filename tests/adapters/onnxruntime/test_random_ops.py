@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autotune.adapter import Execution
+from autotune.adapters.onnx.session import optimized_graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.session import optimized_graph
 from autotune.config import (
     FP32,
     GraphOptimization,
@@ -25,7 +25,7 @@ from autotune.config import (
     QuantizedType,
 )
 from autotune.space import OpSpace, TuningSpace
-from tests.adapters.onnxruntime.random_graphs import RandomGraph
+from tests.adapters.onnx.random_graphs import RandomGraph
 from tests.adapters.onnxruntime.random_ops import random_op_graphs
 
 ADAPTER = OnnxRuntimeAdapter()

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     Granularity,
@@ -24,7 +24,7 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
 pytestmark = pytest.mark.numeric

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
-from autotune.adapters.onnxruntime.model import OnnxModel
 from autotune.adapters.onnxruntime.saturation import saturating_ops
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     MINMAX,
@@ -32,9 +32,9 @@ from autotune.config import (
     TensorScheme,
     WeightRounding,
 )
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.transformers import small_transformer, token_batches
 from tests.adapters.onnxruntime.saturating import integer_product, patches
-from tests.adapters.onnxruntime.transformers import small_transformer, token_batches
 
 pytestmark = pytest.mark.numeric
 

@@ -8,9 +8,10 @@ from typing import Any
 import onnx
 import pytest
 
-from autotune.adapters.onnxruntime import OnnxRuntimeAdapter, model
+from autotune.adapters.onnx import model
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.errors import WorkspaceError
-from tests.adapters.onnxruntime.graphs import small_cnn
+from tests.adapters.onnx.graphs import small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 

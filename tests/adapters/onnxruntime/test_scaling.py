@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+from autotune.adapters.onnx.rewriting import sort_nodes
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.rewriting import sort_nodes
 from autotune.config import Precision, QuantizationConfig
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
+from tests.adapters.onnx.graphs import build, image_batches, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
 from autotune.config import LEAST_ERROR, Precision
 from autotune.host import current_host
-from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 IMAGE = ("N", 3, 8, 8)

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.config import Precision
 from autotune.errors import ModelError
-from tests.adapters.onnxruntime.graphs import node, normal
-from tests.adapters.onnxruntime.transformers import CLASSES, HIDDEN, small_transformer, token_batches
+from tests.adapters.onnx.graphs import node, normal
+from tests.adapters.onnx.transformers import CLASSES, HIDDEN, small_transformer, token_batches
 
 ADAPTER = OnnxRuntimeAdapter()
 

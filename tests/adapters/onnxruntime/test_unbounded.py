@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
 from autotune.adapters.onnxruntime.unbounded import bounded_space
 from autotune.calibration import CalibrationStatistics, StatisticsCollector

@@ -9,15 +9,15 @@ from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmu
 from onnxruntime.quantization.neural_compressor.weight_only import gptq, qdq_tensor
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.recipes.blocks import block_grid, round_to_grid, values_of
 from autotune.adapters.onnxruntime.recipes.weight_rounding import product_moments, round_with_feedback
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.adapters.onnxruntime.weight_only import BLOCK, pack_blocks
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
 from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 NOTHING = CalibrationStatistics({}, 0)

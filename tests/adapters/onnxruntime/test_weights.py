@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.algorithms import AffineParameters
@@ -28,7 +28,7 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)

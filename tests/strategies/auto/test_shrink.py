@@ -19,7 +19,7 @@ from autotune.strategies import create_strategy
 from autotune.strategies.planning.moves import uniform_configs
 from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 from tests.strategies.driver import Run
 from tests.strategies.synthetic import make_model
 

@@ -19,7 +19,7 @@ from autotune.config import (
     Recipe,
     TensorScheme,
 )
-from tests.adapters.onnxruntime.graphs import build, image_batches, node
+from tests.adapters.onnx.graphs import build, image_batches, node
 from tests.adapters.onnxruntime.saturating import exact_here
 
 ADAPTER = OnnxRuntimeAdapter()

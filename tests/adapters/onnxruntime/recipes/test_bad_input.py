@@ -10,14 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.adapters.onnxruntime.recipes.weight_rounding import round_with_feedback
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizationConfig, Recipe, WeightRounding
 from autotune.errors import DataError, ModelError
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
+from tests.adapters.onnx.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, config
 
 ALL = Recipe(equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.ERROR_FEEDBACK)

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from autotune.adapter import Array, Feeds
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes import layerwise, pipeline
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
@@ -18,11 +19,10 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     convolution_moments,
     round_with_feedback,
 )
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizedType, Recipe, TensorScheme, WeightRounding
-from tests.adapters.onnxruntime.graphs import build, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, node, normal, small_cnn
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
 
 pytestmark = pytest.mark.numeric

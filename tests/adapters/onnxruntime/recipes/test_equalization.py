@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.config import FP32, Granularity, QuantizationConfig, Recipe
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
+from tests.adapters.onnx.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.recipes.chains import (
     ADAPTER,
     LAYERS,

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.compare import relative_difference
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.compare import relative_difference
-from autotune.adapters.onnxruntime.graph import Graph
 from autotune.adapters.onnxruntime.ops import quantizable_ops
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth, smoothing_sites
 from autotune.calibration import CalibrationStatistics
 from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig, Recipe, SmoothQuant
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 CHOICES = [choice for choice in SmoothQuant if choice is not SmoothQuant.NONE]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.config import FP32, Granularity, Recipe
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, CHANNELS, config, prepared, relative_error, sqnr_db
 from tests.adapters.onnxruntime.saturating import exact_here
 

@@ -13,11 +13,11 @@ import pytest
 from onnx import helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.forms import write_in_known_forms
+from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.forms import write_in_known_forms
-from autotune.adapters.onnxruntime.session import optimized_op_counts
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
-from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal
+from tests.adapters.onnx.graphs import around, build, image_batches, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 SEVEN_BITS = Recipe(reduce_range=True)

@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, adapter, session
-from autotune.adapters.onnxruntime.unfold import find_origins, unfolded
+from autotune.adapters.onnx import session
+from autotune.adapters.onnx.unfold import find_origins, unfolded
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, adapter
 from autotune.config import Precision, QuantizationConfig
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 FEEDS = {"x": normal(2, 64, 64)}

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, fusion
-from autotune.adapters.onnxruntime.compare import relative_difference
+from autotune.adapters.onnx import fusion
+from autotune.adapters.onnx.compare import relative_difference
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.config import SmoothQuant
-from tests.adapters.onnxruntime.graphs import build, normal
+from tests.adapters.onnx.graphs import build, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 HIDDEN = 16

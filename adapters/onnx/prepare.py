@@ -10,18 +10,18 @@ import onnxruntime
 from onnx import version_converter
 
 from autotune.adapter import Array, Execution, Feeds
-from autotune.adapters.onnxruntime.branches import take_branches
-from autotune.adapters.onnxruntime.compare import TOLERANCE, Reference, Unknown
-from autotune.adapters.onnxruntime.decided import choice_note, deciding_inputs, fix_inputs, fixed_note
-from autotune.adapters.onnxruntime.forms import write_in_known_forms
-from autotune.adapters.onnxruntime.fusion import fuse
-from autotune.adapters.onnxruntime.graph import Graph, outer_reads
-from autotune.adapters.onnxruntime.model import OnnxModel, spill
-from autotune.adapters.onnxruntime.names import make_room, name_nodes, restore_names
-from autotune.adapters.onnxruntime.notes import listed
-from autotune.adapters.onnxruntime.quantized import quantized_note
-from autotune.adapters.onnxruntime.session import open_session, optimized_graph, session_options
-from autotune.adapters.onnxruntime.unfold import find_origins, keep_branches
+from autotune.adapters.onnx.branches import take_branches
+from autotune.adapters.onnx.compare import TOLERANCE, Reference, Unknown
+from autotune.adapters.onnx.decided import choice_note, deciding_inputs, fix_inputs, fixed_note
+from autotune.adapters.onnx.forms import write_in_known_forms
+from autotune.adapters.onnx.fusion import fuse
+from autotune.adapters.onnx.graph import Graph, outer_reads
+from autotune.adapters.onnx.model import OnnxModel, spill
+from autotune.adapters.onnx.names import make_room, name_nodes, restore_names
+from autotune.adapters.onnx.notes import listed
+from autotune.adapters.onnx.quantized import quantized_note
+from autotune.adapters.onnx.session import open_session, optimized_graph, session_options
+from autotune.adapters.onnx.unfold import find_origins, keep_branches
 from autotune.errors import ApplyError, ModelError
 
 PER_CHANNEL_OPSET = 13

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
-from autotune.adapters.onnxruntime.graph import Graph, outer_reads
+from autotune.adapters.onnx.graph import Graph, outer_reads
 
 CONTRIB_DOMAIN = "com.microsoft"
 """Of ONNX Runtime's own operators."""

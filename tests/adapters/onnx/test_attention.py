@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.compare import relative_difference
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.compare import relative_difference
-from tests.adapters.onnxruntime.graphs import node
-from tests.adapters.onnxruntime.transformers import VOCABULARY, small_transformer, token_batches
+from tests.adapters.onnx.graphs import node
+from tests.adapters.onnx.transformers import VOCABULARY, small_transformer, token_batches
 
 ADAPTER = OnnxRuntimeAdapter()
 

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnx.decided import deciding_inputs, values_in
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.decided import deciding_inputs, values_in
-from tests.adapters.onnxruntime.graphs import normal
+from tests.adapters.onnx.graphs import normal
 
 ADAPTER = OnnxRuntimeAdapter()
 RATES = (16000, 8000)

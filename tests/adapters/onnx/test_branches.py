@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array, Execution, Feeds
+from autotune.adapters.onnx.branches import Shapes, chosen_by_shapes, take_branches
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.branches import Shapes, chosen_by_shapes, take_branches
-from tests.adapters.onnxruntime.graphs import normal
+from tests.adapters.onnx.graphs import normal
 
 ADAPTER = OnnxRuntimeAdapter()
 

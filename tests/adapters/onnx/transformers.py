@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
-from tests.adapters.onnxruntime.graphs import node, normal
+from tests.adapters.onnx.graphs import node, normal
 
 VOCABULARY, HIDDEN, HEADS, INNER, CLASSES = 50, 32, 4, 64, 5
 

@@ -10,11 +10,12 @@ import pytest
 
 import autotune
 from autotune.adapter import Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, graph, model
+from autotune.adapters.onnx import graph, model
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.criterion import Verdict
 from autotune.errors import ModelError
 from autotune.trial import TrialState
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 FEEDS = image_batches(1)[0]

@@ -13,10 +13,10 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.quantized import is_pair, quantized_nodes, quantized_part
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.quantized import is_pair, quantized_nodes, quantized_part
 from autotune.config import GraphFormat, Precision, QuantizationConfig
-from tests.adapters.onnxruntime.graphs import image_batches, node, small_cnn
+from tests.adapters.onnx.graphs import image_batches, node, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 BATCHES = image_batches()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from autotune.adapters.onnxruntime.graph import subgraphs
+from autotune.adapters.onnx.graph import subgraphs
 
 _WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"})
 """Ops after which a fused one is named: those that a user restricts."""

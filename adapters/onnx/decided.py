@@ -13,9 +13,9 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array, Feeds
-from autotune.adapters.onnxruntime.graph import Graph, ancestors
-from autotune.adapters.onnxruntime.names import rename_reads
-from autotune.adapters.onnxruntime.notes import listed
+from autotune.adapters.onnx.graph import Graph, ancestors
+from autotune.adapters.onnx.names import rename_reads
+from autotune.adapters.onnx.notes import listed
 
 _FIXED = "/fixed"
 """After an input's name: the constant that is read in its place."""

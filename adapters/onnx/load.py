@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-from autotune.adapters.onnxruntime.graph import is_external, tensors
-from autotune.adapters.onnxruntime.model import (
+from autotune.adapters.onnx.graph import is_external, tensors
+from autotune.adapters.onnx.model import (
     SMALL_TENSOR_BYTES,
     OnnxModel,
     external_place,

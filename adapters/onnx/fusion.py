@@ -21,18 +21,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from autotune.adapters.onnxruntime.attention import Attention, find_attention
-from autotune.adapters.onnxruntime.compare import TOLERANCE, Reference, Unknown
-from autotune.adapters.onnxruntime.decomposed import (
+from autotune.adapters.onnx.attention import Attention, find_attention
+from autotune.adapters.onnx.compare import TOLERANCE, Reference, Unknown
+from autotune.adapters.onnx.decomposed import (
     GELU_OPSET,
     LAYER_NORMALIZATION_OPSET,
     Decomposed,
     find_gelus,
     find_layer_normalizations,
 )
-from autotune.adapters.onnxruntime.graph import Graph
-from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
+from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
 from autotune.errors import ApplyError
 
 

@@ -16,8 +16,8 @@ import onnx
 from onnx import external_data_helper, helper, numpy_helper
 
 from autotune.adapter import TensorSpec
-from autotune.adapters.onnxruntime.graph import is_external, tensors
-from autotune.adapters.onnxruntime.unfold import Origin, unfolded
+from autotune.adapters.onnx.graph import is_external, tensors
+from autotune.adapters.onnx.unfold import Origin, unfolded
 from autotune.batch import BatchAxes
 from autotune.config import GraphOptimization
 

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
+from autotune.adapters.onnx.names import make_room, name_nodes, rename_reads, restore_names
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.names import make_room, name_nodes, rename_reads, restore_names
 from autotune.config import Precision
 from autotune.errors import AutotuneError
 from autotune.restriction import OpRestriction, SpaceRestriction
-from tests.adapters.onnxruntime.graphs import around, build, node, normal
+from tests.adapters.onnx.graphs import around, build, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
 

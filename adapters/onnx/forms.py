@@ -21,8 +21,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
-from autotune.adapters.onnxruntime.rewriting import replace_nodes
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard
+from autotune.adapters.onnx.rewriting import replace_nodes
 
 
 def write_in_known_forms(proto: onnx.ModelProto) -> None:

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.quantized import quantized_part
+from autotune.adapters.onnx.quantized import quantized_part
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
-from autotune.adapters.onnxruntime.rewriting import CONTRIB_DOMAIN
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard
+from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN
 
 LAYER_NORMALIZATION_OPSET = 17
 """LayerNormalization is a standard operator from here on; before, it is one of ONNX Runtime's own by the same name."""

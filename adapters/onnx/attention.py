@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_standard
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard
 
 _TO_HEADS = [0, 2, 1, 3]
 _KEYS_TO_HEADS = [0, 2, 3, 1]

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.graph import Graph, attributes, is_external, is_standard, outer_reads
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from autotune.adapters.onnx.graph import Graph, attributes, is_external, is_standard, outer_reads
+from tests.adapters.onnx.graphs import build, node, normal
 
 
 def branch(name: str, *reads: str, inner: onnx.NodeProto | None = None) -> onnx.GraphProto:

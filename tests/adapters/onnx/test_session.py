@@ -5,10 +5,10 @@ import onnx
 import pytest
 
 from autotune.adapter import Execution
+from autotune.adapters.onnx.session import session_options
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.session import session_options
 from autotune.errors import ApplyError, DataError
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 

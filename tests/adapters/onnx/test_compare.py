@@ -12,11 +12,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, prepare, session
-from autotune.adapters.onnxruntime.compare import Reference, relative_difference
+from autotune.adapters.onnx import prepare, session
+from autotune.adapters.onnx.compare import Reference, relative_difference
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.config import GraphOptimization, QuantizationConfig
 from autotune.errors import ModelError
-from tests.adapters.onnxruntime.graphs import around, build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import around, build, image_batches, node, normal, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
 BATCHES = image_batches()

@@ -15,10 +15,10 @@ import onnx
 import onnxruntime
 
 from autotune.adapter import Execution, Feeds
-from autotune.adapters.onnxruntime.graph import Graph, ancestors, outer_reads, subgraphs
-from autotune.adapters.onnxruntime.names import name_nodes, rename_reads
-from autotune.adapters.onnxruntime.notes import listed
-from autotune.adapters.onnxruntime.session import open_session, session_options
+from autotune.adapters.onnx.graph import Graph, ancestors, outer_reads, subgraphs
+from autotune.adapters.onnx.names import name_nodes, rename_reads
+from autotune.adapters.onnx.notes import listed
+from autotune.adapters.onnx.session import open_session, session_options
 from autotune.errors import ApplyError
 
 _WORTH_IT = frozenset({"Conv", "ConvTranspose", "Gemm", "LSTM", "MatMul"})

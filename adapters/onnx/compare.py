@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 
 from autotune.adapter import Array, Execution, Feeds, TensorSpec
-from autotune.adapters.onnxruntime.model import OnnxModel
-from autotune.adapters.onnxruntime.session import SessionRunner, open_session, optimized_graph, session_options
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.session import SessionRunner, open_session, optimized_graph, session_options
 from autotune.errors import ApplyError
 
 TOLERANCE = 1e-4

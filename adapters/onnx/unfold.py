@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-from autotune.adapters.onnxruntime.graph import Graph, is_external, outer_reads, subgraphs
+from autotune.adapters.onnx.graph import Graph, is_external, outer_reads, subgraphs
 
 _WORTH_BYTES = 256
 """What a constant must exceed its origin by: nodes and names have their price too."""

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, version_converter
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.config import MINMAX
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
 from tests.adapters.onnxruntime.saturating import EXACT_HERE
 
 pytestmark = pytest.mark.numeric

@@ -6,8 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from autotune.adapters.onnxruntime.rewriting import drop_unread, replace_nodes, require_contrib_domain, sort_nodes
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from autotune.adapters.onnx.rewriting import drop_unread, replace_nodes, require_contrib_domain, sort_nodes
+from tests.adapters.onnx.graphs import build, node, normal
 
 
 def model(*nodes: onnx.NodeProto, outputs: str = "y", **constants: int) -> onnx.ModelProto:

@@ -1,0 +1,1 @@
+"""ONNX models, whatever runtime quantizes them: read, prepared and compared; ONNX Runtime folds and runs them."""
