@@ -13,7 +13,7 @@ import time
 from shared import SUBJECTS, Subject, argument_parser, call, print_rows, session, write_result
 
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.half_speed import CASES, measure
+from autotune.adapters.onnxruntime.measure.half_speed import CASES, measure
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.evaluation import LatencyOptions, compare_latency
 

@@ -30,7 +30,7 @@ from transformer import read
 from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, weight_only
-from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid, values_of
 from autotune.adapters.onnxruntime.recipes.weight_rounding import product_moments, round_with_feedback
 from autotune.calibration import CalibrationStatistics

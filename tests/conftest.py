@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autotune.adapters.onnxruntime.half_cache import CACHE_VARIABLE, read_or_measure
-from autotune.adapters.onnxruntime.half_speed import HalfSpeeds
+from autotune.adapters.onnxruntime.measure.half_cache import CACHE_VARIABLE, read_or_measure
+from autotune.adapters.onnxruntime.measure.half_speed import HalfSpeeds
 from autotune.host import current_host
 
 Image = npt.NDArray[np.float32]

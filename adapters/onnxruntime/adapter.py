@@ -16,16 +16,16 @@ from autotune.adapters.onnx.load import read_model
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.prepare import agrees_on, prepare
 from autotune.adapters.onnx.session import SessionRunner, open_session, session_options
-from autotune.adapters.onnxruntime import profile
 from autotune.adapters.onnxruntime.apply import apply_config
 from autotune.adapters.onnxruntime.calibration import calibrate
-from autotune.adapters.onnxruntime.execution import from_metadata
-from autotune.adapters.onnxruntime.half_cache import half_speeds
-from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.choices.execution_options import from_metadata
+from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
+from autotune.adapters.onnxruntime.choices.space import observed_tensors, tuning_space
+from autotune.adapters.onnxruntime.choices.unbounded import bounded_space
+from autotune.adapters.onnxruntime.measure import profile
+from autotune.adapters.onnxruntime.measure.half_cache import half_speeds
 from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
-from autotune.adapters.onnxruntime.space import observed_tensors, tuning_space
-from autotune.adapters.onnxruntime.unbounded import bounded_space
 from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir
 from autotune.config import QuantizationConfig

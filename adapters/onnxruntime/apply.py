@@ -12,25 +12,25 @@ from onnx import numpy_helper
 from autotune.adapters.onnx.graph import Graph, is_external
 from autotune.adapters.onnx.model import OnnxModel, spill
 from autotune.adapters.onnx.quantized import is_pair
-from autotune.adapters.onnxruntime.dynamic import quantize_dynamically, supports_dynamic
-from autotune.adapters.onnxruntime.execution import finish
-from autotune.adapters.onnxruntime.half import compute_in_half
-from autotune.adapters.onnxruntime.half_kernels import HALF_TYPES
-from autotune.adapters.onnxruntime.insertion import insert_pairs
-from autotune.adapters.onnxruntime.keep_fp32 import keep_fp32
-from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.placement import Placement, ScaleGroup, place
-from autotune.adapters.onnxruntime.products import read_originals, write_out_products
+from autotune.adapters.onnxruntime.choices.execution_options import finish
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.dynamic.quantize import quantize_dynamically, supports_dynamic
+from autotune.adapters.onnxruntime.dynamic.recurrent import quantize_lstms
+from autotune.adapters.onnxruntime.half.convert import compute_in_half
+from autotune.adapters.onnxruntime.half.kernels import HALF_TYPES
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
-from autotune.adapters.onnxruntime.recurrent import quantize_lstms
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
+from autotune.adapters.onnxruntime.static.insertion import insert_pairs
+from autotune.adapters.onnxruntime.static.keep_fp32 import keep_fp32
+from autotune.adapters.onnxruntime.static.matmuls import read_originals, write_out_products
+from autotune.adapters.onnxruntime.static.placement import Placement, ScaleGroup, place
+from autotune.adapters.onnxruntime.static.weights import quantize_weights, weight_grids
 from autotune.adapters.onnxruntime.weight_only import (
     block_layers,
     quantize_weights_only,
     weight_only_grids,
     weight_only_precisions,
 )
-from autotune.adapters.onnxruntime.weights import quantize_weights, weight_grids
 from autotune.algorithms import AffineParameters, activation_range, affine_parameters
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig, QuantizedType, TensorScheme

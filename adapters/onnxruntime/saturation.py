@@ -17,9 +17,9 @@ from onnx import TensorProto
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import is_standard
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
-from autotune.adapters.onnxruntime.limits import summed_columns
-from autotune.adapters.onnxruntime.recurrent import LSTM_KERNEL, LSTM_WEIGHTS
+from autotune.adapters.onnxruntime.choices.limits import summed_columns
+from autotune.adapters.onnxruntime.dynamic.quantize import DYNAMIC_KERNEL
+from autotune.adapters.onnxruntime.dynamic.recurrent import LSTM_KERNEL, LSTM_WEIGHTS
 from autotune.algorithms import can_saturate
 
 _QDQ_WEIGHT = {"Conv": 1, "Gemm": 1, "MatMul": 1}

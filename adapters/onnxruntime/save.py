@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from autotune.adapters.onnx.model import OnnxModel, write_weights
-from autotune.adapters.onnxruntime.execution import to_metadata
+from autotune.adapters.onnxruntime.choices.execution_options import to_metadata
 from autotune.errors import WorkspaceError
 
 

@@ -22,7 +22,7 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
-from autotune.adapters.onnxruntime.ops import LARGE, QuantizableOp
+from autotune.adapters.onnxruntime.choices.ops import LARGE, QuantizableOp
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid
 from autotune.adapters.onnxruntime.recipes.layerwise import Values
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (

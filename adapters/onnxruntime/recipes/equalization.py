@@ -37,7 +37,7 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.adapters.onnxruntime.recipes.absorption import absorb_bias
 from autotune.adapters.onnxruntime.recipes.pairs import (
     ConvPair,

@@ -11,7 +11,7 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.notes import listed
-from autotune.adapters.onnxruntime.ops import QuantizableOp
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.notes import listed
-from autotune.adapters.onnxruntime.limits import op_limits
-from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.placement import Placement
+from autotune.adapters.onnxruntime.choices.limits import op_limits
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
@@ -28,6 +27,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     product_moments,
     round_with_feedback,
 )
+from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters, WeightLimits, integer_range
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.calibration import CalibrationStatistics

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes, is_standard
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnxruntime.ops import QuantizableOp, quantizable_ops
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.calibration import CalibrationStatistics, ChannelMoments, TensorStatistics
 from autotune.config import Precision, QuantizationConfig, SmoothQuant
 

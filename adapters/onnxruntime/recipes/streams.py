@@ -19,7 +19,7 @@ import onnx
 
 from autotune.adapters.onnx.graph import Graph, attributes, is_standard
 from autotune.adapters.onnx.notes import listed
-from autotune.adapters.onnxruntime.ops import QuantizableOp
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 
 
 @dataclass(frozen=True, kw_only=True)

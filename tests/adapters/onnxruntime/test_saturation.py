@@ -14,7 +14,7 @@ from autotune.adapter import Array, Execution
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.dynamic import DYNAMIC_KERNEL
+from autotune.adapters.onnxruntime.dynamic.quantize import DYNAMIC_KERNEL
 from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (

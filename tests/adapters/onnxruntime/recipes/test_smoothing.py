@@ -15,7 +15,7 @@ from autotune.adapter import Array, Execution
 from autotune.adapters.onnx.compare import relative_difference
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.ops import quantizable_ops
+from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth, smoothing_sites
 from autotune.calibration import CalibrationStatistics
 from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig, Recipe, SmoothQuant

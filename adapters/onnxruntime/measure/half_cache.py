@@ -1,0 +1,121 @@
+"""What was measured of half precision on this host, kept in the user's cache folder.
+
+A file per host, named after :attr:`autotune.host.Host.fingerprint`, which changes with the packages' versions: homes
+that several machines share do no harm, nor does an update. It is written to a temporary file first and then renamed,
+so that a reader sees the whole of it. Where a file cannot be read or says something else, the host is measured anew;
+where it cannot be written, the next process pays the same seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.adapters.onnxruntime.measure.half_speed import HalfFigure, HalfSpeeds, Kind, measure
+from autotune.config import Precision
+from autotune.host import Host
+
+CACHE_VARIABLE = "AUTOTUNE_CACHE_DIR"
+"""Environment variable that names another folder."""
+
+_FORMAT_VERSION = 1
+
+
+def half_speeds(host: Host) -> HalfSpeeds:
+    """What was measured on ``host``, which is this machine: once, and read from the cache from then on."""
+    return _half_speeds(host.fingerprint, cache_folder())
+
+
+@functools.cache
+def _half_speeds(fingerprint: str, folder: Path | None) -> HalfSpeeds:
+    return read_or_measure(fingerprint, folder, measure)
+
+
+def read_or_measure(fingerprint: str, folder: Path | None, measured: Callable[[], HalfSpeeds]) -> HalfSpeeds:
+    """What the cache says of a host; what ``measured`` gives where it says nothing that can be used.
+
+    Args:
+        fingerprint: Of the host.
+        folder: Of the cache; None where there is none.
+        measured: Measures.
+    """
+    path = None if folder is None else folder / f"half-precision-{fingerprint}.json"
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return _from_json(json.loads(path.read_text(encoding="utf-8")), fingerprint)
+    speeds = measured()
+    if path is not None:
+        with contextlib.suppress(OSError):  # a read-only home is no reason to fail
+            _write(path, json.dumps(_to_json(speeds, fingerprint), indent=1))
+    return speeds
+
+
+def cache_folder() -> Path | None:
+    """The folder of this package in the user's cache; None where there is no home to look for it in.
+
+    ``AUTOTUNE_CACHE_DIR`` comes first. Else it is ``autotune`` in ``XDG_CACHE_HOME`` or ``~/.cache`` (XDG Base
+    Directory Specification, which ignores relative paths), in ``~/Library/Caches`` on macOS and ``%LOCALAPPDATA%`` on
+    Windows.
+    """
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own)
+    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
+    if base and Path(base).is_absolute():
+        return Path(base) / "autotune"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "autotune"
+
+
+def _to_json(speeds: HalfSpeeds, fingerprint: str) -> dict[str, Any]:
+    figures = [dataclasses.asdict(figure) for figure in speeds.figures]
+    return {"format_version": _FORMAT_VERSION, "host": fingerprint, "figures": figures}
+
+
+def _from_json(data: Mapping[str, Any], fingerprint: str) -> HalfSpeeds:
+    """Read what :func:`_to_json` gave.
+
+    Raises:
+        ValueError: It is of another format or host, or a value is not one of those known.
+        TypeError: It is no such object, or a value is of the wrong type.
+        KeyError: Something is missing.
+    """
+    if (data["format_version"], data["host"]) != (_FORMAT_VERSION, fingerprint):
+        raise ValueError("of another format or host")
+    return HalfSpeeds(figures=tuple(_figure(entry) for entry in data["figures"]))
+
+
+def _figure(entry: Mapping[str, Any]) -> HalfFigure:
+    numbers = {name: None if entry[name] is None else float(entry[name]) for name in ("speedup", "low")}
+    return HalfFigure(
+        kind=Kind(entry["kind"]),
+        work=int(entry["work"]),
+        precision=Precision(entry["precision"]),
+        kernel=bool(entry["kernel"]),
+        speedup=numbers["speedup"],
+        low=numbers["low"],
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
