@@ -23,8 +23,16 @@ class WeightRounding(StrEnum):
     """How weights become integers."""
 
     NEAREST = "nearest"
-    ERROR_FEEDBACK = "error_feedback"
-    """One input channel after the other, the error of each handed on to those that follow."""
+    GPTQ = "error_feedback"
+    """One input channel after the other, the error of each handed on to those that follow. ``gptq`` is read as well."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> WeightRounding | None:
+        return cls.GPTQ if value == "gptq" else None
+
+    def __repr__(self) -> str:
+        # The history keeps a hash of the space's `repr`, in which the member was called as its value is.
+        return f"<{type(self).__name__}.{self.value.upper()}: {self.value!r}>"
 
 
 class WeightOnly(StrEnum):

@@ -32,7 +32,7 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, weight_only
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid, values_of
-from autotune.adapters.onnxruntime.recipes.weight_rounding import product_moments, round_with_feedback
+from autotune.adapters.onnxruntime.recipes.weight_rounding import product_moments, round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
 from autotune.evaluation import LatencyOptions, compare_latency
@@ -81,7 +81,7 @@ def rounded(rows: Array, seen: Array, bits: int, block: int) -> Mapping[str, Arr
         grid = block_grid(rows, bits, block, algorithm)
         found[algorithm] = values_of(round_to_grid(rows, grid), grid, rows.shape[1])
     scales, zero_points = (np.repeat(each, block, axis=1)[None] for each in (grid.scales, grid.zero_points))
-    found[WeightOnly.GPTQ] = round_with_feedback(rows[None], scales, zero_points, moments, (0, 2**bits - 1))[0]
+    found[WeightOnly.GPTQ] = round_by_gptq(rows[None], scales, zero_points, moments, (0, 2**bits - 1))[0]
     return found
 
 

@@ -23,6 +23,7 @@ from autotune.config import (
     Recipe,
     TensorScheme,
     WeightOnly,
+    WeightRounding,
 )
 
 schemes = st.builds(
@@ -128,3 +129,17 @@ def test_calibration_algorithms_read_what_they_write() -> None:
 def test_a_tensor_scheme_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"u8|u9|per_row"):
         TensorScheme.parse(text)
+
+
+def test_gptq_is_stored_under_the_name_that_earlier_versions_gave_it() -> None:
+    recipe = Recipe.from_json({"weight_rounding": "gptq"})
+    assert (
+        recipe == Recipe.from_json({"weight_rounding": "error_feedback"}) == Recipe(weight_rounding=WeightRounding.GPTQ)
+    )
+    assert recipe.to_json() == {"weight_rounding": "error_feedback"}
+    # A hash of the space's `repr` is what a workspace is resumed by.
+    assert repr(tuple(WeightRounding)) == (
+        "(<WeightRounding.NEAREST: 'nearest'>, <WeightRounding.ERROR_FEEDBACK: 'error_feedback'>)"
+    )
+    with pytest.raises(ValueError, match="'feedback' is not a valid WeightRounding"):
+        Recipe.from_json({"weight_rounding": "feedback"})

@@ -28,7 +28,7 @@ from autotune.adapters.onnxruntime.recipes.layerwise import Values
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
     product_moments,
-    round_with_feedback,
+    round_by_gptq,
 )
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
 from autotune.errors import ApplyError
@@ -110,7 +110,7 @@ class BlockLayer:
             for each in (self.grid.scales, self.grid.zero_points)
         )
         integers = 0, 2**self.grid.bits - 1
-        rounded = round_with_feedback(rows[None], scales, zero_points, product_moments(source), integers)[0]
+        rounded = round_by_gptq(rows[None], scales, zero_points, product_moments(source), integers)[0]
         return {str(self.op.weight): rounded if self.op.weight_axis == 0 else np.ascontiguousarray(rounded.T)}
 
     def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:  # noqa: ARG002

@@ -14,7 +14,9 @@ SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
 def json_schema() -> dict[str, Any]:
     """The schema of what :func:`load_experiment` reads, in JSON Schema draft 2020-12."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Experiment.model_json_schema()}
+    schema = Experiment.model_json_schema()
+    schema["$defs"]["WeightRounding"]["enum"].append("gptq")  # the enum reads it, and pydantic lists values alone
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def json_schema_text() -> str:

@@ -93,7 +93,7 @@ def _named(before: Recipe, after: Recipe) -> str:
 def _equally_fast(problem: Problem, best: Trial | None) -> Iterator[Proposal]:
     """The best config with other values on the same kernels: other ranges, then weights rounded with care.
 
-    Ranges first, least squared error before percentiles: they cost no time, error feedback takes seconds.
+    Ranges first, least squared error before percentiles: they cost no time, GPTQ takes seconds.
     """
     if best is None:
         return
@@ -112,7 +112,7 @@ def _equally_fast(problem: Problem, best: Trial | None) -> Iterator[Proposal]:
         changes = {op: choice for op, choice in wanted.items() if choice in problem.space.by_name[op]}
         yield Proposal(config=config.replace(changes), note=f"as fast, ranges by {algorithm}", needs_accuracy=True)
     for rounding in problem.space.recipe.weight_rounding:
-        if rounding is WeightRounding.ERROR_FEEDBACK is not recipe.weight_rounding:
+        if rounding is WeightRounding.GPTQ is not recipe.weight_rounding:
             changed = dataclasses.replace(config, recipe=dataclasses.replace(recipe, weight_rounding=rounding))
             yield Proposal(config=changed, note=f"as fast, weights rounded by {rounding}", needs_accuracy=True)
 

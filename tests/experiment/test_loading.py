@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.config import Granularity, Precision
+from autotune.config import Granularity, Precision, WeightRounding
 from autotune.criterion import Criterion
 from autotune.errors import ExperimentError
 from autotune.experiment import Experiment, load_experiment
@@ -78,7 +78,7 @@ def test_everything_that_may_be_written(file: Path) -> None:
             Conv: {precision: int8, weight: {granularity: per_channel}, activation: {algorithm: [kl, percentile:99.9]}}
           op_name:
             "block1/*": {precision: [int8, fp32], activation: {dtype: u8, symmetric: false}}
-          recipes: {reduce_range: true}
+          recipes: {reduce_range: true, weight_rounding: gptq}
         evaluation:
           accuracy:
             metric: topk
@@ -101,7 +101,7 @@ def test_everything_that_may_be_written(file: Path) -> None:
     assert restriction.op_type["Conv"].algorithm == ("kl", "percentile:99.9")
     assert restriction.op_name["block1/*"].precision == (Precision.INT8, Precision.FP32)
     assert restriction.op_name["block1/*"].activation.symmetric is False
-    assert restriction.recipe == {"reduce_range": (True,)}
+    assert restriction.recipe == {"reduce_range": (True,), "weight_rounding": (WeightRounding.GPTQ,)}
     assert experiment.evaluation.accuracy.options == {"k": 5}
     assert experiment.tuning.strategy.options == {"startup_trials": 3}
     assert experiment.tuning.objective is Objective.SIZE

@@ -92,9 +92,7 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
         bias_correction=(BiasCorrection.FULL, BiasCorrection.FAST, BiasCorrection.NONE)
         if convolutions
         else (BiasCorrection.NONE,),
-        weight_rounding=(WeightRounding.NEAREST, WeightRounding.ERROR_FEEDBACK)
-        if weights
-        else (WeightRounding.NEAREST,),
+        weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ) if weights else (WeightRounding.NEAREST,),
         smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
         format=formats(ops),
         optimization=optimizations(graph) if ops else (GraphOptimization.ALL,),

@@ -25,7 +25,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     PairBound,
     convolution_moments,
     product_moments,
-    round_with_feedback,
+    round_by_gptq,
 )
 from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters, WeightLimits, integer_range
@@ -135,7 +135,7 @@ def correct_constants(
         constants = _fast(layers, notes)
     elif not prepared.statistics.examples:
         notes.append(
-            "Full bias correction, error feedback and GPTQ need calibration samples, and none was kept: one sample "
+            "Full bias correction and GPTQ need calibration samples, and none was kept: one sample "
             "exceeds the limit. Biases are corrected from statistics, weights are rounded to nearest"
         )
         constants = _fast(layers, notes)
@@ -214,10 +214,10 @@ class _Layer:
     def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:
         """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
         weight = self.constant(self.op.weight)
-        feedback = self.config.recipe.weight_rounding is WeightRounding.ERROR_FEEDBACK
+        gptq = self.config.recipe.weight_rounding is WeightRounding.GPTQ
         rounded = (
-            self._with_feedback(node, weight, source)
-            if feedback and _inputs(weight, self.op) <= LARGEST_INPUTS
+            self._rounded_by_gptq(node, weight, source)
+            if gptq and _inputs(weight, self.op) <= LARGEST_INPUTS
             else self.nearest(weight)
         )
         constants = {str(self.op.weight): rounded}
@@ -238,7 +238,7 @@ class _Layer:
         shift = self.constant(self.op.bias) - bias
         return {self.op.bias: bias}, shift.reshape(-1, *[1] * (outputs[0].ndim - 2)) if axis == 1 else shift
 
-    def _with_feedback(self, node: onnx.NodeProto, weight: Array, source: Values) -> Array:
+    def _rounded_by_gptq(self, node: onnx.NodeProto, weight: Array, source: Values) -> Array:
         convolution = node.op_type == "Conv"
         groups = self.groups if convolution else 1
         rows = np.moveaxis(weight, self.op.weight_axis or 0, 0)
@@ -253,7 +253,7 @@ class _Layer:
         if (neighbours := limits.neighbours(weight.shape, self.op.weight_axis or 0)) is not None:
             pairs = PairBound(neighbours=neighbours, most=LARGEST_PAIR)
         integers = limits.integers(self.scheme)
-        rounded = round_with_feedback(rows.reshape(*shape, -1), scale, zero_point, moments, integers, pairs)
+        rounded = round_by_gptq(rows.reshape(*shape, -1), scale, zero_point, moments, integers, pairs)
         return np.ascontiguousarray(np.moveaxis(rounded.reshape(rows.shape), 0, self.op.weight_axis or 0))
 
 

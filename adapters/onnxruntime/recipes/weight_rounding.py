@@ -1,4 +1,4 @@
-"""Weight rounding by error feedback: the error of one rounded weight is made up for by those not yet rounded.
+"""GPTQ: the error of one rounded weight is made up for by those not yet rounded.
 
 Follows E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
 (arXiv 2210.17323), after B. Hassibi's optimal brain surgeon: with ``H`` the second moments of a layer's inputs, the
@@ -49,7 +49,7 @@ class PairBound:
     most: int
 
 
-def round_with_feedback(
+def round_by_gptq(
     rows: Array,
     scale: Array,
     zero_point: Array,

@@ -219,13 +219,13 @@ def test_depthwise_convolutions_are_exact_on_every_cpu(kernel: tuple[int, ...]) 
 
 
 def convolution_cases() -> dict[str, Recipe]:
-    full, feedback = BiasCorrection.FULL, WeightRounding.ERROR_FEEDBACK
+    full, gptq = BiasCorrection.FULL, WeightRounding.GPTQ
     return {
         "plain": Recipe(bound_pairs=True),
         "equalization": Recipe(bound_pairs=True, equalization=True),
         "full bias correction": Recipe(bound_pairs=True, bias_correction=full),
-        "error feedback": Recipe(bound_pairs=True, weight_rounding=feedback),
-        "all": Recipe(bound_pairs=True, equalization=True, bias_correction=full, weight_rounding=feedback),
+        "GPTQ": Recipe(bound_pairs=True, weight_rounding=gptq),
+        "all": Recipe(bound_pairs=True, equalization=True, bias_correction=full, weight_rounding=gptq),
     }
 
 
@@ -274,9 +274,9 @@ def test_products_of_a_transformer_stay_within_the_bound(precision: Precision, w
     choice = static(weight) if precision is Precision.INT8 else OpConfig(precision=precision, weight=weight)
     ops = {op.name: choice for op in ADAPTER.space(model).ops if op.space_of(precision) and op.op_type in PRODUCTS}
     statistics = ADAPTER.calibrate(model, token_batches(), seed=0) if precision is Precision.INT8 else NOTHING
-    for feedback in WeightRounding:
+    for rounding in WeightRounding:
         for smooth in (SmoothQuant.NONE, SmoothQuant.HALF):
-            recipe = Recipe(bound_pairs=True, weight_rounding=feedback, smooth_quant=smooth)
+            recipe = Recipe(bound_pairs=True, weight_rounding=rounding, smooth_quant=smooth)
             candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops, recipe=recipe), statistics)
             assert ADAPTER.saturating_ops(candidate) == ()
             assert max(np.abs(each.astype(int)).max() for each in integer_weights(candidate).values()) > 64

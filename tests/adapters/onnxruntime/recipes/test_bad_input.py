@@ -13,14 +13,14 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.weight_rounding import round_with_feedback
+from autotune.adapters.onnxruntime.recipes.weight_rounding import round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizationConfig, Recipe, WeightRounding
 from autotune.errors import DataError, ModelError
 from tests.adapters.onnx.graphs import build, image_batches, node, normal
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, config
 
-ALL = Recipe(equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.ERROR_FEEDBACK)
+ALL = Recipe(equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.GPTQ)
 IMAGE = ("N", 3, 8, 8)
 
 
@@ -509,5 +509,5 @@ def test_moments_that_are_not_finite_leave_rounding_to_nearest() -> None:
     for bad in (np.nan, np.inf):
         moments = np.eye(4)[None].copy()
         moments[0, 1, 2] = bad
-        rounded = round_with_feedback(rows, scale, zero_point, moments, (-127, 127))
+        rounded = round_by_gptq(rows, scale, zero_point, moments, (-127, 127))
         np.testing.assert_allclose(rounded, np.rint(rows / 0.1) * 0.1, rtol=1e-5)

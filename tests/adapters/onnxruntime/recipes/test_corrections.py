@@ -17,7 +17,7 @@ from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_sh
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     PairBound,
     convolution_moments,
-    round_with_feedback,
+    round_by_gptq,
 )
 from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
 from autotune.algorithms.saturation import LARGEST_PAIR
@@ -29,9 +29,7 @@ pytestmark = pytest.mark.numeric
 
 LAYERS = [("dense", "relu6"), ("depthwise", "relu6"), ("pointwise", "none"), ("dense", "relu"), ("depthwise", "none")]
 FAST, FULL = Recipe(bias_correction=BiasCorrection.FAST), Recipe(bias_correction=BiasCorrection.FULL)
-EVERYTHING = Recipe(
-    equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.ERROR_FEEDBACK
-)
+EVERYTHING = Recipe(equalization=True, bias_correction=BiasCorrection.FULL, weight_rounding=WeightRounding.GPTQ)
 PER_TENSOR = Granularity.PER_TENSOR
 S8_PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 
@@ -68,13 +66,13 @@ def test_fast_shift_is_that_of_a_convolution_of_the_mean() -> None:
     np.testing.assert_allclose(product_shift(error[:, :, 0, 0], mean[:2]), error[:, :, 0, 0] @ mean[:2])
 
 
-def test_error_feedback_beats_rounding_to_nearest_where_inputs_correlate() -> None:
+def test_gptq_beats_rounding_to_nearest_where_inputs_correlate() -> None:
     random = np.random.default_rng(0)
     inputs = random.standard_normal((2000, 24)) @ random.standard_normal((24, 24))
     moments = (inputs.T @ inputs / len(inputs))[None]
     rows = random.standard_normal((1, 16, 24)).astype(np.float32)
     scale = np.full((1, 16), 0.1)
-    rounded = round_with_feedback(rows, scale, np.zeros((1, 16)), moments, (-128, 127))
+    rounded = round_by_gptq(rows, scale, np.zeros((1, 16)), moments, (-128, 127))
     nearest = np.rint(rows / 0.1) * 0.1
 
     def loss(weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
@@ -85,14 +83,14 @@ def test_error_feedback_beats_rounding_to_nearest_where_inputs_correlate() -> No
     assert loss(rounded.astype(np.float64)) < 0.6 * loss(nearest)
 
 
-def test_error_feedback_stays_within_the_integers() -> None:
+def test_gptq_stays_within_the_integers() -> None:
     rows = np.full((1, 2, 4), 3.0, np.float32)
     moments = np.eye(4)[None] + 0.9
-    rounded = round_with_feedback(rows, np.full((1, 2), 0.01), np.zeros((1, 2)), moments, (-64, 63))
+    rounded = round_by_gptq(rows, np.full((1, 2), 0.01), np.zeros((1, 2)), moments, (-64, 63))
     assert rounded.max() <= 0.63 + 1e-6
 
 
-def test_error_feedback_makes_up_for_what_a_bound_on_neighbours_takes() -> None:
+def test_gptq_makes_up_for_what_a_bound_on_neighbours_takes() -> None:
     """The bound is kept as weights are rounded: cut afterwards, nothing would make up for it."""
     random = np.random.default_rng(0)
     inputs = random.standard_normal((2000, 24)) @ random.standard_normal((24, 24))
@@ -103,8 +101,8 @@ def test_error_feedback_makes_up_for_what_a_bound_on_neighbours_takes() -> None:
     neighbours = limits.neighbours((16, 24), 0)
     assert neighbours is not None
     bound = PairBound(neighbours=neighbours, most=LARGEST_PAIR)
-    within = round_with_feedback(rows, scale, zero, moments, (-127, 127), bound)[0]
-    free = round_with_feedback(rows, scale, zero, moments, (-127, 127))[0]
+    within = round_by_gptq(rows, scale, zero, moments, (-127, 127), bound)[0]
+    free = round_by_gptq(rows, scale, zero, moments, (-127, 127))[0]
     parameters, scheme = AffineParameters(scale[0], zero[0]), S8_PER_CHANNEL
 
     def loss(weights: Array) -> float:
@@ -199,7 +197,7 @@ def test_large_pictures_correct_biases_from_few_of_them(side: int, used: int) ->
     assert chosen[-1] >= 24  # from all over the data
 
 
-def test_error_feedback_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gptq_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_ENOUGH_VALUES", 1)
     walked: list[int] = []
     walk = layerwise.walk
