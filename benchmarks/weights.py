@@ -32,7 +32,7 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, weight_only
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid, values_of
-from autotune.adapters.onnxruntime.recipes.weight_rounding import product_moments, round_by_gptq
+from autotune.adapters.onnxruntime.recipes.weight_rounding import matmul_moments, round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
 from autotune.evaluation import LatencyOptions, compare_latency
@@ -73,7 +73,7 @@ def shipped_nearest(rows: Array, bits: int, block: int) -> Array:
 
 def rounded(rows: Array, seen: Array, bits: int, block: int) -> Mapping[str, Array]:
     """The matrix by every algorithm, ONNX Runtime's first."""
-    moments = product_moments([seen])
+    moments = matmul_moments([seen])
     theirs = gptq(rows.T.copy(), moments[0].astype(np.float64), num_bits=bits, group_size=block).T
     stored = np.asarray(qdq_tensor(np.ascontiguousarray(theirs), bits, block, "asym", "uint")).reshape(rows.shape)
     found = {"shipped RTN": shipped_nearest(rows, bits, block), "shipped GPTQ": stored}

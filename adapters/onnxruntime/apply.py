@@ -22,7 +22,7 @@ from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_con
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
 from autotune.adapters.onnxruntime.static.insertion import insert_pairs
 from autotune.adapters.onnxruntime.static.keep_fp32 import keep_fp32
-from autotune.adapters.onnxruntime.static.matmuls import read_originals, write_out_products
+from autotune.adapters.onnxruntime.static.matmuls import read_originals, write_out_matmuls
 from autotune.adapters.onnxruntime.static.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.static.weights import quantize_weights, weight_grids
 from autotune.adapters.onnxruntime.weight_only import (
@@ -70,7 +70,7 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         insert_pairs(proto, placement, _tensor_parameters(prepared.model, graph, placement, activations))
     given = {node.name for node in model.proto.graph.node if is_pair(node)}
     read_originals(proto, {op.name for op in placement.ops} | placement.followers, given)
-    write_out_products(proto, placement.ops, given)
+    write_out_matmuls(proto, placement.ops, given)
     quantize_dynamically(proto, corrected, ops, config)
     quantize_lstms(proto, corrected, ops, config)
     quantize_weights_only(proto, corrected, ops, block_grids)

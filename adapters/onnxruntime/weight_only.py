@@ -1,7 +1,7 @@
 """Weight-only quantization: matrices are stored in 4 or 8 bits, and the op computes with the values they stand for.
 
 ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` read blocks of values with a scale and a zero point each;
-how these are chosen and values are rounded, :mod:`.recipes.blocks` says. Products gain where the time goes into reading
+how these are chosen and values are rounded, :mod:`.recipes.blocks` says. MatMuls gain where the time goes into reading
 weights: one row at a time, or a model that must be small. Measured for a 384 x 1536 matrix and one row of activations:
 3.5 times (4 bits) and 3.6 times (8 bits) the speed of fp32; for 64 rows 1.2 and 1.6 times, less than dynamic int8.
 Tables gain nothing but size: 64 rows of 384 values are read in 10 us, in 15 with 8 bits, in 33 with 4
@@ -27,7 +27,7 @@ from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, 
 from autotune.adapters.onnxruntime.recipes.layerwise import Values
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
-    product_moments,
+    matmul_moments,
     round_by_gptq,
 )
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
@@ -52,8 +52,8 @@ def weight_only_precisions(op: QuantizableOp, graph: Graph) -> tuple[Precision, 
         # Runtime 1.24 reads the wrong ones.
         pairs = dims[-1] % 2 == 0 and -(-dims[-1] // BLOCK[4]) % 2 == 0
         return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if pairs else (Precision.INT8_WEIGHT,)
-    product = op.node.op_type in ("MatMul", "Gemm") and op.weight_axis is not None
-    return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if product and int(np.prod(dims)) >= LARGE else ()
+    matmul = op.node.op_type in ("MatMul", "Gemm") and op.weight_axis is not None
+    return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if matmul and int(np.prod(dims)) >= LARGE else ()
 
 
 def weight_only_grids(
@@ -95,7 +95,7 @@ def weight_rows(op: QuantizableOp, weight: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockLayer:
-    """Rounds the matrix of one product by GPTQ; see :class:`~.recipes.layerwise.Correction`."""
+    """Rounds the matrix of one MatMul or Gemm by GPTQ; see :class:`~.recipes.layerwise.Correction`."""
 
     op: QuantizableOp
     grid: BlockGrid
@@ -110,7 +110,7 @@ class BlockLayer:
             for each in (self.grid.scales, self.grid.zero_points)
         )
         integers = 0, 2**self.grid.bits - 1
-        rounded = round_by_gptq(rows[None], scales, zero_points, product_moments(source), integers)[0]
+        rounded = round_by_gptq(rows[None], scales, zero_points, matmul_moments(source), integers)[0]
         return {str(self.op.weight): rounded if self.op.weight_axis == 0 else np.ascontiguousarray(rounded.T)}
 
     def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:  # noqa: ARG002
@@ -173,7 +173,7 @@ def quantize_weights_only(
             arrays = pack_table(rows, grid, values.shape) if table else pack_blocks(rows, grid)
             proto.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
         node = nodes[op.name]
-        replacements[op.name] = [_gather(node, names, grid)] if table else _product(op, node, names, rows.shape, grid)
+        replacements[op.name] = [_gather(node, names, grid)] if table else _matmul(op, node, names, rows.shape, grid)
     replace_nodes(proto, replacements)
     require_contrib_domain(proto)
 
@@ -192,7 +192,7 @@ def _gather(node: onnx.NodeProto, names: Sequence[str], grid: BlockGrid) -> onnx
     )
 
 
-def _product(
+def _matmul(
     op: QuantizableOp, node: onnx.NodeProto, names: Sequence[str], shape: tuple[int, ...], grid: BlockGrid
 ) -> list[onnx.NodeProto]:
     output = node.output[0] if op.bias is None else f"{op.name}/product"

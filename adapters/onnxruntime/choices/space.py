@@ -58,7 +58,7 @@ _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 """Small steps around saturation carry these ops' results, and they cost little time; int8 is offered, not preferred."""
 
 
-_FEW_PRODUCTS = 4
+_FEW_MATMULS = 4
 """From as many constant matrices on, a model without convolutions counts as a transformer: see :func:`_op_space`."""
 
 
@@ -101,9 +101,9 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
 
 
 def _is_transformer(ops: list[QuantizableOp]) -> bool:
-    """Whether products with matrices do the model's work: there is no convolution, and not only a head."""
+    """Whether MatMul, Gemm and LSTM do the model's work: there is no convolution, and not only a head."""
     types = Counter(op.node.op_type for op in ops if op.weight is not None)
-    return not types["Conv"] and (types["LSTM"] > 0 or types["MatMul"] + types["Gemm"] >= _FEW_PRODUCTS)
+    return not types["Conv"] and (types["LSTM"] > 0 or types["MatMul"] + types["Gemm"] >= _FEW_MATMULS)
 
 
 def _op_space(op: QuantizableOp, graph: Graph, half: HalfSpeeds, *, transformer: bool) -> OpSpace:

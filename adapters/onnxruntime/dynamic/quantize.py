@@ -1,7 +1,7 @@
 """Dynamic quantization: what an op reads is quantized in every call, by the range that it has then.
 
 Each op becomes ``DynamicQuantizeLinear``, ``MatMulInteger`` or ``ConvInteger``, ``Cast``, ``Mul`` and, for a bias,
-``Add``, all of them standard operators. ONNX Runtime fuses those of a product into its integer kernels
+``Add``, all of them standard operators. ONNX Runtime fuses those of a MatMul into its integer kernels
 (``MatMulIntegerToFloat``, and ``DynamicQuantizeMatMul`` where nobody else reads the integers), and none around a
 convolution. Ops that read one tensor share its quantization.
 
@@ -43,7 +43,7 @@ DYNAMIC_OPSET = 11
 
 
 DYNAMIC_KERNEL = "/MatMulInteger"
-"""What the name of an op's integer product ends in; ONNX Runtime keeps it when it fuses."""
+"""What the name of an op's integer MatMul ends in; ONNX Runtime keeps it when it fuses."""
 
 CONVOLUTION_KERNEL = "/ConvInteger"
 """The same of a convolution."""
@@ -55,7 +55,7 @@ _U8 = TensorScheme(dtype=QuantizedType.U8, symmetric=True)
 
 
 def supports_dynamic(op: QuantizableOp, graph: Graph) -> bool:
-    """Whether an op has a dynamic integer kernel: convolutions, products with one constant matrix, and LSTM."""
+    """Whether an op has a dynamic integer kernel: convolutions, MatMul and Gemm with one constant matrix, and LSTM."""
     if op.node.op_type == "LSTM":
         return True
     return (
@@ -69,7 +69,7 @@ def supports_dynamic(op: QuantizableOp, graph: Graph) -> bool:
 def quantize_dynamically(
     proto: onnx.ModelProto, model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig
 ) -> None:
-    """Replace the products and convolutions that ``config`` wants in dynamic int8.
+    """Replace the MatMul, Gemm and Conv nodes that ``config`` wants in dynamic int8.
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
@@ -85,7 +85,7 @@ def quantize_dynamically(
     replace_nodes(proto, {op.name: rewriting.replacement(op, nodes[op.name]) for op in dynamic})
 
 
-def _product(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
+def _matmul(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
     return helper.make_node("MatMulInteger", inputs, [f"{node.name}/sums"], f"{node.name}{DYNAMIC_KERNEL}")
 
 
@@ -126,7 +126,7 @@ class _Rewriting:
         inputs = [f"{source}/integers", f"{weight}/integers", f"{source}/zero_point", f"{weight}/zero_point"]
         product = f"{name}/product" if op.bias is not None else node.output[0]
         nodes += [
-            _convolution(node, inputs) if convolution else _product(node, inputs),
+            _convolution(node, inputs) if convolution else _matmul(node, inputs),
             helper.make_node("Cast", [f"{name}/sums"], [f"{name}/sums_float"], f"{name}/Cast", to=TensorProto.FLOAT),
             helper.make_node(
                 "Mul", [f"{source}/scale", f"{weight}/scale"], [f"{name}/product_scale"], f"{name}/scales"

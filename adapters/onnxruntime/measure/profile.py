@@ -84,7 +84,7 @@ def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableO
 
     A kernel bears the name of its node or, in the blocked memory layout, of the tensor that it writes; and a Relu or
     Clip that was fused with the op before it gives its own. What a dynamic op is made of adds up; its quantization of
-    its input counts where ONNX Runtime fused it with the product, and with the first convolution that reads it.
+    its input counts where ONNX Runtime fused it with the MatMul, and with the first convolution that reads it.
     """
     names = {op.name for op in ops}
     nodes = {node.name: node for node in graph.nodes}

@@ -30,6 +30,6 @@ def convolution_shift(error: Array, mean: Array, groups: int) -> Array:
     return np.asarray(np.einsum("goi,gi->go", split, mean.reshape(groups, inputs)).reshape(-1))
 
 
-def product_shift(error: Array, mean: Array) -> Array:
+def matmul_shift(error: Array, mean: Array) -> Array:
     """The same for a matrix product; ``error`` has shape (outputs, inputs)."""
     return np.asarray(error.astype(np.float64) @ mean)

@@ -16,7 +16,7 @@ from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
+from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
@@ -24,7 +24,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     LARGEST_INPUTS,
     PairBound,
     convolution_moments,
-    product_moments,
+    matmul_moments,
     round_by_gptq,
 )
 from autotune.adapters.onnxruntime.static.placement import Placement
@@ -203,7 +203,7 @@ class _Layer:
         if self.op.node.op_type == "Conv":
             return convolution_shift(error, mean, self.groups) if observed.channels.axis == 1 else None
         rows = np.moveaxis(error, self.op.weight_axis or 0, 0)
-        return product_shift(rows, mean) if mean.size == rows.shape[1] else None
+        return matmul_shift(rows, mean) if mean.size == rows.shape[1] else None
 
     def shifted(self, shift: Array) -> Array:
         """The bias less ``shift``, no larger than its 32 bits can say."""
@@ -242,9 +242,7 @@ class _Layer:
         convolution = node.op_type == "Conv"
         groups = self.groups if convolution else 1
         rows = np.moveaxis(weight, self.op.weight_axis or 0, 0)
-        moments = (
-            convolution_moments(node, weight.shape[2:], groups, source) if convolution else product_moments(source)
-        )
+        moments = convolution_moments(node, weight.shape[2:], groups, source) if convolution else matmul_moments(source)
         shape = (groups, rows.shape[0] // groups)
         scale = np.broadcast_to(self.parameters.scale, rows.shape[:1]).reshape(shape)
         zero_point = np.broadcast_to(self.parameters.zero_point, rows.shape[:1]).reshape(shape)

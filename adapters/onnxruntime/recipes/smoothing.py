@@ -1,11 +1,11 @@
 """SmoothQuant: outliers of activations move into the weights that read them.
 
-Xiao et al., 2022, arXiv 2211.10438. In front of products with constant matrices, channel ``j`` is divided by
+Xiao et al., 2022, arXiv 2211.10438. In front of MatMuls with constant matrices, channel ``j`` is divided by
 ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)`` and the matrices' rows are multiplied by it; the division is folded into
 the LayerNormalization, or the Mul with a vector, that writes the tensor. In real numbers nothing changes; in float32
 little does.
 
-``auto`` picks alpha for each tensor: the one with the least estimate of the products' squared error, in which an
+``auto`` picks alpha for each tensor: the one with the least estimate of the MatMuls' squared error, in which an
 activation's rounding has the step of its tensor and a weight's the step of its column. Costs no pass over data: the
 statistics per channel are enough.
 """
@@ -43,7 +43,7 @@ class Site:
     Attributes:
         tensor: Its name.
         constants: Of the node that writes it: those that are divided along with it, each a vector.
-        ops: All that read it, products with constant matrices.
+        ops: All that read it, MatMul and Gemm with constant matrices.
     """
 
     tensor: str
@@ -67,7 +67,7 @@ class Smoothed:
 
 
 def smoothing_sites(graph: Graph, ops: list[QuantizableOp]) -> list[Site]:
-    """The tensors that only products with constant matrices read, and whose writer can take the division."""
+    """The tensors that only MatMuls with constant matrices read, and whose writer can take the division."""
     by_node = {op.name: op for op in ops}
     sites = []
     for node in graph.nodes:
@@ -76,7 +76,7 @@ def smoothing_sites(graph: Graph, ops: list[QuantizableOp]) -> list[Site]:
         if not constants or not readers or node.output[0] in graph.outputs | graph.read_by_subgraphs:
             continue
         found = [by_node[reader.name] for reader in readers if reader.name in by_node]
-        if len(found) == len(readers) and all(_is_product(op, node.output[0], graph) for op in found):
+        if len(found) == len(readers) and all(_is_matmul(op, node.output[0], graph) for op in found):
             sites.append(Site(tensor=node.output[0], constants=constants, ops=tuple(found)))
     return sites
 
@@ -135,7 +135,7 @@ def _vectors(node: onnx.NodeProto, graph: Graph) -> tuple[str, ...]:
     return names if usable and own and wide else ()
 
 
-def _is_product(op: QuantizableOp, tensor: str, graph: Graph) -> bool:
+def _is_matmul(op: QuantizableOp, tensor: str, graph: Graph) -> bool:
     """Whether an op multiplies the tensor by a matrix of its own."""
     return (
         op.node.op_type in ("MatMul", "Gemm")
@@ -176,7 +176,7 @@ def _power(activation: Array, weight: Array, alpha: float) -> Array:
 
 
 def _estimate(channels: ChannelMoments, activation: Array, weights: list[Array], factor: Array) -> float:
-    """Squared error of the products, up to what all alphas share, relative to the squared outputs' share of weights."""
+    """Squared error of the MatMuls, up to what all alphas share, relative to the squared outputs' share of weights."""
     step = float((activation / factor).max())
     energy = (channels.variance + channels.mean**2) / np.square(factor, dtype=np.float64)
     total = 0.0

@@ -181,7 +181,7 @@ def convolution_moments(node: onnx.NodeProto, kernel: Sequence[int], groups: int
     return np.asarray(sum(each @ each.transpose(0, 2, 1) for each in columns) / max(total, 1), np.float32)
 
 
-def product_moments(inputs: Sequence[Array]) -> Array:
+def matmul_moments(inputs: Sequence[Array]) -> Array:
     """The same for a matrix product: float32, shape (1, inputs, inputs)."""
     rows = np.concatenate([array.reshape(-1, array.shape[-1]) for array in inputs])
     rows = rows[:: max(1, len(rows) // _positions(rows.shape[1]))]

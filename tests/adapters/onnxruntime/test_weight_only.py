@@ -12,7 +12,7 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.recipes.blocks import block_grid, round_to_grid, values_of
-from autotune.adapters.onnxruntime.recipes.weight_rounding import product_moments, round_by_gptq
+from autotune.adapters.onnxruntime.recipes.weight_rounding import matmul_moments, round_by_gptq
 from autotune.adapters.onnxruntime.weight_only import BLOCK, pack_blocks
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
@@ -62,7 +62,7 @@ def by_gptq(rows: Array, inputs: Array, bits: int, block: int = 32) -> Array:
     scales, zero_points = (
         np.repeat(each, block, axis=1)[None, :, : rows.shape[1]] for each in (grid.scales, grid.zero_points)
     )
-    rounded: Array = round_by_gptq(rows[None], scales, zero_points, product_moments([inputs]), (0, 2**bits - 1))
+    rounded: Array = round_by_gptq(rows[None], scales, zero_points, matmul_moments([inputs]), (0, 2**bits - 1))
     return np.asarray(rounded[0])
 
 

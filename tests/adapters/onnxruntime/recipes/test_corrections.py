@@ -13,7 +13,7 @@ from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes import layerwise, pipeline
-from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
+from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     PairBound,
     convolution_moments,
@@ -63,7 +63,7 @@ def test_fast_shift_is_that_of_a_convolution_of_the_mean() -> None:
     mean = np.arange(1.0, 5.0)
     expected = [sum(error[o, i].sum() * mean[2 * (o // 2) + i] for i in range(2)) for o in range(4)]
     np.testing.assert_allclose(convolution_shift(error, mean, 2), expected)
-    np.testing.assert_allclose(product_shift(error[:, :, 0, 0], mean[:2]), error[:, :, 0, 0] @ mean[:2])
+    np.testing.assert_allclose(matmul_shift(error[:, :, 0, 0], mean[:2]), error[:, :, 0, 0] @ mean[:2])
 
 
 def test_gptq_beats_rounding_to_nearest_where_inputs_correlate() -> None:
