@@ -1,81 +1,72 @@
-"""A small real network and real sessions: what the tests of the core tune."""
+"""A small network of the toy framework in tests/numpy_framework.py: what the tests of the core tune."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from autotune.adapters.onnxruntime.measure.half_cache import CACHE_VARIABLE, read_or_measure
-from autotune.adapters.onnxruntime.measure.half_speed import HalfSpeeds
-from autotune.host import current_host
+from autotune.adapter import TensorSpec
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import Layer, NumpyModel
 
 Image = npt.NDArray[np.float32]
 
 
-def convolutional_network(seed: int = 0) -> onnx.ModelProto:
-    """Three convolutions, an addition, average pooling and a head over ten classes; random weights."""
+@pytest.fixture(scope="session", autouse=True)
+def numpy_distribution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Makes ``framework="numpy"`` known as adapters of third parties are: by an entry point of a distribution."""
+    folder = tmp_path_factory.mktemp("site")
+    information = folder / "numpy_toy-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy-toy\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[autotune.adapters]\nnumpy = tests.numpy_adapter:NumpyAdapter\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(folder)])
+        yield
+
+
+def dense_network(seed: int = 0) -> NumpyModel:
+    """Three dense layers with an addition, and a head over ten classes; random weights."""
     rng = np.random.default_rng(seed)
 
-    def weight(name: str, *shape: int) -> onnx.TensorProto:
-        values = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:]) or 1), shape)
-        return numpy_helper.from_array(values.astype(np.float32), name)
+    def dense(name: str, read: str, inputs: int, outputs: int) -> Layer:
+        weight = rng.normal(0, 1 / np.sqrt(inputs), (inputs, outputs)).astype(np.float32)
+        bias = rng.normal(0, 0.1, outputs).astype(np.float32)
+        return Layer(name=name, kind="dense", reads=(read,), weight=weight, bias=bias)
 
-    constants = [
-        weight("w0", 16, 3, 3, 3),
-        weight("b0", 16),
-        weight("w1", 16, 16, 3, 3),
-        weight("w2", 32, 16, 3, 3),
-        weight("wf", 10, 32),
-        weight("bf", 10),
-    ]
-    nodes = [
-        helper.make_node("Conv", ["data", "w0", "b0"], ["c0"], "conv_0", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c0"], ["r0"], "relu_0"),
-        helper.make_node("Conv", ["r0", "w1"], ["c1"], "conv_1", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["c1", "r0"], ["a1"], "add_1"),
-        helper.make_node("Relu", ["a1"], ["r1"], "relu_1"),
-        helper.make_node("Conv", ["r1", "w2"], ["c2"], "conv_2", pads=[1, 1, 1, 1], strides=[2, 2]),
-        helper.make_node("Relu", ["c2"], ["r2"], "relu_2"),
-        helper.make_node("GlobalAveragePool", ["r2"], ["p"], "pool"),
-        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
-        helper.make_node("Gemm", ["f", "wf", "bf"], ["logits"], "head", transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 16, 16])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
-        constants,
+    layers = (
+        Layer(name="flat", kind="flatten", reads=("data",)),
+        dense("dense_0", "flat", 768, 64),
+        Layer(name="relu_0", kind="relu", reads=("dense_0",)),
+        dense("dense_1", "relu_0", 64, 64),
+        Layer(name="add_1", kind="add", reads=("dense_1", "relu_0")),
+        Layer(name="relu_1", kind="relu", reads=("add_1",)),
+        dense("dense_2", "relu_1", 64, 32),
+        Layer(name="relu_2", kind="relu", reads=("dense_2",)),
+        dense("head", "relu_2", 32, 10),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def half_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of the tests' own, in which nothing is faster in half precision: the same on every host."""
-    folder = tmp_path_factory.mktemp("cache")
-    read_or_measure(current_host().fingerprint, folder, HalfSpeeds)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(folder))
-        yield folder
+    return NumpyModel(
+        layers=layers,
+        inputs=(TensorSpec(name="data", dtype=np.dtype(np.float32), shape=("batch", 3, 16, 16)),),
+        outputs=(TensorSpec(name="logits", dtype=np.dtype(np.float32), shape=("batch", 10)),),
+    )
 
 
 @pytest.fixture(scope="session")
-def network() -> onnx.ModelProto:
-    return convolutional_network()
+def network() -> NumpyModel:
+    return dense_network()
 
 
 @pytest.fixture
-def network_file(network: onnx.ModelProto, tmp_path: Path) -> Path:
-    path = tmp_path / "network.onnx"
-    onnx.save(network, path)
+def network_file(network: NumpyModel, tmp_path: Path) -> Path:
+    path = tmp_path / "network.npz"
+    NumpyAdapter().save(network, path, {})
     return path
 
 

@@ -6,24 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from autotune import data
 from autotune.adapter import Execution, Feeds
-from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.batch import BatchAxes, BatchAxis, Origin, axes_of
 from autotune.calls import latency_calls, told_batch_axes
 from autotune.errors import InputError
-from tests import shapes
+from tests import functions
+from tests.functions import FunctionAdapter, FunctionModel, normal
 
-ADAPTER = OnnxRuntimeAdapter()
+ADAPTER: Any = FunctionAdapter()
 
 
 def settle(
-    proto: onnx.ModelProto, feeds: object, named: BatchAxis | None = None, size: int = 1
+    model: FunctionModel, feeds: object, named: BatchAxis | None = None, size: int = 1
 ) -> tuple[BatchAxes, str | None]:
-    model = ADAPTER.load(proto)
     told, note = told_batch_axes(ADAPTER, model, [feeds], named, size, Execution())
     return axes_of(told), note
 
@@ -31,22 +29,22 @@ def settle(
 @pytest.mark.parametrize("symbol", ["batch", "rows", None])
 def test_samples_that_do_not_depend_on_each_other_are_a_batch_by_any_name(symbol: str | None) -> None:
     for count in (1, 2, 7):
-        axes, note = settle(shapes.classifier(symbol, symbol), shapes.normal(count, 8))
+        axes, note = settle(functions.classifier(symbol, symbol), normal(count, 8))
         assert (dict(axes.inputs), axes.resizable, note) == ({"x": 0}, True, None)
 
 
 def test_a_time_major_recurrence_has_its_batch_in_the_middle() -> None:
     for time, batch in (("time", "batch"), ("T", "N")):
-        axes, note = settle(shapes.time_major_lstm(time, batch), shapes.normal(50, 3, 8))
+        axes, note = settle(functions.time_major_recurrence(time, batch), normal(50, 3, 8))
         assert (dict(axes.inputs), axes.outputs, note) == ({"x": 1}, (1,), None)
 
 
 @pytest.mark.parametrize("count", [1, 2, 60])
 @pytest.mark.parametrize("symbol", [None, "rows", "dim_0"])
 def test_steps_of_a_recurrence_are_no_samples_whatever_they_are_called(symbol: str | None, count: int) -> None:
-    axes, note = settle(shapes.utterance(symbol), shapes.normal(count, 8))
+    axes, note = settle(functions.utterance(symbol), normal(count, 8))
     assert axes.origin is Origin.NONE
-    assert axes.size({"x": shapes.normal(count, 8)}) == 1
+    assert axes.size({"x": normal(count, 8)}) == 1
     assert note is not None
     assert "other results than among the rest" in note
     assert "batch_axis" in note
@@ -55,45 +53,45 @@ def test_steps_of_a_recurrence_are_no_samples_whatever_they_are_called(symbol: s
 @pytest.mark.parametrize("nodes", ["N", "n_rows", None])
 def test_nodes_of_a_graph_are_no_samples(nodes: str | None) -> None:
     edges = np.stack([np.arange(34), (np.arange(34) + 5) % 34])
-    axes, note = settle(shapes.graph_network(nodes, None), (shapes.normal(34, 8), edges))
+    axes, note = settle(functions.graph_network(nodes, None), (normal(34, 8), edges))
     assert axes.origin is Origin.NONE
     assert note is not None
 
 
 def test_indices_into_another_input_are_no_samples() -> None:
-    axes, note = settle(shapes.pointers(), (shapes.normal(6, 8), np.array([5, 0, 3])))
+    axes, note = settle(functions.pointers(), (normal(6, 8), np.array([5, 0, 3])))
     assert axes.origin is Origin.NONE
     assert note is not None
     assert "x 6, index 3" in note
 
 
 def test_a_batch_in_a_reshape_is_measured_as_the_loader_gives_it() -> None:
-    feeds = shapes.normal(4, 2, 4)
+    feeds = normal(4, 2, 4)
     for size in (1, 4):
-        axes, note = settle(shapes.baked_batch(4), feeds, size=size)
+        axes, note = settle(functions.baked_batch(4), feeds, size=size)
         assert not axes.resizable
         assert axes.size({"x": feeds}) == 4
         assert note is not None
         assert "batch of 4 alone" in note
     batches = [data.Batch(feeds={"x": feeds}, labels=None, size=4)]
-    calls = latency_calls(batches, ADAPTER.load(shapes.baked_batch()).inputs, axes, 1)
+    calls = latency_calls(batches, functions.baked_batch().inputs, axes, 1)
     assert [each["x"].shape for each in calls.feeds] == [(4, 2, 4)]
     assert "the data loader's batch of 4" in calls.note
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_states_without_names_of_axes_have_their_batch_where_a_run_shows_it(count: int) -> None:
-    feeds = {"input": shapes.normal(count, 16), "state": np.zeros((2, count, 6), np.float32), "sr": 16000}
-    axes, note = settle(shapes.voice_detector(None), feeds)
+    feeds = {"input": normal(count, 16), "state": np.zeros((2, count, 6), np.float32), "sr": 16000}
+    axes, note = settle(functions.voice_detector(None), feeds)
     assert note is None
     assert (dict(axes.inputs), axes.outputs, axes.resizable) == ({"input": 0, "state": 1}, (0, 1), True)
 
 
 def test_the_user_names_the_axis() -> None:
-    axes, note = settle(shapes.time_major_lstm(None, None), shapes.normal(50, 3, 8), named=1)
+    axes, note = settle(functions.time_major_recurrence(None, None), normal(50, 3, 8), named=1)
     assert (dict(axes.inputs), axes.outputs, axes.resizable, note) == ({"x": 1}, (1,), True, None)
     with pytest.raises(InputError, match="there is no 'y0'"):
-        settle(shapes.time_major_lstm(), shapes.normal(50, 3, 8), named={"y0": 0})
+        settle(functions.time_major_recurrence(), normal(50, 3, 8), named={"y0": 0})
 
 
 def test_an_adapter_that_reads_no_axes_keeps_its_model() -> None:
@@ -107,8 +105,7 @@ def test_an_adapter_that_reads_no_axes_keeps_its_model() -> None:
         told_batch_axes(plain, model, [], 0, 1, Execution())
 
 
-def calls_of(proto: onnx.ModelProto, batches: Sequence[Any], size: int = 1) -> tuple[list[Feeds], str]:
-    model = ADAPTER.load(proto)
+def calls_of(model: FunctionModel, batches: Sequence[Any], size: int = 1) -> tuple[list[Feeds], str]:
     model, _ = told_batch_axes(ADAPTER, model, batches, None, size, Execution())
     axes = axes_of(model)
     calls = latency_calls(data.iterate(batches, model.inputs, axes=axes), model.inputs, axes, size)
@@ -117,23 +114,23 @@ def calls_of(proto: onnx.ModelProto, batches: Sequence[Any], size: int = 1) -> t
 
 
 def test_a_batch_is_resized_along_the_axis_that_counts_samples() -> None:
-    (feeds,), note = calls_of(shapes.time_major_lstm(), [shapes.normal(50, 3, 8)], size=2)
+    (feeds,), note = calls_of(functions.time_major_recurrence(), [normal(50, 3, 8)], size=2)
     assert feeds["x"].shape == (50, 2, 8)
     assert note == "Latency is of calls with x (50, 2, 8): batch 2"
-    (feeds,), note = calls_of(shapes.classifier(), [shapes.normal(20, 8), shapes.normal(3, 8)])
+    (feeds,), note = calls_of(functions.classifier(), [normal(20, 8), normal(3, 8)])
     assert feeds["x"].shape == (1, 8)
     assert note == "Latency is of calls with x (1, 8): batch 1"
 
 
 def test_a_sequence_is_measured_whole() -> None:
-    (feeds,), note = calls_of(shapes.utterance("frames"), [shapes.normal(60, 8)] * 3)
+    (feeds,), note = calls_of(functions.utterance("frames"), [normal(60, 8)] * 3)
     assert feeds["x"].shape == (60, 8)
     assert note == "Latency is of calls with x (60, 8). A call is one sample, as the data loader gives it"
 
 
 def test_lengths_that_differ_are_measured_over_their_distribution() -> None:
     lengths = np.random.default_rng(0).permutation(np.arange(13, 88))
-    feeds, note = calls_of(shapes.utterance("frames"), [shapes.normal(length, 8) for length in lengths])
+    feeds, note = calls_of(functions.utterance("frames"), [normal(length, 8) for length in lengths])
     measured = [each["x"].shape[0] for each in feeds]
     assert measured == sorted(measured)
     assert len(measured) == 5
@@ -144,8 +141,8 @@ def test_lengths_that_differ_are_measured_over_their_distribution() -> None:
 
 
 def test_lengths_differ_beside_a_batch_too() -> None:
-    batches = [shapes.normal(length, 4, 8) for length in (10, 30, 20)]
-    feeds, note = calls_of(shapes.time_major_lstm(), batches)
+    batches = [normal(length, 4, 8) for length in (10, 30, 20)]
+    feeds, note = calls_of(functions.time_major_recurrence(), batches)
     assert [each["x"].shape for each in feeds] == [(10, 1, 8), (20, 1, 8), (30, 1, 8)]
     assert note.endswith(": batch 1")
 
@@ -159,8 +156,8 @@ def test_a_plain_batch_costs_one_batch_of_the_loader() -> None:
                 Counting.read += 1
                 yield item
 
-    loader = Counting([shapes.normal(4, 8)] * 10)
-    model = ADAPTER.load(shapes.classifier())
+    loader = Counting([normal(4, 8)] * 10)
+    model = functions.classifier()
     axes = axes_of(model)
     latency_calls(data.iterate(loader, model.inputs, axes=axes), model.inputs, axes, 1)
     assert Counting.read == 1

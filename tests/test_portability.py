@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 import autotune
-from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
 from autotune.config import QuantizedType
 from autotune.criterion import Criterion
 from autotune.errors import ApplyError, ExperimentError
@@ -19,8 +17,11 @@ from autotune.portability import portable_space, require_portable, saturation_no
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningSummary, read_summary
 from autotune.trial import TrialState
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import NumpyModel, read
 
 QUICK: dict[str, Any] = {
+    "framework": "numpy",
     "objective": "size",
     "strategy": "basic",
     "max_trials": 1,
@@ -30,8 +31,8 @@ QUICK: dict[str, Any] = {
 }
 
 
-def test_a_portable_space_has_bounded_pairs_of_weights_and_activations_of_u8(network: onnx.ModelProto) -> None:
-    adapter = OnnxRuntimeAdapter()
+def test_a_portable_space_has_bounded_pairs_of_weights_and_activations_of_u8(network: NumpyModel) -> None:
+    adapter = NumpyAdapter()
     offered = adapter.space(adapter.load(network))
     space = portable_space(offered)
     assert space.recipe.bound_pairs == (True,)
@@ -43,9 +44,7 @@ def test_a_portable_space_has_bounded_pairs_of_weights_and_activations_of_u8(net
     assert [op.precisions[-1].precision for op in space.ops] == [op.precisions[-1].precision for op in offered.ops]
 
 
-def test_the_answer_of_a_portable_run_cannot_saturate(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any
-) -> None:
+def test_the_answer_of_a_portable_run_cannot_saturate(network: NumpyModel, images: Sequence[Any], score: Any) -> None:
     result = autotune.Tuner(portable=True, **QUICK).tune(network, images, score)
     assert not result.best.config.is_fp32
     assert result.saturation_risk == ()
@@ -54,7 +53,7 @@ def test_the_answer_of_a_portable_run_cannot_saturate(
 
 @pytest.mark.parametrize("narrow", [True, False])
 def test_weights_of_7_bits_are_portable_too(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, narrow: bool
+    network: NumpyModel, images: Sequence[Any], score: Any, narrow: bool
 ) -> None:
     restriction = SpaceRestriction(recipe={"reduce_range": (narrow,)})
     result = autotune.Tuner(portable=True, restriction=restriction, **QUICK).tune(network, images, score)
@@ -63,33 +62,31 @@ def test_weights_of_7_bits_are_portable_too(
 
 
 def test_the_answer_of_another_run_names_its_ops_at_risk(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, tmp_path: Path
+    network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path
 ) -> None:
     free = SpaceRestriction(recipe={"bound_pairs": (False,), "reduce_range": (False,)})
     result = autotune.Tuner(restriction=free, workspace=tmp_path, **QUICK).tune(network, images, score)
-    assert set(result.saturation_risk) <= {"conv_0", "conv_1", "conv_2", "head"}
-    assert "conv_1" in result.saturation_risk
-    assert any("can saturate on x86 CPUs without VNNI" in note and "conv_1" in note for note in result.notes)
+    assert set(result.saturation_risk) <= {"dense_0", "dense_1", "dense_2", "head"}
+    assert "dense_1" in result.saturation_risk
+    assert any("can saturate on x86 CPUs without VNNI" in note and "dense_1" in note for note in result.notes)
     report = result.report(tmp_path / "report.html").read_text()
     assert "Ops that can saturate without VNNI" in report
     assert read_summary(tmp_path).saturation_risk == list(result.saturation_risk)
     assert TuningSummary.from_json(result.to_json(), result.history).saturation_risk == list(result.saturation_risk)
-    metadata = {entry.key: entry.value for entry in onnx.load(result.save(tmp_path / "out.onnx")).metadata_props}
+    metadata = read(result.save(tmp_path / "out.npz"))[1]
     assert json.loads(metadata["autotune:host"])["cpu"] == current_host().cpu
 
 
 def test_a_candidate_that_saturates_all_the_same_fails(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OnnxRuntimeAdapter, "saturating_ops", lambda _self, _model: ("conv_1",))
+    monkeypatch.setattr(NumpyAdapter, "saturating_ops", lambda _self, _model: ("dense_1",))
     result = autotune.Tuner(portable=True, **QUICK).tune(network, images, score)
     assert result.history[1].state is TrialState.FAILED
     assert "must not saturate" in (result.history[1].reason or "")
 
 
-def test_weights_without_a_bound_contradict_portability(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any
-) -> None:
+def test_weights_without_a_bound_contradict_portability(network: NumpyModel, images: Sequence[Any], score: Any) -> None:
     free = SpaceRestriction(recipe={"bound_pairs": (False,)})
     with pytest.raises(ExperimentError, match="bound_pairs"):
         autotune.Tuner(portable=True, restriction=free, **QUICK).tune(network, images, score)

@@ -17,6 +17,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import ApplyError, DataError, ModelError, WorkspaceError
 from tests.adapters.onnx.graphs import image_batches, small_cnn
+from tests.conftest import dense_network
 
 THREADS = Execution(threads=1)
 
@@ -34,7 +35,13 @@ class Subject:
     batches: Callable[[], Sequence[Feeds]]
 
 
+def dense_batches() -> Sequence[Feeds]:
+    rng = np.random.default_rng(1)
+    return [{"data": rng.normal(size=(8, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
+
+
 SUBJECTS: dict[str, Subject] = {
+    "numpy": Subject(source=dense_network, batches=dense_batches),
     "onnxruntime": Subject(source=small_cnn, batches=image_batches),
 }
 
@@ -57,7 +64,7 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
 
 
 def test_every_adapter_has_a_subject() -> None:
-    assert set(SUBJECTS) == set(ADAPTERS)
+    assert set(SUBJECTS) == {*ADAPTERS, "numpy"}
 
 
 def test_adapter_has_the_methods_of_the_contract(loaded: Loaded) -> None:

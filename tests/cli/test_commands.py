@@ -16,7 +16,7 @@ from autotune.adapter import Array
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
 from autotune.experiment import SCHEMA_FILE, load_experiment
-from tests import shapes
+from tests.adapters.onnx import shapes
 from tests.cli.conftest import Command
 
 DIGITS = Path(__file__).parents[2] / "examples" / "quickstart" / "digits.onnx"

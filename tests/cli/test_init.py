@@ -19,9 +19,9 @@ from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.proposal import Role, input_roles, propose
 from autotune.experiment import load_experiment
-from tests import shapes
+from tests.adapters.conftest import convolutional_network
+from tests.adapters.onnx import shapes
 from tests.cli.conftest import Command
-from tests.conftest import convolutional_network
 
 Arrays = dict[str, npt.NDArray[Any]]
 RNG = np.random.default_rng(0)

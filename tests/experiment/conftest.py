@@ -5,15 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    if not DATA.is_dir():
-        pytest.skip("../shared/data is not here")
-    return DATA
-
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:

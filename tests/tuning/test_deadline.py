@@ -13,24 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 import autotune
-from autotune.adapters import get_adapter
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import DeadlineReached
 from autotune.evaluation import Evaluator
 from autotune.restriction import SpaceRestriction
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import NumpyModel
 
 PLAIN = SpaceRestriction(
     recipe={"equalization": (False,), "bias_correction": ("none",), "weight_rounding": ("nearest",)}
 )
-CHEAP: dict[str, Any] = {"warmup": 1, "latency_max_s": 0.05, "restriction": PLAIN, "strategy": "random"}
+CHEAP: dict[str, Any] = {
+    "framework": "numpy",
+    "warmup": 1,
+    "latency_max_s": 0.05,
+    "restriction": PLAIN,
+    "strategy": "random",
+}
 TOLERANT = Criterion(absolute=0.9)
-ADAPTER = type(get_adapter("onnxruntime"))
 
 
 class Clock:
@@ -64,13 +69,13 @@ class SlowLoader:
 
 def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, name: str, seconds: float) -> None:
     """Let a method of the adapter take a while."""
-    original = getattr(ADAPTER, name)
+    original = getattr(NumpyAdapter, name)
 
     def slowed(self: Any, *args: Any, **options: Any) -> Any:
         clock.now += seconds
         return original(self, *args, **options)
 
-    monkeypatch.setattr(ADAPTER, name, slowed)
+    monkeypatch.setattr(NumpyAdapter, name, slowed)
 
 
 def evaluation(images: Sequence[Any], clock: Clock, seconds: float) -> Callable[[Any], float]:
@@ -96,7 +101,7 @@ def check(result: autotune.TuningResult, images: Sequence[Any], stage: str) -> N
 
 
 def test_a_model_that_takes_all_the_time_to_load(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, clock, "load", 30)
     result = autotune.Tuner(timeout_s=20, **CHEAP).tune(network, images, score)
@@ -105,18 +110,18 @@ def test_a_model_that_takes_all_the_time_to_load(
 
 
 def test_data_that_take_all_the_time_to_read(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, tmp_path: Path
+    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock, tmp_path: Path
 ) -> None:
     """A workspace needs to know which data they are, and reads them for that."""
     loader = SlowLoader(list(images) * 10, clock, 6)
     result = autotune.Tuner(timeout_s=20, workspace=tmp_path, **CHEAP).tune(network, loader, score)
     check(result, images, "the model was loaded and the data were read")
     assert loader.read <= 5
-    assert (tmp_path / "best.onnx").is_file()
+    assert (tmp_path / "best.npz").is_file()
 
 
 def test_calibration_reads_fewer_samples_where_the_time_is_short(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock
+    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock
 ) -> None:
     loader = SlowLoader(list(images) * 3, clock, 1)
     result = autotune.Tuner(timeout_s=20, max_trials=1, **CHEAP).tune(network, loader, score)
@@ -129,9 +134,9 @@ def test_calibration_reads_fewer_samples_where_the_time_is_short(
 
 
 def test_a_batch_whose_calibration_takes_all_the_time(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = ADAPTER.calibrate
+    original = NumpyAdapter.calibrate
 
     def slowed(self: Any, model: Any, batches: Any, *, seed: int) -> Any:
         def each() -> Iterator[Any]:
@@ -141,7 +146,7 @@ def test_a_batch_whose_calibration_takes_all_the_time(
 
         return original(self, model, each(), seed=seed)
 
-    monkeypatch.setattr(ADAPTER, "calibrate", slowed)
+    monkeypatch.setattr(NumpyAdapter, "calibrate", slowed)
     result = autotune.Tuner(timeout_s=20, **CHEAP).tune(network, images, score)
     check(result, images, "the fp32 model itself was measured")
     assert clock.now < 5000 + 32, "no second batch"
@@ -151,7 +156,7 @@ def test_a_batch_whose_calibration_takes_all_the_time(
 
 @pytest.mark.parametrize("isolation", ["none", "process"])
 def test_an_eval_fn_that_takes_all_the_time_on_fp32(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, isolation: str
+    network: NumpyModel, images: Sequence[Any], clock: Clock, isolation: str
 ) -> None:
     tuner = autotune.Tuner(timeout_s=20, isolation=isolation, **CHEAP)
     result = tuner.tune(network, images, evaluation(list(images) * 20, clock, 3))
@@ -164,7 +169,7 @@ def test_an_eval_fn_that_takes_all_the_time_on_fp32(
 
 def slow_calls(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
     """Let every sample that a model runs take a while."""
-    original = ADAPTER.runner
+    original = NumpyAdapter.runner
 
     def slow_runner(self: Any, model: Any, execution: Any) -> Any:
         run = original(self, model, execution)
@@ -175,11 +180,11 @@ def slow_calls(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) ->
 
         return slowed
 
-    monkeypatch.setattr(ADAPTER, "runner", slow_runner)
+    monkeypatch.setattr(NumpyAdapter, "runner", slow_runner)
 
 
 def test_samples_that_take_far_too_long_are_not_seen_to_the_last_minute(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """106 s of evaluation in 20 s: the first tenth tells, so that the answer comes early and knows what is needed."""
     data = [(batch, np.zeros(len(batch), np.int64)) for batch in images] * 25
@@ -194,7 +199,7 @@ def test_samples_that_take_far_too_long_are_not_seen_to_the_last_minute(
 
 
 def test_evaluation_data_that_take_all_the_time_to_read(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock
+    network: NumpyModel, images: Sequence[Any], clock: Clock
 ) -> None:
     loader = SlowLoader([(batch, np.zeros(len(batch), np.int64)) for batch in images] * 50, clock, 3)
     result = autotune.Tuner(timeout_s=20, criterion=TOLERANT, **CHEAP).tune(
@@ -205,7 +210,7 @@ def test_evaluation_data_that_take_all_the_time_to_read(
 
 
 def test_a_run_that_continues_after_its_baseline_took_too_long(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, tmp_path: Path
+    network: NumpyModel, images: Sequence[Any], clock: Clock, tmp_path: Path
 ) -> None:
     first = autotune.Tuner(timeout_s=20, workspace=tmp_path, **CHEAP).tune(
         network, images, evaluation(images, clock, 6)
@@ -221,7 +226,7 @@ def test_a_run_that_continues_after_its_baseline_took_too_long(
 
 
 def test_an_answer_found_before_stays_where_a_run_that_continues_has_no_time(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tune(timeout_s: float) -> autotune.TuningResult:
         tuner = autotune.Tuner(
@@ -231,7 +236,7 @@ def test_an_answer_found_before_stays_where_a_run_that_continues_has_no_time(
 
     first = tune(200)
     assert not first.best.config.is_fp32
-    kept = (tmp_path / "best.onnx").read_bytes()
+    kept = (tmp_path / "best.npz").read_bytes()
 
     original = Evaluator.resume
 
@@ -248,7 +253,7 @@ def test_an_answer_found_before_stays_where_a_run_that_continues_has_no_time(
         slow(patch, clock, "load", 30)
         third = tune(20)
     assert third.best.config.is_fp32
-    assert (tmp_path / "best.onnx").read_bytes() == kept, "fp32 for want of time replaces no answer"
+    assert (tmp_path / "best.npz").read_bytes() == kept, "fp32 for want of time replaces no answer"
 
 
 class Ponderer(Strategy):
@@ -265,7 +270,7 @@ class Ponderer(Strategy):
 
 
 def test_planning_that_takes_all_the_time_begins_no_trial(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock
+    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock
 ) -> None:
     tuner = autotune.Tuner(timeout_s=20, **{**CHEAP, "strategy": Ponderer(clock, 30)})
     result = tuner.tune(network, images, score)
@@ -276,7 +281,7 @@ def test_planning_that_takes_all_the_time_begins_no_trial(
 
 
 def test_a_candidate_that_cannot_be_done_in_time_is_not_begun(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, clock, "apply", 8)
     tuner = autotune.Tuner(
@@ -289,7 +294,7 @@ def test_a_candidate_that_cannot_be_done_in_time_is_not_begun(
 
 
 def test_an_eval_fn_that_cannot_end_in_time_is_not_begun(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock
+    network: NumpyModel, images: Sequence[Any], clock: Clock
 ) -> None:
     """It takes 12 s on fp32; no candidate is four times as fast, and 1 s is left."""
     tuner = autotune.Tuner(
@@ -301,7 +306,7 @@ def test_an_eval_fn_that_cannot_end_in_time_is_not_begun(
 
 
 def test_a_metric_may_tell_after_its_first_samples_so_that_a_candidate_is_begun(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fp32 model took 45 s; of the rest 12 s are kept for the finals, so that less than a quarter of it is left."""
     slow_calls(monkeypatch, clock, 0.5)
@@ -320,7 +325,7 @@ def test_a_metric_may_tell_after_its_first_samples_so_that_a_candidate_is_begun(
 
 @pytest.mark.parametrize("late", [1, 2])
 def test_except_exception_around_the_calls_does_not_hide_that_the_time_is_up(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock, late: int
+    network: NumpyModel, images: Sequence[Any], clock: Clock, late: int
 ) -> None:
     """The function tries again and again; it is ended at its second call, of fp32 as of a candidate."""
     calls: list[int] = []
@@ -348,7 +353,7 @@ def test_except_exception_around_the_calls_does_not_hide_that_the_time_is_up(
 
 
 def test_the_time_that_a_function_hides_in_an_error_of_its_own(
-    network: onnx.ModelProto, images: Sequence[Any], clock: Clock
+    network: NumpyModel, images: Sequence[Any], clock: Clock
 ) -> None:
     def wrapping(model: Any) -> float:
         clock.now += 50
@@ -364,7 +369,7 @@ def test_the_time_that_a_function_hides_in_an_error_of_its_own(
 
 @pytest.mark.parametrize("given", [0.05 * 1.6**step for step in range(17)])
 def test_whatever_the_time_given_there_is_an_answer(
-    network: onnx.ModelProto,
+    network: NumpyModel,
     images: Sequence[Any],
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,

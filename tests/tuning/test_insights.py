@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from optuna.samplers import RandomSampler
 
-from autotune.adapter import Execution, Feeds
-from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
+from autotune.adapter import Execution, Feeds, TensorSpec
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError, TrialError
@@ -24,6 +22,8 @@ from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import History
 from autotune.tuning.insights import MEASURED_ALONE, MeasuredInsights
 from autotune.tuning.stopwatch import Stopwatch
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import Layer, NumpyModel
 
 WIDTH = 256
 ROW = {"data": np.random.default_rng(0).normal(size=(1, WIDTH)).astype(np.float32)}
@@ -32,35 +32,24 @@ EVERY = {
     Precision.INT8,
     Precision.INT8_DYNAMIC,
     Precision.INT8_WEIGHT,
-    Precision.INT4_WEIGHT,
 }
 
 
-def perceptron() -> onnx.ModelProto:
-    """Four Gemms with a Relu each."""
+def perceptron() -> NumpyModel:
+    """Four dense layers with a relu each."""
     rng = np.random.default_rng(1)
-    nodes, constants = [], []
+    layers: list[Layer] = []
     for i in range(4):
         weight = rng.normal(0, 0.1, (WIDTH, WIDTH)).astype(np.float32)
-        constants += [
-            numpy_helper.from_array(weight, f"weight_{i}"),
-            numpy_helper.from_array(np.zeros(WIDTH, np.float32), f"bias_{i}"),
-        ]
-        source = "data" if i == 0 else f"relu_{i - 1}"
-        nodes.append(helper.make_node("Gemm", [source, f"weight_{i}", f"bias_{i}"], [f"sum_{i}"], f"gemm_{i}"))
-        nodes.append(helper.make_node("Relu", [f"sum_{i}"], [f"relu_{i}"], f"activation_{i}"))
-    shape: list[str | int | None] = ["batch", WIDTH]
-    graph = helper.make_graph(
-        nodes,
-        "perceptron",
-        [helper.make_tensor_value_info("data", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("relu_3", TensorProto.FLOAT, shape)],
-        constants,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        reads = ("data" if i == 0 else f"relu_{i - 1}",)
+        bias = np.zeros(WIDTH, np.float32)
+        layers.append(Layer(name=f"dense_{i}", kind="dense", reads=reads, weight=weight, bias=bias))
+        layers.append(Layer(name=f"relu_{i}", kind="relu", reads=(f"dense_{i}",)))
+    spec = TensorSpec(name="data", dtype=np.dtype(np.float32), shape=("batch", WIDTH))
+    return NumpyModel(layers=tuple(layers), inputs=(spec,), outputs=(dataclasses.replace(spec, name="out"),))
 
 
-class Profiled(OnnxRuntimeAdapter):
+class Profiled(NumpyAdapter):
     """Gives figures of ours for a profile: in fp32 one op takes 0.95 of the time, quantized half as much.
 
     Each profile is taken at a slower pace than the one before.
@@ -71,17 +60,17 @@ class Profiled(OnnxRuntimeAdapter):
         self._refuses = refuses
 
     def op_seconds(self, models: Sequence[Any], feeds: Feeds, execution: Execution) -> Sequence[Mapping[str, float]]:  # noqa: ARG002
-        """0.95 in gemm_0, the rest in the others; at the n-th call everything takes n times as long."""
+        """0.95 in dense_0, the rest in the others; at the n-th call everything takes n times as long."""
         self.calls.append(len(models))
         if self._refuses:
             raise ApplyError("refused")
         pace = float(len(self.calls))
-        fp32 = {"gemm_0": 0.95 * pace, "gemm_1": 0.02 * pace, "gemm_2": 0.02 * pace, "gemm_3": 0.01 * pace}
+        fp32 = {"dense_0": 0.95 * pace, "dense_1": 0.02 * pace, "dense_2": 0.02 * pace, "dense_3": 0.01 * pace}
         return [fp32, *({op: value / 2 for op, value in fp32.items()} for _ in models[1:])]
 
 
 def insights_of(
-    adapter: OnnxRuntimeAdapter, keep: set[str] | None = None, *, history: History | None = None, **options: Any
+    adapter: NumpyAdapter, keep: set[str] | None = None, *, history: History | None = None, **options: Any
 ) -> MeasuredInsights[Any]:
     """Of the perceptron; ``keep``: ops that offer more than one quantized precision."""
     model = adapter.load(perceptron())
@@ -107,9 +96,8 @@ def insights_of(
 
 
 def test_every_precision_that_ops_offer_is_profiled() -> None:
-    latency = insights_of(OnnxRuntimeAdapter()).op_latency()
-    # A Gemm's activation is computed with it in fp32, and its kernel bears another name then.
-    assert set(latency) == {"gemm_0", "gemm_1", "gemm_2", "gemm_3"}
+    latency = insights_of(NumpyAdapter()).op_latency()
+    assert set(latency) == {"dense_0", "dense_1", "dense_2", "dense_3"}
     assert all(set(by) == EVERY for by in latency.values())
     assert all(seconds > 0 for by in latency.values() for seconds in by.values())
 
@@ -117,16 +105,16 @@ def test_every_precision_that_ops_offer_is_profiled() -> None:
 def test_seconds_of_a_later_profile_are_brought_to_the_pace_of_the_first() -> None:
     adapter = Profiled()
     latency = insights_of(adapter).op_latency()
-    assert adapter.calls == [2, 2, 2, 4, 4, 4]
+    assert adapter.calls == [2, 2, 2, 3, 3, 3]
     # The median of the first three paces is 2.
-    assert latency["gemm_0"][Precision.INT4_WEIGHT] == pytest.approx(0.95)
+    assert latency["dense_0"][Precision.INT8_WEIGHT] == pytest.approx(0.95)
 
 
 def test_a_precision_of_ops_that_take_no_time_is_not_profiled() -> None:
     adapter = Profiled()
-    latency = insights_of(adapter, keep={"gemm_1", "gemm_2"}).op_latency()
+    latency = insights_of(adapter, keep={"dense_1", "dense_2"}).op_latency()
     assert adapter.calls == [2, 2, 2]
-    assert set(latency["gemm_1"]) < EVERY
+    assert set(latency["dense_1"]) < EVERY
 
 
 def test_without_a_profile_there_is_no_entry() -> None:
@@ -191,7 +179,7 @@ def test_insights_cost_at_most_an_evaluation_and_a_fifth_of_the_time_given(
     everything(insights, adapter.space(adapter.load(perceptron())))
     # What has begun is brought to its end: a candidate and its profile.
     assert adapter.now <= allowed_s + 2.0
-    assert set(insights.sensitivity()) == {"gemm_0", "gemm_1", "gemm_2", "gemm_3"}
+    assert set(insights.sensitivity()) == {"dense_0", "dense_1", "dense_2", "dense_3"}
 
 
 def test_nothing_is_begun_after_the_deadline() -> None:
@@ -222,7 +210,7 @@ def test_what_there_was_no_time_for_stays_unknown_when_the_run_goes_on_later() -
     resumed = insights_of(adapter, history=history, clock=adapter.clock)
     # A resumed run must decide as the uninterrupted one did.
     assert math.isnan(resumed.output_error(config))
-    assert not math.isnan(resumed.output_error(QuantizationConfig(ops={"gemm_0": config["gemm_0"]})))
+    assert not math.isnan(resumed.output_error(QuantizationConfig(ops={"dense_0": config["dense_0"]})))
 
 
 def test_profiles_are_repeated_and_say_how_sure_they_are() -> None:
@@ -232,10 +220,10 @@ def test_profiles_are_repeated_and_say_how_sure_they_are() -> None:
         ) -> Sequence[Mapping[str, float]]:
             fp32, *others = super().op_seconds(models, feeds, execution)
             # One op of the candidates takes another time in each session.
-            return [fp32, *({**each, "gemm_1": 0.01 * len(self.calls) ** 2} for each in others)]
+            return [fp32, *({**each, "dense_1": 0.01 * len(self.calls) ** 2} for each in others)]
 
     insights = insights_of(Uneven(), keep=set())
-    steady, uneven = (insights.op_latency_noise()[op] for op in ("gemm_0", "gemm_1"))
+    steady, uneven = (insights.op_latency_noise()[op] for op in ("dense_0", "dense_1"))
     (quantized,) = set(steady) - {Precision.FP32}
     assert steady[quantized] == pytest.approx(0.0, abs=1e-12)
     assert uneven[Precision.FP32] == pytest.approx(0.0, abs=1e-12)
@@ -244,10 +232,10 @@ def test_profiles_are_repeated_and_say_how_sure_they_are() -> None:
 
 def test_profiles_in_workspaces_of_before_hold_no_noise() -> None:
     history = History(None, {})
-    history.keep("op_latency", {"gemm_0": {"fp32": 2e-3, "int8": 1e-3}})
+    history.keep("op_latency", {"dense_0": {"fp32": 2e-3, "int8": 1e-3}})
     insights = insights_of(Profiled(), history=history)
-    assert insights.op_latency() == {"gemm_0": {Precision.FP32: 2e-3, Precision.INT8: 1e-3}}
-    assert insights.op_latency_noise() == {"gemm_0": {}}
+    assert insights.op_latency() == {"dense_0": {Precision.FP32: 2e-3, Precision.INT8: 1e-3}}
+    assert insights.op_latency_noise() == {"dense_0": {}}
 
 
 @pytest.mark.parametrize(("evaluation_s", "most_s"), [(1.0, 0.3), (12.0, 0.6), (1000.0, 1.0)])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
 import autotune
-from autotune.adapters import get_adapter
+from autotune.adapter import Feeds
+from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
 from autotune.errors import DeadlineReached, WorkspaceError
@@ -22,6 +21,8 @@ from autotune.results.result import read_summary
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.search import in_terms_of_prepared
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import Layer, NumpyModel, read
 
 INT8 = QuantizationConfig(ops={"c": OpConfig(precision=Precision.INT8_DYNAMIC)})
 
@@ -41,13 +42,50 @@ class Given(Strategy):
         return Proposal(config=problem.space.preferred, note="preferred")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedModel(NumpyModel):
+    given: NumpyModel | None = None
+
+
+class Preparing(NumpyAdapter):
+    """Leaves the relu out that follows the output of another one."""
+
+    def load(self, source: object) -> NumpyModel:
+        model = super().load(source)
+        if isinstance(model, PreparedModel):
+            return model
+        kept = tuple(layer for layer in model.layers if not layer.name.startswith("again"))
+        fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+        return PreparedModel(**{**fields, "layers": kept, "given": model})
+
+    def as_given(self, model: NumpyModel) -> NumpyModel:
+        return model.given if isinstance(model, PreparedModel) and model.given is not None else model
+
+    def on_data(self, model: NumpyModel, batches: Iterable[Feeds]) -> NumpyModel:  # noqa: ARG002
+        return model
+
+    def executes_another_graph(self, model: NumpyModel) -> bool:
+        return len(self.as_given(model).layers) != len(model.layers)
+
+    def apply(self, model: NumpyModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> NumpyModel:
+        candidate = super().apply(model, config, statistics)
+        assert isinstance(candidate, PreparedModel)
+        return dataclasses.replace(candidate, given=None)
+
+
+@pytest.fixture(autouse=True)
+def preparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.tuning.tuner.get_adapter", lambda _name: Preparing())
+
+
 @pytest.fixture
-def weights_as_inputs(network: onnx.ModelProto) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(network)
-    for tensor in proto.graph.initializer:
-        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return proto
+def redundant(network: NumpyModel) -> NumpyModel:
+    """The network with a relu after its head, and one after that."""
+    more = (
+        Layer(name="relu_3", kind="relu", reads=("head",)),
+        Layer(name="again", kind="relu", reads=("relu_3",)),
+    )
+    return dataclasses.replace(network, layers=(*network.layers, *more))
 
 
 @pytest.fixture
@@ -57,7 +95,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     evaluate = Evaluator.evaluate
 
     def scripted(self: Any, candidate: Any, **options: Any) -> Evaluation:
-        quantized = any("Quantize" in node.op_type for node in candidate.proto.graph.node)
+        quantized = any(layer.weight_scheme for layer in candidate.layers)
         speedup = script["quantized" if quantized else "prepared"]
         interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
         incumbent = options.pop("incumbent", None)
@@ -76,18 +114,18 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return script
 
 
-def tune(model: onnx.ModelProto, images: Any, score: Any, strategy: Strategy, **options: Any) -> Any:
+def tune(model: NumpyModel, images: Any, score: Any, strategy: Strategy, **options: Any) -> Any:
     criterion = options.pop("criterion", autotune.Criterion(relative=0.9))
     tuner = autotune.Tuner(strategy=strategy, criterion=criterion, latency_max_s=0.1, warmup=1, **options)
     return tuner.tune(model, images, score)
 
 
 def test_a_model_that_preparation_makes_faster_is_a_trial_and_a_line_says_so(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
     assert speeds
     strategy = Given()
-    result = tune(weights_as_inputs, images, score, strategy)
+    result = tune(redundant, images, score, strategy)
     baseline, prepared, quantized = result.history
     assert baseline.config.is_fp32
     assert prepared.config == QuantizationConfig(prepared=True)
@@ -101,7 +139,7 @@ def test_a_model_that_preparation_makes_faster_is_a_trial_and_a_line_says_so(
 
 
 def test_the_baseline_is_the_file_as_it_is(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
+    redundant: NumpyModel, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run: list[Any] = []
     baseline = Evaluator.baseline
@@ -111,27 +149,26 @@ def test_the_baseline_is_the_file_as_it_is(
         return baseline(self, **options)
 
     monkeypatch.setattr(Evaluator, "baseline", noted)
-    result = tune(weights_as_inputs, images, score, Given(proposes=False))
+    result = tune(redundant, images, score, Given(proposes=False))
     (model,) = run
-    assert model.proto == weights_as_inputs
-    assert result.baseline.measurement.size_bytes == weights_as_inputs.ByteSize()
+    assert model.fingerprint == redundant.fingerprint
+    assert result.baseline.measurement.size_bytes == redundant.size_bytes
 
 
 def test_preparation_is_the_answer_where_nothing_else_keeps_the_target(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
 ) -> None:
     assert speeds
-    result = tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
+    result = tune(redundant, images, score, Given(proposes=False), workspace=tmp_path)
     assert result.verdict is Verdict.MET
     assert result.best.config.prepared
-    assert (tmp_path / "best.onnx").is_file()
-    saved = onnx.load(result.save(tmp_path / "out.onnx"))
-    assert len(saved.graph.input) == 1
-    assert "BatchNormalization" not in {node.op_type for node in saved.graph.node}
+    assert (tmp_path / "best.npz").is_file()
+    saved, _ = read(result.save(tmp_path / "out.npz"))
+    assert "again" not in {layer.name for layer in saved.layers}
 
 
 def test_a_prepared_model_that_cannot_be_measured_is_no_end_of_the_run(
-    weights_as_inputs: onnx.ModelProto,
+    redundant: NumpyModel,
     images: Any,
     score: Any,
     speeds: dict[str, float],
@@ -141,40 +178,40 @@ def test_a_prepared_model_that_cannot_be_measured_is_no_end_of_the_run(
     scripted = Evaluator.evaluate
 
     def refused(self: Any, candidate: Any, **options: Any) -> Evaluation:
-        if not any("Quantize" in node.op_type for node in candidate.proto.graph.node):
+        if not any(layer.weight_scheme for layer in candidate.layers):
             raise autotune.errors.TrialError("scripted: a crash")
         return scripted(self, candidate, **options)
 
     monkeypatch.setattr(Evaluator, "evaluate", refused)
-    result = tune(weights_as_inputs, images, score, Given())
+    result = tune(redundant, images, score, Given())
     baseline, quantized = result.history
     assert baseline.config.is_fp32
     assert result.best == quantized
 
 
 def test_a_candidate_must_beat_the_prepared_model(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
     speeds["quantized"] = 1.5
-    result = tune(weights_as_inputs, images, score, Given())
+    result = tune(redundant, images, score, Given())
     assert result.history[2].state is TrialState.PRUNED
     assert result.best.config.prepared
 
 
 def test_preparation_that_is_not_proven_faster_leaves_the_users_file(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
 ) -> None:
     speeds["prepared"] = 1.005
     strategy = Given(proposes=False)
-    result = tune(weights_as_inputs, images, score, strategy)
+    result = tune(redundant, images, score, strategy)
     assert [trial.number for trial in result.history] == [0]
     assert score.calls == 1, "its accuracy is not worth an evaluation"
-    saved = onnx.load(result.save(tmp_path / "out.onnx"))
-    assert saved.graph == weights_as_inputs.graph
+    saved, _ = read(result.save(tmp_path / "out.npz"))
+    assert saved.fingerprint == redundant.fingerprint
 
 
 def test_a_model_that_executes_alike_is_not_measured_twice(
-    network: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+    network: NumpyModel, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
     assert speeds
     result = tune(network, images, score, Given(proposes=False))
@@ -182,27 +219,27 @@ def test_a_model_that_executes_alike_is_not_measured_twice(
 
 
 def test_a_run_that_continues_does_not_try_preparation_again(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float], tmp_path: Path
 ) -> None:
-    tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
+    tune(redundant, images, score, Given(proposes=False), workspace=tmp_path)
     speeds["prepared"] = 5.0
-    result = tune(weights_as_inputs, images, score, Given(), workspace=tmp_path)
+    result = tune(redundant, images, score, Given(), workspace=tmp_path)
     assert [trial.speedup for trial in result.history] == [1.0, 2.0, 3.0]
     assert [trial.config for trial in read_summary(tmp_path).history] == [trial.config for trial in result.history]
 
 
 def test_max_trials_counts_candidates_of_the_search(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
     assert speeds
-    assert len(tune(weights_as_inputs, images, score, Given(), max_trials=1).history) == 3
+    assert len(tune(redundant, images, score, Given(), max_trials=1).history) == 3
 
 
 def test_other_objectives_than_latency_leave_it_out(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
+    redundant: NumpyModel, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
     assert speeds
-    assert len(tune(weights_as_inputs, images, score, Given(proposes=False), objective="size").history) == 1
+    assert len(tune(redundant, images, score, Given(proposes=False), objective="size").history) == 1
 
 
 def test_speeds_are_relative_to_the_prepared_model() -> None:
@@ -229,27 +266,15 @@ def test_a_config_without_ops_says_which_model_it_is() -> None:
     assert dataclasses.replace(INT8, prepared=True) == INT8
 
 
-def test_an_adapter_gives_back_what_it_was_given(weights_as_inputs: onnx.ModelProto) -> None:
-    adapter: Any = get_adapter("onnxruntime")
-    model = adapter.load(weights_as_inputs)
-    assert adapter.as_given(model).proto == weights_as_inputs
-    assert adapter.executes_another_graph(model)
-    candidate = adapter.apply(model, QuantizationConfig(prepared=True), None)
-    assert candidate.fingerprint == model.fingerprint
-    assert candidate.given is None, "a candidate travels to a worker without the user's model"
-    assert np.isclose(adapter.as_given(candidate).size_bytes, model.size_bytes)
-
-
 def test_figures_of_two_baselines_do_not_meet_in_one_workspace(
-    weights_as_inputs: onnx.ModelProto, images: Any, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redundant: NumpyModel, images: Any, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was measured before there was a difference goes on where both models execute alike."""
-    adapter: Any = get_adapter("onnxruntime")
     with monkeypatch.context() as patch:
-        patch.setattr(type(adapter), "executes_another_graph", lambda _self, _model: False)
+        patch.setattr(Preparing, "executes_another_graph", lambda _self, _model: False)
         with patch.context() as before:
-            before.setattr(type(adapter), "as_given", lambda _self, model: model)
-            tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
-        assert len(tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path).history) == 1
+            before.setattr(Preparing, "as_given", lambda _self, model: model)
+            tune(redundant, images, score, Given(proposes=False), workspace=tmp_path)
+        assert len(tune(redundant, images, score, Given(proposes=False), workspace=tmp_path).history) == 1
     with pytest.raises(WorkspaceError, match="model"):
-        tune(weights_as_inputs, images, score, Given(proposes=False), workspace=tmp_path)
+        tune(redundant, images, score, Given(proposes=False), workspace=tmp_path)

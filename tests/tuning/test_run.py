@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import psutil
 import pytest
 
@@ -26,12 +25,14 @@ from autotune.evaluation.latency import Comparison
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import read_summary
 from autotune.trial import TrialState
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import NumpyModel
 
 MIB = 2**20
 PLAIN = SpaceRestriction(
     recipe={"equalization": (False,), "bias_correction": ("none",), "weight_rounding": ("nearest",)}
 )
-CHEAP: dict[str, Any] = {"warmup": 1, "latency_max_s": 0.2, "restriction": PLAIN}
+CHEAP: dict[str, Any] = {"framework": "numpy", "warmup": 1, "latency_max_s": 0.2, "restriction": PLAIN}
 
 
 def planted(
@@ -62,7 +63,7 @@ def planted(
 
 
 def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_search(
-    network: onnx.ModelProto, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tune(name: str, faults: dict[int, str], **options: Any) -> autotune.TuningResult:
         (tmp_path / name).mkdir()
@@ -118,7 +119,7 @@ def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_sear
     assert not multiprocessing.active_children()
 
 
-def test_ctrl_c_ends_the_worker_too(network: onnx.ModelProto, images: Sequence[Any]) -> None:
+def test_ctrl_c_ends_the_worker_too(network: NumpyModel, images: Sequence[Any]) -> None:
     class Impatient(autotune.Observer):
         def progress(self, done: int, total: int | None) -> None:  # noqa: ARG002
             if started:
@@ -173,7 +174,7 @@ def test_options_that_contradict_each_other(options: dict[str, Any], message: st
         autotune.Tuner(**options)
 
 
-def test_memory_as_the_objective(network: onnx.ModelProto, images: Sequence[Any], score: Any) -> None:
+def test_memory_as_the_objective(network: NumpyModel, images: Sequence[Any], score: Any) -> None:
     def constant(model: Callable[[object], Any]) -> float:  # noqa: ARG001
         return 1.0
 
@@ -195,7 +196,7 @@ def many() -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
     return [(rng.normal(size=(32, 3, 16, 16)).astype(np.float32), rng.integers(0, 10, 32)) for _ in range(10)]
 
 
-def test_the_winner_has_seen_all_samples(network: onnx.ModelProto, images: Sequence[Any], many: Any) -> None:
+def test_the_winner_has_seen_all_samples(network: NumpyModel, images: Sequence[Any], many: Any) -> None:
     seen: list[Any] = []
 
     class Watch(autotune.Observer):
@@ -216,7 +217,7 @@ def test_the_winner_has_seen_all_samples(network: onnx.ModelProto, images: Seque
 
 
 def test_a_winner_that_misses_in_the_end_makes_room_for_the_next(
-    network: onnx.ModelProto, images: Sequence[Any], many: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    network: NumpyModel, images: Sequence[Any], many: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     complete = Evaluator.complete
     asked: list[int | None] = []
@@ -246,7 +247,7 @@ def test_a_winner_that_misses_in_the_end_makes_room_for_the_next(
 
 
 def test_a_run_that_is_ended_meets_no_target_by_an_estimate(
-    network: onnx.ModelProto, images: Sequence[Any], many: Any
+    network: NumpyModel, images: Sequence[Any], many: Any
 ) -> None:
     class Impatient(autotune.Observer):
         def trial_started(self, number: int, config: Any, note: str) -> None:  # noqa: ARG002
@@ -261,7 +262,7 @@ def test_a_run_that_is_ended_meets_no_target_by_an_estimate(
 
 
 def test_a_confidence_is_shared_by_the_candidates_of_a_run_and_of_its_continuation(
-    network: onnx.ModelProto, images: Sequence[Any], many: Any, tmp_path: Path
+    network: NumpyModel, images: Sequence[Any], many: Any, tmp_path: Path
 ) -> None:
     def tune(trials: int) -> autotune.TuningResult:
         tuner = autotune.Tuner(
@@ -283,7 +284,7 @@ def test_a_confidence_is_shared_by_the_candidates_of_a_run_and_of_its_continuati
 
 
 def test_a_confidence_of_what_only_a_function_knows_is_said_to_mean_nothing(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any
+    network: NumpyModel, images: Sequence[Any], score: Any
 ) -> None:
     tuner = autotune.Tuner(
         objective="size",
@@ -296,7 +297,7 @@ def test_a_confidence_of_what_only_a_function_knows_is_said_to_mean_nothing(
 
 
 def test_without_early_stopping_every_candidate_sees_all_samples(
-    network: onnx.ModelProto, images: Sequence[Any], many: Any
+    network: NumpyModel, images: Sequence[Any], many: Any
 ) -> None:
     tuner = autotune.Tuner(
         objective="size", strategy="random", max_trials=2, criterion=TOLERANT, early_stopping=False, **CHEAP
@@ -306,7 +307,7 @@ def test_without_early_stopping_every_candidate_sees_all_samples(
 
 
 def test_objectives_other_than_latency_prune_nothing_by_speed(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
     evaluate = Evaluator.evaluate
@@ -332,7 +333,7 @@ def test_objectives_other_than_latency_prune_nothing_by_speed(
 
 
 def test_several_metrics_each_with_its_target(
-    network: onnx.ModelProto, images: Sequence[Any], many: Any, tmp_path: Path
+    network: NumpyModel, images: Sequence[Any], many: Any, tmp_path: Path
 ) -> None:
     def tune(target: float) -> autotune.TuningResult:
         tuner = autotune.Tuner(
@@ -358,9 +359,7 @@ def test_several_metrics_each_with_its_target(
     assert tune(0.0).verdict is Verdict.MISSED
 
 
-def test_percentiles_are_carried_with_a_measurement(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any
-) -> None:
+def test_percentiles_are_carried_with_a_measurement(network: NumpyModel, images: Sequence[Any], score: Any) -> None:
     tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
     result = tuner.tune(network, images, score)
     for trial in result.history:
@@ -373,7 +372,7 @@ def test_percentiles_are_carried_with_a_measurement(
 
 
 def test_percentiles_of_a_finalist_are_those_of_its_race(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autotune.tuning.answer.finalists", lambda trials, _objective: [t for t in trials if t.number])
     tuner = autotune.Tuner(strategy="random", max_trials=1, criterion=Criterion(relative=0.5), **CHEAP)
@@ -399,7 +398,7 @@ def test_percentiles_of_a_finalist_are_those_of_its_race(
     ],
 )
 def test_evaluation_data_that_does_not_fit(
-    network: onnx.ModelProto,
+    network: NumpyModel,
     images: Sequence[Any],
     metric: str,
     batches: Callable[[Any], Any],
@@ -413,25 +412,23 @@ def test_evaluation_data_that_does_not_fit(
         tuner.tune(network, images, metric=metric, eval_dataloader=batches(images[0]))
 
 
-def test_a_holdout_needs_a_metric(network: onnx.ModelProto, images: Sequence[Any], score: Any) -> None:
+def test_a_holdout_needs_a_metric(network: NumpyModel, images: Sequence[Any], score: Any) -> None:
     with pytest.raises(InputError, match="`holdout` goes with `metric`"):
         autotune.Tuner(holdout=0.2).tune(network, images, score)
 
 
 def test_a_candidate_whose_outputs_are_not_finite_fails_and_names_the_output(
-    network: onnx.ModelProto, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter  # noqa: PLC0415
-
-    runner = OnnxRuntimeAdapter.runner
+    runner = NumpyAdapter.runner
 
     def spoiled(self: Any, model: Any, execution: Any) -> Any:
         run = runner(self, model, execution)
-        if not any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node):
+        if not any(layer.weight_scheme for layer in model.layers):
             return run
         return lambda feeds: tuple(output * np.float32("nan") for output in run(feeds))
 
-    monkeypatch.setattr(OnnxRuntimeAdapter, "runner", spoiled)
+    monkeypatch.setattr(NumpyAdapter, "runner", spoiled)
     result = autotune.Tuner(objective="size", strategy="random", max_trials=1, **CHEAP).tune(network, images, score)
     assert result.history[1].state is TrialState.FAILED
     assert "Output 'logits' must be finite" in (result.history[1].reason or "")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 import autotune
@@ -16,6 +15,8 @@ from autotune.criterion import Verdict
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial
 from autotune.tuning.search import Limits
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import NumpyModel
 
 ALGORITHMS = (MINMAX, PERCENTILE, CalibrationAlgorithm(CalibrationMethod.PERCENTILE, 99.9))
 
@@ -38,17 +39,22 @@ class OneOp(Strategy):
         return Exhausted(reason="exhausted: every algorithm was tried")
 
 
-def _tune(network: onnx.ModelProto, images: Any, score: Any, strategy: Strategy, **options: Any) -> Any:
+def _tune(network: NumpyModel, images: Any, score: Any, strategy: Strategy, **options: Any) -> Any:
     # A criterion that everything keeps, so that each candidate is a possible winner.
     tuner = autotune.Tuner(
-        strategy=strategy, criterion=autotune.Criterion(relative=0.9), latency_max_s=0.2, warmup=1, **options
+        framework="numpy",
+        strategy=strategy,
+        criterion=autotune.Criterion(relative=0.9),
+        latency_max_s=0.2,
+        warmup=1,
+        **options,
     )
     return tuner.tune(network, images, score)
 
 
 @pytest.mark.parametrize("needs_accuracy", [False, True])
 def test_configs_that_make_the_same_model_are_evaluated_once(
-    network: onnx.ModelProto, images: Any, score: Any, needs_accuracy: bool
+    network: NumpyModel, images: Any, score: Any, needs_accuracy: bool
 ) -> None:
     result = _tune(network, images, score, OneOp(ALGORITHMS, needs_accuracy=needs_accuracy))
     first, second, third = result.history[1:]
@@ -65,7 +71,7 @@ def test_configs_that_make_the_same_model_are_evaluated_once(
 
 
 def test_a_repeat_is_never_the_answer_nor_raced_against_its_original(
-    network: onnx.ModelProto, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raced: list[int] = []
     race = autotune.evaluation.Evaluator.race
@@ -81,7 +87,7 @@ def test_a_repeat_is_never_the_answer_nor_raced_against_its_original(
     assert not any(raced)
 
 
-def test_the_end_says_which_limit_was_reached(network: onnx.ModelProto, images: Any, score: Any) -> None:
+def test_the_end_says_which_limit_was_reached(network: NumpyModel, images: Any, score: Any) -> None:
     result = _tune(network, images, score, OneOp(ALGORITHMS), max_trials=1)
     assert result.end_reason == "max_trials: 1 were tried"
     assert len(result.history) == 2
@@ -90,7 +96,7 @@ def test_the_end_says_which_limit_was_reached(network: onnx.ModelProto, images: 
 
 
 def test_a_resumed_run_knows_the_models_of_the_first(
-    network: onnx.ModelProto, images: Any, score: Any, tmp_path: Path
+    network: NumpyModel, images: Any, score: Any, tmp_path: Path
 ) -> None:
     _tune(network, images, score, OneOp(ALGORITHMS[:1]), workspace=tmp_path)
     result = _tune(network, images, score, OneOp(ALGORITHMS[:2]), workspace=tmp_path)
@@ -98,10 +104,9 @@ def test_a_resumed_run_knows_the_models_of_the_first(
 
 
 def test_a_config_that_leaves_the_model_as_it_is_repeats_the_baseline(
-    network: onnx.ModelProto, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter = autotune.adapters.get_adapter("onnxruntime")
-    monkeypatch.setattr(type(adapter), "apply", lambda _self, model, _config, _statistics: model)
+    monkeypatch.setattr(NumpyAdapter, "apply", lambda _self, model, _config, _statistics: model)
     result = _tune(network, images, score, OneOp(ALGORITHMS[:2], needs_accuracy=True))
     assert [trial.same_as for trial in result.history] == [None, 0, 0]
     assert result.best.number == 0

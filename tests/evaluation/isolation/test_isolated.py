@@ -86,7 +86,7 @@ def isolated(settings: dict[str, Any], problem: Any) -> Iterator[IsolatedEvaluat
     # The worker cannot import a conftest.
     cloudpickle.register_pickle_by_value(from_here)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    adapter = from_here.OnnxAdapter()
+    adapter = from_here.NumpyAdapter()
     with IsolatedEvaluator(isolation=IsolationOptions(), adapter=adapter, **settings) as unlimited:
         at_rest = unlimited.baseline().peak_memory_bytes
     assert at_rest is not None

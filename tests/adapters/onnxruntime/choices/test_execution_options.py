@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+import autotune
 from autotune.adapter import Execution
 from autotune.adapters.onnx.session import optimized_op_counts, session_options
 from autotune.adapters.onnxruntime import OnnxModel
@@ -18,6 +21,7 @@ from autotune.adapters.onnxruntime.choices.execution_options import METADATA_KEY
 from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.config import FP32, GraphFormat, GraphOptimization, QuantizationConfig, Recipe
 from autotune.errors import ModelError
+from autotune.restriction import SpaceRestriction
 from tests.adapters.onnx.graphs import build, node, normal
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, chain, config, prepared, run
 
@@ -122,3 +126,16 @@ def test_fp32_has_no_execution_options() -> None:
     assert QuantizationConfig(recipe=recipe).recipe == Recipe()
     assert recipe.quick == Recipe()
     assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_run_tells_which_option_its_answer_asks_of_the_user(
+    network_file: Path, images: Sequence[Any], score: Any
+) -> None:
+    restriction = SpaceRestriction(recipe={"optimization": (GraphOptimization.EXTENDED,)})
+    criterion = autotune.Criterion(relative=0.05)
+    tuner = autotune.Tuner(
+        objective="size", max_trials=3, strategy="basic", criterion=criterion, restriction=restriction
+    )
+    result = tuner.tune(network_file, images, score)
+    assert result.best.config.recipe.optimization is GraphOptimization.EXTENDED
+    assert any("ORT_ENABLE_EXTENDED" in note for note in result.notes)

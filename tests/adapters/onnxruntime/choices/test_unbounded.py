@@ -11,7 +11,7 @@ from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.config import Precision
 from autotune.host import current_host
 from autotune.space import OpSpace, PrecisionSpace, TuningSpace
-from tests import shapes
+from tests.adapters.onnx import shapes
 
 GRAPH = Graph(OnnxRuntimeAdapter().load(shapes.masked_attention()).proto)
 RANGED = {Precision.INT8, Precision.INT8_DYNAMIC}

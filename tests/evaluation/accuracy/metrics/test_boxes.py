@@ -7,11 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from autotune import Tuner
 from autotune.errors import DataError, InputError
 from autotune.evaluation import create_metric
 from autotune.evaluation.accuracy.metrics.boxes import Boxes
-from tests import shapes
 
 Array = npt.NDArray[Any]
 
@@ -107,12 +105,6 @@ def test_images_count_by_their_detections() -> None:
     candidate = np.concatenate([suppressed(*THREE), suppressed(), suppressed()])
     assert figure(metric, (fp32,), (candidate,)) == pytest.approx(2 * 3 / (3 + 4))
     assert math.isnan(figure(metric, (suppressed(),), (suppressed(),)))
-
-
-def test_where_fp32_finds_nothing_the_way_out_is_named() -> None:
-    batches = [np.zeros((1, 3, 32, 32), np.float32)] * 2  # scores of one half
-    with pytest.raises(DataError, match="must be defined on the fp32 model, but it finds nothing in any image"):
-        Tuner(max_trials=1).tune(shapes.detector(), batches, metric=Boxes(score=0.6), eval_dataloader=batches)
 
 
 def test_what_is_no_detector() -> None:

@@ -16,10 +16,11 @@ from autotune.criterion import Criterion
 from autotune.errors import DataError, DeadlineReached, ModelError, WorkspaceError
 from autotune.evaluation import LatencyComparison
 from autotune.evaluation.accuracy.metrics import SampleFunction
+from autotune.evaluation.accuracy.metrics.boxes import Boxes
 from autotune.evaluation.latency import Call, Comparison
 from autotune.evaluation.latency.sessions import open_sessions
 from autotune.restriction import OpRestriction, SpaceRestriction
-from tests import shapes
+from tests.adapters.onnx import shapes
 
 OPTIONS: dict[str, Any] = {
     "objective": "size",  # unlike latency the same in every run
@@ -206,3 +207,9 @@ def test_the_history_knows_the_axis(tmp_path: Path) -> None:
     tune(shapes.time_major_lstm(None, None), batches, batch_axis=1, workspace=tmp_path)
     with pytest.raises(WorkspaceError, match="batch 1 along 1"):
         tune(shapes.time_major_lstm(None, None), batches, batch_axis=0, workspace=tmp_path)
+
+
+def test_where_fp32_finds_nothing_the_way_out_is_named() -> None:
+    batches = [np.zeros((1, 3, 32, 32), np.float32)] * 2  # scores of one half
+    with pytest.raises(DataError, match="must be defined on the fp32 model, but it finds nothing in any image"):
+        autotune.Tuner(max_trials=1).tune(shapes.detector(), batches, metric=Boxes(score=0.6), eval_dataloader=batches)
