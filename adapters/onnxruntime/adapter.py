@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, Feeds, Runner
 from autotune.adapters.onnx.branches import Shapes, chosen_by_shapes
 from autotune.adapters.onnx.compare import executes_another_graph
 from autotune.adapters.onnx.decided import deciding_inputs, values_in
@@ -39,8 +39,10 @@ class OnnxRuntimeAdapter:
     name = "onnxruntime"
     suffix = ".onnx"
 
-    def load(self, source: object) -> OnnxModel:
+    def load(self, source: object, example: Example | None = None) -> OnnxModel:  # noqa: ARG002
         """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.
+
+        An ONNX model says itself what it reads, so that no example is needed.
 
         Raises:
             ModelError: It is missing, corrupt, no ONNX model, or ONNX Runtime cannot run it.

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from autotune.adapter.example import Example
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.space import TuningSpace
@@ -99,14 +100,17 @@ class Adapter(Protocol[ModelT]):
     suffix: str
     """Of the files that :meth:`save` writes, the dot included."""
 
-    def load(self, source: object) -> ModelT:
+    def load(self, source: object, example: Example | None = None) -> ModelT:
         """Read a model and prepare it for quantization; called once per run.
 
         Args:
             source: A path or the framework's own object.
+            example: The first batch of the user's data, for frameworks that trace a model to read it. None where there
+                is no data, as when a saved model is inspected; an adapter that cannot do without says so.
 
         Raises:
-            ModelError: It is missing, corrupt or not what this adapter reads.
+            ModelError: It is missing, corrupt or not what this adapter reads, or cannot be read without an example.
+            DataError: An example was asked for, and there is none.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.adapter import Adapter, Execution, Feeds, Runner
+from autotune.adapter import Adapter, Example, Execution, Feeds, Runner
 from autotune.adapters import ADAPTERS, get_adapter
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
@@ -76,6 +76,11 @@ def test_loading_twice_gives_equal_fingerprints(loaded: Loaded) -> None:
 
 def test_a_loaded_model_can_be_loaded_again(loaded: Loaded) -> None:
     assert loaded.adapter.load(loaded.model).fingerprint == loaded.model.fingerprint
+
+
+def test_an_example_of_the_data_changes_nothing_of_what_is_loaded(loaded: Loaded) -> None:
+    again = loaded.adapter.load(SUBJECTS[loaded.adapter.name].source(), Example(loaded.batches))
+    assert again.fingerprint == loaded.model.fingerprint
 
 
 def test_model_describes_inputs_and_outputs(loaded: Loaded) -> None:

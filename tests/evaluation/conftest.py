@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autotune.adapter import Array, Execution, Feeds, Runner, TensorSpec
+from autotune.adapter import Array, Example, Execution, Feeds, Runner, TensorSpec
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.space import TuningSpace
@@ -62,7 +62,7 @@ class OnnxAdapter:
 
         return run
 
-    def load(self, source: object) -> OnnxModel:
+    def load(self, source: object, example: Example | None = None) -> OnnxModel:  # noqa: ARG002
         assert isinstance(source, bytes)
         return OnnxModel(source)
 
