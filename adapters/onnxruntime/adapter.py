@@ -130,13 +130,13 @@ class OnnxRuntimeAdapter:
         session = open_session(model.stored, model.external_dir, session_options(execution, model.optimization))
         return SessionRunner(session, keep=model)
 
-    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the model; ``metadata`` goes into its ``metadata_props``.
+    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
+        """Write the model, and its weights where they need a file of their own; ``metadata`` goes into its props.
 
         Raises:
             WorkspaceError: The file cannot be written.
         """
-        save_model(model, path, metadata)
+        return save_model(model, path, metadata)
 
     def saturating_ops(self, model: OnnxModel) -> Sequence[str]:
         """Ops of a candidate that can saturate on x86 without VNNI; see :class:`autotune.adapter.PortabilityCheck`."""

@@ -13,8 +13,11 @@ from autotune.atomic import replacing_all
 from autotune.errors import WorkspaceError
 
 
-def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
+def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
     """Write ``model`` to ``path``; weights that do not fit into one file go into a second beside it.
+
+    Returns:
+        ``path``, and the file of the weights where there is one.
 
     Raises:
         WorkspaceError: It cannot be written; what was there before still is.
@@ -39,6 +42,7 @@ def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> Non
         raise WorkspaceError(
             f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
         ) from error
+    return tuple(reversed(paths))
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

@@ -98,7 +98,7 @@ class Adapter(Protocol[ModelT]):
     """As users write it after ``framework:``."""
 
     suffix: str
-    """Of the files that :meth:`save` writes, the dot included."""
+    """Of the path that :meth:`save` is given and :meth:`load` reads, the dot included; empty for a folder."""
 
     def load(self, source: object, example: Example | None = None) -> ModelT:
         """Read a model and prepare it for quantization; called once per run.
@@ -147,10 +147,16 @@ class Adapter(Protocol[ModelT]):
         """
         ...
 
-    def save(self, model: ModelT, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, model: ModelT, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
         """Write the model so that a reader sees the old file or the new one, never a part; ``metadata`` goes into it.
 
+        :func:`autotune.atomic.replacing_all` writes files so. Further ones lie beside ``path``, under names of their
+        own. What was written for the model that had this path before, and is not written again, the caller removes.
+
+        Returns:
+            What was written, files or a folder; :meth:`load` reads the first, which needs the others.
+
         Raises:
-            WorkspaceError: The file cannot be written.
+            WorkspaceError: A file cannot be written; what was there before still is.
         """
         ...

@@ -75,8 +75,9 @@ class OnnxAdapter:
     def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:
         raise NotImplementedError
 
-    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:  # noqa: ARG002
+    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:  # noqa: ARG002
         path.write_bytes(model.proto)
+        return (path,)
 
 
 def linear_model(weight: Array, *, repeats: int = 1) -> OnnxModel:
