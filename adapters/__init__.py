@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, cast
 
 from autotune.adapter import Adapter
 from autotune.errors import InputError, MissingDependencyError
+from autotune.suggestion import nearest
 
 __all__ = ["ADAPTERS", "ENTRY_POINT_GROUP", "Registration", "adapter_names", "get_adapter"]
 
@@ -70,8 +70,8 @@ def _from_entry_point(name: str) -> Adapter[Any]:
     points = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name))
     if not points:
         known = adapter_names()
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(name, known)
+        hint = f" Did you mean {near!r}?" if near else ""
         raise InputError(f"An adapter must be one of {', '.join(known)}, but got {name!r}.{hint}")
     try:
         adapter = points[0].load()

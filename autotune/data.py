@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Feeds, TensorSpec
+from autotune.adapter.example import looks_labelled
 from autotune.batch import BatchAxes, leading_axes
 from autotune.errors import DataError
 
@@ -53,7 +54,7 @@ def iterate(
     axes = leading_axes(inputs) if axes is None else axes
     for index, item in enumerate(_open(loader)):
         if labelled is None:
-            labelled = _looks_labelled(item, len(inputs))
+            labelled = looks_labelled(item, len(inputs))
         if labelled:
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise DataError(
@@ -142,13 +143,6 @@ def _open(loader: Iterable[object]) -> Iterator[object]:
         return iter(loader)
     except TypeError:
         raise DataError(f"A data loader must be an iterable of batches, but it is {_describe(loader)}") from None
-
-
-def _looks_labelled(item: object, inputs: int) -> bool:
-    """Whether a loader's item is ``(inputs, labels)``: a pair, and not merely the two inputs of a two-input model."""
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        return False
-    return inputs == 1 or isinstance(item[0], (tuple, list, Mapping))
 
 
 def _as_array(value: object, spec: TensorSpec, where: str) -> Array:

@@ -6,7 +6,6 @@ A package brings its own through the entry point group ``autotune.strategies``: 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -27,6 +26,7 @@ from autotune.strategies.optuna_sampler import OptunaSampler
 from autotune.strategies.pareto import Pareto
 from autotune.strategies.random import Random
 from autotune.strategy import Strategy
+from autotune.suggestion import nearest
 
 __all__ = ["ENTRY_POINT_GROUP", "STRATEGIES", "as_strategy", "create_strategy", "strategy_class", "strategy_names"]
 
@@ -63,8 +63,8 @@ def strategy_class(name: str) -> type[Strategy]:
     found = _entry_points().get(name)
     if found is None:
         known = strategy_names()
-        near = difflib.get_close_matches(name.lower(), known, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
+        near = nearest(name, known)
+        hint = f"Did you mean {near!r}? " if near else ""
         raise StrategyError(f"There is no strategy {name!r}. {hint}Known are: {', '.join(known)}")
     try:
         loaded = found.load()
@@ -95,8 +95,8 @@ def create_strategy(name: str, **options: Any) -> Strategy:
     ]
     for option in options:
         if option not in allowed:
-            near = difflib.get_close_matches(option, allowed, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
+            near = nearest(option, allowed)
+            hint = f"Did you mean {near!r}? " if near else ""
             has = f"It has: {', '.join(allowed)}" if allowed else "It has none"
             raise StrategyError(f"Strategy {name!r} has no option {option!r}. {hint}{has}")
     return cls(**options)

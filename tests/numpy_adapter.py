@@ -6,7 +6,6 @@ It is the second subject of the contract suite, and what the core's own tests tu
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.adapter import Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, Feeds, Runner
 from autotune.algorithms import WeightLimits, activation_range, affine_parameters, can_saturate
+from autotune.atomic import replacing
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.config import (
     KL,
@@ -55,8 +55,8 @@ class NumpyAdapter:
     name = "numpy"
     suffix = ".npz"
 
-    def load(self, source: object) -> NumpyModel:
-        """A model as it is, or one that :meth:`save` wrote."""
+    def load(self, source: object, example: Example | None = None) -> NumpyModel:  # noqa: ARG002
+        """A model as it is, or one that :meth:`save` wrote; no example is needed, since the file says what it reads."""
         if isinstance(source, NumpyModel):
             return source
         if not isinstance(source, (str, Path)):
@@ -108,17 +108,16 @@ class NumpyAdapter:
         """A runner; NumPy decides on its threads itself."""
         return NumpyRunner(model)
 
-    def save(self, model: NumpyModel, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, model: NumpyModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
         """Write an ``.npz`` archive under ``path``, whatever its suffix."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(to_bytes(model, metadata))
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                temporary.write_bytes(to_bytes(model, metadata))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise WorkspaceError(
                 f"The model cannot be written to {path}: {error.strerror}. Choose another place"
             ) from error
+        return (path,)
 
     def saturating_ops(self, model: NumpyModel) -> Sequence[str]:
         """Layers whose integers can sum to more than 16 bits hold; see :class:`autotune.adapter.PortabilityCheck`."""

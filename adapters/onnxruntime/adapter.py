@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, Feeds, Runner
 from autotune.adapters.onnx.branches import Shapes, chosen_by_shapes
 from autotune.adapters.onnx.compare import executes_another_graph
 from autotune.adapters.onnx.decided import deciding_inputs, values_in
@@ -39,8 +39,10 @@ class OnnxRuntimeAdapter:
     name = "onnxruntime"
     suffix = ".onnx"
 
-    def load(self, source: object) -> OnnxModel:
+    def load(self, source: object, example: Example | None = None) -> OnnxModel:  # noqa: ARG002
         """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.
+
+        An ONNX model says itself what it reads, so that no example is needed.
 
         Raises:
             ModelError: It is missing, corrupt, no ONNX model, or ONNX Runtime cannot run it.
@@ -128,13 +130,13 @@ class OnnxRuntimeAdapter:
         session = open_session(model.stored, model.external_dir, session_options(execution, model.optimization))
         return SessionRunner(session, keep=model)
 
-    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the model; ``metadata`` goes into its ``metadata_props``.
+    def save(self, model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
+        """Write the model, and its weights where they need a file of their own; ``metadata`` goes into its props.
 
         Raises:
             WorkspaceError: The file cannot be written.
         """
-        save_model(model, path, metadata)
+        return save_model(model, path, metadata)
 
     def saturating_ops(self, model: OnnxModel) -> Sequence[str]:
         """Ops of a candidate that can saturate on x86 without VNNI; see :class:`autotune.adapter.PortabilityCheck`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +9,15 @@ import onnx
 
 from autotune.adapters.onnx.model import OnnxModel, write_weights
 from autotune.adapters.onnxruntime.choices.execution_options import to_metadata
+from autotune.atomic import replacing_all
 from autotune.errors import WorkspaceError
 
 
-def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> None:
+def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
     """Write ``model`` to ``path``; weights that do not fit into one file go into a second beside it.
+
+    Returns:
+        ``path``, and the file of the weights where there is one.
 
     Raises:
         WorkspaceError: It cannot be written; what was there before still is.
@@ -22,34 +25,24 @@ def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> Non
     proto = onnx.ModelProto()
     proto.CopyFrom(model.stored)
     _set_metadata(proto, {**to_metadata(model.optimization), **metadata})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # The weights' file has the model's hash in its name: until the new model replaces the old one, the old one finds
     # its own.
     weights = path.with_name(f"{path.name}.{model.fingerprint}.data")
-    written: list[Path] = []
+    paths = [path] if model.external_dir is None else [weights, path]
     try:
-        if model.external_dir is not None:
-            written.append(weights.with_name(f".{weights.name}.{os.getpid()}.tmp"))
-            write_weights(proto, model.external_dir, written[-1])
-            for tensor in proto.graph.initializer:
-                for entry in tensor.external_data:
-                    if entry.key == "location":
-                        entry.value = weights.name
-        written.append(temporary)
-        with temporary.open("wb") as file:
-            file.write(proto.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        if model.external_dir is not None:
-            written[0].replace(weights)
-        temporary.replace(path)
+        with replacing_all(paths) as temporaries:
+            if model.external_dir is not None:
+                write_weights(proto, model.external_dir, temporaries[0])
+                for tensor in proto.graph.initializer:
+                    for entry in tensor.external_data:
+                        if entry.key == "location":
+                            entry.value = weights.name
+            temporaries[-1].write_bytes(proto.SerializeToString())
     except OSError as error:
         raise WorkspaceError(
             f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
         ) from error
-    finally:
-        for leftover in written:
-            leftover.unlink(missing_ok=True)
+    return tuple(reversed(paths))
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

@@ -9,12 +9,14 @@ from autotune.adapter.capabilities import (
     given_model,
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec
+from autotune.adapter.example import Example
 
 __all__ = [
     "Adapter",
     "Array",
     "CostModel",
     "DataDependentSpace",
+    "Example",
     "Execution",
     "Feeds",
     "HostFindings",

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from autotune.adapter.example import Example
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.space import TuningSpace
@@ -97,16 +98,19 @@ class Adapter(Protocol[ModelT]):
     """As users write it after ``framework:``."""
 
     suffix: str
-    """Of the files that :meth:`save` writes, the dot included."""
+    """Of the path that :meth:`save` is given and :meth:`load` reads, the dot included; empty for a folder."""
 
-    def load(self, source: object) -> ModelT:
+    def load(self, source: object, example: Example | None = None) -> ModelT:
         """Read a model and prepare it for quantization; called once per run.
 
         Args:
             source: A path or the framework's own object.
+            example: The first batch of the user's data, for frameworks that trace a model to read it. None where there
+                is no data, as when a saved model is inspected; an adapter that cannot do without says so.
 
         Raises:
-            ModelError: It is missing, corrupt or not what this adapter reads.
+            ModelError: It is missing, corrupt or not what this adapter reads, or cannot be read without an example.
+            DataError: An example was asked for, and there is none.
         """
         ...
 
@@ -143,10 +147,16 @@ class Adapter(Protocol[ModelT]):
         """
         ...
 
-    def save(self, model: ModelT, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, model: ModelT, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
         """Write the model so that a reader sees the old file or the new one, never a part; ``metadata`` goes into it.
 
+        :func:`autotune.atomic.replacing_all` writes files so. Further ones lie beside ``path``, under names of their
+        own. What was written for the model that had this path before, and is not written again, the caller removes.
+
+        Returns:
+            What was written, files or a folder; :meth:`load` reads the first, which needs the others.
+
         Raises:
-            WorkspaceError: The file cannot be written.
+            WorkspaceError: A file cannot be written; what was there before still is.
         """
         ...

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from autotune.atomic import replacing
 from autotune.calibration.histogram import Histogram
 from autotune.calibration.moments import ChannelMoments
 from autotune.errors import WorkspaceError
@@ -68,17 +67,11 @@ class CalibrationStatistics:
         Raises:
             WorkspaceError: It cannot be written.
         """
-        temporary: Path | None = None
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-                temporary = Path(file.name)
+            # A file of ours: to a path, NumPy would append an ending.
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **self._arrays())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
             raise WorkspaceError(f"The calibration statistics cannot be written to {path}: {error}") from error
 
     @classmethod

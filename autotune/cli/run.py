@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotune.adapters import get_adapter
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
 from autotune.cli.progress import ProgressDisplay
@@ -17,6 +19,7 @@ from autotune.cli.tables import print_outcome
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.run import tune_experiment
 from autotune.results.result import NEAREST, TuningResult
+from autotune.tuning.models import BEST, kept_files
 
 
 def run(
@@ -40,7 +43,7 @@ def run(
 
     Ends with status 0 where the target is met, by the tuned model or, where nothing that keeps it is faster, by fp32;
     with 3 where no candidate is known to keep it, nothing was tried, or speed is undecided: then the answer is fp32,
-    and the nearest candidate lies beside it as nearest.onnx.
+    and the nearest candidate lies beside it, under the name nearest.
     """
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
@@ -82,16 +85,23 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
 
 def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
     print_outcome(console, result)
-    saved = result.save(output) if output is not None else _kept_model(experiment.workspace, "best")
+    saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
     report = result.report(experiment.workspace / "report.html")
-    console.print(Text(f"Model:  {saved}\nReport: {report}"), soft_wrap=True, highlight=False)
-    if result.nearest is not None and (nearest := _kept_model(experiment.workspace, NEAREST)) is not None:
-        console.print(Text(f"Nearest candidate, which is not the answer: {nearest}"), soft_wrap=True, highlight=False)
+    console.print(Text(f"Model:  {_listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
+    if result.nearest is not None and (nearest := _kept(experiment, NEAREST)):
+        line = f"Nearest candidate, which is not the answer: {_listed(nearest)}"
+        console.print(Text(line), soft_wrap=True, highlight=False)
     if result.interrupted:
         raise typer.Exit(ExitStatus.INTERRUPTED)
     raise typer.Exit(ExitStatus.MET if result.success else ExitStatus.NOT_MET)
 
 
-def _kept_model(workspace: Path, name: str) -> Path | None:
-    """A model that the run keeps in its workspace; None where there is none of that name."""
-    return next(iter(sorted(workspace.glob(f"{name}.*"))), None)
+def _kept(experiment: Experiment, name: str) -> tuple[Path, ...]:
+    """The files of a model that the run keeps in its workspace; empty where there is none of that name."""
+    return kept_files(experiment.workspace, name, get_adapter(experiment.model.framework).suffix)
+
+
+def _listed(files: Sequence[Path]) -> str:
+    """The path of a model, and what belongs to it."""
+    first, *others = files
+    return f"{first} (with {', '.join(file.name for file in others)})" if others else str(first)

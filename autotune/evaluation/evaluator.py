@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
 from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, TensorSpec
 from autotune.batch import axes_of
+from autotune.cores import usable_cores
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import TrialError
 from autotune.evaluation.accuracy.score import FunctionScorer, Progress, Score, Scorer
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction, check_direction
 from autotune.evaluation.accuracy.streamed import SampleScorer
-from autotune.evaluation.accuracy.wide import WideRunner, usable_cores
+from autotune.evaluation.accuracy.wide import WideRunner
 from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
 from autotune.evaluation.latency import (
     Call,
@@ -35,7 +35,7 @@ _RACE_SESSIONS = 2
 """Sessions of fp32 and of a finalist that are opened whatever they cost."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What came of measuring one candidate.
 
@@ -349,7 +349,7 @@ class Evaluator(Generic[ModelT]):
         return [dataclasses.replace(spec, shape=(None,) * output.ndim) for spec, output in pairs]
 
     def _checked(self, model: ModelT, runner: Runner, deadline: float | None) -> CheckedModel:
-        cores = usable_cores()
+        cores = len(usable_cores())
         if cores > self._latency.threads:
             runner = WideRunner(runner, lambda: self._adapter.runner(model, Execution(threads=cores)))
         return CheckedModel(

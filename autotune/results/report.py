@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from autotune.atomic import replacing
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
 from autotune.results.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
@@ -38,13 +38,11 @@ def write_report(result: TuningSummary, path: Path) -> Path:
         WorkspaceError: The file cannot be written.
     """
     text = render(result)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise WorkspaceError(f"The report {path} cannot be written: {error.strerror or error}") from error
     return path
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 NEAREST = "nearest"
-"""Name, without its ending, of the file in the workspace that holds the model of :attr:`TuningSummary.nearest`."""
+"""Name, without its ending, of what the workspace keeps the model of :attr:`TuningSummary.nearest` in."""
 
 SUMMARY_FORMAT = 2
 """2: speed has a verdict of its own, and a missed target is answered with fp32. 1: no format was written; the answer to
@@ -215,8 +215,8 @@ class TuningResult(TuningSummary):
     """What a run returns: the summary, and the answer's model itself, which is fp32's where that is the answer."""
 
     _run: Callable[[object], Array | tuple[Array, ...]]
-    _save: Callable[[Path], None]
-    _save_nearest: Callable[[Path], None] | None = None
+    _save: Callable[[Path], tuple[Path, ...]]
+    _save_nearest: Callable[[Path], tuple[Path, ...]] | None = None
 
     def model(self, inputs: object) -> Array | tuple[Array, ...]:
         """Run the answer's model on one batch.
@@ -232,14 +232,29 @@ class TuningResult(TuningSummary):
     def save(self, path: str | Path) -> Path:
         """Write the answer's model, with its config, measured loss, host and our version in its metadata.
 
+        Returns:
+            The path by which the model is loaded. :meth:`save_files` also returns the files that belong to it.
+
         Raises:
-            WorkspaceError: The file cannot be written.
+            WorkspaceError: A file cannot be written.
         """
-        self._save(Path(path))
-        return Path(path)
+        return self.save_files(path)[0]
+
+    def save_files(self, path: str | Path) -> tuple[Path, ...]:
+        """Write the answer's model as :meth:`save` does, and return every file or folder that was written.
+
+        Some frameworks write several: graph and weights, or a file for weights beyond 2 GB.
+
+        Raises:
+            WorkspaceError: A file cannot be written.
+        """
+        return self._save(Path(path))
 
     def save_nearest(self, path: str | Path) -> Path:
         """Write the model of :attr:`nearest`, which is not known to keep the target, or not to be faster than fp32.
+
+        Returns:
+            The path by which the model is loaded.
 
         Raises:
             InputError: There is none.
@@ -250,8 +265,7 @@ class TuningResult(TuningSummary):
                 f"There must be a nearest candidate to be saved, but there is none: {self.reason}. "
                 "`save` writes the answer"
             )
-        self._save_nearest(Path(path))
-        return Path(path)
+        return self._save_nearest(Path(path))[0]
 
 
 def read_summary(storage: Path | str) -> TuningSummary:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
 from autotune.adapter import Adapter, ModelT
+from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.host import current_host
@@ -15,7 +16,11 @@ from autotune.results.result import NEAREST
 from autotune.trial import Measurement, Trial
 from autotune.tuning.setup import Setup
 
-_BEST = "best"
+BEST = "best"
+"""Name, without its ending, of what the workspace keeps the answer's model in."""
+
+_MANIFEST = "models.json"
+"""The workspace's list of the files of each model that it keeps."""
 
 
 class Models(Generic[ModelT]):
@@ -56,27 +61,42 @@ class Models(Generic[ModelT]):
     def keep_best(self, model: ModelT, trial: Trial) -> None:
         """Write the best model so far, so that it is there whatever happens next, and remember it."""
         self._best = (trial.config, model)
-        self._write(model, trial, _BEST)
+        self._write(model, trial, BEST)
 
     def keep_nearest(self, nearest: tuple[ModelT, Trial] | None) -> None:
         """Write what is offered beside the answer, in the place of what an earlier run offered."""
-        if self._workspace is not None:
-            for file in self._workspace.glob(f"{NEAREST}{self._adapter.suffix}*"):
-                file.unlink()
         if nearest is not None:
             self._write(*nearest, NEAREST)
+        elif self._workspace is not None:
+            for file in kept_files(self._workspace, NEAREST, self._adapter.suffix):
+                remove(file)
+            self._list(NEAREST, ())
 
     def has_best(self) -> bool:
         """Whether the workspace has an answer, which an earlier run may have left."""
-        return self._workspace is not None and (self._workspace / f"{_BEST}{self._adapter.suffix}").exists()
+        return self._workspace is not None and bool(kept_files(self._workspace, BEST, self._adapter.suffix))
 
-    def saver(self, model: ModelT, trial: Trial) -> Callable[[Path], None]:
-        """What writes a model to the path that it is given."""
+    def saver(self, model: ModelT, trial: Trial) -> Callable[[Path], tuple[Path, ...]]:
+        """What writes a model to the path that it is given, and says which files it wrote."""
         return lambda path: self._adapter.save(model, path, self._metadata(trial))
 
     def _write(self, model: ModelT, trial: Trial, name: str) -> None:
-        if self._workspace is not None:
-            self._adapter.save(model, self._workspace / f"{name}{self._adapter.suffix}", self._metadata(trial))
+        """Write a model in the place of another, whose further files go once the new one is there."""
+        if self._workspace is None:
+            return
+        before = kept_files(self._workspace, name, self._adapter.suffix)
+        path = self._workspace / f"{name}{self._adapter.suffix}"
+        written = self._adapter.save(model, path, self._metadata(trial))
+        self._list(name, written)
+        for file in set(before) - set(written):
+            remove(file)
+
+    def _list(self, name: str, written: Sequence[Path]) -> None:
+        """Keep the names of a model's files, so that nothing else in the workspace is ever taken for one of them."""
+        assert self._workspace is not None
+        listed = {**_manifest(self._workspace), name: [file.name for file in written]}
+        with replacing(self._workspace / _MANIFEST) as temporary:
+            temporary.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
         """What goes into a saved model: how it was made, what it was measured at, and where."""
@@ -89,3 +109,28 @@ class Models(Generic[ModelT]):
             "autotune:host": json.dumps(host.to_json()),
             "autotune:version": host.packages.get("autotune-quantization", "uninstalled"),
         }
+
+
+def kept_files(workspace: Path, name: str, suffix: str) -> tuple[Path, ...]:
+    """The files and folders of a model that a workspace keeps, the one that is loaded first; empty where there is none.
+
+    Args:
+        workspace: The folder.
+        name: ``best`` or ``nearest``.
+        suffix: Of the adapter that wrote it.
+    """
+    listed = _manifest(workspace).get(name)
+    if listed is None:  # a version that kept no list wrote it
+        path = workspace / f"{name}{suffix}"
+        listed = [file.name for file in sorted(workspace.glob(f"{path.name}*"), key=lambda file: file != path)]
+    files = [workspace / file for file in listed]
+    return tuple(file for file in files if file.exists()) if files and files[0].exists() else ()
+
+
+def _manifest(workspace: Path) -> dict[str, list[str]]:
+    """By name of a model, what was written for it; empty where no list is kept or it cannot be read."""
+    try:
+        data = json.loads((workspace / _MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(name): [str(file) for file in files] for name, files in data.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from autotune import data
-from autotune.adapter import Adapter, DataDependentSpace, Execution, Feeds, ModelT, Preparation
+from autotune.adapter import Adapter, DataDependentSpace, Example, Execution, Feeds, ModelT, Preparation
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.calls import Calls, latency_calls, told_batch_axes
@@ -87,7 +87,7 @@ class Preparing(Generic[ModelT]):
         self._stages.announce("load")
         with self._stages.timed("load"):
             data.require_repeatable(loader, "dataloader")
-            model = self.loaded = self._adapter.load(source)
+            model = self.loaded = self._adapter.load(source, Example(loader))
             self._stages.timetable.require()
             if isinstance(self._adapter, Preparation):
                 feeds = (batch.feeds for batch in self._calibration_batches(model, loader))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.adapter import Adapter, Execution, Feeds, Runner
+from autotune.adapter import Adapter, Example, Execution, Feeds, Runner
 from autotune.adapters import ADAPTERS, get_adapter
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
@@ -83,6 +83,11 @@ def test_loading_twice_gives_equal_fingerprints(loaded: Loaded) -> None:
 
 def test_a_loaded_model_can_be_loaded_again(loaded: Loaded) -> None:
     assert loaded.adapter.load(loaded.model).fingerprint == loaded.model.fingerprint
+
+
+def test_an_example_of_the_data_changes_nothing_of_what_is_loaded(loaded: Loaded) -> None:
+    again = loaded.adapter.load(SUBJECTS[loaded.adapter.name].source(), Example(loaded.batches))
+    assert again.fingerprint == loaded.model.fingerprint
 
 
 def test_model_describes_inputs_and_outputs(loaded: Loaded) -> None:
@@ -173,12 +178,12 @@ def test_runners_live_side_by_side(loaded: Loaded) -> None:
 def test_saved_model_is_read_back_and_computes_the_same(loaded: Loaded, tmp_path: Path) -> None:
     preferred = loaded.adapter.space(loaded.model).preferred
     candidate = loaded.adapter.apply(loaded.model, preferred, loaded.statistics)
-    path = tmp_path / "model"
+    path = tmp_path / f"model{loaded.adapter.suffix}"
     loaded.adapter.save(candidate, path, {"autotune": "first"})
-    loaded.adapter.save(candidate, path, {"autotune": "second"})
-    assert [file.name for file in tmp_path.iterdir()] == ["model"], "no temporary file stays"
-    assert abs(path.stat().st_size - candidate.size_bytes) < 1024
-    again = loaded.adapter.load(path)
+    written = loaded.adapter.save(candidate, path, {"autotune": "second"})
+    assert sorted(tmp_path.iterdir()) == sorted(written), "all is named that was written, and no temporary file stays"
+    assert abs(_size(written) - candidate.size_bytes) < 1024, "what is reported is what lies on the disk"
+    again = loaded.adapter.load(written[0])
     np.testing.assert_array_equal(_outputs(loaded, candidate)[0], _outputs(loaded, again)[0])
 
 
@@ -195,6 +200,11 @@ def test_unwritable_place_is_named_and_what_was_there_stays(loaded: Loaded, tmp_
 def test_what_is_no_model_is_said_so(loaded: Loaded, source: object) -> None:
     with pytest.raises(ModelError):
         loaded.adapter.load(source)
+
+
+def _size(written: Sequence[Path]) -> int:
+    files = [file for path in written for file in ([path] if path.is_file() else path.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _outputs(loaded: Loaded, model: Any) -> tuple[np.ndarray[Any, Any], ...]:

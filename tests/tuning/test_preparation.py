@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import autotune
-from autotune.adapter import Feeds
+from autotune.adapter import Example, Feeds
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
@@ -50,8 +50,8 @@ class PreparedModel(NumpyModel):
 class Preparing(NumpyAdapter):
     """Leaves the relu out that follows the output of another one."""
 
-    def load(self, source: object) -> NumpyModel:
-        model = super().load(source)
+    def load(self, source: object, example: Example | None = None) -> NumpyModel:
+        model = super().load(source, example)
         if isinstance(model, PreparedModel):
             return model
         kept = tuple(layer for layer in model.layers if not layer.name.startswith("again"))

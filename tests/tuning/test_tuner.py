@@ -44,6 +44,22 @@ def test_the_public_surface() -> None:
         assert getattr(autotune, name) is not None
 
 
+def test_the_adapter_gets_the_first_batch_with_the_model(
+    network_file: Path, images: Sequence[Any], score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    load = NumpyAdapter.load
+
+    def noted(self: NumpyAdapter, source: object, example: Any = None) -> Any:
+        given.append(example)
+        return load(self, source, example)
+
+    monkeypatch.setattr(NumpyAdapter, "load", noted)
+    tuner(max_trials=1).tune(network_file, [(batch, None) for batch in images], score)
+    assert len(given) == 1
+    np.testing.assert_array_equal(given[0].arrays(1)[0], images[0])
+
+
 def test_a_smaller_model_that_keeps_the_target_is_found_saved_and_run(
     network_file: Path, images: Sequence[Any], score: Score, tmp_path: Path
 ) -> None:

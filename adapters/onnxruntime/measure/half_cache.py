@@ -14,12 +14,12 @@ import functools
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.adapters.onnxruntime.measure.half_speed import HalfFigure, HalfSpeeds, Kind, measure
+from autotune.atomic import replacing
 from autotune.config import Precision
 from autotune.host import Host
 
@@ -110,12 +110,5 @@ def _figure(entry: Mapping[str, Any]) -> HalfFigure:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

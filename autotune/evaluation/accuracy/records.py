@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array
+from autotune.atomic import replacing
 from autotune.errors import DataError, WorkspaceError
 from autotune.evaluation.accuracy.metrics import Metric
 from autotune.evaluation.accuracy.samples import Chunk
@@ -166,16 +165,11 @@ class RecordCache:
         path = self._path(name)
         if path is None:
             return
-        temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".records-", delete=False) as file:
-                temporary = Path(file.name)
-                file.write(pickle.dumps((_FORMAT, records), protocol=5))
-            os.replace(temporary, path)  # noqa: PTH105  # atomic on every system, which Path.rename is not
+            with replacing(path) as temporary:
+                temporary.write_bytes(pickle.dumps((_FORMAT, records), protocol=5))
         except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
             raise WorkspaceError(f"The workspace must be writable, but {path} is not: {error}") from error
 
     def _path(self, name: str) -> Path | None:

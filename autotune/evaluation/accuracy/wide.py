@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from autotune.adapter import Array, Feeds, Runner
@@ -10,12 +9,6 @@ from autotune.adapter import Array, Feeds, Runner
 _WIDE_BATCH = 8
 """Rows of an input (samples, or the steps of a sequence) from which on a call is worth several threads; below, waking
 them costs what they save."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 class WideRunner:

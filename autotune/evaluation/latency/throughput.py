@@ -19,6 +19,8 @@ import numpy as np
 from loky import ProcessPoolExecutor
 
 from autotune.adapter import Adapter, Execution, Feeds, ModelT, Runner
+from autotune.atomic import replacing
+from autotune.cores import usable_cores
 from autotune.errors import InputError
 
 _POLL_S = 0.01
@@ -60,7 +62,7 @@ class ThroughputOptions:
                 raise InputError(f"`{name} >= {least}` must hold, but got {getattr(self, name)}")
         if not self.window_s > 0:
             raise InputError(f"`window_s > 0` must hold, but got {self.window_s}")
-        available = len(_available_cores())
+        available = len(usable_cores())
         if self.instances * self.cores_per_instance > available:
             raise InputError(
                 f"`instances * cores_per_instance` must not exceed the {available} cores that this process may use, "
@@ -104,7 +106,7 @@ def measure_throughput(
     """
     if not models:
         raise InputError("Throughput needs at least one model, but got none")
-    cores = _available_cores()
+    cores = usable_cores()
     pinned = hasattr(os, "sched_setaffinity")
     payload = cloudpickle.dumps((adapter, list(models), feeds, options))
     with TemporaryDirectory(prefix="autotune-") as folder:
@@ -133,21 +135,14 @@ def measure_throughput(
     ]
 
 
-def _available_cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def _share(cores: Sequence[int], index: int, options: ThroughputOptions) -> list[int]:
     first = index * options.cores_per_instance
     return list(cores[first : first + options.cores_per_instance])
 
 
 def _publish(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with replacing(path, durable=False) as temporary:
+        temporary.write_text(text)
 
 
 def _instance(payload: bytes, folder: str, index: int, cores: Sequence[int]) -> _Windows:

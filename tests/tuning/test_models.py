@@ -1,0 +1,89 @@
+"""The files of the models that a workspace keeps, whatever an adapter writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
+from autotune.config import QuantizationConfig
+from autotune.criterion import Criterion
+from autotune.errors import WorkspaceError
+from autotune.results.result import NEAREST
+from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.models import BEST, Models, kept_files
+
+TRIAL = Trial(number=0, config=QuantizationConfig(), state=TrialState.COMPLETED, measurement=Measurement())
+
+
+class Writing(OnnxRuntimeAdapter):
+    """Writes what a model, here a mapping of endings to text, says; the first is the one that is loaded."""
+
+    suffix = ".xml"
+
+    def save(self, model: Any, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:  # noqa: ARG002
+        written = tuple(path.with_suffix(ending) for ending in model)
+        for file, text in zip(written, model.values(), strict=True):
+            if text is None:
+                file.mkdir()
+                (file / "inside").write_text("of a folder")
+            else:
+                file.write_text(text)
+        return written
+
+
+class Full(Writing):
+    def save(self, model: Any, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:  # noqa: ARG002
+        raise WorkspaceError("no space")
+
+
+def models(workspace: Path, adapter: Any = None) -> Models[Any]:
+    return Models(adapter or Writing(), Criterion(relative=0.01), workspace)
+
+
+def names(workspace: Path) -> list[str]:
+    return sorted(file.name for file in workspace.iterdir() if file.name != "models.json")
+
+
+def test_a_pair_is_kept_and_the_file_that_is_loaded_comes_first(tmp_path: Path) -> None:
+    models(tmp_path).keep_best({".xml": "graph", ".bin": "weights"}, TRIAL)
+    assert kept_files(tmp_path, BEST, ".xml") == (tmp_path / "best.xml", tmp_path / "best.bin")
+    assert models(tmp_path).has_best()
+
+
+def test_what_a_new_best_does_not_write_again_goes_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "best.notes.md").write_text("the user's own")
+    models(tmp_path).keep_best({".xml": "graph", ".0123.data": "weights"}, TRIAL)
+    models(tmp_path).keep_best({".xml": "graph", ".4567.data": "weights", ".assets": None}, TRIAL)
+    assert names(tmp_path) == ["best.4567.data", "best.assets", "best.notes.md", "best.xml"]
+    models(tmp_path).keep_best({".xml": "graph"}, TRIAL)
+    assert names(tmp_path) == ["best.notes.md", "best.xml"]
+
+
+def test_the_nearest_goes_where_there_is_none_with_all_of_its_files(tmp_path: Path) -> None:
+    models(tmp_path).keep_nearest(({".xml": "graph", ".bin": "weights", ".assets": None}, TRIAL))
+    assert len(kept_files(tmp_path, NEAREST, ".xml")) == 3
+    models(tmp_path).keep_nearest(None)
+    assert names(tmp_path) == []
+    assert kept_files(tmp_path, NEAREST, ".xml") == ()
+
+
+def test_a_workspace_without_a_list_is_read_by_name(tmp_path: Path) -> None:
+    for name in ("best.onnx.0123.data", "best.onnx", "best.txt"):
+        (tmp_path / name).write_text("of an earlier version")
+    assert kept_files(tmp_path, BEST, ".onnx") == (tmp_path / "best.onnx", tmp_path / "best.onnx.0123.data")
+
+
+def test_the_old_model_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
+    models(tmp_path).keep_best({".xml": "graph", ".bin": "weights"}, TRIAL)
+    with pytest.raises(WorkspaceError, match="no space"):
+        models(tmp_path, Full()).keep_best({".xml": "new"}, TRIAL)
+    assert names(tmp_path) == ["best.bin", "best.xml"]
+
+
+def test_saving_says_what_was_written(tmp_path: Path) -> None:
+    save = models(tmp_path).saver({".xml": "graph", ".bin": "weights"}, TRIAL)
+    assert save(tmp_path / "out.xml") == (tmp_path / "out.xml", tmp_path / "out.bin")
