@@ -30,7 +30,7 @@ calibration:
 {ragged}
 # quantization:                 # what may be chosen; everything that this machine offers, unless restricted here
 #   op_type:
-#     Conv: {{weight: {{granularity: per_channel}}, activation: {{algorithm: [minmax, kl]}}}}
+#     {op_type}: {{weight: {{granularity: per_channel}}, activation: {{algorithm: [minmax, kl]}}}}
 #   op_name:                    # patterns may be used; `autotune inspect --ops MODEL` lists the names
 #     {op_name}: {{precision: fp32}}
 
@@ -77,6 +77,7 @@ def experiment_text(
     path: Path,
     framework: str,
     op_name: str,
+    op_type: str,
     name: str,
     module: str,
     labels: str | None = None,
@@ -89,6 +90,7 @@ def experiment_text(
         path: Of the model, relative to the experiment file.
         framework: The name of its adapter.
         op_name: Any op, for the example.
+        op_type: Its type, likewise.
         name: Of the workspace.
         module: With the functions beside the file.
         labels: Name of the array with labels; None where there are none.
@@ -107,6 +109,7 @@ def experiment_text(
         score=_indented(_score(proposal, labelled), 4),
         calls=1 if proposal.axes.resizable or proposal.feeds is None else proposal.axes.size(proposal.feeds),
         op_name=scalar(op_name),
+        op_type=scalar(op_type),
         module=module,
         strategy=Tuner().strategy,
         workspace=scalar(f"runs/{name}"),

@@ -44,6 +44,7 @@ def init(
         path=path,
         framework=framework,
         op_name=space.ops[0].name if space.ops else "conv_0",
+        op_type=space.ops[0].op_type if space.ops else "Conv",
         name=output.stem,
         module=stub.stem,
         labels=labels,
