@@ -119,6 +119,10 @@ class NumpyAdapter:
             ) from error
         return (path,)
 
+    def host_findings(self) -> Sequence[str]:
+        """What decides on speed here; see :class:`autotune.adapter.HostFindings`."""
+        return ("integers are simulated in float32",)
+
     def saturating_ops(self, model: NumpyModel) -> Sequence[str]:
         """Layers whose integers can sum to more than 16 bits hold; see :class:`autotune.adapter.PortabilityCheck`."""
         quantized = (layer for layer in model.dense.values() if layer.activation_scheme is not None)

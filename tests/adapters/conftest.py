@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autotune.adapters.onnxruntime.measure.half_cache import CACHE_VARIABLE, read_or_measure
 from autotune.adapters.onnxruntime.measure.half_speed import HalfSpeeds
 from autotune.host import current_host
+from tests.cli.conftest import command  # noqa: F401  a fixture
 
 
 def convolutional_network(seed: int = 0) -> onnx.ModelProto:

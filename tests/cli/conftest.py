@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
+from autotune.adapter import Execution
 from autotune.cli import main
+from tests.numpy_adapter import NumpyAdapter
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 EXPERIMENT = """\
-model: {path: network.onnx}
+model: {path: network.npz, framework: numpy}
 calibration:
   sampling_size: 16
   dataset: {npz: {path: data.npz, inputs: images}, batch_size: 8}
@@ -67,8 +68,9 @@ tuning:
 def experiment(network_file: Path, tmp_path: Path) -> Path:
     """An experiment on a small network, whose labels are the network's own answers."""
     images = np.random.default_rng(2).normal(size=(64, 3, 16, 16)).astype(np.float32)
-    session = ort.InferenceSession(network_file, providers=["CPUExecutionProvider"])
-    labels = session.run(None, {"data": images})[0].argmax(axis=1)
+    adapter = NumpyAdapter()
+    runner = adapter.runner(adapter.load(network_file), Execution())
+    labels = runner({"data": images})[0].argmax(axis=1)
     np.savez(tmp_path / "data.npz", images=images, labels=labels, few=labels[:5], bytes=images.astype(np.uint8))
     path = tmp_path / "experiment.yaml"
     path.write_text(EXPERIMENT)

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from autotune import emulation
-from autotune.adapters.onnxruntime.adapter import OnnxRuntimeAdapter
+from autotune.adapter import Execution
 from autotune.config import MINMAX, Granularity, OpConfig, Precision, QuantizedType, Recipe
 from autotune.config import TensorScheme as Scheme
-from autotune.emulation import EmulatedRun, Emulator, find_emulator
+from autotune.emulation import EmulatedRun, Emulator
 from autotune.errors import ApplyError, InputError
 from autotune.host import current_host
 from tests.cli.conftest import Command
+from tests.numpy_adapter import NumpyAdapter
 
-ADAPTER = OnnxRuntimeAdapter()
-EMULATOR = find_emulator()
+ADAPTER = NumpyAdapter()
+NUMPY = ("--framework", "numpy")
 
 
 def save_tuned(source: Path, path: Path, recipe: Recipe) -> Path:
@@ -40,7 +40,7 @@ def save_tuned(source: Path, path: Path, recipe: Recipe) -> Path:
 
 @pytest.fixture
 def tuned(experiment: Path, network_file: Path, tmp_path: Path) -> Path:  # noqa: ARG001  writes the data
-    return save_tuned(network_file, tmp_path / "tuned.onnx", Recipe())
+    return save_tuned(network_file, tmp_path / "tuned.npz", Recipe())
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run(self: Emulator, model: Path, framework: str, batches: Any, cpu: str, *, on_progress: Any) -> EmulatedRun:  # noqa: ARG001
         asked.append(cpu)
-        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-        outputs = [session.run(None, dict(feeds))[0] for feeds in batches]
+        assert framework == "numpy"
+        runner = ADAPTER.runner(ADAPTER.load(model), Execution())
+        outputs = [runner(feeds)[0] for feeds in batches]
         on_progress(len(batches))
         host = dataclasses.replace(current_host(), architecture="x86_64", features=("avx2",))
         noisy = tuple((-each,) for each in outputs)
@@ -74,37 +75,37 @@ def cells(out: str, name: str) -> list[str]:
 
 @pytest.mark.usefixtures("without_emulator")
 def test_ops_at_risk_are_named_without_data_and_without_an_emulator(command: Command, tuned: Path) -> None:
-    outcome = command("check", tuned.name)
+    outcome = command("check", *NUMPY, tuned.name)
     assert outcome.status == 0
-    assert "4 ops can saturate on x86 CPUs without VNNI: conv_0, conv_1, conv_2, head" in outcome.out
+    assert "4 ops can saturate on x86 CPUs without VNNI: dense_0, dense_1, dense_2, head" in outcome.out
     assert "`--data`" in outcome.out
 
 
 @pytest.mark.usefixtures("without_emulator")
 def test_a_model_without_risk(command: Command, tuned: Path, network_file: Path) -> None:
     save_tuned(network_file, tuned, Recipe(bound_pairs=True))
-    assert "No op can saturate" in command("check", tuned.name).out
+    assert "No op can saturate" in command("check", *NUMPY, tuned.name).out
 
 
 @pytest.mark.usefixtures("without_emulator")
 def test_many_ops_are_cut_unless_all_are_asked_for(
     command: Command, tuned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OnnxRuntimeAdapter, "saturating_ops", lambda *_: tuple(f"op_{i}" for i in range(25)))
-    out = command("check", tuned.name).out
+    monkeypatch.setattr(NumpyAdapter, "saturating_ops", lambda *_: tuple(f"op_{i}" for i in range(25)))
+    out = command("check", *NUMPY, tuned.name).out
     assert "op_19 and 5 more (`--ops` lists them)" in out
-    assert "op_24" in command("check", tuned.name, "--ops").out
+    assert "op_24" in command("check", *NUMPY, tuned.name, "--ops").out
 
 
 @pytest.mark.usefixtures("without_emulator")
 def test_what_to_install_where_no_emulator_is(command: Command, tuned: Path) -> None:
-    outcome = command("check", tuned.name, "--data", "experiment.yaml")
+    outcome = command("check", *NUMPY, tuned.name, "--data", "experiment.yaml")
     assert outcome.status == 0
     assert "apt install qemu-user" in outcome.out
 
 
 def test_figures_there_beside_here_and_fp32(command: Command, tuned: Path, scripted: list[str]) -> None:
-    outcome = command("check", tuned.name, "--data", "experiment.yaml", "--samples", 32, "--cpu", "Haswell")
+    outcome = command("check", *NUMPY, tuned.name, "--data", "experiment.yaml", "--samples", 32, "--cpu", "Haswell")
     assert outcome.status == 0
     assert scripted == ["Haswell"]
     assert float(cells(outcome.out, "fp32 here")[-1]) == 1.0  # the labels are its own answers
@@ -121,13 +122,13 @@ def test_an_archive_is_compared_with_this_cpu(
 ) -> None:
     data = np.load(tmp_path / "data.npz")
     np.savez(tmp_path / "plain.npz", anything=data["images"])
-    outcome = command("check", tuned.name, "--data", "plain.npz", "--samples", 60)
+    outcome = command("check", *NUMPY, tuned.name, "--data", "plain.npz", "--samples", 60)
     assert scripted == ["Haswell"]
     assert "top1" not in outcome.out
     assert "64 samples" in outcome.out
     assert "against here" in outcome.out
     np.savez(tmp_path / "named.npz", data=data["images"], labels=data["labels"], more=data["few"])
-    outcome = command("check", tuned.name, "--data", "named.npz", "--cpu", "Icelake-Server")
+    outcome = command("check", *NUMPY, tuned.name, "--data", "named.npz", "--cpu", "Icelake-Server")
     assert "top1" in outcome.out
     assert "QEMU leaves out AVX-512 and VNNI: Icelake-Server was run as a CPU without them." in outcome.out
 
@@ -139,7 +140,7 @@ def test_a_function_that_scores_is_not_run_elsewhere(
     text = path.read_text()
     before, after = text.partition("  accuracy:\n")[0], text.partition("  isolation: none")[2]
     path.write_text(f"{before}  accuracy: {{function: 'scores:evaluate'}}\n  isolation: none{after}")
-    outcome = command("check", tuned.name, "--data", path.name)
+    outcome = command("check", *NUMPY, tuned.name, "--data", path.name)
     assert outcome.status == 0
     assert scripted == ["Haswell"]
     assert "scores by a function of its own" in outcome.out
@@ -161,7 +162,7 @@ def test_bad_input_states_the_rule_the_value_and_the_way_out(
     command: Command, tuned: Path, tmp_path: Path, scripted: list[str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "text.npz").write_text("no archive")
-    outcome = command("check", tuned.name, *arguments)
+    outcome = command("check", *NUMPY, tuned.name, *arguments)
     assert outcome.status == 2
     assert message in outcome.err
     assert scripted == []
@@ -188,19 +189,8 @@ def test_an_interpreter_that_does_not_run_there_is_no_traceback(tmp_path: Path) 
     """The program that stands for the emulator is the interpreter itself, which refuses its options."""
     stand_in = Emulator(program=sys.executable, cpus=("Haswell",))
     with pytest.raises(ApplyError, match=r"must run on an emulated Haswell, but .*Name a newer CPU"):
-        stand_in.run(tmp_path / "model.onnx", "onnxruntime", [], "Haswell")
+        stand_in.run(tmp_path / "model.npz", "numpy", [], "Haswell")
     with pytest.raises(InputError, match="but got 'Nehalem'"):
-        stand_in.run(tmp_path / "model.onnx", "onnxruntime", [], "Nehalem")
+        stand_in.run(tmp_path / "model.npz", "numpy", [], "Nehalem")
     assert "SIGILL: this Python, or a library" in emulation._failure("Nehalem", -4, "")
     assert "but no such file. Name" in emulation._failure("Haswell", 1, "warning: TCG\nno such file\n")
-
-
-@pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64 (apt install qemu-user) on x86 Linux")
-@pytest.mark.skipif(current_host().saturates_u8s8, reason="this CPU saturates itself, or is an emulated one")
-def test_a_real_run_on_an_emulated_cpu(command: Command, tuned: Path, tmp_path: Path) -> None:
-    """Positive pictures and 8-bit weights: products saturate there and not here."""
-    images = np.abs(np.load(tmp_path / "data.npz")["images"][:16])
-    np.savez(tmp_path / "plain.npz", data=images)
-    there = cells(command("check", tuned.name, "--data", "plain.npz", "--samples", 16).out, "Haswell")
-    assert there[1] == "yes"
-    assert float(there[2]) < 60.0

@@ -1,36 +1,32 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import onnx
 import pytest
 
 from autotune.criterion import Interval
 from autotune.evaluation import Evaluator, LatencyComparison, RaceResult
 from autotune.evaluation.latency import Comparison
 from tests.cli.conftest import Command
-from tests.experiment.sections import RESNET20_STEPS
+from tests.numpy_framework import read
 
 
 def test_a_run_that_meets_the_target(command: Command, experiment: Path, tmp_path: Path) -> None:
     outcome = command("run", experiment)
     assert (outcome.status, outcome.err) == (0, "")
-    assert "network.onnx: least size at a loss of at most 0.2 absolute, strategy basic" in outcome.out
+    assert "network.npz: least size at a loss of at most 0.2 absolute, strategy basic" in outcome.out
     lines = [line.split() for line in outcome.out.splitlines()]
     assert next(line for line in lines if line[:1] == ["0"])[1:] == ["1.0000", "1.00x", "fp32", "baseline"]
     assert any(line[:1] == ["2"] for line in lines)
     assert "<- best so far" in outcome.out
     assert ["Op", "type", "INT8", "FP32", "Total"] in lines
-    assert ["Conv", "3", "0", "3"] in lines
+    assert ["Dense", "4", "0", "4"] in lines
     assert "Tune results" in outcome.out
     assert "Target met" in outcome.out
-    types = {node.op_type for node in onnx.load(tmp_path / "work" / "best.onnx").graph.node}
-    assert "QuantizeLinear" in types
-    assert f"Model:  {tmp_path / 'work' / 'best.onnx'}" in outcome.out
+    assert any(layer.weight_scheme for layer in read(tmp_path / "work" / "best.npz")[0].layers)
+    assert f"Model:  {tmp_path / 'work' / 'best.npz'}" in outcome.out
     assert (tmp_path / "work" / "report.html").is_file()
 
 
@@ -128,17 +124,17 @@ def _with_function(experiment: Path, function: str) -> None:
 
 def test_a_target_that_is_missed_still_leaves_a_model(command: Command, experiment: Path, tmp_path: Path) -> None:
     _with_function(experiment, "worse")
-    outcome = command("run", experiment, "-o", "out.onnx", "--max-trials", 1)
+    outcome = command("run", experiment, "-o", "out.npz", "--max-trials", 1)
     assert outcome.status == 3
     assert "Target missed" in outcome.out
     assert "Ops that cost most" in outcome.out
     # The answer keeps the target: it is fp32. What came nearest has a name of its own.
     assert "the answer is the fp32 model itself" in outcome.out
-    nearest = tmp_path / "work" / "nearest.onnx"
+    nearest = tmp_path / "work" / "nearest.npz"
     assert f"Nearest candidate, which is not the answer: {nearest}" in outcome.out
     quantized = [
-        any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
-        for path in (tmp_path / "out.onnx", tmp_path / "work" / "best.onnx", nearest)
+        any(layer.weight_scheme for layer in read(path)[0].layers)
+        for path in (tmp_path / "out.npz", tmp_path / "work" / "best.npz", nearest)
     ]
     assert quantized == [False, False, True]
 
@@ -148,8 +144,8 @@ def test_a_run_that_tries_nothing_is_no_success(command: Command, experiment: Pa
     assert outcome.status == 3
     assert "Undecided" in outcome.out
     assert "Why this one: nothing was tried" in outcome.out
-    assert (tmp_path / "work" / "best.onnx").is_file()
-    assert not (tmp_path / "work" / "nearest.onnx").exists()
+    assert (tmp_path / "work" / "best.npz").is_file()
+    assert not (tmp_path / "work" / "nearest.npz").exists()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +198,7 @@ def test_ctrl_c_leaves_the_best_so_far(command: Command, experiment: Path, tmp_p
     assert outcome.status == 130
     assert "Traceback" not in outcome.err
     assert "Tune results" in outcome.out
-    assert (tmp_path / "work" / "best.onnx").is_file()
+    assert (tmp_path / "work" / "best.npz").is_file()
 
 
 def test_ctrl_c_before_there_is_a_best(command: Command, experiment: Path, tmp_path: Path) -> None:
@@ -225,7 +221,7 @@ def test_a_bug_in_the_users_function_shows_the_users_own_traceback(command: Comm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.path=nowhere.onnx"], "nowhere.onnx"),
+        (["model.path=nowhere.npz"], "nowhere.npz"),
         (["model.path=data.npz"], "data.npz"),
         (["tuning.max_trials=1"], "unknown key 'max_trials'"),
         (["tuning.strategy.name=basik"], "experiment.yaml:13: There is no strategy 'basik'"),
@@ -244,7 +240,7 @@ def test_a_bug_in_the_users_function_shows_the_users_own_traceback(command: Comm
         (["calibration.dataset.npz.inputs=bytes"], "Input 'data' needs dtype float32, but batch 0"),
         (["evaluation.accuracy.dataset.npz.labels=few"], "'images' has 64 and 'few' has 5"),
         (["evaluation.accuracy.dataset.npz={path: data.npz, inputs: images}"], "needs labels: name their array"),
-        (["quantization.op_name={conv_7: {precision: fp32}}"], "'conv_7' matches none (did you mean 'conv_2'?)"),
+        (["quantization.op_name={dense_7: {precision: fp32}}"], "'dense_7' matches none (did you mean 'dense_2'?)"),
         (["quantization.op_type={Convolution: {}}"], "it has no 'Convolution'"),
         (["tuning.workspace=data.npz"], "workspace"),
         (["model.framework=onnx"], "onnxruntime"),
@@ -274,39 +270,6 @@ def test_an_unknown_option_is_bad_input(command: Command, experiment: Path) -> N
     assert "--max-trial" in outcome.err
 
 
-def test_resnet20_end_to_end(command: Command, shared_resnet20: Path, tmp_path: Path) -> None:
-    archives = {"train": "cifar10_calibration.npz", "test": "cifar10_evaluation.npz"}
-    train, test = (
-        {
-            "npz": {"path": str(shared_resnet20.parent / name), "inputs": "images", "labels": "labels"},
-            "batch_size": 20,
-            "preprocess": RESNET20_STEPS,
-        }
-        for name in archives.values()
-    )
-    document: dict[str, Any] = {
-        "model": {"path": str(shared_resnet20)},
-        "calibration": {"sampling_size": 20, "dataset": train},
-        "evaluation": {"accuracy": {"metric": "topk", "k": 1, "dataset": {**test, "limit": 200}}},
-        "tuning": {"accuracy_criterion": {"absolute": 0.1}, "exit_policy": {"max_trials": 1}, "workspace": "work"},
-    }
-    path = tmp_path / "resnet20.yaml"
-    path.write_text(json.dumps(document))  # JSON is YAML
-    outcome = command("run", path, "--set", "tuning.strategy.name=basic")
-    assert outcome.status == 0, outcome
-    baseline = next(line.split() for line in outcome.out.splitlines() if line.split()[:1] == ["0"])
-    assert baseline[1] == "0.8300"  # 166 of the first 200 pictures
-    assert "Target met" in outcome.out
-
-
-@pytest.fixture
-def shared_resnet20() -> Path:
-    path = Path(__file__).parents[2] / ".." / "shared" / "data" / "resnet20_cifar10.onnx"
-    if not path.is_file():
-        pytest.skip("../shared/data is not here")
-    return path.resolve()
-
-
 def test_a_timeout_before_anything_is_measured_is_no_success_and_leaves_a_model(
     command: Command, experiment: Path, tmp_path: Path
 ) -> None:
@@ -316,8 +279,6 @@ def test_a_timeout_before_anything_is_measured_is_no_success_and_leaves_a_model(
     assert "the 0.0001 s given to the run were up before the model was loaded and the data were read" in text
     assert "s or more (`timeout_s`, or `--timeout`)" in text
     assert "Target met" not in text
-    assert [
-        node.op_type for node in onnx.load(tmp_path / "work" / "best.onnx").graph.node if "Quant" in node.op_type
-    ] == []
+    assert not any(layer.weight_scheme for layer in read(tmp_path / "work" / "best.npz")[0].layers)
     assert (tmp_path / "work" / "report.html").is_file()
     assert command("run", experiment).status == 0

@@ -13,6 +13,8 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
+from tests.adapters.conftest import half_cache  # noqa: F401  a fixture: nothing is measured, or written to the user's cache
+
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.errors import WorkspaceError
 from autotune.results.result import NEAREST
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.models import BEST, Models, kept_files
+from tests.numpy_adapter import NumpyAdapter
 
 TRIAL = Trial(number=0, config=QuantizationConfig(), state=TrialState.COMPLETED, measurement=Measurement())
 
 
-class Writing(OnnxRuntimeAdapter):
+class Writing(NumpyAdapter):
     """Writes what a model, here a mapping of endings to text, says; the first is the one that is loaded."""
 
     suffix = ".xml"
@@ -72,9 +72,9 @@ def test_the_nearest_goes_where_there_is_none_with_all_of_its_files(tmp_path: Pa
 
 
 def test_a_workspace_without_a_list_is_read_by_name(tmp_path: Path) -> None:
-    for name in ("best.onnx.0123.data", "best.onnx", "best.txt"):
+    for name in ("best.npz.0123.data", "best.npz", "best.txt"):
         (tmp_path / name).write_text("of an earlier version")
-    assert kept_files(tmp_path, BEST, ".onnx") == (tmp_path / "best.onnx", tmp_path / "best.onnx.0123.data")
+    assert kept_files(tmp_path, BEST, ".npz") == (tmp_path / "best.npz", tmp_path / "best.npz.0123.data")
 
 
 def test_the_old_model_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
