@@ -4,11 +4,13 @@ from autotune.adapter.capabilities import (
     CostModel,
     DataDependentSpace,
     HostFindings,
+    OwnStatistics,
     PortabilityCheck,
     Preparation,
     given_model,
+    statistics_type,
 )
-from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec
+from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
 from autotune.adapter.example import Example
 
 __all__ = [
@@ -22,9 +24,12 @@ __all__ = [
     "HostFindings",
     "Model",
     "ModelT",
+    "OwnStatistics",
     "PortabilityCheck",
     "Preparation",
     "Runner",
+    "Statistics",
     "TensorSpec",
     "given_model",
+    "statistics_type",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT
+from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT, Statistics
 from autotune.calibration import CalibrationStatistics
 from autotune.space import TuningSpace
 
@@ -58,12 +58,18 @@ class HostFindings(Protocol):
 
 
 @runtime_checkable
+class OwnStatistics(Protocol):
+    """What an adapter adds to the contract where calibration leaves something else than ``CalibrationStatistics``."""
+
+    statistics_type: type[Statistics]
+    """What :meth:`Adapter.calibrate` returns; a workspace keeps it with ``save`` and reads it with ``load``."""
+
+
+@runtime_checkable
 class DataDependentSpace(Protocol):
     """What an adapter adds to the contract where calibration decides whether an op can be quantized."""
 
-    def calibrated_space(
-        self, space: TuningSpace, model: Any, statistics: CalibrationStatistics
-    ) -> tuple[TuningSpace, Sequence[str]]:
+    def calibrated_space(self, space: TuningSpace, model: Any, statistics: Any) -> tuple[TuningSpace, Sequence[str]]:
         """The space without the choices that the data rules out, and a line for each reason; called once per run."""
         ...
 
@@ -82,9 +88,7 @@ class CostModel(Protocol):
         """
         ...
 
-    def conversion_seconds(
-        self, model: Any, statistics: CalibrationStatistics, execution: Execution
-    ) -> Mapping[str, float]:
+    def conversion_seconds(self, model: Any, statistics: Any, execution: Execution) -> Mapping[str, float]:
         """By op: seconds of converting its output between fp32 and int8 once."""
         ...
 
@@ -96,3 +100,8 @@ class CostModel(Protocol):
 def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
     """The user's model as the file has it, of what ``load`` returned."""
     return adapter.as_given(model) if isinstance(adapter, Preparation) else model
+
+
+def statistics_type(adapter: Adapter[Any]) -> type[Statistics]:
+    """The type of what an adapter's calibration leaves: its own, or the project's."""
+    return adapter.statistics_type if isinstance(adapter, OwnStatistics) else CalibrationStatistics

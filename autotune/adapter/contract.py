@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from autotune.adapter.example import Example
-from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.space import TuningSpace
 
@@ -87,6 +86,31 @@ class Runner(Protocol):
 ModelT = TypeVar("ModelT", bound=Model)
 
 
+class Statistics(Protocol):
+    """What one pass over the calibration data leaves, as an adapter holds it; opaque to the core but for its file.
+
+    :class:`autotune.calibration.CalibrationStatistics` is the one of the project's own, for adapters that derive ranges
+    from the values of tensors. Another type is named by :class:`autotune.adapter.OwnStatistics`.
+    """
+
+    def save(self, path: Path) -> None:
+        """Write it so that a reader sees the old file or the new one, never a part.
+
+        Raises:
+            WorkspaceError: It cannot be written.
+        """
+        ...
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            WorkspaceError: It is missing, damaged or of another format version.
+        """
+        ...
+
+
 class Adapter(Protocol[ModelT]):
     """Makes one framework's models tunable.
 
@@ -118,8 +142,10 @@ class Adapter(Protocol[ModelT]):
         """What each op may become on this hardware; called once per run."""
         ...
 
-    def calibrate(self, model: ModelT, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
-        """Run the fp32 model once over ``batches`` and gather the statistics of every tensor that may be quantized.
+    def calibrate(self, model: ModelT, batches: Iterable[Feeds], *, seed: int) -> Statistics:
+        """Run the fp32 model once over ``batches`` and gather what :meth:`apply` needs of them; called once per run.
+
+        The result belongs to the model and the data: a workspace keeps it for runs that continue.
 
         Args:
             model: The fp32 model.
@@ -131,8 +157,13 @@ class Adapter(Protocol[ModelT]):
         """
         ...
 
-    def apply(self, model: ModelT, config: QuantizationConfig, statistics: CalibrationStatistics) -> ModelT:
+    def apply(self, model: ModelT, config: QuantizationConfig, statistics: Any) -> ModelT:
         """Make the candidate that ``config`` describes; called once per trial. Leaves ``model`` as it is.
+
+        Args:
+            model: The fp32 model.
+            config: What to make of it.
+            statistics: Of this adapter's own type, as :meth:`calibrate` returned it.
 
         Raises:
             ApplyError: The config cannot be applied to this model.

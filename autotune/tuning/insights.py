@@ -11,8 +11,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT, Runner
-from autotune.calibration import CalibrationStatistics
+from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT, Runner, Statistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
@@ -79,7 +78,7 @@ class MeasuredInsights(Generic[ModelT]):
         adapter: Adapter[ModelT],
         model: ModelT,
         space: TuningSpace,
-        statistics: CalibrationStatistics,
+        statistics: Statistics,
         feeds: Sequence[Feeds],
         latency_feeds: Feeds,
         execution: Execution,

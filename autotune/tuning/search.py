@@ -13,8 +13,7 @@ from typing import Generic
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler
 
-from autotune.adapter import Adapter, ModelT
-from autotune.calibration import CalibrationStatistics
+from autotune.adapter import Adapter, ModelT, Statistics
 from autotune.config import QuantizationConfig
 from autotune.criterion import Interval
 from autotune.errors import DeadlineReached, TrialError, WorkspaceError
@@ -108,7 +107,7 @@ class Search(Generic[ModelT]):
         *,
         adapter: Adapter[ModelT],
         model: ModelT,
-        statistics: CalibrationStatistics,
+        statistics: Statistics,
         evaluator: AnyEvaluator[ModelT],
         history: History,
         problem: Problem,

@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from autotune import data
-from autotune.adapter import Adapter, DataDependentSpace, Example, Execution, Feeds, ModelT, Preparation
+from autotune.adapter import (
+    Adapter,
+    DataDependentSpace,
+    Example,
+    Execution,
+    Feeds,
+    ModelT,
+    OwnStatistics,
+    Preparation,
+    Statistics,
+    statistics_type,
+)
 from autotune.batch import axes_of
-from autotune.calibration import CalibrationStatistics
 from autotune.calls import Calls, latency_calls, told_batch_axes
 from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
 from autotune.host import current_host
@@ -38,7 +48,7 @@ class Setup(Generic[ModelT]):
     given: ModelT
     model: ModelT
     differs: bool
-    statistics: CalibrationStatistics
+    statistics: Statistics
     evaluator: AnyEvaluator[ModelT]
     history: History
     problem: Problem
@@ -136,7 +146,7 @@ class Preparing(Generic[ModelT]):
         self,
         model: ModelT,
         space: TuningSpace,
-        statistics: CalibrationStatistics,
+        statistics: Statistics,
         calls: Calls,
         loader: Iterable[object],
         history: History,
@@ -187,14 +197,16 @@ class Preparing(Generic[ModelT]):
         batches = data.iterate(loader, model.inputs, axes=axes_of(model))
         return self._stages.timetable.watched(data.limit(batches, self._tuner.sampling_size))
 
-    def _calibrate(self, model: ModelT, loader: Iterable[object], fingerprint: str) -> CalibrationStatistics:
+    def _calibrate(self, model: ModelT, loader: Iterable[object], fingerprint: str) -> Statistics:
         """The statistics of this model on this data, from the workspace where they are there."""
         self._stages.begin("calibrate")
         cached = None
         if self._workspace is not None:
-            cached = self._workspace / "cache" / f"statistics-{model.fingerprint}-{fingerprint}.npz"
-            if cached.is_file():
-                return CalibrationStatistics.load(cached)
+            # Two frameworks may call a model alike; what is theirs alone is kept under their names.
+            whose = f"{self._adapter.name}-" if isinstance(self._adapter, OwnStatistics) else ""
+            cached = self._workspace / "cache" / f"statistics-{whose}{model.fingerprint}-{fingerprint}.npz"
+            if cached.exists():
+                return statistics_type(self._adapter).load(cached)
         with self._stages.timed("calibrate"):
             batches = self._stages.timetable.shortened(self._calibration_batches(model, loader))
             feeds = (batch.feeds for batch in batches)

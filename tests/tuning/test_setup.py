@@ -1,0 +1,72 @@
+"""What is prepared for a run, and what of it an adapter has a say in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import onnx
+import pytest
+
+import autotune
+from autotune.adapter import Feeds
+from autotune.adapters import ADAPTERS, Registration
+from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
+from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizationConfig
+from autotune.errors import WorkspaceError
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Statistics as the core knows none: they have nothing but a file."""
+
+    wrapped: CalibrationStatistics
+
+    def save(self, path: Path) -> None:
+        path.mkdir()
+        self.wrapped.save(path / "wrapped")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        if not path.is_dir():
+            raise WorkspaceError(f"{path} must be a folder of ranges, but is none. Delete it to calibrate anew")
+        return cls(CalibrationStatistics.load(path / "wrapped"))
+
+
+class WithRanges:
+    """ONNX Runtime's adapter with statistics of another type."""
+
+    statistics_type = Ranges
+    calibrations = 0
+
+    def __init__(self) -> None:
+        self._adapter = OnnxRuntimeAdapter()
+        for name in ("name", "suffix", "load", "space", "runner", "save"):
+            setattr(self, name, getattr(self._adapter, name))
+
+    def calibrate(self, model: OnnxModel, batches: Iterable[Feeds], *, seed: int) -> Ranges:
+        type(self).calibrations += 1
+        return Ranges(self._adapter.calibrate(model, batches, seed=seed))
+
+    def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: Ranges) -> OnnxModel:
+        return self._adapter.apply(model, config, statistics.wrapped)
+
+
+def test_statistics_may_be_of_the_adapters_own_type(
+    network: onnx.ModelProto, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ADAPTERS, "ranges", Registration(module=__name__, attribute="WithRanges"))
+
+    def run() -> autotune.TuningResult:
+        options: dict[str, Any] = {"objective": "size", "max_trials": 2, "strategy": "basic", "framework": "ranges"}
+        return autotune.Tuner(**options, workspace=tmp_path).tune(network, images, lambda model: 1.0)  # noqa: ARG005
+
+    assert run().verdict is autotune.Verdict.MET
+    assert WithRanges.calibrations == 1
+    (kept,) = (tmp_path / "cache").glob("statistics-*")
+    assert kept.is_dir()
+    run()
+    assert WithRanges.calibrations == 1, "a run that continues reads them"
