@@ -27,8 +27,8 @@ from autotune.strategies import create_strategy
 from autotune.strategies.optuna_sampler import OptunaSampler
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import Synthetic, make_model
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import Synthetic, make_model
 from tests.strategies.table import DATA, Table
 
 POPULATION = 20

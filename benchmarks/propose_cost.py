@@ -26,8 +26,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.strategies import create_strategy, strategy_names
 from autotune.strategy import Insights
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import make_model
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import make_model
 
 OPTIONS: dict[str, dict[str, int]] = {"exhaustive": {"limit": 10**1000}, "auto": {"patience": 10**6}}
 """``auto`` would stop after a handful of evaluations; here it goes on as long as it finds anything to try."""

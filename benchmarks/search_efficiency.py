@@ -31,8 +31,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.strategies import create_strategy
-from tests.strategies.driver import Run, share_of_data
-from tests.strategies.synthetic import Synthetic, make_model
+from autotune.testing.driver import Run, share_of_data
+from autotune.testing.synthetic import Synthetic, make_model
 from tests.strategies.table import DATA, Table
 
 BUDGET = 60

@@ -20,6 +20,7 @@ import numpy as np
 from autotune.adapter import Array, Feeds, TensorSpec
 from autotune.algorithms import AffineParameters, affine_parameters, dequantize, fake_quantize
 from autotune.config import TensorScheme
+from autotune.errors import ApplyError
 
 _SCHEMES = ("weight_scheme", "activation_scheme")
 _PARAMETERS = ("weight_parameters", "activation_parameters")
@@ -146,8 +147,11 @@ class NumpyRunner:
 
     def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
         values = dict(feeds)
-        for _ in self.steps(values):
-            pass
+        try:
+            for _ in self.steps(values):
+                pass
+        except (KeyError, ValueError) as error:
+            raise ApplyError(f"A batch must be what the model reads, but: {error}") from error
         return (values[self._layers[-1].name],)
 
     def steps(self, values: dict[str, Array]) -> Iterator[Layer]:

@@ -20,8 +20,8 @@ from autotune.config import MINMAX, MSE
 from autotune.errors import StrategyError
 from autotune.strategies import as_strategy
 from autotune.strategies.optuna_sampler import OptunaSampler, space_of_grid
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import make_model, make_space
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import make_model, make_space
 
 SMALL = make_model(3, rich=False)
 

@@ -17,8 +17,8 @@ from autotune.strategies import create_strategy
 from autotune.strategies.auto.prediction import LinearModel
 from autotune.strategies.auto.program import Conversions, Program
 from autotune.strategies.planning.moves import uniform_configs
-from tests.strategies.driver import Run, share_of_data
-from tests.strategies.synthetic import Synthetic, make_model, make_space
+from autotune.testing.driver import Run, share_of_data
+from autotune.testing.synthetic import Synthetic, make_model, make_space
 from tests.strategies.table import Table
 
 

@@ -9,7 +9,7 @@ import pytest
 from autotune.config import FP32, QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.strategy import Proposal
-from tests.strategies.driver import Run, share_of_data
+from autotune.testing.driver import Run, share_of_data
 from tests.strategies.table import DATA, Table
 
 NAMES = [path.stem for path in sorted(DATA.glob("*.json"))]

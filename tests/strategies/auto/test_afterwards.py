@@ -9,9 +9,9 @@ import pytest
 from autotune.config import GraphFormat, GraphOptimization, QuantizationConfig
 from autotune.strategies import create_strategy
 from autotune.strategy import Objective
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import Synthetic, make_model
 from autotune.trial import Trial
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import Synthetic, make_model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ from autotune.strategies.auto.prediction import Vector
 from autotune.strategies.auto.program import Conversions, Flags, Program
 from autotune.strategies.auto.steps import Gap, certain_gaps, single_steps
 from autotune.strategy import Objective, Problem
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import Synthetic, make_model
 from autotune.trial import Measurement, Trial, TrialState
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import Synthetic, make_model
 
 TARGET = 0.01
 

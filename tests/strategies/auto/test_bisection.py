@@ -9,9 +9,9 @@ import pytest
 
 from autotune.config import FP32
 from autotune.strategies import create_strategy
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import Synthetic, make_model
 from autotune.trial import Trial
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import Synthetic, make_model
 
 
 def misled(ops: int, seed: int, *, share: float, scores: int = 2) -> Synthetic:

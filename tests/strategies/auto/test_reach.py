@@ -14,7 +14,7 @@ from autotune.strategies.auto.loss_model import Template
 from autotune.strategies.auto.program import Flags
 from autotune.strategies.auto.reach import prefix, within_reach
 from autotune.strategies.auto.template import with_recipe_that_helps
-from tests.strategies.synthetic import make_model
+from autotune.testing.synthetic import make_model
 
 OPS = 200
 

@@ -12,9 +12,9 @@ from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, Tun
 from autotune.strategies import create_strategy
 from autotune.strategies.planning.moves import uniform_configs
 from autotune.strategy import Objective, Problem
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import make_model
 from autotune.trial import Measurement
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import make_model
 
 FOUR, EIGHT = OpConfig(precision=Precision.INT4_WEIGHT), OpConfig(precision=Precision.INT8_WEIGHT)
 DYNAMIC = PrecisionSpace(

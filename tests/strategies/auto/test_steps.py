@@ -20,8 +20,8 @@ from autotune.strategies.auto.steps import (
     single_steps,
     steps_of,
 )
-from tests.strategies.driver import Run
-from tests.strategies.synthetic import make_model, with_precisions
+from autotune.testing.driver import Run
+from autotune.testing.synthetic import make_model, with_precisions
 
 INT8, DYNAMIC, INT4 = (OpConfig(precision=p) for p in (Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT4_WEIGHT))
 

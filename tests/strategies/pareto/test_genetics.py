@@ -9,7 +9,7 @@ import pytest
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.strategies.pareto.genetics import Generation, child, crowding, drawn, fronts
-from tests.strategies.synthetic import make_space
+from autotune.testing.synthetic import make_space
 
 
 def test_fronts_are_what_pairwise_dominance_says() -> None:
