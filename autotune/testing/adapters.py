@@ -219,6 +219,15 @@ class AdapterSuite:
     def test_unwritable_place_is_named_and_what_was_there_stays(self, loaded: Loaded, tmp_path: Path) -> None:
         with pytest.raises(WorkspaceError, match="missing"):
             loaded.adapter.save(loaded.model, tmp_path / "missing" / "model", {})
+        (tmp_path / "file").write_text("as it was")
+        with pytest.raises(WorkspaceError, match="file"):
+            loaded.adapter.save(loaded.model, tmp_path / "file" / "model", {})
+        assert (tmp_path / "file").read_text() == "as it was"
+        assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+    def test_no_folder_is_replaced_by_a_file(self, loaded: Loaded, tmp_path: Path) -> None:
+        if not loaded.adapter.suffix:
+            pytest.skip("the adapter writes a folder")
         (tmp_path / "folder").mkdir()
         with pytest.raises(WorkspaceError):
             loaded.adapter.save(loaded.model, tmp_path / "folder", {})
