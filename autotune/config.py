@@ -14,12 +14,11 @@ from typing import Any, Self
 
 from autotune.recipe import (
     BiasCorrection,
-    GraphFormat,
-    GraphOptimization,
     Recipe,
     SmoothQuant,
     WeightOnly,
     WeightRounding,
+    recipe_names,
 )
 
 __all__ = [
@@ -34,8 +33,6 @@ __all__ = [
     "CalibrationAlgorithm",
     "CalibrationMethod",
     "Granularity",
-    "GraphFormat",
-    "GraphOptimization",
     "OpConfig",
     "Precision",
     "QuantizationConfig",
@@ -315,8 +312,12 @@ class QuantizationConfig:
             for name in sorted({*self.ops, *other.ops})
             if self[name] != other[name]
         ]
-        for f in dataclasses.fields(Recipe):
-            before, after = getattr(self.recipe, f.name), getattr(other.recipe, f.name)
+        named = {**self.recipe.options, **other.recipe.options}
+        for name in recipe_names(sorted(named)):
+            if name in named:
+                before, after = (config.recipe.options.get(name, "default") for config in (self, other))
+            else:
+                before, after = self.recipe[name], other.recipe[name]
             if before != after:
-                lines.append(f"recipe.{f.name}: {before} -> {after}")
+                lines.append(f"recipe.{name}: {before} -> {after}")
         return "\n".join(lines)

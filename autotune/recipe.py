@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -61,28 +61,6 @@ class SmoothQuant(StrEnum):
         return None if self in (SmoothQuant.NONE, SmoothQuant.AUTO) else float(self)
 
 
-class GraphFormat(StrEnum):
-    """How int8 ops are written into the graph."""
-
-    QDQ = "qdq"
-    """As the fp32 op between DequantizeLinear and QuantizeLinear, which the runtime fuses when it loads the model."""
-    QOPERATOR = "qoperator"
-    """As the integer kernel that comes of it, so that nothing is left to fuse."""
-
-
-class GraphOptimization(StrEnum):
-    """How far the runtime optimizes the graph when it loads it. All but ``all`` have to be asked for at load."""
-
-    ALL = "all"
-    """All that it does by default."""
-    PLAIN_LAYOUT = "plain_layout"
-    """Without blocks of channels in the memory layout of fp32 convolutions."""
-    EXTENDED = "extended"
-    """Without anything that changes the memory layout."""
-    GELU_APPROXIMATION = "gelu_approximation"
-    """Gelu by tanh instead of erf."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Choices for the graph as a whole.
@@ -96,9 +74,9 @@ class Recipe:
         bias_correction: How biases make up for quantized weights.
         weight_rounding: How weights become integers.
         smooth_quant: How outliers of activations move into the weights that read them.
-        format: How int8 ops are written.
-        optimization: How far the runtime optimizes the graph.
         weight_only: How weights of precision ``int8_weight`` and ``int4_weight`` are rounded.
+        options: Values of options that the adapter declares (:class:`~autotune.options.AdapterOption`), by name. An
+            option at its default is not among them, so that equal recipes compare equal: a space makes them so.
     """
 
     reduce_range: bool = False
@@ -107,43 +85,60 @@ class Recipe:
     bias_correction: BiasCorrection = BiasCorrection.NONE
     weight_rounding: WeightRounding = WeightRounding.NEAREST
     smooth_quant: SmoothQuant = SmoothQuant.NONE
-    format: GraphFormat = GraphFormat.QDQ
-    optimization: GraphOptimization = GraphOptimization.ALL
     weight_only: WeightOnly = WeightOnly.RTN
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What JSON and Optuna hand back are plain strings.
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
         object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
-        object.__setattr__(self, "format", GraphFormat(self.format))
-        object.__setattr__(self, "optimization", GraphOptimization(self.optimization))
         object.__setattr__(self, "weight_only", WeightOnly(self.weight_only))
+        own = {f.name for f in dataclasses.fields(self)}
+        for name, value in self.options.items():
+            if name in own or not isinstance(value, str):
+                raise ValueError(f"An option must be text under a name of its own, but got {name!r}: {value!r}")
+        object.__setattr__(self, "options", {name: str(self.options[name]) for name in sorted(self.options)})
 
-    @property
-    def quick(self) -> Recipe:
-        """The same without what takes seconds to apply or changes kernels alone, for figures of many configs."""
-        bias = BiasCorrection.FAST if self.bias_correction is BiasCorrection.FULL else self.bias_correction
-        return dataclasses.replace(
-            self,
-            bias_correction=bias,
-            weight_rounding=WeightRounding.NEAREST,
-            weight_only=WeightOnly.RTN,
-            format=GraphFormat.QDQ,
-            optimization=GraphOptimization.ALL,
-        )
+    def __hash__(self) -> int:
+        return hash((*(getattr(self, name) for name in RECIPE_FIELDS), *self.options.items()))
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a field, or of an option that is not at its default.
+
+        Raises:
+            KeyError: It is neither.
+        """
+        return getattr(self, name) if name in RECIPE_FIELDS else self.options[name]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults: a field that is added later changes no stored hash."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        """The fields and options that differ from their defaults: one that is added later changes no stored hash."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        values = {
+            name: self[name]
+            for name in recipe_names(tuple(self.options))
+            if name not in RECIPE_FIELDS or self[name] != defaults[name]
+        }
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote. What is no field is an option, which only the adapter knows.
 
         Raises:
-            ValueError: A value is not one of those known.
-            TypeError: A key is unknown.
+            ValueError: A value is not one of those known, or an option's is no text.
         """
-        return cls(**data)
+        fields = {name: value for name, value in data.items() if name in RECIPE_FIELDS}
+        return cls(**fields, options={name: value for name, value in data.items() if name not in RECIPE_FIELDS})
+
+
+RECIPE_FIELDS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "options")
+"""What every adapter may offer; options are beside them."""
+
+
+def recipe_names(options: Sequence[str]) -> tuple[str, ...]:
+    """The names of fields and options in their order.
+
+    Stored runs count recipes in this order, in which the first options came before ``weight_only``.
+    """
+    return (*RECIPE_FIELDS[:-1], *options, RECIPE_FIELDS[-1])

@@ -150,14 +150,19 @@ class SpaceRestriction:
     def _restrict_recipe(self, recipe: RecipeSpace) -> RecipeSpace:
         kept: dict[str, Any] = {}
         for name, allowed in self.recipe.items():
-            offered = getattr(recipe, name)
+            if name not in recipe.names:
+                raise ExperimentError(
+                    f"`quantization.recipes` must name choices that there are for this model, but it has no {name!r}"
+                    f"{suggestion(name, recipe.names)}. It has: {', '.join(recipe.names)}"
+                )
+            offered = recipe[name]
             kept[name] = tuple(value for value in offered if value in allowed)
             if not kept[name]:
                 raise ExperimentError(
                     f"`quantization.recipes.{name}` must allow one of the values that there are for this model "
                     f"({_listed(offered)}), but it allows {_listed(allowed)}"
                 )
-        return dataclasses.replace(recipe, **kept)
+        return recipe.restricted(kept)
 
 
 def _restrict(op: OpSpace, wanted: OpRestriction, *, named: bool) -> OpSpace:

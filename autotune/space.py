@@ -14,19 +14,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from autotune.config import (
     FP32,
-    BiasCorrection,
     CalibrationAlgorithm,
-    GraphFormat,
-    GraphOptimization,
     OpConfig,
     Precision,
     QuantizationConfig,
     Recipe,
-    SmoothQuant,
     TensorScheme,
-    WeightOnly,
-    WeightRounding,
 )
+from autotune.recipe_space import RecipeSpace
+
+__all__ = ["FP32_SPACE", "OpSpace", "PrecisionSpace", "RecipeSpace", "TuningSpace"]
 
 _Value = TypeVar("_Value")
 
@@ -116,56 +113,11 @@ class OpSpace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeSpace:
-    """What may be chosen for the graph: the values of each field of :class:`Recipe`, preferred ones first."""
-
-    reduce_range: tuple[bool, ...] = (False,)
-    bound_pairs: tuple[bool, ...] = (False,)
-    equalization: tuple[bool, ...] = (False,)
-    bias_correction: tuple[BiasCorrection, ...] = (BiasCorrection.NONE,)
-    weight_rounding: tuple[WeightRounding, ...] = (WeightRounding.NEAREST,)
-    smooth_quant: tuple[SmoothQuant, ...] = (SmoothQuant.NONE,)
-    format: tuple[GraphFormat, ...] = (GraphFormat.QDQ,)
-    optimization: tuple[GraphOptimization, ...] = (GraphOptimization.ALL,)
-    weight_only: tuple[WeightOnly, ...] = (WeightOnly.RTN,)
-
-    def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            if not getattr(self, f.name):
-                raise ValueError(f"A recipe field needs at least one value, but {f.name!r} got none")
-
-    @property
-    def preferred(self) -> Recipe:
-        """The adapter's own preference."""
-        return next(self.recipes())
-
-    @property
-    def size(self) -> int:
-        """How many recipes there are."""
-        return math.prod(len(getattr(self, f.name)) for f in dataclasses.fields(self))
-
-    def recipes(self) -> Iterator[Recipe]:
-        """Every recipe once, preferred ones first."""
-        names = [f.name for f in dataclasses.fields(self)]
-        for values in itertools.product(*(getattr(self, name) for name in names)):
-            yield Recipe(**dict(zip(names, values, strict=True)))
-
-    def others(self, recipe: Recipe, field: str) -> Iterator[Recipe]:
-        """The recipe with each other value of one field, preferred ones first."""
-        for value in getattr(self, field):
-            if value != getattr(recipe, field):
-                yield dataclasses.replace(recipe, **{field: value})
-
-    def __contains__(self, recipe: Recipe) -> bool:
-        return all(getattr(recipe, f.name) in getattr(self, f.name) for f in dataclasses.fields(self))
-
-
-@dataclass(frozen=True, kw_only=True)
 class TuningSpace:
     """What may be chosen, per op in graph order and for the recipe."""
 
     ops: tuple[OpSpace, ...]
-    recipe: RecipeSpace = RecipeSpace()
+    recipe: RecipeSpace = dataclasses.field(default_factory=RecipeSpace)
 
     def __post_init__(self) -> None:
         if len(self.by_name) != len(self.ops):
@@ -240,8 +192,8 @@ class TuningSpace:
             for field in ("activations", "weights", "algorithms"):
                 values = dict.fromkeys(str(value) for space in op.precisions for value in getattr(space, field))
                 params[f"{op.name}/{field}"] = list(values)
-        for f in dataclasses.fields(self.recipe):
-            params[f"recipe/{f.name}"] = getattr(self.recipe, f.name)
+        for name in self.recipe.names:
+            params[f"recipe/{name}"] = self.recipe[name]
         return {name: CategoricalDistribution(values) for name, values in params.items() if len(values) > 1}
 
     def decode(self, params: Mapping[str, Any]) -> QuantizationConfig:
@@ -257,11 +209,8 @@ class TuningSpace:
             ops[op.name] = OpConfig(
                 precision=space.precision, activation=activation, weight=weight, calibration=calibration
             )
-        recipe = {
-            f.name: params.get(f"recipe/{f.name}", getattr(self.recipe, f.name)[0])
-            for f in dataclasses.fields(self.recipe)
-        }
-        return QuantizationConfig(ops=ops, recipe=Recipe(**recipe))
+        recipe = {name: params.get(f"recipe/{name}", self.recipe[name][0]) for name in self.recipe.names}
+        return QuantizationConfig(ops=ops, recipe=self.recipe.made(recipe))
 
     def encode(self, config: QuantizationConfig) -> dict[str, Any]:
         """The point of :meth:`distributions` that decodes to ``config``; fields without effect get their first value.
@@ -281,9 +230,9 @@ class TuningSpace:
                 ("algorithms", choice.calibration),
             ):
                 params[f"{op.name}/{field}"] = None if value is None else str(value)
-        for f in dataclasses.fields(self.recipe):
-            value = getattr(config.recipe, f.name)
-            params[f"recipe/{f.name}"] = value if value in getattr(self.recipe, f.name) else None
+        for name in self.recipe.names:
+            value = self.recipe.value(config.recipe, name)
+            params[f"recipe/{name}"] = value if value in self.recipe[name] else None
         distributions = self.distributions()
         return {
             name: params[name] if params[name] is not None else distribution.choices[0]

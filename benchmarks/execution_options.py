@@ -46,12 +46,12 @@ def minilm(folder: Path) -> tuple[OnnxModel, CalibrationStatistics, Feeds]:
 def variants(model: OnnxModel) -> Iterator[tuple[str, QuantizationConfig]]:
     """The preferred config with one execution option changed, itself first."""
     space = ADAPTER.space(model)
-    preferred = dataclasses.replace(space.preferred, recipe=space.recipe.preferred.quick)
+    preferred = dataclasses.replace(space.preferred, recipe=space.recipe.quick(space.recipe.preferred))
     yield "the same again", preferred
-    for field in ("format", "optimization"):
-        for value in getattr(space.recipe, field)[1:]:
-            recipe = dataclasses.replace(preferred.recipe, **{field: value})
-            yield f"{field} {value}", dataclasses.replace(preferred, recipe=recipe)
+    for name in space.recipe.execution_options:
+        for recipe in space.recipe.others(preferred.recipe, name):
+            value = space.recipe.value(recipe, name)
+            yield f"{name} {value}", dataclasses.replace(preferred, recipe=recipe)
 
 
 def measured(case: tuple[OnnxModel, CalibrationStatistics, Feeds], pairs: int) -> Mapping[str, str]:

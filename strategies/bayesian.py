@@ -111,9 +111,9 @@ def _shared_distributions(space: TuningSpace, order: Sequence[str]) -> dict[str,
         )
         if len(values) > 1:
             distributions[name] = CategoricalDistribution(list(values))
-    for f in dataclasses.fields(space.recipe):
-        if len(values := getattr(space.recipe, f.name)) > 1:
-            distributions[f"recipe/{f.name}"] = CategoricalDistribution(values)
+    for name in space.recipe.names:
+        if len(choices := space.recipe[name]) > 1:
+            distributions[f"recipe/{name}"] = CategoricalDistribution(choices)
     return distributions
 
 
@@ -132,7 +132,7 @@ def _decode(space: TuningSpace, order: Sequence[str], params: Mapping[str, Any])
     ops.update(dict.fromkeys(order[: params.get("fp32_ops", 0)], FP32))
     preferred = space.recipe.preferred
     changes = {name.removeprefix("recipe/"): value for name, value in params.items() if name.startswith("recipe/")}
-    return QuantizationConfig(ops=ops, recipe=dataclasses.replace(preferred, **changes) if changes else preferred)
+    return QuantizationConfig(ops=ops, recipe=space.recipe.changed(preferred, changes))
 
 
 def _nearest(space: TuningSpace, op: str, choice: OpConfig, params: Mapping[str, Any]) -> OpConfig:

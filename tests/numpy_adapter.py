@@ -32,6 +32,7 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.errors import ApplyError, DataError, ModelError, WorkspaceError
+from autotune.options import AdapterOption, Touches, require_declared
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 from tests.numpy_framework import Layer, NumpyModel, NumpyRunner, read, to_bytes
 
@@ -48,12 +49,21 @@ DYNAMIC = PrecisionSpace(precision=Precision.INT8_DYNAMIC, activations=(U8,), we
 STORED = PrecisionSpace(precision=Precision.INT8_WEIGHT)
 OFFERED = (STATIC, DYNAMIC, STORED, FP32_SPACE)
 
+BIASES = AdapterOption(
+    name="biases",
+    values=("float32", "float16"),
+    default="float32",
+    touches=Touches.VALUES,
+    description="The type in which the biases of quantized layers are stored.",
+)
+
 
 class NumpyAdapter:
     """Makes :class:`NumpyModel` tunable; see :class:`autotune.adapter.Adapter`."""
 
     name = "numpy"
     suffix = ".npz"
+    options = (BIASES,)
 
     def load(self, source: object, example: Example | None = None) -> NumpyModel:  # noqa: ARG002
         """A model as it is, or one that :meth:`save` wrote; no example is needed, since the file says what it reads."""
@@ -71,7 +81,9 @@ class NumpyAdapter:
     def space(self, model: NumpyModel) -> TuningSpace:
         """Every dense layer in each precision; weights may be bounded for CPUs without VNNI."""
         ops = tuple(OpSpace(name=name, op_type="Dense", precisions=OFFERED) for name in model.dense)
-        return TuningSpace(ops=ops, recipe=RecipeSpace(reduce_range=(False, True), bound_pairs=(False, True)))
+        return TuningSpace(
+            ops=ops, recipe=RecipeSpace(reduce_range=(False, True), bound_pairs=(False, True), options=(BIASES,))
+        )
 
     def calibrate(self, model: NumpyModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """The statistics of what dense layers read, by the name of the layer that wrote it."""
@@ -92,6 +104,7 @@ class NumpyAdapter:
 
     def apply(self, model: NumpyModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> NumpyModel:
         """The model with the layers that ``config`` names quantized."""
+        require_declared(config.recipe.options, self.options)
         if unknown := sorted(set(config.ops) - set(model.dense)):
             raise ApplyError(
                 f"A config must name dense layers of the model ({', '.join(model.dense)}), but got {unknown}"
@@ -186,6 +199,7 @@ def _quantized(layer: Layer, choice: OpConfig, recipe: Recipe, statistics: Calib
         activation = affine_parameters(low, high, choice.activation)
     return dataclasses.replace(
         layer,
+        bias=None if layer.bias is None else layer.bias.astype(BIASES.of(recipe.options)),
         weight=limits.quantize(layer.weight, parameters, weights, 1),
         weight_scheme=weights,
         weight_parameters=parameters,

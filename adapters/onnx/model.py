@@ -17,9 +17,9 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from autotune.adapter import TensorSpec
 from autotune.adapters.onnx.graph import is_external, tensors
+from autotune.adapters.onnx.options import GraphOptimization
 from autotune.adapters.onnx.unfold import Origin, unfolded
 from autotune.batch import BatchAxes
-from autotune.config import GraphOptimization
 
 IN_MEMORY_LIMIT = 2**31 - 2**27
 """Bytes of weights that a model keeps in its own message. protobuf ends at 2 GiB; the rest is for graph and growth."""

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from autotune.adapter import Array, Execution, Feeds
-from autotune.config import GraphOptimization
+from autotune.adapters.onnx.options import GraphOptimization
 from autotune.errors import ApplyError
 
 LOG_SEVERITY = 4

@@ -18,7 +18,7 @@ from autotune.adapters.onnx.prepare import agrees_on, prepare
 from autotune.adapters.onnx.session import SessionRunner, open_session, session_options
 from autotune.adapters.onnxruntime.apply import apply_config
 from autotune.adapters.onnxruntime.calibration import calibrate
-from autotune.adapters.onnxruntime.choices.execution_options import from_metadata
+from autotune.adapters.onnxruntime.choices.execution_options import OPTIONS, from_metadata
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.adapters.onnxruntime.choices.space import observed_tensors, tuning_space
 from autotune.adapters.onnxruntime.choices.unbounded import bounded_space
@@ -38,6 +38,7 @@ class OnnxRuntimeAdapter:
 
     name = "onnxruntime"
     suffix = ".onnx"
+    options = OPTIONS
 
     def load(self, source: object, example: Example | None = None) -> OnnxModel:  # noqa: ARG002
         """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.

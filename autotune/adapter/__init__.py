@@ -3,10 +3,12 @@
 from autotune.adapter.capabilities import (
     CostModel,
     DataDependentSpace,
+    DeclaresOptions,
     HostFindings,
     OwnStatistics,
     PortabilityCheck,
     Preparation,
+    declared_options,
     given_model,
     statistics_type,
 )
@@ -18,6 +20,7 @@ __all__ = [
     "Array",
     "CostModel",
     "DataDependentSpace",
+    "DeclaresOptions",
     "Example",
     "Execution",
     "Feeds",
@@ -30,6 +33,7 @@ __all__ = [
     "Runner",
     "Statistics",
     "TensorSpec",
+    "declared_options",
     "given_model",
     "statistics_type",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT, Statistics
 from autotune.calibration import CalibrationStatistics
+from autotune.options import AdapterOption
 from autotune.space import TuningSpace
 
 
@@ -34,6 +35,17 @@ class Preparation(Protocol):
     def executes_another_graph(self, model: Any) -> bool:
         """Whether the runtime executes other ops for the prepared model, so that it may be faster by itself."""
         ...
+
+
+@runtime_checkable
+class DeclaresOptions(Protocol):
+    """What an adapter adds to the contract where there are choices for the graph that it alone knows."""
+
+    options: Sequence[AdapterOption]
+    """All of them with all of their values, in the order in which a recipe counts them; none is ever removed.
+
+    :meth:`Adapter.space` offers those that make a difference to a model, :meth:`Adapter.apply` takes every value.
+    """
 
 
 @runtime_checkable
@@ -105,3 +117,8 @@ def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
 def statistics_type(adapter: Adapter[Any]) -> type[Statistics]:
     """The type of what an adapter's calibration leaves: its own, or the project's."""
     return adapter.statistics_type if isinstance(adapter, OwnStatistics) else CalibrationStatistics
+
+
+def declared_options(adapter: Adapter[Any]) -> tuple[AdapterOption, ...]:
+    """The options that an adapter declares; empty where it has none."""
+    return tuple(adapter.options) if isinstance(adapter, DeclaresOptions) else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,10 +99,10 @@ def _choice_table(space: TuningSpace) -> Table:
             if values:
                 shared = len(op_types) == len(_by_type(space)) > 1
                 table.add_row(heading, "all" if shared else ", ".join(op_types), values)
-    for field in dataclasses.fields(space.recipe):
-        choices = getattr(space.recipe, field.name)
+    for name in space.recipe.names:
+        choices = space.recipe[name]
         if len(choices) > 1:
-            table.add_row(field.name, "the graph", ", ".join(str(choice).lower() for choice in choices))
+            table.add_row(name, "the graph", ", ".join(str(choice).lower() for choice in choices))
     return table
 
 

@@ -6,16 +6,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autotune.experiment.schema import Experiment
+from autotune.adapter import declared_options
+from autotune.adapters import get_adapter
+from autotune.experiment.schema import Experiment, Model
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 """The schema as it is shipped. ``autotune schema -o autotune/experiment/schema.json`` writes it anew."""
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of what :func:`load_experiment` reads, in JSON Schema draft 2020-12."""
+    """The schema of what :func:`load_experiment` reads, in JSON Schema draft 2020-12.
+
+    It names the options of the default framework's adapter; it takes those of others as they come.
+    """
     schema = Experiment.model_json_schema()
     schema["$defs"]["WeightRounding"]["enum"].append("gptq")  # the enum reads it, and pydantic lists values alone
+    for option in declared_options(get_adapter(Model.model_fields["framework"].default)):
+        item = {"enum": list(option.values), "type": "string"}
+        schema["$defs"]["Recipes"]["properties"][option.name] = {
+            "anyOf": [item, {"items": item, "type": "array"}, {"type": "null"}],
+            "default": None,
+            "description": option.description,
+            "title": option.name.capitalize(),
+        }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

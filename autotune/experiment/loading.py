@@ -13,9 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from autotune.adapter import declared_options
+from autotune.adapters import get_adapter
 from autotune.errors import ExperimentError
 from autotune.experiment.allowed import allowed_keys
 from autotune.experiment.schema import Experiment
+from autotune.recipe import RECIPE_FIELDS
 from autotune.suggestion import suggestion
 
 _WORDS = {
@@ -56,6 +59,8 @@ _Loader.add_implicit_resolver(
 def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """Read and check an experiment file. Nothing that it names is opened.
 
+    The framework is imported where the file restricts an option that only its adapter knows.
+
     Args:
         path: The file.
         overrides: Values to put in place of the file's, each as ``key.key=value`` with the value in YAML.
@@ -72,6 +77,9 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         experiment = Experiment.model_validate_json(document, context={"directory": path.parent})
     except ValidationError as error:
         raise ExperimentError("\n".join(_problems(error, root))) from None
+    problems = _undeclared(experiment, root)
+    if problems:
+        raise ExperimentError("\n".join(problems))
     experiment._path = path
     experiment._unfilled = tuple(_unfilled(root))
     experiment._where = lambda keys: _position(_locate(root, keys)[1])
@@ -233,6 +241,28 @@ def _problems(error: ValidationError, root: yaml.Node) -> list[str]:
             messages.append(message)
     lines = ((line, ": ".join(filter(None, (place, ", or ".join(texts))))) for (line, place), texts in found.items())
     return [text for _, text in sorted(lines, key=itemgetter(0))]
+
+
+def _undeclared(experiment: Experiment, root: yaml.Node) -> list[str]:
+    """A line for each option that the framework's adapter does not declare, or does not with that value."""
+    given = experiment.quantization.options
+    if not given:  # no reason to import the framework now
+        return []
+    declared = {option.name: option for option in declared_options(get_adapter(experiment.model.framework))}
+    problems = []
+    for name, values in given.items():
+        shown, node = _locate(root, ("quantization", "recipes", name))
+        place = f"{_position(node)}: {_dotted(shown)}"
+        if name not in declared:
+            known = [*RECIPE_FIELDS, *declared]
+            problems.append(f"{place}: unknown key {name!r}{suggestion(name, known)}. Allowed here: {', '.join(known)}")
+            continue
+        allowed = declared[name].values
+        for value in values or ():
+            if value not in allowed:
+                near = suggestion(str(value), allowed)
+                problems.append(f"{place}: must be one of {', '.join(allowed)}, but got {json.dumps(value)}{near}")
+    return problems
 
 
 def _dotted(parts: Sequence[int | str]) -> str:

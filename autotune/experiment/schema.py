@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -17,6 +16,7 @@ from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
 from autotune.experiment.datasets import Dataset
 from autotune.experiment.section import Bytes, FilePath, OneOrMore, Reference, Section, broken_rule, only
+from autotune.recipe import RECIPE_FIELDS
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
 from autotune.space import RecipeSpace
 from autotune.strategy import Objective
@@ -120,14 +120,19 @@ if TYPE_CHECKING:
         """What is allowed for the graph as a whole; made of the fields of :class:`RecipeSpace`."""
 
 else:
+
+    class _WithOptions(Section):
+        # What further keys there are depends on the adapter, which declares them.
+        model_config = ConfigDict(extra="allow")
+
     Recipes = create_model(
         "Recipes",
-        __base__=Section,
+        __base__=_WithOptions,
         __doc__="What is allowed for the graph as a whole.",
         **{
             name: (OneOrMore[typing.get_args(hint)[0]] | None, None)
             for name, hint in typing.get_type_hints(RecipeSpace).items()
-            if name in {f.name for f in dataclasses.fields(RecipeSpace)}
+            if name in RECIPE_FIELDS
         },
     )
 
@@ -144,9 +149,18 @@ class Quantization(Section):
     recipes: Recipes = Recipes()
     """For the graph as a whole."""
 
+    @property
+    def options(self) -> dict[str, tuple[Any, ...] | None]:
+        """What is allowed for options of the adapter's own, as the file has it; None where all is."""
+        given = (self.recipes.model_extra or {}).items()
+        return {
+            name: tuple(values) if isinstance(values, list) else None if values is None else (values,)
+            for name, values in given
+        }
+
     def restriction(self) -> SpaceRestriction:
         """The same, as a space understands it."""
-        recipe = {name: getattr(self.recipes, name) for name in type(self.recipes).model_fields}
+        recipe = {name: getattr(self.recipes, name) for name in type(self.recipes).model_fields} | self.options
         return SpaceRestriction(
             op_type={name: choices.restriction() for name, choices in self.op_type.items()},
             op_name={name: choices.restriction() for name, choices in self.op_name.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from autotune.adapter import (
     Feeds,
     PortabilityCheck,
     Runner,
+    declared_options,
     statistics_type,
 )
 from autotune.calibration import CalibrationStatistics
-from autotune.config import OpConfig, Precision, QuantizationConfig
+from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import ApplyError, DataError, ModelError, TrialError, WorkspaceError
 from autotune.tuning.tuner import Tuner
@@ -140,6 +142,28 @@ class AdapterSuite:
                     loaded.model, QuantizationConfig(ops={op.name: choice}), loaded.statistics
                 )
                 assert _sqnr_db(reference, _outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
+
+    def test_options_are_declared_and_those_undeclared_refused(self, loaded: Loaded) -> None:
+        space = loaded.adapter.space(loaded.model)
+        declared = {option.name: option for option in declared_options(loaded.adapter)}
+        for option in space.recipe.options:
+            everything = declared[option.name]
+            assert dataclasses.replace(option, values=everything.values) == everything
+            assert set(option.values) <= set(everything.values)
+            assert option.description
+        unknown = dataclasses.replace(space.preferred, recipe=Recipe(options={"no_such_option": "yes"}))
+        with pytest.raises(ApplyError, match="no_such_option"):
+            loaded.adapter.apply(loaded.model, unknown, loaded.statistics)
+
+    def test_every_value_of_every_option_can_be_applied_and_run(self, loaded: Loaded) -> None:
+        space = loaded.adapter.space(loaded.model)
+        quick = space.recipe.quick(space.recipe.preferred)
+        reference = _outputs(loaded, loaded.model)[0]
+        for option in space.recipe.options:
+            for recipe in space.recipe.others(quick, option.name):
+                config = dataclasses.replace(space.preferred, recipe=recipe)
+                candidate = loaded.adapter.apply(loaded.model, config, loaded.statistics)
+                assert _sqnr_db(reference, _outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
 
     def test_preferred_config_is_close_and_smaller(self, loaded: Loaded) -> None:
         candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)

@@ -188,7 +188,7 @@ class MeasuredInsights(Generic[ModelT]):
         return left if self._deadline is None else min(left, self._deadline - now)
 
     def _sensitivity(self) -> dict[str, float]:
-        recipe = self._space.recipe.preferred.quick
+        recipe = self._space.recipe.quick(self._space.recipe.preferred)
         preferred = {
             op.name: op.preferred for op in self._space.tunable if op.preferred.precision is not Precision.FP32
         }
@@ -265,7 +265,7 @@ class MeasuredInsights(Generic[ModelT]):
         for config in configs:
             try:
                 # Recipes change values, not kernels.
-                quick = dataclasses.replace(config, recipe=config.recipe.quick)
+                quick = dataclasses.replace(config, recipe=self._space.recipe.quick(config.recipe))
                 models.append(self._adapter.apply(self._model, quick, self._statistics))
             except TrialError:
                 models.append(None)
@@ -297,9 +297,8 @@ class MeasuredInsights(Generic[ModelT]):
     def _executed(self, config: QuantizationConfig) -> Runner:
         """What runs as the config's model does, whatever it computes; the last ones are kept for what comes next."""
         if config.fingerprint not in self._runners:
-            recipe = config.recipe
-            quick = dataclasses.replace(recipe.quick, format=recipe.format, optimization=recipe.optimization)
-            model = self._adapter.apply(self._model, dataclasses.replace(config, recipe=quick), self._statistics)
+            executed = dataclasses.replace(config, recipe=self._space.recipe.executed(config.recipe))
+            model = self._adapter.apply(self._model, executed, self._statistics)
             if len(self._runners) >= _KEPT_RUNNERS:
                 self._runners.popitem()
             self._runners[config.fingerprint] = self._adapter.runner(model, self._execution)

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Generator, Iterator
 
 from autotune.config import CalibrationMethod, Precision, Recipe, WeightRounding
+from autotune.space import RecipeSpace
 from autotune.strategies.planning.moves import cost_of
 from autotune.strategies.planning.planned import Plan
 from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
-
-_FIELDS = ("format", "optimization")
 
 _FASTER = 1.03
 """How much faster an option must be for certain before a trial is spent on it: two sessions of one model can differ by
@@ -26,7 +25,7 @@ def afterwards(problem: Problem, plan: Plan, *, spare: int) -> Plan:
 
     *Execution options* are compared with the best config side by side in a second or two
     (:meth:`autotune.strategy.Insights.relative_speed`), and only those that are clearly faster become trials: none on
-    most models, since what ONNX Runtime does by default is best for most.
+    most models, since what a runtime does by default is best for most.
 
     *Accuracy for nothing*: where the best loses more than a quarter of what is allowed, other weight roundings and
     calibration algorithms run the same kernels and may lose less. Of configs that are equally fast, the one that loses
@@ -73,21 +72,23 @@ def _better(problem: Problem, best: Trial | None, trial: Trial) -> Trial | None:
 def _faster_options(problem: Problem, best: Trial) -> Iterator[Proposal]:
     """The best config with one execution option changed, the fastest first, where it is clearly faster."""
     speeds: dict[Recipe, tuple[float, float]] = {}
-    for field in _FIELDS:
-        for recipe in problem.space.recipe.others(best.config.recipe, field):
+    space = problem.space.recipe
+    for option in space.execution_options:
+        for recipe in space.others(best.config.recipe, option):
             config = dataclasses.replace(best.config, recipe=recipe)
             speeds[recipe] = problem.insights.relative_speed(best.config, config)
             if speeds[recipe][1] < 1.0:
-                break  # the options of a field go ever further away from the default
+                break  # the values of an option go ever further away from the default
     for recipe, (low, high) in sorted(speeds.items(), key=lambda item: -item[1][0]):
         if low > _FASTER:
-            note = f"{_named(best.config.recipe, recipe)}: {low:.2f} to {high:.2f} times as fast when tried by itself"
+            changed = _named(space, best.config.recipe, recipe)
+            note = f"{changed}: {low:.2f} to {high:.2f} times as fast when tried by itself"
             yield Proposal(config=dataclasses.replace(best.config, recipe=recipe), note=note)
 
 
-def _named(before: Recipe, after: Recipe) -> str:
-    changed = next(field for field in _FIELDS if getattr(before, field) != getattr(after, field))
-    return f"{changed} {getattr(after, changed)}"
+def _named(space: RecipeSpace, before: Recipe, after: Recipe) -> str:
+    changed = next(name for name in space.execution_options if space.value(before, name) != space.value(after, name))
+    return f"{changed} {space.value(after, changed)}"
 
 
 def _equally_fast(problem: Problem, best: Trial | None) -> Iterator[Proposal]:

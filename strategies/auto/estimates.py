@@ -183,7 +183,7 @@ class Estimates:
     def output_error(self, choice: Flags) -> float:
         """The output error of a choice without recipes that take seconds; not a number where there was no time."""
         config = self.config(choice)
-        quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
+        quick = QuantizationConfig(ops=config.ops, recipe=self._problem.space.recipe.quick(config.recipe))
         return float(self._problem.insights.output_error(quick))
 
     def tolerable_error(self) -> float | None:
@@ -207,7 +207,7 @@ class Estimates:
 
         Outputs that are mostly noise, or not finite, no recipe and no unit of the loss makes useful.
         """
-        quick = QuantizationConfig(ops=config.ops, recipe=config.recipe.quick)
+        quick = QuantizationConfig(ops=config.ops, recipe=self._problem.space.recipe.quick(config.recipe))
         error = self._problem.insights.output_error(quick)
         if error > _NOTHING_LEFT:
             self._tried.add(config.fingerprint)

@@ -40,7 +40,7 @@ def shrink(problem: Problem) -> Generator[Proposal, Trial, str]:
     if trial.met:
         return "target met by the smallest config"
     errors = {
-        op: error_of(problem, QuantizationConfig(ops={op: choice}, recipe=recipe.quick))
+        op: error_of(problem, QuantizationConfig(ops={op: choice}, recipe=problem.space.recipe.quick(recipe)))
         for op, choice in smallest.items()
     }
     path = _path(ways, sorted(ways, key=lambda op: -errors[op]))

@@ -43,7 +43,7 @@ def make_template(problem: Problem, opening: QuantizationConfig, templates: int)
         templates: How many uniform configs compete.
     """
     fastest = fastest_config(problem)
-    quick = problem.space.preferred.recipe.quick
+    quick = problem.space.recipe.quick(problem.space.preferred.recipe)
     ops = [op for op in can_fall_back(problem.space) if fastest[op] != FP32]
     fast = {op for op in ops if opening[op] == FP32}
 
@@ -74,13 +74,14 @@ def with_recipe_that_helps(
         evaluated: Whether the first config was; where its output error ruled it out, nothing speaks for its recipe.
     """
     recipe = template.config.recipe
-    if recipe == recipe.quick:
+    quick_recipe = problem.space.recipe.quick(recipe)
+    if recipe == quick_recipe:
         return template
     if evaluated:
-        quick = problem.insights.output_error(dataclasses.replace(opening, recipe=recipe.quick))
+        quick = problem.insights.output_error(dataclasses.replace(opening, recipe=quick_recipe))
         if not problem.insights.output_error(opening) > quick:
             return template
-    return dataclasses.replace(template, config=dataclasses.replace(template.config, recipe=recipe.quick))
+    return dataclasses.replace(template, config=dataclasses.replace(template.config, recipe=quick_recipe))
 
 
 def _own_errors(

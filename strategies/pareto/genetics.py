@@ -79,8 +79,8 @@ def drawn(space: TuningSpace, rng: np.random.Generator) -> QuantizationConfig:
     """
     share = rng.random()
     ops = {op.name: FP32 if FP32 in op and rng.random() < share else _drawn_choice(op, rng) for op in space.ops}
-    values = {f.name: _any(getattr(space.recipe, f.name), rng) for f in dataclasses.fields(space.recipe)}
-    return QuantizationConfig(ops=ops, recipe=Recipe(**values))
+    values = {name: _any(space.recipe[name], rng) for name in space.recipe.names}
+    return QuantizationConfig(ops=ops, recipe=space.recipe.made(values))
 
 
 def child(
@@ -118,13 +118,11 @@ def _crossed_recipe(
 ) -> Recipe:
     """Options of the parents that have any (an fp32 model's recipe is none), now and then another value."""
     recipes = [parent.recipe for parent in parents if parent.recipe in space] or [space.preferred]
-    fields = dataclasses.fields(space)
     values = {}
-    for f in fields:
-        offered = getattr(space, f.name)
-        again = rng.random() * len(fields) < (1 if mutations else 0.5)
-        values[f.name] = _any(offered, rng) if again else getattr(_any(recipes, rng), f.name)
-    return Recipe(**values)
+    for name in space.names:
+        again = rng.random() * len(space.names) < (1 if mutations else 0.5)
+        values[name] = _any(space[name], rng) if again else space.value(_any(recipes, rng), name)
+    return space.made(values)
 
 
 def _mutated(op: OpSpace, choice: OpConfig, rng: np.random.Generator) -> OpConfig:

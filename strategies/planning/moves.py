@@ -33,9 +33,9 @@ def _uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, s
         yield _with(space, "calibration", "algorithms", algorithm), f"every op with {algorithm} calibration"
     for weight in _offered(space, "weights"):
         yield _with(space, "weight", "weights", weight), f"every op with {weight} weights"
-    for f in reversed(dataclasses.fields(space.recipe)):
-        for recipe in space.recipe.others(preferred.recipe, f.name):
-            changed = f"{f.name}={getattr(recipe, f.name)}"
+    for name in reversed(space.recipe.names):
+        for recipe in space.recipe.others(preferred.recipe, name):
+            changed = f"{name}={space.recipe.value(recipe, name)}"
             yield dataclasses.replace(preferred, recipe=recipe), f"every op as preferred, {changed}"
     for precision in Precision:
         choices = {op.name: within.preferred for op in space.ops if (within := op.space_of(precision)) is not None}

@@ -193,6 +193,9 @@ def test_a_missing_section_is_named(file: Path) -> None:
         ("op_name: {a: fp32}", "op_name.a: must be a section"),
         ("recipes: {reduce_range: 3}", "must be true or false, but got 3"),
         ("recipes: {reduce_rang: true}", "(did you mean 'reduce_range'?)"),
+        ("recipes: {formt: qdq}", "unknown key 'formt' (did you mean 'format'?). Allowed here: reduce_range, "),
+        ("recipes: {format: qoperators}", 'must be one of qdq, qoperator, but got "qoperators" (did you mean'),
+        ("recipes: {optimization: [all, 3]}", "gelu_approximation, but got 3"),
         ("approach: dynamical", "must be 'auto', 'static' or 'dynamic'"),
     ],
 )

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import onnx
 import pytest
 
 import autotune
 from autotune.adapter import Feeds
 from autotune.adapters import ADAPTERS, Registration
-from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import NumpyModel
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,26 @@ class Ranges:
 
 
 class WithRanges:
-    """ONNX Runtime's adapter with statistics of another type."""
+    """The NumPy adapter with statistics of another type."""
 
     statistics_type = Ranges
     calibrations = 0
 
     def __init__(self) -> None:
-        self._adapter = OnnxRuntimeAdapter()
+        self._adapter = NumpyAdapter()
         for name in ("name", "suffix", "load", "space", "runner", "save"):
             setattr(self, name, getattr(self._adapter, name))
 
-    def calibrate(self, model: OnnxModel, batches: Iterable[Feeds], *, seed: int) -> Ranges:
+    def calibrate(self, model: NumpyModel, batches: Iterable[Feeds], *, seed: int) -> Ranges:
         type(self).calibrations += 1
         return Ranges(self._adapter.calibrate(model, batches, seed=seed))
 
-    def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: Ranges) -> OnnxModel:
+    def apply(self, model: NumpyModel, config: QuantizationConfig, statistics: Ranges) -> NumpyModel:
         return self._adapter.apply(model, config, statistics.wrapped)
 
 
 def test_statistics_may_be_of_the_adapters_own_type(
-    network: onnx.ModelProto, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: NumpyModel, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ADAPTERS, "ranges", Registration(module=__name__, attribute="WithRanges"))
 

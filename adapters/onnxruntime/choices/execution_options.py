@@ -8,10 +8,29 @@ from collections.abc import Mapping, Sequence
 
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.options import GraphFormat, GraphOptimization
 from autotune.adapters.onnx.session import asked_at_load, optimized_graph
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
-from autotune.config import GraphFormat, GraphOptimization, Recipe
+from autotune.config import Recipe
 from autotune.errors import ModelError
+from autotune.options import AdapterOption, Touches, require_declared
+
+FORMAT = AdapterOption(
+    name="format",
+    values=tuple(GraphFormat),
+    default=GraphFormat.QDQ,
+    touches=Touches.KERNELS,
+    description="How int8 ops are written into the graph.",
+)
+OPTIMIZATION = AdapterOption(
+    name="optimization",
+    values=tuple(GraphOptimization),
+    default=GraphOptimization.ALL,
+    touches=Touches.KERNELS,
+    description="How far ONNX Runtime optimizes the graph when it loads it.",
+)
+OPTIONS = (FORMAT, OPTIMIZATION)
+"""What the ONNX Runtime adapter declares; see :class:`autotune.adapter.DeclaresOptions`."""
 
 METADATA_KEY = "autotune:optimization"
 """Where a saved model says how it was run when it was measured."""
@@ -30,12 +49,14 @@ def finish(candidate: OnnxModel, recipe: Recipe) -> OnnxModel:
     The integer kernels of ``GraphFormat.QOPERATOR`` are ONNX Runtime's own choice: it loads the QDQ model, up to what
     depends on the CPU's memory layout, and writes down the graph that it has then.
     """
-    candidate = dataclasses.replace(candidate, optimization=recipe.optimization)
-    line = asked_at_load(recipe.optimization)
+    require_declared(recipe.options, OPTIONS)
+    optimization = GraphOptimization(OPTIMIZATION.of(recipe.options))
+    candidate = dataclasses.replace(candidate, optimization=optimization)
+    line = asked_at_load(optimization)
     if line is not None:
         note = f"The model was measured with other session options than ONNX Runtime's defaults: {line}"
         candidate = dataclasses.replace(candidate, notes=(*candidate.notes, note))
-    if recipe.format is GraphFormat.QDQ:
+    if FORMAT.of(recipe.options) == GraphFormat.QDQ:
         return candidate
     if candidate.external_dir is not None:
         note = "The model stays in QDQ format: its weights exceed 2 GB, and would have to be written a second time"
@@ -43,12 +64,14 @@ def finish(candidate: OnnxModel, recipe: Recipe) -> OnnxModel:
     return dataclasses.replace(candidate, proto=optimized_graph(candidate.proto))
 
 
-def formats(ops: Sequence[QuantizableOp]) -> tuple[GraphFormat, ...]:
-    """The formats to offer for a model with these ops, preferred ones first."""
-    return (GraphFormat.QDQ, GraphFormat.QOPERATOR) if ops else (GraphFormat.QDQ,)
+def offered_options(graph: Graph, ops: Sequence[QuantizableOp]) -> tuple[AdapterOption, ...]:
+    """The options of a graph with these ops."""
+    if not ops:
+        return FORMAT.offering(GraphFormat.QDQ), OPTIMIZATION.offering(GraphOptimization.ALL)
+    return FORMAT, OPTIMIZATION.offering(*_optimizations(graph))
 
 
-def optimizations(graph: Graph) -> tuple[GraphOptimization, ...]:
+def _optimizations(graph: Graph) -> tuple[GraphOptimization, ...]:
     """The optimizations that can make a difference to a graph, preferred ones first."""
     types = {node.op_type for node in graph.nodes}
     offered = [GraphOptimization.ALL]

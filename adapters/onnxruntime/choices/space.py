@@ -6,7 +6,7 @@ from collections import Counter
 
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.prepare import PER_CHANNEL_OPSET
-from autotune.adapters.onnxruntime.choices.execution_options import formats, optimizations
+from autotune.adapters.onnxruntime.choices.execution_options import offered_options
 from autotune.adapters.onnxruntime.choices.ops import CLIPS, FOLLOWERS, QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.dynamic.quantize import supports_dynamic
 from autotune.adapters.onnxruntime.half.convert import supports_half
@@ -22,7 +22,6 @@ from autotune.config import (
     CalibrationAlgorithm,
     CalibrationMethod,
     Granularity,
-    GraphOptimization,
     Precision,
     QuantizedType,
     SmoothQuant,
@@ -94,9 +93,8 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
         else (BiasCorrection.NONE,),
         weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ) if weights else (WeightRounding.NEAREST,),
         smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
-        format=formats(ops),
-        optimization=optimizations(graph) if ops else (GraphOptimization.ALL,),
         weight_only=(WeightOnly.GPTQ, WeightOnly.HQQ, WeightOnly.RTN) if blocks else (WeightOnly.RTN,),
+        options=offered_options(graph, ops),
     )
 
 

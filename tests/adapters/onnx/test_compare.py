@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnx import prepare, session
 from autotune.adapters.onnx.compare import Reference, relative_difference
+from autotune.adapters.onnx.options import GraphOptimization
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.config import GraphOptimization, QuantizationConfig
+from autotune.config import QuantizationConfig
 from autotune.errors import ModelError
 from tests.adapters.onnx.graphs import around, build, image_batches, node, normal, small_cnn
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.options import GraphFormat
 from autotune.adapters.onnx.quantized import is_pair, quantized_nodes, quantized_part
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.config import GraphFormat, Precision, QuantizationConfig
+from autotune.config import Precision, QuantizationConfig
 from tests.adapters.onnx.graphs import image_batches, node, small_cnn
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -109,7 +109,7 @@ def test_our_own_output_is_accepted_as_input(precision: Precision, form: GraphFo
     }
     if not choices:
         pytest.skip(f"no op of this network offers {precision}")
-    recipe = dataclasses.replace(space.preferred.recipe, format=form)
+    recipe = space.recipe.changed(space.preferred.recipe, {"format": form})
     candidate = ADAPTER.apply(model, QuantizationConfig(ops=choices, recipe=recipe), statistics)
     ADAPTER.save(candidate, tmp_path / "first.onnx", {})
     again = ADAPTER.load(tmp_path / "first.onnx")

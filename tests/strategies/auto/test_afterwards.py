@@ -6,12 +6,18 @@ import dataclasses
 
 import pytest
 
-from autotune.config import GraphFormat, GraphOptimization, QuantizationConfig
+from autotune.config import QuantizationConfig, Recipe
+from autotune.options import AdapterOption, Touches
 from autotune.strategies import create_strategy
 from autotune.strategy import Objective
 from autotune.testing.driver import Run
 from autotune.testing.synthetic import Synthetic, make_model
 from autotune.trial import Trial
+
+FORMAT = AdapterOption(name="format", values=("qdq", "qoperator"), default="qdq", touches=Touches.KERNELS)
+OPTIMIZATION = AdapterOption(name="optimization", values=("all", "extended"), default="all", touches=Touches.KERNELS)
+ROUNDING = AdapterOption(name="rounding", values=("even", "away"), default="even", touches=Touches.VALUES)
+"""It changes no kernel, so that no time is spent on comparing speeds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +28,14 @@ class WithOptions(Synthetic):
 
     def seconds_of(self, config: QuantizationConfig) -> float:
         seconds = super().seconds_of(config)
-        if config.recipe.optimization is GraphOptimization.EXTENDED:
+        if OPTIMIZATION.of(config.recipe.options) == "extended":
             seconds *= 1.5
-        return seconds * (self.factor if config.recipe.format is GraphFormat.QOPERATOR else 1.0)
+        return seconds * (self.factor if format_of(config.recipe) == "qoperator" else 1.0)
 
 
 def model(factor: float) -> WithOptions:
     base = make_model(6, total_loss=0.02)
-    recipe = dataclasses.replace(
-        base.space.recipe,
-        format=(GraphFormat.QDQ, GraphFormat.QOPERATOR),
-        optimization=(GraphOptimization.ALL, GraphOptimization.EXTENDED),
-    )
+    recipe = dataclasses.replace(base.space.recipe, options=(FORMAT, OPTIMIZATION, ROUNDING))
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
     return WithOptions(**{**fields, "space": dataclasses.replace(base.space, recipe=recipe)}, factor=factor)
 
@@ -43,15 +45,19 @@ def run(made: WithOptions, objective: Objective = Objective.LATENCY) -> Run:
     return Run(problem, made).go(create_strategy("auto", spare=0), 60)
 
 
-def formats(searched: Run) -> list[GraphFormat]:
-    return [trial.config.recipe.format for trial in searched.evaluated]
+def format_of(recipe: Recipe) -> str:
+    return FORMAT.of(recipe.options)
+
+
+def formats(searched: Run) -> list[str]:
+    return [format_of(trial.config.recipe) for trial in searched.evaluated]
 
 
 def test_a_clearly_faster_option_is_tried_last_and_is_the_answer() -> None:
     searched = run(model(0.8))
-    assert formats(searched).count(GraphFormat.QOPERATOR) == 1
+    assert formats(searched).count("qoperator") == 1
     assert searched.best == searched.evaluated[-1]
-    assert searched.best.config.recipe.format is GraphFormat.QOPERATOR
+    assert format_of(searched.best.config.recipe) == "qoperator"
     assert "format qoperator: 1.25 to 1.25 times as fast" in searched.best.note
     plain = run(model(1.0))
     assert searched.best.config.ops == plain.best.config.ops
@@ -61,8 +67,8 @@ def test_a_clearly_faster_option_is_tried_last_and_is_the_answer() -> None:
 @pytest.mark.parametrize("factor", [0.98, 1.0, 1.2])
 def test_an_option_within_noise_or_slower_costs_no_trial(factor: float) -> None:
     searched = run(model(factor))
-    assert set(formats(searched)) == {GraphFormat.QDQ}
-    assert all(trial.config.recipe.optimization is GraphOptimization.ALL for trial in searched.evaluated)
+    assert set(formats(searched)) == {"qdq"}
+    assert all("optimization" not in trial.config.recipe.options for trial in searched.evaluated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Unsure(WithOptions):
     interval: tuple[float, float] = (1.0, 1.0)
 
     def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
-        if other.recipe.format is GraphFormat.QOPERATOR:
+        if format_of(other.recipe) == "qoperator":
             return self.interval
         return super().relative_speed(config, other)
 
@@ -80,11 +86,11 @@ class Unsure(WithOptions):
 @pytest.mark.parametrize(("interval", "tried"), [((0.9, 1.6), 0), ((1.02, 1.2), 0), ((1.04, 1.2), 1)])
 def test_an_option_must_be_faster_for_certain(interval: tuple[float, float], tried: int) -> None:
     searched = run(Unsure(**vars(model(0.8)), interval=interval))
-    assert formats(searched).count(GraphFormat.QOPERATOR) == tried
+    assert formats(searched).count("qoperator") == tried
 
 
 def test_options_change_no_size() -> None:
-    assert set(formats(run(model(0.8), Objective.SIZE))) == {GraphFormat.QDQ}
+    assert set(formats(run(model(0.8), Objective.SIZE))) == {"qdq"}
 
 
 def spared(total_loss: float, spare: int) -> tuple[Run, list[Trial]]:
