@@ -30,8 +30,8 @@ class Hawq(PlannedStrategy):
         ranking = problem.insights.hessian_sensitivity()
         if ranking is None:
             raise StrategyError(
-                "Strategy 'hawq' needs gradients, and the adapter of this model gives none: an ONNX Runtime session "
-                "cannot be differentiated, only an adapter of a training framework such as PyTorch can. "
+                "Strategy 'hawq' needs gradients, and the adapter of this model gives none: an inference runtime "
+                "cannot differentiate a model, only an adapter of a training framework such as PyTorch can. "
                 "Take 'mse_v2' or 'auto', which rank ops by their output error instead"
             )
         order = sorted(can_fall_back(problem.space), key=lambda op: -ranking.get(op, 0.0))

@@ -4,12 +4,14 @@ from autotune.adapter.capabilities import (
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
+    DeclaresPackages,
     HostFindings,
     OwnStatistics,
     PortabilityCheck,
     Preparation,
     declared_options,
     given_model,
+    host_of,
     statistics_type,
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
@@ -21,6 +23,7 @@ __all__ = [
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
+    "DeclaresPackages",
     "Example",
     "Execution",
     "Feeds",
@@ -35,5 +38,6 @@ __all__ = [
     "TensorSpec",
     "declared_options",
     "given_model",
+    "host_of",
     "statistics_type",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT, Statistics
 from autotune.calibration import CalibrationStatistics
+from autotune.host import Host, current_host
 from autotune.options import AdapterOption
 from autotune.space import TuningSpace
 
@@ -45,6 +46,17 @@ class DeclaresOptions(Protocol):
     """All of them with all of their values, in the order in which a recipe counts them; none is ever removed.
 
     :meth:`Adapter.space` offers those that make a difference to a model, :meth:`Adapter.apply` takes every value.
+    """
+
+
+@runtime_checkable
+class DeclaresPackages(Protocol):
+    """What an adapter adds to the contract where figures depend on versions of its framework."""
+
+    packages: tuple[str, ...]
+    """The distributions that compute, by the names under which they are installed.
+
+    Their versions are part of the host: where one changes, a workspace refuses to go on with figures of another.
     """
 
 
@@ -122,3 +134,8 @@ def statistics_type(adapter: Adapter[Any]) -> type[Statistics]:
 def declared_options(adapter: Adapter[Any]) -> tuple[AdapterOption, ...]:
     """The options that an adapter declares; empty where it has none."""
     return tuple(adapter.options) if isinstance(adapter, DeclaresOptions) else ()
+
+
+def host_of(adapter: Adapter[Any]) -> Host:
+    """The machine that this process runs on, with the versions of what the adapter computes with."""
+    return current_host(tuple(adapter.packages) if isinstance(adapter, DeclaresPackages) else ())
