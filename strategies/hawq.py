@@ -10,9 +10,9 @@ from autotune.strategy import Problem, Proposal
 
 
 class Hawq(PlannedStrategy):
-    """Ranks ops by the trace of the Hessian times their squared quantization error, and bisects along that order.
+    """Ranks ops by the mean of the Hessian's diagonal times their squared quantization error, and bisects that order.
 
-    The trace is estimated with Hutchinson's method by the adapter, which must be able to differentiate its models. The
+    The trace is estimated with Hutchinson's method, of probes by an adapter that can differentiate its models. The
     fewest ops in fp32 that keep the target are found by bisection, which takes the loss to fall along the order.
 
     Costs: two evaluations plus log2 of the number of ops that can fall back, besides the gradients. Choose it for

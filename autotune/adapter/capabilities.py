@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT, Statistics
+from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Statistics
 from autotune.calibration import CalibrationStatistics
 from autotune.host import Host, current_host
 from autotune.options import AdapterOption
@@ -118,6 +118,31 @@ class CostModel(Protocol):
 
     def neighbours(self, model: Any) -> Mapping[str, Sequence[str]]:
         """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What an adapter adds to the contract where its framework differentiates models; strategy ``hawq`` needs it.
+
+    The loss is the squared change of the model's outputs over their squared spread, of which the fp32 model is the
+    minimum; it needs no labels.
+    """
+
+    def weights(self, model: Any) -> Mapping[str, Array]:
+        """By op of the space that has any: its constant weights; of a candidate, what their integers stand for."""
+        ...
+
+    def hessian_probe(self, model: Any, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
+        """By op with weights: ``v' H v``, with the Hessian of the loss in its weights and a vector of random signs.
+
+        Each op has a vector of its own, as long as it has weights, and ``H`` is that op's part of the Hessian.
+
+        Args:
+            model: The fp32 model.
+            feeds: One batch.
+            seed: Of the signs.
+        """
         ...
 
 

@@ -9,10 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
-from autotune.adapter import Adapter, Example, Execution, Feeds, Runner, declared_options, statistics_type
+from autotune.adapter import (
+    Adapter,
+    DeclaresPackages,
+    Differentiable,
+    Example,
+    Execution,
+    Feeds,
+    Runner,
+    declared_options,
+    host_of,
+    statistics_type,
+)
 from autotune.adapters import ADAPTERS, get_adapter
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
@@ -217,6 +229,38 @@ def test_saved_model_is_read_back_and_computes_the_same(loaded: Loaded, tmp_path
     assert abs(_size(written) - candidate.size_bytes) < 1024, "what is reported is what lies on the disk"
     again = loaded.adapter.load(written[0])
     np.testing.assert_array_equal(_outputs(loaded, candidate)[0], _outputs(loaded, again)[0])
+
+
+def test_what_a_worker_process_gets_is_picklable(loaded: Loaded) -> None:
+    """The adapter, its model and a candidate: what is read back computes the same."""
+    candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
+    adapter, *models = cloudpickle.loads(cloudpickle.dumps((loaded.adapter, loaded.model, candidate)))
+    for model, copy in zip((loaded.model, candidate), models, strict=True):
+        assert copy.fingerprint == model.fingerprint
+        ours, theirs = (
+            each.runner(of, THREADS)(loaded.batches[0]) for each, of in ((loaded.adapter, model), (adapter, copy))
+        )
+        np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+def test_packages_of_the_host_are_installed(loaded: Loaded) -> None:
+    declared = loaded.adapter.packages if isinstance(loaded.adapter, DeclaresPackages) else ()
+    assert set(declared) <= set(host_of(loaded.adapter).packages), "a name that is not installed tells of no change"
+
+
+def test_gradients_are_of_the_ops_that_have_weights(loaded: Loaded) -> None:
+    if not isinstance(loaded.adapter, Differentiable):
+        pytest.skip("the adapter does not differentiate")
+    weights = loaded.adapter.weights(loaded.model)
+    candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
+    quantized = loaded.adapter.weights(candidate)
+    assert weights
+    assert {op: array.shape for op, array in quantized.items()} == {op: array.shape for op, array in weights.items()}
+    first, again, other = (
+        loaded.adapter.hessian_probe(loaded.model, loaded.batches[0], seed=seed) for seed in (0, 0, 1)
+    )
+    assert set(first) == set(weights) <= set(loaded.adapter.space(loaded.model).by_name)
+    assert first == again != other
 
 
 def test_unwritable_place_is_named_and_what_was_there_stays(loaded: Loaded, tmp_path: Path) -> None:
