@@ -267,7 +267,7 @@ def test_a_comparison_of_options_costs_a_twentieth_of_an_evaluation(
 
 
 class Differentiated(OnnxRuntimeAdapter):
-    """Says of gradients what is easy to check: every weight is 1, in a candidate 2, and every product the op's number."""
+    """Says what is easy to check: each weight is 1, in a candidate 2, and every product is the number of its op."""
 
     def __init__(self) -> None:
         self.loaded: Any = None
