@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
 
+from autotune.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from autotune.recipe import (
     BiasCorrection,
     Recipe,
@@ -34,6 +35,9 @@ __all__ = [
     "CalibrationMethod",
     "Granularity",
     "OpConfig",
+    "PerAxis",
+    "PerGroup",
+    "PerTensor",
     "Precision",
     "QuantizationConfig",
     "QuantizedType",
@@ -74,13 +78,6 @@ class QuantizedType(StrEnum):
     S8 = "s8"
 
 
-class Granularity(StrEnum):
-    """How many scales a tensor has."""
-
-    PER_TENSOR = "per_tensor"
-    PER_CHANNEL = "per_channel"
-
-
 @dataclass(frozen=True, kw_only=True)
 class TensorScheme:
     """How a tensor's real values map to integers: ``real = scale * (integer - zero_point)``.
@@ -88,7 +85,7 @@ class TensorScheme:
     Attributes:
         dtype: Integer type.
         symmetric: Whether the range is symmetric around zero. With ``s8`` the zero point is 0, with ``u8`` it is 128.
-        granularity: One scale for the tensor, or one per output channel.
+        granularity: One scale for the tensor, one per output channel, or one per group of values.
     """
 
     dtype: QuantizedType
@@ -109,7 +106,9 @@ class TensorScheme:
         parts = text.split()
         if len(parts) != 3 or parts[1] not in ("symmetric", "asymmetric"):
             raise ValueError(f"A tensor scheme must read like 'u8 asymmetric per_tensor', but got {text!r}")
-        return cls(dtype=QuantizedType(parts[0]), symmetric=parts[1] == "symmetric", granularity=Granularity(parts[2]))
+        return cls(
+            dtype=QuantizedType(parts[0]), symmetric=parts[1] == "symmetric", granularity=Granularity.parse(parts[2])
+        )
 
 
 class CalibrationMethod(StrEnum):

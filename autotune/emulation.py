@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.adapter import Array, Execution, Feeds
+from autotune.adapter import Array, Execution, Feeds, host_of
 from autotune.adapters import get_adapter
 from autotune.errors import ApplyError, InputError
 from autotune.host import Host, current_host
@@ -41,7 +41,7 @@ class EmulatedRun:
     """What a model computes on an emulated CPU.
 
     Attributes:
-        host: The emulated CPU as :func:`~autotune.host.current_host` sees it from inside.
+        host: The emulated CPU as :func:`~autotune.adapter.host_of` sees it from inside.
         outputs: Of each batch, in graph order.
         without_avx512: Whether the CPU has AVX-512 and the emulator left it out, VNNI with it.
     """
@@ -175,7 +175,7 @@ def _answer(folder: Path) -> None:
     for index, feeds in enumerate(request["batches"]):
         outputs.append(tuple(runner(feeds)))
         print(index + 1, flush=True)  # noqa: T201  how the other process learns of it
-    (folder / _ANSWER).write_bytes(pickle.dumps({"host": current_host(), "outputs": outputs}))
+    (folder / _ANSWER).write_bytes(pickle.dumps({"host": host_of(adapter), "outputs": outputs}))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from archspec.cpu.schema import CPUID_JSON
 
 _X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
 
-_PACKAGES = ("autotune-quantization", "numpy", "onnx", "onnxruntime", "optuna")
+_PACKAGES = ("autotune-quantization", "numpy", "optuna")
+"""What computes or decides whatever the framework; an adapter names its own, see :func:`autotune.adapter.host_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,12 @@ class Host:
 
 
 @functools.cache
-def current_host() -> Host:
-    """The machine that this process runs on."""
+def current_host(packages: tuple[str, ...] = ()) -> Host:
+    """The machine that this process runs on.
+
+    Args:
+        packages: Further ones whose versions figures depend on.
+    """
     cpu, features = _cpu()
     return Host(
         cpu=cpu,
@@ -102,7 +107,7 @@ def current_host() -> Host:
         governor=_governor(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        packages=_versions(),
+        packages=_versions(packages),
     )
 
 
@@ -173,9 +178,9 @@ def _governor() -> str | None:
         return None
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     versions = {}
-    for package in _PACKAGES:
+    for package in sorted({*_PACKAGES, *packages}):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

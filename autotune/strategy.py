@@ -82,9 +82,10 @@ class Insights(Protocol):
         ...
 
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
-        """By op: trace of the Hessian of the loss with regard to its weights, times their squared quantization error.
+        """By op: mean of the Hessian's diagonal in its weights, times their squared quantization error as preferred.
 
-        None where the adapter cannot differentiate its models.
+        The Hessian is that of the squared change of the outputs, see :class:`autotune.adapter.Differentiable`. None
+        where the adapter cannot differentiate its models; an op without weights has no entry.
         """
         ...
 

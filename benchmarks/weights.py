@@ -233,7 +233,7 @@ def lstms(pairs: int, seed: int) -> list[dict[str, Any]]:
             candidate, seconds = _applied(model, {"lstm": choice}, WeightOnly.RTN, CalibrationStatistics({}, 0))
             assert choice.weight is not None
             faster = speed(model, candidate, feeds[0], pairs)
-            rows.append(score.row(candidate, f"{hidden} dynamic", choice.weight.granularity, faster, seconds))
+            rows.append(score.row(candidate, f"{hidden} dynamic", str(choice.weight.granularity), faster, seconds))
         whole = ADAPTER.apply(model, space.preferred, CalibrationStatistics({}, 0))
         faster = speed(model, whole, feeds[0], pairs)
         rows.append(score.row(whole, f"{hidden} dynamic, with its head", "per_channel", faster, seconds))

@@ -10,9 +10,9 @@ from autotune.strategy import Problem, Proposal
 
 
 class Hawq(PlannedStrategy):
-    """Ranks ops by the trace of the Hessian times their squared quantization error, and bisects along that order.
+    """Ranks ops by the mean of the Hessian's diagonal times their squared quantization error, and bisects that order.
 
-    The trace is estimated with Hutchinson's method by the adapter, which must be able to differentiate its models. The
+    The trace is estimated with Hutchinson's method, of probes by an adapter that can differentiate its models. The
     fewest ops in fp32 that keep the target are found by bisection, which takes the loss to fall along the order.
 
     Costs: two evaluations plus log2 of the number of ops that can fall back, besides the gradients. Choose it for
@@ -30,8 +30,8 @@ class Hawq(PlannedStrategy):
         ranking = problem.insights.hessian_sensitivity()
         if ranking is None:
             raise StrategyError(
-                "Strategy 'hawq' needs gradients, and the adapter of this model gives none: an ONNX Runtime session "
-                "cannot be differentiated, only an adapter of a training framework such as PyTorch can. "
+                "Strategy 'hawq' needs gradients, and the adapter of this model gives none: an inference runtime "
+                "cannot differentiate a model, only an adapter of a training framework such as PyTorch can. "
                 "Take 'mse_v2' or 'auto', which rank ops by their output error instead"
             )
         order = sorted(can_fall_back(problem.space), key=lambda op: -ranking.get(op, 0.0))

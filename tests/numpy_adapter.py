@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.adapter import Example, Execution, Feeds, Runner
+from autotune.adapter import Array, Example, Execution, Feeds, Runner
 from autotune.algorithms import WeightLimits, activation_range, affine_parameters, can_saturate
 from autotune.atomic import replacing
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
@@ -64,6 +64,7 @@ class NumpyAdapter:
     name = "numpy"
     suffix = ".npz"
     options = (BIASES,)
+    packages = ("numpy",)
 
     def load(self, source: object, example: Example | None = None) -> NumpyModel:  # noqa: ARG002
         """A model as it is, or one that :meth:`save` wrote; no example is needed, since the file says what it reads."""
@@ -174,6 +175,29 @@ class NumpyAdapter:
             name: [other.name for other in model.dense.values() if name in (other.reads[0], source.get(other.reads[0]))]
             for name in model.dense
         }
+
+    def weights(self, model: NumpyModel) -> Mapping[str, Array]:
+        """The weights of dense layers; see :class:`autotune.adapter.Differentiable`."""
+        found = {name: layer.real_weight() for name, layer in model.dense.items()}
+        return {name: weight for name, weight in found.items() if weight is not None}
+
+    def hessian_probe(self, model: NumpyModel, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
+        """Products with the Hessian, from differences of outputs, as no adapter of a real framework would take them."""
+        rng = np.random.default_rng(seed)
+        (outputs,) = NumpyRunner(model)(feeds)
+        found = {}
+        for name, weight in self.weights(model).items():
+            step = 1e-2 * float(weight.std())
+            signs = rng.choice(np.array([-step, step], np.float32), weight.shape)
+            high, low = (NumpyRunner(_with_weight(model, name, weight + d))(feeds)[0] for d in (signs, -signs))
+            change = np.square((high - low) / (2 * step)).sum()
+            found[name] = 2 * float(change / np.square(outputs - outputs.mean()).sum())
+        return found
+
+
+def _with_weight(model: NumpyModel, name: str, weight: Array) -> NumpyModel:
+    layers = (dataclasses.replace(each, weight=weight) if each.name == name else each for each in model.layers)
+    return dataclasses.replace(model, layers=tuple(layers))
 
 
 def _quantized(layer: Layer, choice: OpConfig, recipe: Recipe, statistics: CalibrationStatistics) -> Layer:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,9 @@ from autotune.config import (
     CalibrationMethod,
     Granularity,
     OpConfig,
+    PerAxis,
+    PerGroup,
+    PerTensor,
     Precision,
     QuantizationConfig,
     QuantizedType,
@@ -31,7 +35,7 @@ schemes = st.builds(
     TensorScheme,
     dtype=st.sampled_from(QuantizedType),
     symmetric=st.booleans(),
-    granularity=st.sampled_from(Granularity),
+    granularity=st.sampled_from((*Granularity.PLAIN, PerGroup(32))),
 )
 ops = st.just(FP32) | st.builds(
     OpConfig,
@@ -144,3 +148,26 @@ def test_gptq_is_stored_under_the_name_that_earlier_versions_gave_it() -> None:
     )
     with pytest.raises(ValueError, match="'feedback' is not a valid WeightRounding"):
         Recipe.from_json({"weight_rounding": "feedback"})
+
+
+@pytest.mark.parametrize(
+    ("text", "granularity"), [("per_tensor", PerTensor()), ("per_channel", PerAxis()), ("per_group:32", PerGroup(32))]
+)
+def test_a_granularity_reads_what_it_writes(text: str, granularity: Granularity) -> None:
+    assert str(granularity) == text
+    assert Granularity.parse(text) == granularity
+    assert pickle.loads(pickle.dumps(granularity)) == granularity
+    scheme = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=granularity)
+    assert TensorScheme.parse(f"s8 symmetric {text}") == scheme
+
+
+def test_what_needs_no_size_is_one_object_everywhere() -> None:
+    for granularity in Granularity.PLAIN:
+        assert Granularity.parse(str(granularity)) is granularity
+        assert pickle.loads(pickle.dumps(granularity)) is granularity
+
+
+@pytest.mark.parametrize("text", ["per_row", "per_group", "per_group:", "per_group:0", "per_group:-1", "per_axis"])
+def test_a_granularity_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"per_group|size >= 1"):
+        Granularity.parse(text)

@@ -9,6 +9,7 @@ import archspec.cpu
 import pytest
 
 from autotune import host as host_module
+from autotune.adapter import host_of
 from autotune.host import Host, current_host
 
 pytestmark = pytest.mark.numeric
@@ -19,7 +20,7 @@ def test_current_host_is_described_and_survives_json() -> None:
     assert host.cpu
     assert host.features
     assert host.logical_cores >= 1
-    assert {"numpy", "onnx", "onnxruntime", "optuna"} <= set(host.packages)
+    assert {"numpy", "optuna"} <= set(host.packages) <= {"numpy", "optuna", "autotune-quantization"}
     again = Host.from_json(json.loads(json.dumps(host.to_json())))
     assert again == host
     assert again.fingerprint == host.fingerprint
@@ -79,3 +80,13 @@ def test_a_process_that_may_not_make_code_trusts_the_kernel(monkeypatch: pytest.
 
     monkeypatch.setattr(host_module, "CpuidInfoCollector", refuse)
     assert host_module._cpuid() is None
+
+
+def test_an_adapter_names_the_packages_that_its_figures_depend_on() -> None:
+    class Declaring:
+        packages = ("psutil", "no-such-package")
+
+    own, framework_free = host_of(Declaring()), host_of(object())  # type: ignore[arg-type]  # nothing else is asked for
+    assert set(own.packages) - set(framework_free.packages) == {"psutil"}
+    assert list(own.packages) == sorted(own.packages)
+    assert own.fingerprint != framework_free.fingerprint

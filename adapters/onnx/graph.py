@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from functools import cached_property
 
@@ -134,6 +135,21 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
     """A node's attributes as Python values."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def clip_bounds(node: onnx.NodeProto, graph: Graph) -> tuple[float, float] | None:
+    """What a Relu or Clip lets through; None where it is computed at run time."""
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    options = attributes(node)  # where opset 6 has them, inputs came with 11
+    bounds = [float(str(options.get("min", -math.inf))), float(str(options.get("max", math.inf)))]
+    for index, name in enumerate(node.input[1:3]):
+        if name:
+            value = graph.constant(name)
+            if value is None or value.size != 1:
+                return None
+            bounds[index] = float(value.item())
+    return bounds[0], bounds[1]
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

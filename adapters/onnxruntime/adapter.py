@@ -32,6 +32,9 @@ from autotune.config import QuantizationConfig
 from autotune.host import current_host
 from autotune.space import TuningSpace
 
+PACKAGES = ("onnx", "onnxruntime")
+"""The versions that figures depend on; see :class:`autotune.adapter.DeclaresPackages`."""
+
 
 class OnnxRuntimeAdapter:
     """ONNX models on ONNX Runtime's CPU execution provider; see :class:`autotune.adapter.Adapter`."""
@@ -39,6 +42,7 @@ class OnnxRuntimeAdapter:
     name = "onnxruntime"
     suffix = ".onnx"
     options = OPTIONS
+    packages = PACKAGES
 
     def load(self, source: object, example: Example | None = None) -> OnnxModel:  # noqa: ARG002
         """Read a path, the bytes of an ONNX file or an ``onnx.ModelProto``, and prepare it for quantization.
@@ -88,7 +92,8 @@ class OnnxRuntimeAdapter:
 
     def space(self, model: OnnxModel) -> TuningSpace:
         """What each op may become on this host; measures half precision for seconds where that was never done."""
-        return tuning_space(Graph(model.proto), current_host(), half_speeds(current_host()))
+        host = current_host(PACKAGES)
+        return tuning_space(Graph(model.proto), host, half_speeds(host))
 
     def calibrated_space(
         self, space: TuningSpace, model: OnnxModel, statistics: CalibrationStatistics
@@ -98,7 +103,7 @@ class OnnxRuntimeAdapter:
 
     def host_findings(self) -> Sequence[str]:
         """What was measured of half precision; see :class:`autotune.adapter.HostFindings`."""
-        return (str(half_speeds(current_host())),)
+        return (str(half_speeds(current_host(PACKAGES))),)
 
     def calibrate(self, model: OnnxModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """Gather the statistics of all tensors around ops that have an integer kernel.

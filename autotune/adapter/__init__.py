@@ -4,12 +4,15 @@ from autotune.adapter.capabilities import (
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
+    DeclaresPackages,
+    Differentiable,
     HostFindings,
     OwnStatistics,
     PortabilityCheck,
     Preparation,
     declared_options,
     given_model,
+    host_of,
     statistics_type,
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
@@ -21,6 +24,8 @@ __all__ = [
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
+    "DeclaresPackages",
+    "Differentiable",
     "Example",
     "Execution",
     "Feeds",
@@ -35,5 +40,6 @@ __all__ = [
     "TensorSpec",
     "declared_options",
     "given_model",
+    "host_of",
     "statistics_type",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from autotune.adapter.contract import Adapter, Execution, Feeds, ModelT, Statistics
+from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Statistics
 from autotune.calibration import CalibrationStatistics
+from autotune.host import Host, current_host
 from autotune.options import AdapterOption
 from autotune.space import TuningSpace
 
@@ -45,6 +46,17 @@ class DeclaresOptions(Protocol):
     """All of them with all of their values, in the order in which a recipe counts them; none is ever removed.
 
     :meth:`Adapter.space` offers those that make a difference to a model, :meth:`Adapter.apply` takes every value.
+    """
+
+
+@runtime_checkable
+class DeclaresPackages(Protocol):
+    """What an adapter adds to the contract where figures depend on versions of its framework."""
+
+    packages: tuple[str, ...]
+    """The distributions that compute, by the names under which they are installed.
+
+    Their versions are part of the host: where one changes, a workspace refuses to go on with figures of another.
     """
 
 
@@ -109,6 +121,31 @@ class CostModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Differentiable(Protocol):
+    """What an adapter adds to the contract where its framework differentiates models; strategy ``hawq`` needs it.
+
+    The loss is the squared change of the model's outputs over their squared spread, of which the fp32 model is the
+    minimum; it needs no labels.
+    """
+
+    def weights(self, model: Any) -> Mapping[str, Array]:
+        """By op of the space that has any: its constant weights; of a candidate, what their integers stand for."""
+        ...
+
+    def hessian_probe(self, model: Any, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
+        """By op with weights: ``v' H v``, with the Hessian of the loss in its weights and a vector of random signs.
+
+        Each op has a vector of its own, as long as it has weights, and ``H`` is that op's part of the Hessian.
+
+        Args:
+            model: The fp32 model.
+            feeds: One batch.
+            seed: Of the signs.
+        """
+        ...
+
+
 def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
     """The user's model as the file has it, of what ``load`` returned."""
     return adapter.as_given(model) if isinstance(adapter, Preparation) else model
@@ -122,3 +159,8 @@ def statistics_type(adapter: Adapter[Any]) -> type[Statistics]:
 def declared_options(adapter: Adapter[Any]) -> tuple[AdapterOption, ...]:
     """The options that an adapter declares; empty where it has none."""
     return tuple(adapter.options) if isinstance(adapter, DeclaresOptions) else ()
+
+
+def host_of(adapter: Adapter[Any]) -> Host:
+    """The machine that this process runs on, with the versions of what the adapter computes with."""
+    return current_host(tuple(adapter.packages) if isinstance(adapter, DeclaresPackages) else ())

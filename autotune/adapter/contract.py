@@ -114,6 +114,10 @@ class Statistics(Protocol):
 class Adapter(Protocol[ModelT]):
     """Makes one framework's models tunable.
 
+    With ``isolation: process`` the adapter, its models and the candidates are pickled, since a worker process gets a
+    copy of each. A :class:`Runner` and the statistics stay in the process that made them. What belongs to one process,
+    such as a session or an open file, has no place in a model.
+
     An adapter has no state: everything it knows of a model is in the model object that :meth:`load` returns. It
     imports its framework at import time of its own module and nowhere else is that framework imported.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.config import CalibrationMethod, Granularity, QuantizedType, TensorScheme
+from autotune.config import CalibrationMethod, PerAxis, PerGroup, QuantizedType, TensorScheme
 
 _Float32 = npt.NDArray[np.float32]
 
@@ -156,11 +156,14 @@ def weight_parameters(
         Shape () per tensor, (C,) per channel.
 
     Raises:
-        ValueError: The algorithm is another one, or the weight is not finite.
+        ValueError: The algorithm is another one, the weight is not finite, or groups are asked for, whose scales have
+            another shape.
     """
+    if isinstance(scheme.granularity, PerGroup):
+        raise ValueError(f"Scales are one for the tensor or one per channel, but got {scheme.granularity}")
     if algorithm not in (CalibrationMethod.MINMAX, CalibrationMethod.MSE):
         raise ValueError(f"Weights are quantized by 'minmax' or 'mse', but got '{algorithm}'")
-    per_channel = scheme.granularity is Granularity.PER_CHANNEL
+    per_channel = isinstance(scheme.granularity, PerAxis)
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1) if per_channel else weight.reshape(1, -1)
     rows = np.ascontiguousarray(rows, np.float32)
     low = rows.min(axis=1, initial=0.0).astype(np.float64)

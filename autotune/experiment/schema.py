@@ -8,7 +8,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
@@ -72,6 +80,27 @@ def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _is_granularity(text: str) -> str:
+    try:
+        return str(Granularity.parse(text))
+    except ValueError as error:
+        raise broken_rule(str(error)) from None
+
+
+_Granularity = Annotated[
+    str,
+    AfterValidator(_is_granularity),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [str(each) for each in Granularity.PLAIN], "type": "string"},
+                {"pattern": "^per_group:[1-9][0-9]*$", "type": "string"},
+            ]
+        }
+    ),
+]
+
+
 class WeightScheme(Section):
     """What is allowed for weights."""
 
@@ -79,12 +108,13 @@ class WeightScheme(Section):
     """Integer types."""
     symmetric: bool | None = None
     """Whether ranges are symmetric around zero."""
-    granularity: OneOrMore[Granularity] | None = None
-    """One scale for the tensor, or one for each output channel."""
+    granularity: OneOrMore[_Granularity] | None = None
+    """One scale for the tensor, one for each output channel, or, as `per_group:32`, one for each group of values."""
 
     def restriction(self) -> SchemeRestriction:
         """The same, as a space understands it."""
-        return SchemeRestriction(dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
+        granularity = None if self.granularity is None else tuple(map(Granularity.parse, self.granularity))
+        return SchemeRestriction(dtype=self.dtype, symmetric=self.symmetric, granularity=granularity)
 
 
 class ActivationScheme(WeightScheme):

@@ -17,12 +17,15 @@ from autotune.adapter import (
     Adapter,
     Array,
     CostModel,
+    DeclaresPackages,
+    Differentiable,
     Example,
     Execution,
     Feeds,
     PortabilityCheck,
     Runner,
     declared_options,
+    host_of,
     statistics_type,
 )
 from autotune.calibration import CalibrationStatistics
@@ -276,6 +279,26 @@ class AdapterSuite:
             assert again.fingerprint == model.fingerprint
             (expected, *_), (found, *_) = _outputs(loaded, model), adapter.runner(again, THREADS)(loaded.batches[0])
             np.testing.assert_array_equal(found, expected)
+
+    def test_packages_of_the_host_are_installed(self, loaded: Loaded) -> None:
+        declared = loaded.adapter.packages if isinstance(loaded.adapter, DeclaresPackages) else ()
+        assert set(declared) <= set(host_of(loaded.adapter).packages), "a name that is not installed tells of no change"
+
+    def test_gradients_are_of_the_ops_that_have_weights(self, loaded: Loaded) -> None:
+        if not isinstance(loaded.adapter, Differentiable):
+            pytest.skip("the adapter does not differentiate")
+        weights = loaded.adapter.weights(loaded.model)
+        candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
+        quantized = loaded.adapter.weights(candidate)
+        assert weights
+        assert {op: array.shape for op, array in quantized.items()} == {
+            op: array.shape for op, array in weights.items()
+        }
+        first, again, other = (
+            loaded.adapter.hessian_probe(loaded.model, loaded.batches[0], seed=seed) for seed in (0, 0, 1)
+        )
+        assert set(first) == set(weights) <= set(loaded.adapter.space(loaded.model).by_name)
+        assert first == again != other
 
     def test_costs_are_of_ops_of_the_space(self, loaded: Loaded) -> None:
         if not isinstance(loaded.adapter, CostModel):

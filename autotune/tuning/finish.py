@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from autotune import data
-from autotune.adapter import Adapter, Array, Execution, ModelT, PortabilityCheck, TensorSpec
+from autotune.adapter import Adapter, Array, Execution, ModelT, PortabilityCheck, TensorSpec, host_of
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
 from autotune.errors import TrialError
 from autotune.evaluation import LabelledData, UserFunction
-from autotune.host import current_host
 from autotune.portability import saturation_note
 from autotune.results.result import TuningResult
 from autotune.space import TuningSpace
@@ -78,7 +77,7 @@ class Finishing(Generic[ModelT]):
             self._models.keep_nearest(nearest)
         self._models.forget_finalists()
         risk = self._adapter.saturating_ops(best) if isinstance(self._adapter, PortabilityCheck) else ()
-        if note := saturation_note(risk, current_host()):
+        if note := saturation_note(risk, host_of(self._adapter)):
             self._stages.note(note)
         result = TuningResult(
             verdict=conclusion.verdict,
@@ -100,7 +99,7 @@ class Finishing(Generic[ModelT]):
             races=answer.races,
             notes=self._stages.notes,
             seconds=self._stages.stopwatch.seconds,
-            host=str(current_host()),
+            host=str(host_of(self._adapter)),
             _run=self._runner(setup.model.inputs, best),
             _save=self._models.saver(best, conclusion.best),
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
@@ -143,7 +142,7 @@ class Finishing(Generic[ModelT]):
             op_types={} if space is None else op_types(space),
             notes=self._stages.notes,
             seconds=self._stages.stopwatch.seconds,
-            host=str(current_host()),
+            host=str(host_of(self._adapter)),
             _run=self._runner(model.inputs, model),
             _save=self._models.saver(model, trial),
         )

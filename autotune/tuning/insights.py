@@ -11,11 +11,12 @@ from typing import Any, Generic
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, CostModel, Execution, Feeds, ModelT, Runner, Statistics
+from autotune.adapter import Adapter, Array, CostModel, Differentiable, Execution, Feeds, ModelT, Runner, Statistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
 from autotune.space import TuningSpace
+from autotune.tuning.hessian import HessianSensitivity
 from autotune.tuning.history import History
 from autotune.tuning.output_error import output_error
 from autotune.tuning.sensitivity import sensitivities
@@ -155,8 +156,24 @@ class MeasuredInsights(Generic[ModelT]):
         return float(low), float(high)
 
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
-        """None: no adapter differentiates its models so far."""
-        return None
+        """By op: mean of the Hessian's diagonal in its weights times their squared quantization error.
+
+        Of its preferred choice. None where the adapter cannot differentiate its models; empty where the preferred
+        config cannot be applied.
+        """
+        if not isinstance(self._adapter, Differentiable):
+            return None
+        return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
+
+    def _hessian(self, adapter: Any) -> dict[str, float]:
+        started = self._clock()
+        preferred = self._space.preferred
+        config = dataclasses.replace(preferred, recipe=self._space.recipe.quick(preferred.recipe))
+        try:
+            quantized = self._adapter.apply(self._model, config, self._statistics)
+        except TrialError:
+            return {}
+        return HessianSensitivity(adapter, self._model, self._feeds, lambda: self._left_s(started) > 0)(quantized)
 
     def _kept(self, name: str, measure: Callable[[], Any]) -> Any:
         value = self._history.kept(name)

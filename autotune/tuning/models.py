@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, ModelT
+from autotune.adapter import Adapter, ModelT, host_of
 from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
-from autotune.host import current_host
 from autotune.results.result import NEAREST
 from autotune.trial import Measurement, Trial
 from autotune.tuning.setup import Setup
@@ -100,7 +99,7 @@ class Models(Generic[ModelT]):
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
         """What goes into a saved model: how it was made, what it was measured at, and where."""
-        host = current_host()
+        host = host_of(self._adapter)
         measured = trial.measurement or Measurement()
         return {
             "autotune:config": json.dumps(trial.config.to_json()),

@@ -19,12 +19,12 @@ from autotune.adapter import (
     OwnStatistics,
     Preparation,
     Statistics,
+    host_of,
     statistics_type,
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls, told_batch_axes
 from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
-from autotune.host import current_host
 from autotune.portability import portable_space
 from autotune.space import TuningSpace
 from autotune.strategy import Insights, Objective, Problem
@@ -184,7 +184,7 @@ class Preparing(Generic[ModelT]):
             "objective": str(self._tuner.objective),
             "evaluation": self._source.identity,
             "execution": self._execution_identity,
-            "host": current_host().fingerprint,
+            "host": host_of(self._adapter).fingerprint,
         }
         storage = self._tuner.storage or self._workspace
         history = History(storage, identity, multi_objective=self._multi_objective)

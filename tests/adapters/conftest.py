@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autotune.adapter import host_of
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.measure.half_cache import CACHE_VARIABLE, read_or_measure
 from autotune.adapters.onnxruntime.measure.half_speed import HalfSpeeds
-from autotune.host import current_host
 from tests.cli.conftest import command  # noqa: F401  a fixture
 
 
@@ -58,7 +59,7 @@ def convolutional_network(seed: int = 0) -> onnx.ModelProto:
 def half_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of the tests' own, in which nothing is faster in half precision: the same on every host."""
     folder = tmp_path_factory.mktemp("cache")
-    read_or_measure(current_host().fingerprint, folder, HalfSpeeds)
+    read_or_measure(host_of(OnnxRuntimeAdapter()).fingerprint, folder, HalfSpeeds)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder))
         yield folder

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from autotune.algorithms import affine_parameters, dequantize, fake_quantize, integer_range, quantize, weight_parameters
-from autotune.config import CalibrationMethod, Granularity, QuantizedType, TensorScheme
+from autotune.config import CalibrationMethod, Granularity, PerGroup, QuantizedType, TensorScheme
 
 ALL = [
     TensorScheme(dtype=dtype, symmetric=symmetric, granularity=granularity)
     for dtype in QuantizedType
     for symmetric in (False, True)
-    for granularity in Granularity
+    for granularity in Granularity.PLAIN
 ]
 PER_TENSOR = [scheme for scheme in ALL if scheme.granularity is Granularity.PER_TENSOR]
 S8_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
@@ -141,3 +141,9 @@ def test_bad_arguments_are_refused() -> None:
         weight_parameters(np.ones((2, 2)), scheme, 0, CalibrationMethod.KL)
     with pytest.raises(ValueError, match="must be"):
         dequantize(np.ones(2, np.int32), affine_parameters(0.0, 1.0, scheme), scheme)
+
+
+def test_groups_have_scales_of_another_shape() -> None:
+    scheme = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=PerGroup(32))
+    with pytest.raises(ValueError, match="per_group:32"):
+        weight_parameters(np.ones((4, 64), np.float32), scheme, 0, CalibrationMethod.MINMAX)

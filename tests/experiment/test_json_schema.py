@@ -42,4 +42,9 @@ def test_a_single_value_may_stand_for_a_list() -> None:
     properties = _properties(_schema())
     kinds = [variant.get("type") for variant in properties["WeightScheme.granularity"]["anyOf"]]
     assert "array" in kinds
-    assert any("$ref" in variant for variant in properties["WeightScheme.granularity"]["anyOf"])
+    assert any(
+        "enum" in each
+        for variant in properties["WeightScheme.granularity"]["anyOf"]
+        for each in variant.get("anyOf", ())
+    )
+    assert any("$ref" in variant for variant in properties["WeightScheme.dtype"]["anyOf"])

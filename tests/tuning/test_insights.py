@@ -252,3 +252,49 @@ def test_a_comparison_of_options_costs_a_twentieth_of_an_evaluation(
     insights = insights_of(Profiled(), history=after_baseline(evaluation_s))
     assert insights.relative_speed(QuantizationConfig(), QuantizationConfig()) == (0.0, 0.0)
     assert asked == [pytest.approx(most_s)]
+
+
+class WithoutGradients(NumpyAdapter):
+    weights = None  # type: ignore[assignment]  # a protocol whose method is None is not there
+
+
+class Differentiated(NumpyAdapter):
+    """Says what is easy to check: each weight is 1, in a candidate 2, and every product is the number of its op."""
+
+    def __init__(self) -> None:
+        self.loaded: Any = None
+        self.probes = 0
+
+    def weights(self, model: Any) -> Mapping[str, Any]:
+        return {f"dense_{index}": np.full(4, 1.0 if model is self.loaded else 2.0) for index in range(4)}
+
+    def hessian_probe(self, model: Any, feeds: Feeds, *, seed: int) -> Mapping[str, float]:  # noqa: ARG002
+        self.probes += 1
+        return {f"dense_{index}": float(index) for index in range(4)}
+
+    def load(self, source: object, example: Any = None) -> Any:
+        self.loaded = super().load(source, example)
+        return self.loaded
+
+
+def test_second_order_sensitivity_is_asked_of_an_adapter_that_differentiates_and_kept() -> None:
+    assert insights_of(WithoutGradients()).hessian_sensitivity() is None
+    adapter = Differentiated()
+    insights = insights_of(adapter)
+    # Four weights are off by one each, and the mean of the diagonal is a quarter of the product.
+    assert insights.hessian_sensitivity() == {f"dense_{index}": float(index) for index in range(4)}
+    probes = adapter.probes
+    assert insights.hessian_sensitivity() is not None
+    assert adapter.probes == probes == 4
+
+
+def test_second_order_sensitivity_is_empty_where_the_preferred_config_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = Differentiated()
+    insights = insights_of(adapter)
+
+    def refuse(*_: Any) -> Any:
+        raise ApplyError("refused")
+
+    monkeypatch.setattr(adapter, "apply", refuse)
+    assert insights.hessian_sensitivity() == {}
+    assert adapter.probes == 0

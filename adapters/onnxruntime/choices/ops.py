@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from autotune.adapters.onnx.graph import Graph, attributes, is_standard, subgraphs
+from autotune.adapters.onnx.graph import Graph, attributes, clip_bounds, is_standard, subgraphs
 from autotune.adapters.onnx.notes import listed
 
 QDQ_OPSET = 10
@@ -194,10 +194,8 @@ def _is_negative_power(node: onnx.NodeProto, base: str, graph: Graph) -> bool:
 
 def _lifts(node: onnx.NodeProto, graph: Graph) -> bool:
     """Whether a Clip lets nothing near zero through."""
-    if node.op_type != "Clip" or len(node.input) < 2 or not node.input[1]:
-        return False
-    low = graph.constant(node.input[1])
-    return low is not None and bool((low > 0).all())
+    bounds = clip_bounds(node, graph) if node.op_type == "Clip" else None
+    return bounds is not None and bounds[0] > 0
 
 
 def _require_float(graph: Graph, tensor: str) -> None:

@@ -149,7 +149,7 @@ class _Rewriting:
         values = np.asarray(self._model.tensor(self._constants[op.weight]), np.float32)
         stored = dataclasses.replace(_U8, granularity=scheme.granularity)
         parameters = weight_parameters(values, stored, 0, CalibrationMethod.MINMAX)
-        per_channel = scheme.granularity is Granularity.PER_CHANNEL
+        per_channel = scheme.granularity == Granularity.PER_CHANNEL
         integers = quantize(values, parameters, stored, 0 if per_channel else None)
         name = f"{op.weight}/dynamic_{scheme.granularity}"
         self._add(f"{name}/integers", integers)
@@ -184,7 +184,7 @@ class _Rewriting:
         values = values.T if transposed else values
         limits = weight_limits(np.arange(values.size).reshape(values.shape), scheme, self._config.recipe)
         parameters = limits.parameters(values, scheme, 1, CalibrationMethod.MINMAX)
-        axis = 1 if scheme.granularity is Granularity.PER_CHANNEL else None
+        axis = 1 if scheme.granularity == Granularity.PER_CHANNEL else None
         integers = limits.quantize(values, parameters, scheme, axis)
         name = f"{key[0]}/{str(scheme).replace(' ', '_')}"
         self._add(f"{name}/integers", integers)

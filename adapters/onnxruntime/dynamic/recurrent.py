@@ -79,7 +79,7 @@ def quantize_lstms(
 
 def _quantized(weight: Array, scheme: TensorScheme, recipe: Recipe) -> tuple[Array, Array, Array]:
     """Integers, scales and zero points of a matrix (directions, 4 * hidden, inputs), as the kernel wants them."""
-    axis = 0 if scheme.granularity is Granularity.PER_CHANNEL else None
+    axis = 0 if scheme.granularity == Granularity.PER_CHANNEL else None
     limits = weight_limits(np.arange(weight[0].size).reshape(weight.shape[1:]).T, scheme, recipe)
     parts = []
     for matrix in weight:

@@ -321,7 +321,7 @@ def _channels(statistics: CalibrationStatistics, tensor: str) -> ChannelMoments 
 def _per_tensor(config: QuantizationConfig, op: str) -> bool:
     """Whether an op's weights share one scale; those of an op in fp32 have none to share."""
     weight = config[op].weight
-    return weight is not None and weight.granularity is Granularity.PER_TENSOR
+    return weight is not None and weight.granularity == Granularity.PER_TENSOR
 
 
 def _serves(pair: ConvPair, config: QuantizationConfig) -> bool:

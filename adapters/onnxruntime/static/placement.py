@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from autotune.adapters.onnx.graph import Graph
+from autotune.adapters.onnx.graph import Graph, clip_bounds
 from autotune.adapters.onnxruntime.choices.ops import CLIPS, FLOAT_OUTPUT, QuantizableOp, follows
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, QuantizedType
 
@@ -113,18 +113,9 @@ def _own(source: str, graph: Graph, groups: dict[str, ScaleGroup]) -> bool:
 
 def _bounds(node: onnx.NodeProto, graph: Graph) -> tuple[float, float] | None:
     """What a Relu or Clip lets through; None where it is computed at run time or leaves out zero."""
-    if node.op_type == "Relu":
-        return 0.0, math.inf
-    bounds = [-math.inf, math.inf]
-    if graph.opset < 11:
-        options = {a.name: float(a.f) for a in node.attribute}
-        bounds = [options.get("min", -math.inf), options.get("max", math.inf)]
-    for index, name in enumerate(node.input[1:3]):
-        if name:
-            value = graph.constant(name)
-            if value is None or value.size != 1:
-                return None
-            bounds[index] = float(value.item())
+    bounds = clip_bounds(node, graph)
+    if bounds is None:
+        return None
     low, high = bounds
     return (low, high) if low <= 0.0 <= high and low < high else None
 

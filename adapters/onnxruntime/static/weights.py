@@ -103,7 +103,7 @@ def quantize_weights(
 
 def _axis(op: QuantizableOp, choice: OpConfig) -> int | None:
     assert choice.weight is not None
-    return op.weight_axis if choice.weight.granularity is Granularity.PER_CHANNEL else None
+    return op.weight_axis if choice.weight.granularity == Granularity.PER_CHANNEL else None
 
 
 def _parameters(weight: Array, op: QuantizableOp, config: QuantizationConfig) -> AffineParameters:

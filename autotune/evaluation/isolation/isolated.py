@@ -14,7 +14,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, Self, TypeAlias
 
-import cloudpickle
 import psutil
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
@@ -27,7 +26,18 @@ from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
 from autotune.evaluation.evaluator import Evaluation, Evaluator
 from autotune.evaluation.isolation import worker
 from autotune.evaluation.latency import LatencyOptions, RaceResult
+from autotune.pickling import pickled
 from autotune.trial import Measurement
+
+_SENT = {
+    "source": "`eval_fn`, or what the metrics and the evaluation data are,",
+    "adapter": "the adapter",
+    "model": "the model as the adapter holds it",
+    "feeds": "the batch that latency is measured on",
+}
+"""What a worker gets a copy of once, by what users call it. A candidate is sent with each trial."""
+_WHY = 'With isolation="process" a worker process gets a copy of it'
+_WAY_OUT = 'go without workers (isolation="none")'
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
@@ -102,6 +112,7 @@ class IsolatedEvaluator(Generic[ModelT]):
     ) -> None:
         self._isolation = isolation
         self._folder = tempfile.TemporaryDirectory(prefix="autotune-")
+        self._setup_path = Path(self._folder.name) / "setup.pickle"
         self._progress: Progress = on_progress or (lambda _done, _total: None)
         self._setup: dict[str, Any] = {
             "adapter": adapter,
@@ -120,6 +131,7 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     def baseline(self, *, deadline: float | None = None) -> Measurement:
         """Measure the fp32 model in this process, and its memory in the worker; see :meth:`Evaluator.baseline`."""
+        self._check()
         self._baseline = self._local.baseline(deadline=deadline)
         peak: int = self._run(worker.peak_memory, self._model, deadline=deadline)
         self._baseline = worker.with_peak(self._baseline, peak)
@@ -127,8 +139,20 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
         """Take the fp32 model's figures from an earlier run; see :meth:`Evaluator.resume`."""
+        self._check()
         self._local.resume(baseline, deadline=deadline)
         self._baseline = baseline
+
+    def _check(self) -> None:
+        """Write down what the worker starts with, before anything is measured that would be lost.
+
+        Raises:
+            InputError: Something of it cannot be sent to another process.
+        """
+        if not self._setup_path.exists():
+            parts = {what: self._setup[name] for name, what in _SENT.items()}
+            payload = pickled(self._setup, parts, why=_WHY, way_out=_WAY_OUT, error=InputError)
+            self._setup_path.write_bytes(payload)
 
     def prepare(self, *, deadline: float | None = None) -> None:
         """Start the worker where there is none, so that no trial is charged for it; called before each trial.
@@ -142,7 +166,7 @@ class IsolatedEvaluator(Generic[ModelT]):
             return
         try:
             with self._watched():
-                self._pool = _Pool(Path(self._folder.name), self._setup, self._isolation)
+                self._pool = _Pool(Path(self._folder.name), self._setup_path, self._isolation)
                 self._result(worker.prepare, b"", deadline, None)
         except DeadlineReached:
             raise
@@ -200,7 +224,9 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Run one task of :mod:`autotune.evaluation.isolation.worker` and watch over it."""
         self.prepare(deadline=deadline)
         with self._watched():
-            return self._result(task, cloudpickle.dumps(arguments), deadline, self._isolation.trial_timeout_s)
+            parts = {f"the {type(each).__name__} of a trial": each for each in arguments}
+            payload = pickled(arguments, parts, why=_WHY, way_out=_WAY_OUT, error=TrialError)
+            return self._result(task, payload, deadline, self._isolation.trial_timeout_s)
 
     def _require_baseline(self) -> None:
         if self._baseline is None:
@@ -242,12 +268,10 @@ AnyEvaluator: TypeAlias = Evaluator[ModelT] | IsolatedEvaluator[ModelT]
 class _Pool:
     """One loky worker, its process watched."""
 
-    def __init__(self, folder: Path, setup: dict[str, Any], options: IsolationOptions) -> None:
+    def __init__(self, folder: Path, setup: Path, options: IsolationOptions) -> None:
         self._limit = options.trial_memory_bytes or int(psutil.virtual_memory().available * _FREE_SHARE)
-        self._setup_path = folder / "setup.pickle"
+        self._setup_path = setup
         self._progress_path = folder / "progress"
-        if not self._setup_path.exists():
-            self._setup_path.write_bytes(cloudpickle.dumps(setup))
         self._progress_path.write_bytes(bytes(worker.PROGRESS_BYTES))
         # A worker that sits idle between trials must not retire: its sessions and data are what makes trials cheap.
         self._executor = ProcessPoolExecutor(max_workers=1, timeout=None, initializer=worker.start)

@@ -22,6 +22,7 @@ from autotune.adapter import Adapter, Execution, Feeds, ModelT, Runner
 from autotune.atomic import replacing
 from autotune.cores import usable_cores
 from autotune.errors import InputError
+from autotune.pickling import pickled
 
 _POLL_S = 0.01
 _HEADSTART_S = 0.1
@@ -108,7 +109,13 @@ def measure_throughput(
         raise InputError("Throughput needs at least one model, but got none")
     cores = usable_cores()
     pinned = hasattr(os, "sched_setaffinity")
-    payload = cloudpickle.dumps((adapter, list(models), feeds, options))
+    payload = pickled(
+        (adapter, list(models), feeds, options),
+        {"the adapter": adapter, "every model": list(models), "the batch": feeds},
+        why="Each instance is a process of its own, which gets a copy",
+        way_out="measure latency alone",
+        error=InputError,
+    )
     with TemporaryDirectory(prefix="autotune-") as folder:
         executor = ProcessPoolExecutor(max_workers=options.instances, timeout=None)
         try:

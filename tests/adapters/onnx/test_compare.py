@@ -50,7 +50,7 @@ def test_resizing_of_old_opsets_keeps_its_coordinates(opset: int, mode: str, sca
     """onnx's converter leaves them to the new operator's default, another one: 1 to 10 dB (onnx #8480)."""
     model = ADAPTER.load(resizing(opset, mode, scale))
     assert difference(model) < 1e-4
-    granularities = [scheme.granularity for scheme in ADAPTER.space(model).ops[0].precisions[0].weights]
+    granularities = [str(scheme.granularity) for scheme in ADAPTER.space(model).ops[0].precisions[0].weights]
     assert granularities == ["per_channel", "per_tensor"], "and nothing is lost by it"
 
 

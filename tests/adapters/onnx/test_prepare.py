@@ -136,7 +136,7 @@ def test_old_opset_is_upgraded_with_a_note() -> None:
     assert any("opset 9 to 13" in note for note in model.notes)
     np.testing.assert_allclose(prepared(model, FEEDS), original(proto, FEEDS), atol=1e-6)
     space = ADAPTER.space(model).ops[0].precisions[0]
-    assert [scheme.granularity for scheme in space.weights] == ["per_channel", "per_tensor"]
+    assert [str(scheme.granularity) for scheme in space.weights] == ["per_channel", "per_tensor"]
 
 
 def test_opset_that_cannot_be_upgraded_offers_no_per_channel_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_opset_that_cannot_be_upgraded_offers_no_per_channel_weights(monkeypatch
     model = ADAPTER.load(proto)
     assert any("(no adapter for this op)" in note and "per-channel" in note for note in model.notes)
     (conv,) = ADAPTER.space(model).ops
-    assert [scheme.granularity for scheme in conv.precisions[0].weights] == ["per_tensor"]
+    assert [str(scheme.granularity) for scheme in conv.precisions[0].weights] == ["per_tensor"]
     statistics = ADAPTER.calibrate(model, [FEEDS], seed=0)
     wanted = dataclasses.replace(ADAPTER.space(model).preferred[conv.name], calibration=MINMAX)
     candidate = ADAPTER.apply(model, ADAPTER.space(model).uniform(wanted, EXACT_HERE), statistics)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from optuna.distributions import distribution_to_json
 
+from autotune.adapter import host_of
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.choices.execution_options import FORMAT, OPTIMIZATION
 from autotune.config import MINMAX, PERCENTILE, Precision, QuantizationConfig, TensorScheme
+from autotune.host import Host
 from autotune.recipe import WeightOnly, WeightRounding
 from autotune.recipe_space import RecipeSpace
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, TuningSpace
@@ -105,6 +107,20 @@ def test_parameters_have_the_names_and_choices_that_the_study_has() -> None:
 def test_recipes_are_counted_in_the_same_order() -> None:
     assert SPACE.size == 320
     assert _hash(json.dumps([recipe.to_json() for recipe in SPACE.recipe.recipes()])) == "95545d96f88f8138"
+
+
+def test_a_host_has_the_fingerprint_that_its_histories_remember() -> None:
+    stored = (
+        '{"cpu": "Some CPU", "architecture": "x86_64", "features": ["avx2", "avx512_vnni"], "logical_cores": 4, '
+        '"physical_cores": 2, "governor": "performance", "system": "Linux 6.1", "python": "3.12.3", "packages": '
+        '{"autotune-quantization": "0.1.0", "numpy": "2.3.1", "onnx": "1.18.0", "onnxruntime": "1.22.0", '
+        '"optuna": "4.4.0"}}'
+    )
+    host = Host.from_json(json.loads(stored))
+    assert json.dumps(host.to_json()) == stored
+    assert host.fingerprint == "e9cd645af80f564a"
+    installed = host_of(OnnxRuntimeAdapter()).packages
+    assert [name for name in installed if name != "autotune-quantization"] == ["numpy", "onnx", "onnxruntime", "optuna"]
 
 
 def _hash(text: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from autotune.criterion import Criterion, Verdict
 from autotune.errors import DeadlineReached, InputError, OutputError, TrialError
 from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, UserFunction, create_metric
 from autotune.evaluation.isolation.isolated import IsolatedEvaluator, IsolationOptions
+from autotune.trial import Measurement
 
 MIB = 2**20
 ROOM = 256 * MIB
@@ -170,6 +172,37 @@ def test_labelled_data_holdout_and_progress_reach_the_worker(
         whole = evaluator.complete(problem.model, measured)
         assert (whole.samples, whole.rank) == (300, 4)
         assert evaluator.race([problem.model]).order == (0,)
+
+
+class Bound:
+    """A part that belongs to this process alone."""
+
+    def __init__(self, part: Any) -> None:
+        self._part, self._lock = part, threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+
+@pytest.mark.parametrize(
+    ("part", "named"), [("adapter", "the adapter"), ("model", "the model as the adapter holds it")]
+)
+def test_what_no_worker_can_have_is_named_before_anything_is_measured(
+    settings: dict[str, Any], adapter: Any, part: str, named: str
+) -> None:
+    given = {**settings, "adapter": adapter}
+    given[part] = Bound(given[part])
+    with IsolatedEvaluator(isolation=IsolationOptions(), **given) as evaluator:
+        for start in (evaluator.baseline, lambda: evaluator.resume(Measurement())):
+            with pytest.raises(InputError) as caught:
+                start()
+            for piece in (f"so that {named} (a Bound) must be picklable", "lock", 'isolation="none"'):
+                assert piece in str(caught.value)
+
+
+def test_a_candidate_that_no_worker_can_have_fails_its_trial(isolated: IsolatedEvaluator[Any], problem: Any) -> None:
+    with pytest.raises(TrialError, match=r"the Bound of a trial .* must be picklable"):
+        isolated.evaluate(Bound(problem.disturbed(0.1)))
 
 
 def test_limits_state_their_rules() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from autotune.adapter import Execution
+from autotune.adapter import Execution, host_of
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
@@ -27,7 +27,6 @@ from autotune.adapters.onnxruntime.measure.half_speed import (
 from autotune.config import OpConfig, Precision
 from autotune.errors import ExperimentError
 from autotune.evaluation.latency import LatencyOptions
-from autotune.host import current_host
 from autotune.restriction import OpRestriction, SpaceRestriction
 from tests.adapters.onnx.graphs import build, node, normal, small_cnn
 from tests.adapters.onnx.transformers import small_transformer
@@ -118,8 +117,8 @@ def test_line_for_people() -> None:
 
 def test_int8_stays_first_and_fp32_comes_after() -> None:
     graph = Graph(ADAPTER.load(small_cnn()).proto)
-    space = tuning_space(graph, current_host(), everything_faster(Precision.FP16))
-    plain = tuning_space(graph, current_host())
+    space = tuning_space(graph, host_of(ADAPTER), everything_faster(Precision.FP16))
+    plain = tuning_space(graph, host_of(ADAPTER))
     assert [p.precision for p in space.by_name["c1"].precisions] == [
         Precision.INT8,
         Precision.INT8_DYNAMIC,
@@ -135,8 +134,8 @@ def test_int8_stays_first_and_fp32_comes_after() -> None:
 
 def test_products_of_a_transformer_prefer_what_they_did() -> None:
     graph = Graph(ADAPTER.load(small_transformer()).proto)
-    both = tuning_space(graph, current_host(), everything_faster(Precision.FP16, Precision.BF16))
-    plain = tuning_space(graph, current_host())
+    both = tuning_space(graph, host_of(ADAPTER), everything_faster(Precision.FP16, Precision.BF16))
+    plain = tuning_space(graph, host_of(ADAPTER))
     assert both.preferred == plain.preferred
     assert [p.precision for p in both.by_name["inner"].precisions] == [
         Precision.INT8_DYNAMIC,
@@ -149,7 +148,7 @@ def test_products_of_a_transformer_prefer_what_they_did() -> None:
 
 def test_type_that_the_opset_does_not_have_is_not_offered() -> None:
     graph = Graph(ADAPTER.load(small_cnn()).proto)
-    space = tuning_space(graph, current_host(), everything_faster(Precision.BF16))
+    space = tuning_space(graph, host_of(ADAPTER), everything_faster(Precision.BF16))
     assert space.by_name["c1"].space_of(Precision.BF16) is None  # Conv has bfloat16 from opset 22 on
     assert space.by_name["logits"].space_of(Precision.BF16) is not None
 
@@ -178,7 +177,7 @@ def test_precision_that_is_not_offered_is_a_clear_error() -> None:
         ExperimentError, match=r"'c1' \(Conv\) can compute in int8, int8_dynamic, fp32, but `precision`"
     ):
         SpaceRestriction(op_name={"c1": wanted}).apply(space)
-    offered = tuning_space(Graph(ADAPTER.load(small_cnn()).proto), current_host(), everything_faster(Precision.FP16))
+    offered = tuning_space(Graph(ADAPTER.load(small_cnn()).proto), host_of(ADAPTER), everything_faster(Precision.FP16))
     restricted = SpaceRestriction(op_name={"c1": wanted}).apply(offered)
     assert restricted.preferred["c1"] == OpConfig(precision=Precision.FP16)
     assert restricted.decode(restricted.encode(restricted.preferred)) == restricted.preferred
@@ -260,15 +259,15 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_adapter_says_what_the_cache_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    read_or_measure(current_host().fingerprint, tmp_path, lambda: everything_faster(Precision.FP16))
-    assert ADAPTER.host_findings() == (str(half_speeds(current_host())),)
+    read_or_measure(host_of(ADAPTER).fingerprint, tmp_path, lambda: everything_faster(Precision.FP16))
+    assert ADAPTER.host_findings() == (str(half_speeds(host_of(ADAPTER))),)
     assert ADAPTER.host_findings()[0].startswith("fp16 offered where faster")
     assert ADAPTER.space(ADAPTER.load(small_cnn())).by_name["c1"].space_of(Precision.FP16) is not None
 
 
 def test_offered_choices_can_be_applied_and_run() -> None:
     model = ADAPTER.load(small_cnn())
-    space = tuning_space(Graph(model.proto), current_host(), everything_faster(Precision.FP16))
+    space = tuning_space(Graph(model.proto), host_of(ADAPTER), everything_faster(Precision.FP16))
     batches = [{"x": normal(2, 3, 8, 8, scale=1.0)}]
     statistics = ADAPTER.calibrate(model, batches, seed=0)
     config = space.uniform(OpConfig(precision=Precision.FP16))

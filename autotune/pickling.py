@@ -1,0 +1,42 @@
+"""What other processes get a copy of, checked before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cloudpickle
+
+from autotune.errors import AutotuneError
+
+
+def pickled(value: object, parts: Mapping[str, object], *, why: str, way_out: str, error: type[AutotuneError]) -> bytes:
+    """A value as bytes that another process reads, closures and functions of a notebook included.
+
+    Args:
+        value: What to send.
+        parts: What it is made of, by what a user calls it; the first that cannot be sent is named.
+        why: What the copy is for, as the beginning of a sentence.
+        way_out: What to do without a copy, as the end of one.
+        error: What to raise.
+
+    Raises:
+        AutotuneError: Of the kind ``error``: something in it belongs to this process.
+    """
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as cause:
+        name, reason = _culprit(parts) or ("what is sent", cause)
+        raise error(
+            f"{why}, so that {name} must be picklable, but it is not ({type(reason).__name__}: {reason}). Leave out of "
+            "it what belongs to one process (sessions, open files, locks, connections) and make that anew where it is "
+            f"missing, with `__getstate__` or `__reduce__`, or {way_out}"
+        ) from cause
+
+
+def _culprit(parts: Mapping[str, object]) -> tuple[str, Exception] | None:
+    for name, part in parts.items():
+        try:
+            cloudpickle.dumps(part)
+        except Exception as cause:
+            return f"{name} (a {type(part).__name__})", cause
+    return None
