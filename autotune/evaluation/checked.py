@@ -20,7 +20,7 @@ class EvaluationEnded(BaseException):
 
 
 class CheckedModel:
-    """What ``eval_fn`` gets: ``model(inputs)`` gives one array, or a tuple where the model has several outputs.
+    """What ``eval_fn`` is given: ``model(inputs)`` returns one array, or a tuple where the model has several outputs.
 
     Args:
         runner: Runs the model.

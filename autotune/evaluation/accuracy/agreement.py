@@ -12,7 +12,7 @@ from autotune.data import Batch
 from autotune.evaluation.accuracy.metrics import Metric
 
 Outputs = Sequence[tuple[Array, ...]]
-"""Of each batch, in graph order."""
+"""Outputs of each batch, in graph order."""
 
 
 def sqnr_db(reference: Outputs, actual: Outputs) -> float:
@@ -46,7 +46,7 @@ def figure(metric: Metric, outputs: Outputs, batches: Sequence[Batch], reference
 
     Args:
         metric: What to compute.
-        outputs: Of the model.
+        outputs: Outputs of the model.
         batches: What it read, and the labels.
         reference: For label-free metrics, the outputs to compare with.
 

@@ -47,7 +47,7 @@ def mean_loss_interval(
         baseline: The fp32 model's score of each sample, shape (samples,).
         candidate: The candidate's scores of the same samples, shape (samples,).
         criterion: Says whether the loss is relative, and the confidence.
-        confidence: Of the two-sided interval; None: what the criterion asks for.
+        confidence: Confidence of the two-sided interval; None: what the criterion asks for.
     """
     confidence = interval_confidence(criterion) if confidence is None else confidence
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -94,8 +94,8 @@ def resampled_loss_interval(
         baseline: The fp32 model's record of each sample.
         candidate: The candidate's records of the same samples.
         criterion: Says what a loss is, and the confidence.
-        confidence: Of the two-sided interval; None: what the criterion asks for.
-        seed: Of the resampling.
+        confidence: Confidence of the two-sided interval; None: what the criterion asks for.
+        seed: Seed of the resampling.
     """
     confidence = interval_confidence(criterion) if confidence is None else confidence
     generator = np.random.default_rng(seed)

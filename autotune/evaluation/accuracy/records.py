@@ -1,4 +1,4 @@
-"""What metrics keep of each sample, and the fp32 model's share of it on disk."""
+"""The record that metrics keep of each sample, and the file with those of the fp32 model."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """What the metrics keep of some samples of one model; row ``i`` of every array belongs to ``samples[i]``.
+    """The records of some samples of one model; row ``i`` of every array belongs to ``samples[i]``.
 
     Attributes:
         samples: Positions in the data set.
         records: By metric.
         references: What label-free metrics keep of the fp32 model's outputs, by metric; empty for candidates.
-        difficulty: Of the judged metric, for the fp32 model; None where it has none.
+        difficulty: How easily fp32's results change, by the judged metric; None where it does not say.
     """
 
     samples: Array
@@ -132,7 +132,7 @@ class RecordCache:
 
     Args:
         folder: Where; None keeps nothing.
-        key: Of the model.
+        key: Key of the model.
     """
 
     def __init__(self, folder: Path | None, key: str) -> None:
@@ -145,7 +145,7 @@ class RecordCache:
         return self._folder is not None
 
     def read(self, name: str) -> Records | None:
-        """What :meth:`write` wrote; None where there is nothing, or nothing that can be read."""
+        """Read what :meth:`write` wrote; None where the file is missing or cannot be read."""
         path = self._path(name)
         if path is None or not path.is_file():
             return None

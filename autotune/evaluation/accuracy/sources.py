@@ -30,7 +30,7 @@ class UserFunction:
 
     @property
     def identity(self) -> str:
-        """What a history says of it: figures from different sources are not compared."""
+        """Identifies the source in a history; figures from different sources are not compared."""
         return f"eval_fn{_targets(self.criteria)}"
 
 
@@ -63,7 +63,7 @@ class LabelledData:
 
     @property
     def identity(self) -> str:
-        """What a history says of it: figures from different sources are not compared."""
+        """Identifies the source in a history; figures from different sources are not compared."""
         metrics = ", ".join(metric.identity for metric in self.metrics)
         holdout = "by size" if self.holdout is None else format(self.holdout, "g")
         return f"{metrics}{_targets(self.criteria)}, holdout {holdout}"
@@ -112,7 +112,7 @@ def _targets(criteria: Mapping[str, Criterion]) -> str:
 
 
 def read_score(result: object) -> dict[str, float]:
-    """What an ``eval_fn`` returned, as numbers by name; a plain number is called ``accuracy``.
+    """Convert what an ``eval_fn`` returned to numbers by name; a plain number is called ``accuracy``.
 
     Raises:
         EvaluationFunctionError: It is no finite number and no dict of them.

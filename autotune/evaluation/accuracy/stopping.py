@@ -30,17 +30,17 @@ ERROR_RATE = 0.01
 """At most this share of candidates ends early with another verdict than a full evaluation would give."""
 
 _FIRST_SHARE = 0.08
-"""Of the samples, in the first random part: enough to drop what loses ten times the usual target."""
+"""Share of the samples in the first random part: enough to drop what loses ten times the usual target."""
 
 _NARROW_SHARE = 0.2
-"""Of fp32's right answers, the narrowest, that are evaluated before random draws from the rest."""
+"""Share of fp32's right answers, those of least margin, that are evaluated before random draws from the rest."""
 
 _BETS = np.array([0.1, 0.2, 0.4, 0.8])
 """Shares of the largest admissible bet; the stake is split evenly over them."""
 
 
 class Outcome(StrEnum):
-    """What a full evaluation would find."""
+    """The outcome that a full evaluation would have."""
 
     MISSED = "missed"
     MET = "met"
@@ -155,7 +155,7 @@ class StoppingRule:
     Args:
         population: The units.
         limit: The largest sum of losses that keeps the target.
-        seed: Of the random parts.
+        seed: Seed of the random parts.
         accept: Whether an evaluation may also end because the target is nearly certainly kept.
         bets: Whether random draws may end it at all; without, only certainty does.
     """

@@ -234,7 +234,7 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Let go of a worker that was ended, or that something in this process came over."""
+        """Discard a worker that was ended, or whose task was interrupted by an exception in this process."""
         try:
             yield
         except TrialError:
@@ -242,7 +242,7 @@ class IsolatedEvaluator(Generic[ModelT]):
                 self._drop()
             raise
         except BaseException:
-            # Whatever came over this process, Ctrl-C included: the worker may be in the middle of something.
+            # Any exception in this process, Ctrl-C included: the worker may still be running a task.
             self._drop()
             raise
 

@@ -1,4 +1,4 @@
-"""What runs in the worker process of :mod:`autotune.evaluation.isolation.isolated`."""
+"""Tasks that run in the worker process of :mod:`autotune.evaluation.isolation.isolated`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start() -> None:
 
 
 def pid() -> int:
-    """Of the worker."""
+    """The process id of the worker."""
     return os.getpid()
 
 

@@ -1,4 +1,4 @@
-"""What one call took, and whether something else ran meanwhile."""
+"""Times a call, and tells whether another process ran meanwhile."""
 
 from __future__ import annotations
 

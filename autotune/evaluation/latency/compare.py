@@ -44,7 +44,7 @@ def compare_latency(
         baseline: One call of the fp32 model, or one for each of its sessions.
         candidate: One call of the candidate, or one for each of its sessions.
         options: Warm-up, calls, interval.
-        seed: Of the order inside of the rounds.
+        seed: Seed of the order inside of the rounds.
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls; that of this process by default.
 
@@ -60,9 +60,9 @@ class Comparison:
 
     Args:
         baseline: See :func:`compare_latency`, as for all that follow.
-        candidate: Of the candidate.
+        candidate: Calls the candidate.
         options: Warm-up, calls, interval.
-        seed: Of the order inside of the rounds.
+        seed: Seed of the order inside of the rounds.
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls.
         pace: What the same sessions of the baseline took before.

@@ -49,7 +49,7 @@ class Block:
 
         Measured on MobileNetV2 (2 ms) among ten sessions: the first call takes 1.4 times as long as the eighth, the
         fourth 1.04 and the fifth 1.02 times. A call of 20 ms and more passes through the caches by itself, and one of
-        200 ms is too long to be run for nothing.
+        200 ms is too long for calls that are not timed.
         """
         if cache is CacheState.COLD:
             return cls(discarded=0, timed=1)
@@ -88,7 +88,7 @@ class Contest:
         members: By model: its sessions.
         options: How latency is measured.
         clock: Times the calls.
-        seed: Of the order.
+        seed: Seed of the order.
         deadline: A ``time.monotonic()`` value.
         pace: What the baseline's sessions took before; None where that is unknown.
         share: How many times ``max_seconds`` it may take.
@@ -128,7 +128,7 @@ class Contest:
 
     @property
     def block(self) -> Block:
-        """What a session runs once per round; known after the warm-up."""
+        """The calls that a session makes per round; known after the warm-up."""
         assert self._block is not None
         return self._block
 
@@ -281,7 +281,7 @@ class Contest:
         return len(self._chosen(members)) * self.block.timed * min(len(self._members[m]) for m in members)
 
     def percentiles(self, member: int, members: Sequence[int], p50_ms: float) -> Percentiles:
-        """Of the calls of one model in rounds in which all of ``members`` ran; the median is given."""
+        """Percentiles of the calls of one model in rounds in which all of ``members`` ran; the median is given."""
         calls = np.concatenate([self._rounds[index][member].ravel() for index in self._chosen(members)]) / 1e6
         p90, p99 = np.percentile(calls, [90, 99])
         return Percentiles(p50_ms=p50_ms, p90_ms=max(p50_ms, float(p90)), p99_ms=max(p50_ms, float(p99)))

@@ -50,7 +50,7 @@ class Ratio:
 
     Attributes:
         value: Baseline over candidate.
-        interval: Of the value.
+        interval: Interval of the value.
         settled: Whether more calls would hardly narrow the interval, since most of it is what sessions differ by.
     """
 
@@ -76,7 +76,7 @@ def ratio_of(
         baseline: Figures of the baseline, shape (sessions, stretches).
         candidate: Figures of the candidate over the same stretches, shape (sessions, stretches).
         spread: How much sessions of one model differ.
-        confidence: Of the interval.
+        confidence: Confidence of the interval.
         slow_down: By how much, in logarithms, all of it is wider than the noise tells.
     """
     paired = baseline.mean(axis=0) - candidate.mean(axis=0)

@@ -18,7 +18,7 @@ can be."""
 
 
 class CacheState(StrEnum):
-    """What the processor's caches hold when a timed call begins."""
+    """The state of the processor's caches when a timed call begins."""
 
     WARM = "warm"
     """Models run in short blocks, one after the other, and the first calls of a block are discarded: a model finds its
@@ -38,7 +38,7 @@ class LatencyOptions:
         min_pairs: Timed calls of each model before the first look at the interval.
         max_pairs: Timed calls of each model after which a comparison ends even if its interval is still too wide.
         interval_width: Half width that the interval of the speedup must reach, as a share of the speedup.
-        confidence: Of the interval.
+        confidence: Confidence of the interval.
         max_seconds: Wall time after which a comparison ends, warm-up included; ``None`` sets no limit. At least five
             rounds are always run.
         cache: Whether calls find the caches warm, in blocks of calls of one model, or cold, in turns of single calls.
@@ -82,7 +82,7 @@ class LatencyOptions:
 
     @property
     def cache_state(self) -> CacheState:
-        """What the caches hold when a timed call begins."""
+        """The state of the caches when a timed call begins."""
         return CacheState(self.cache)
 
     @property

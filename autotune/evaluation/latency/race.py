@@ -43,7 +43,7 @@ def race_latency(
         finalists: The same of each finalist.
         options: Warm-up, rounds (for ``min_pairs`` to ``max_pairs`` calls), interval. ``max_seconds`` counts per
             finalist.
-        seed: Of the order.
+        seed: Seed of the order.
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls; that of this process by default.
         pace: What the same sessions of the baseline took before.
@@ -85,7 +85,7 @@ def race_latency(
 
 
 class _Race:
-    """Who is still in, and what is proven of whom. Members are numbered from 1, 0 being the baseline."""
+    """The state of a race: the members that are left, and what is proven of each. Member 0 is the baseline."""
 
     def __init__(self, contest: Contest, options: LatencyOptions) -> None:
         self._contest = contest
@@ -148,7 +148,7 @@ class _Race:
         return Spread({member: self._contest.figures([member])[member] for member in range(self._contest.models)})
 
     def result(self) -> RaceResult:
-        """What the race says in the end."""
+        """The result of the race."""
         contest, count = self._contest, self._contest.models - 1
         ratios = [self._ratio(0, member, self._options.confidence) for member in range(1, count + 1)]
         rounds = [contest.rounds(member) for member in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""What measurements of latency say."""
+"""Results of latency measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Percentiles:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyComparison:
-    """What interleaved runs say of a candidate against the baseline.
+    """The speedup of a candidate over the baseline, from interleaved runs.
 
     Attributes:
         baseline_ms: Median of one call of the baseline.
@@ -28,8 +28,8 @@ class LatencyComparison:
         interval: Interval of the speedup.
         pairs: Pairs of calls that were timed.
         decided: Whether the interval became as narrow as was asked for before a cap was reached.
-        baseline_percentiles: Of the baseline's calls.
-        candidate_percentiles: Of the candidate's calls.
+        baseline_percentiles: Percentiles of the baseline's calls.
+        candidate_percentiles: Percentiles of the candidate's calls.
         cache: What the caches held when the timed calls began.
         sessions: Sessions of the candidate that took part.
     """

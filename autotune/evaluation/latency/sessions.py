@@ -10,13 +10,13 @@ from autotune.adapter import Feeds, Runner
 from autotune.evaluation.latency import Call, Clock, LatencyOptions
 
 _OPENING_SHARE = 0.05
-"""Of ``max_seconds``: what opening further sessions of one model may take."""
+"""Share of ``max_seconds`` that opening further sessions of one model may take."""
 _RUNNING_SHARE = 0.5
-"""Of ``max_seconds``: what the least that a comparison runs may take with them."""
+"""Share of ``max_seconds`` that the shortest possible comparison may take with them."""
 _LEAST_CALLS = 10
 """Calls that one session makes at the least."""
 _MEMORY_SHARE = 0.1
-"""Of the free memory: what further sessions of one model may fill."""
+"""Share of the free memory that further sessions of one model may fill."""
 _USUAL_S = 10.0
 """Seconds of a comparison where no limit is set."""
 
@@ -39,7 +39,7 @@ def open_sessions(
         open_one: Opens another.
         batches: What one timed call runs, in this order.
         options: How many sessions there are to be, and how long a comparison may take.
-        size_bytes: Of the model; a session is taken to need twice as much.
+        size_bytes: Size of the model; a session is taken to need twice as much.
         fewest: Sessions that are opened whatever they cost.
         clock: Tells what opening costs.
         spare_first: Leave out ``first`` where others can be opened: the first session of a process lies in other

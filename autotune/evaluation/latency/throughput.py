@@ -73,10 +73,10 @@ class ThroughputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """What the instances of one model achieved together.
+    """The throughput of all instances of one model together.
 
     Attributes:
-        samples_per_s: Of all instances, the median over rounds.
+        samples_per_s: Samples per second of all instances, the median over rounds.
         low: The slowest round.
         high: The fastest round.
         pinned: Whether each instance had cores of its own; systems without ``sched_setaffinity`` cannot give them.

@@ -26,7 +26,7 @@ class BoxLayout(StrEnum):
     """How a detector writes its boxes."""
 
     AUTO = "auto"
-    """As the output's shape tells."""
+    """The layout is told by the output's shape."""
     YOLOV8 = "yolov8"
     """(samples, 4 + classes, anchors): centre x, centre y, width, height, and a score for each class."""
     YOLOV5 = "yolov5"
@@ -90,7 +90,7 @@ class Boxes(Metric):
         return rows
 
     def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
-        """Of each image: detections that both models have, the candidate's, and fp32's; shape (samples, 3)."""
+        """Counts for each image: detections that both models have, the candidate's, and fp32's; shape (samples, 3)."""
         assert reference is not None
         own = self._detections(outputs)
         if len(own) != len(reference):
@@ -105,7 +105,7 @@ class Boxes(Metric):
         return float(2 * found / (own + theirs)) if own + theirs > 0 else math.nan
 
     def _detections(self, outputs: tuple[Array, ...]) -> list[Array]:
-        """Of each image: left, top, right, bottom, score, class; shape (detections, 6), the highest score first."""
+        """By image, shape (detections, 6): left, top, right, bottom, score, class; the highest score first."""
         boxes = output_at(outputs, self._output, self.name)
         layout = self._layout
         if layout is BoxLayout.AUTO:

@@ -18,7 +18,7 @@ class Average(StrEnum):
     """How the figures of several classes become one."""
 
     BINARY = "binary"
-    """Of the positive class alone."""
+    """The figure of the positive class alone."""
     MICRO = "micro"
     """From the counts of all classes together."""
     MACRO = "macro"
@@ -92,14 +92,14 @@ class _Averaged(_Predictions):
 
 
 class Precision(_Averaged):
-    """Of what is predicted as a class, the share that is of it."""
+    """The share of samples predicted as a class that belong to it."""
 
     def _ratio(self, hits: Array, predicted: Array, actual: Array) -> tuple[Array, Array]:  # noqa: ARG002
         return hits, predicted
 
 
 class Recall(_Averaged):
-    """Of what is of a class, the share that is predicted as it."""
+    """The share of samples of a class that are predicted as it."""
 
     def _ratio(self, hits: Array, predicted: Array, actual: Array) -> tuple[Array, Array]:  # noqa: ARG002
         return hits, actual

@@ -40,7 +40,7 @@ class SampleFunction(MeanMetric):
         self._function = function
 
     def scores(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
-        """What the function returns."""
+        """The result of the function."""
         scores = np.asarray(self._function(outputs[0] if len(outputs) == 1 else outputs, labels))
         if scores.ndim != 1 or scores.dtype.kind not in "fiub":
             raise DataError(
@@ -88,7 +88,7 @@ class FigureFunction(Metric):
         return rows
 
     def figure(self, records: Array) -> float:
-        """What the function returns."""
+        """The result of the function."""
         columns = zip(*(outputs for outputs, _ in records), strict=True)
         outputs = tuple(np.stack(column) for column in columns)
         labels = _joined([label for _, label in records])

@@ -22,7 +22,7 @@ _MOST_DETECTIONS = 100
 
 
 class BoxFormat(StrEnum):
-    """What the four numbers of a box are."""
+    """The meaning of the four numbers of a box."""
 
     XYXY = "xyxy"
     """Left, top, right, bottom."""
@@ -49,7 +49,7 @@ class MeanAveragePrecision(Metric):
         boxes: Index of the output with boxes, shape (samples, detections, 4).
         scores: Index of the output with scores, shape (samples, detections). Detections with a score of 0 do not count.
         classes: Index of the output with classes, shape (samples, detections).
-        box_format: Of outputs and labels: ``xyxy`` or ``xywh``.
+        box_format: Box format of outputs and labels: ``xyxy`` or ``xywh``.
     """
 
     name = "map"

@@ -115,7 +115,7 @@ class Fidelity(Metric):
         return output_at(outputs, self._output, self.name)
 
     def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
-        """Of each sample: squared error; count, sum and sum of squares of fp32's values; shape (samples, 4)."""
+        """Sums for each sample: squared error; count, sum and sum of squares of fp32's values; shape (samples, 4)."""
         assert reference is not None
         output = output_at(outputs, self._output, self.name)
         theirs = _same_shape(output, reference, self.name).reshape(len(output), -1).astype(np.float64)
