@@ -1,1 +1,1 @@
-"""What a run hands back: the result, what it came to in words, and the report."""
+"""The result of a run, its summary in words, and the report."""

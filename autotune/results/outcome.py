@@ -1,4 +1,4 @@
-"""What a run came to, in words that the terminal and the report share."""
+"""The outcome of a run in words that the terminal and the report share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def verdict_text(summary: TuningSummary) -> str:
 
 
 def answer_text(summary: TuningSummary) -> str:
-    """What the answer is, by the figure that the run was to make small."""
+    """Describe the answer by the figure that the run minimized."""
     best = summary.best
     if best.config.is_fp32:
         return "the answer is the fp32 model itself"
@@ -37,7 +37,7 @@ def answer_text(summary: TuningSummary) -> str:
 
 
 def gain_text(objective: Objective, baseline: Measurement | None, measured: Measurement | None) -> str:
-    """How much less of the objective a candidate has than fp32."""
+    """By how much a candidate improves the objective over fp32."""
     if baseline is None or measured is None:
         return "not measured"
     if objective is Objective.LATENCY:
@@ -65,7 +65,7 @@ def proof_text(summary: TuningSummary) -> str | None:
 
 
 def holdout_text(summary: TuningSummary) -> str | None:
-    """What the data held out was used for; None where it was not."""
+    """How the data held out was used; None where it was not."""
     uses = summary.holdout_uses
     if not uses:
         return None

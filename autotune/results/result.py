@@ -1,4 +1,4 @@
-"""What a run returns."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TuningSummary:
         final: ``best`` on data that the search never saw, where some was held out. Its verdict is what the interval
             shows by itself.
         holdout_uses: How many candidates were measured on that data; each after the first had the wider an interval.
-        races: Of the finalists, whose figures they are.
+        races: Races of the finalists, whose figures they are.
         notes: What a user should know of the model or the run.
         seconds: Wall time by activity, with ``total``.
         host: The machine that the figures are of.
@@ -126,7 +126,7 @@ class TuningSummary:
 
     @property
     def _judged(self) -> Measurement | None:
-        """What is known of the candidate that the verdict is about; None where it is about none."""
+        """The measurement of the candidate that the verdict is about; None where it is about none."""
         trial = self.nearest if self.best.config.is_fp32 else self.best
         return None if trial is None else trial.measurement
 

@@ -23,7 +23,7 @@ _NEAREST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the finals found.
+    """The outcome of the finals.
 
     Attributes:
         conclusion: The answer itself.

@@ -33,7 +33,7 @@ class HessianSensitivity(Generic[ModelT]):
         model: The fp32 model.
         feeds: A few batches; probes take them in turn.
         affordable: Whether there is time for another probe.
-        seed: Of the probes' signs.
+        seed: Seed of the probes' signs.
     """
 
     def __init__(

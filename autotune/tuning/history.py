@@ -187,7 +187,7 @@ class History:
             self.keep(f"{_REVISION}{each.number}", revision)
 
     def kept(self, name: str) -> Any:
-        """What :meth:`keep` stored, or None."""
+        """The value that :meth:`keep` stored, or None."""
         return self._study.user_attrs.get(_KEPT + name)
 
     def keep(self, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the race of the finalists found, as it is kept and shown."""
+"""The result of the finalists' race, as it is stored and shown."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Finalist:
     """One trial in a race.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         speedup: Over fp32, from this race's own calls.
-        interval: Of the speedup.
+        interval: Interval of the speedup.
         searched: The speedup that was measured during the search.
         latency_ms: Median of one call in this race.
         latency_p90_ms: What 90 % of its calls there stayed under.

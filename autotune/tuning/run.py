@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
 
 _RESERVE_SHARE = 0.2
-"""Of the time given to the run, the most that is kept back for what follows the search."""
+"""The largest share of the time given to the run that is reserved for what follows the search."""
 
 
 class Run(Generic[ModelT]):

@@ -82,7 +82,7 @@ def _halved(
 
 
 def _shared(group: Sequence[str], error: float, ops: Sequence[str]) -> dict[str, float]:
-    """What each op of a group is taken to cause, by how suspect it is."""
+    """The part of a group's error that each of its ops is assigned, by how suspect it is."""
     weights = _suspicion(ops)
     total = sum(weights[op] for op in group)
     return {op: error * weights[op] / total for op in group}

@@ -1,4 +1,4 @@
-"""What comes before the first measurement of a run: model and data are read, the history opened, ranges collected."""
+"""Set-up of a run: reads model and data, opens the history, and collects calibration statistics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _INSIGHT_SAMPLES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Generic[ModelT]):
-    """What a run works with once model and data are read: the user's model as it was given, and prepared.
+    """The objects that a run works with once model and data are read: the user's model as it was given, and prepared.
 
     ``differs`` says whether the two execute differently.
     """
@@ -59,10 +59,10 @@ class Preparing(Generic[ModelT]):
 
     Args:
         tuner: The options.
-        adapter: Of the framework.
+        adapter: Adapter of the framework.
         source: Where accuracy comes from.
         multi_objective: Whether the strategy's study keeps loss and speed apart.
-        stages: Of this run.
+        stages: Stages of this run.
 
     Attributes:
         loaded: The user's model as soon as it is read, for an answer where the time is up before the rest is.

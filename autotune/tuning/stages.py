@@ -10,7 +10,7 @@ from autotune.tuning.timetable import Timetable
 
 
 class Stages:
-    """What all parts of a run tell to whoever watches it, and the time that they share.
+    """The events that all parts of a run report, and the time that they share.
 
     Args:
         observer: Is told of stages, progress and notes.

@@ -1,4 +1,4 @@
-"""What of the time given to a run is left, and whether a stage can still be done in it."""
+"""How much of a run's time is left, and whether a stage can still be done in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autotune.data import Batch
 from autotune.errors import DeadlineReached
 
 _CALIBRATION_SHARE = 0.25
-"""Of the time given, the most that calibration takes as long as it has one batch."""
+"""The largest share of the time given that calibration takes, once it has one batch."""
 
 _TELLING = 0.1
 """Share of the time a stage has, after which its pace is believed."""

@@ -47,7 +47,7 @@ class Tuner:
         objective: What to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker process.
         max_trials: Candidates to try at the most.
         timeout_s: Wall time of one ``tune`` in seconds, calibration and baseline included.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
         threads: Threads of one inference when latency is measured.
         batch_size: Samples of one inference when latency is measured. Where no axis of the model counts samples, or a
             batch of another size does not run, a call is measured as the data loader gives it; a note says which.
@@ -154,7 +154,7 @@ class Tuner:
 
     @property
     def isolation_options(self) -> IsolationOptions:
-        """What a trial may take."""
+        """The limits of a trial in time and memory."""
         return IsolationOptions(trial_timeout_s=self.trial_timeout_s, trial_memory_bytes=self.trial_memory_bytes)
 
     def tune(
