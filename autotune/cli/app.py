@@ -29,7 +29,7 @@ _EPILOG = (
 )
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-"""What folders of installed packages are called, wherever they lie."""
+"""Names of folders that hold installed packages."""
 
 app = typer.Typer(
     name="autotune",

@@ -1,4 +1,4 @@
-"""What a shell is told of how a command ended."""
+"""The exit status that tells a shell how a command ended."""
 
 from __future__ import annotations
 

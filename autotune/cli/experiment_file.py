@@ -87,11 +87,11 @@ def experiment_text(
     Args:
         model: As its adapter loaded it.
         proposal: What its inputs and outputs say.
-        path: Of the model, relative to the experiment file.
+        path: Path of the model, relative to the experiment file.
         framework: The name of its adapter.
         op_name: Any op, for the example.
         op_type: Its type, likewise.
-        name: Of the workspace.
+        name: Name of the workspace.
         module: With the functions beside the file.
         labels: Name of the array with labels; None where there are none.
     """
@@ -156,7 +156,7 @@ def _inputs(proposal: Proposal) -> str:
 
 
 def _constants(proposal: Proposal) -> str:
-    """What is the same in every call: scalars, and states before the first one."""
+    """Inputs that are the same in every call: scalars, and states before the first one."""
     lines = []
     for spec in proposal.inputs:
         role = proposal.roles[spec.name]
@@ -222,4 +222,4 @@ def scalar(text: str) -> str:
 
 
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "-"})
-"""What YAML does not read as text."""
+"""Words that YAML does not read as text."""

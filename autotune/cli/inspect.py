@@ -127,7 +127,7 @@ def _by_type(space: TuningSpace) -> dict[str, list[OpSpace]]:
 
 
 def _values(ops: Sequence[OpSpace], axis: str) -> str:
-    """What some ops offer together on one axis."""
+    """The alternatives that some ops offer together on one axis."""
     spaces = (within for op in ops for within in op.precisions)
     return ", ".join(dict.fromkeys(str(value) for within in spaces for value in getattr(within, axis)))
 

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a line for every stage and trial, and on a terminal a status line below them."""
+"""Shows the progress of a run: a line for every stage and trial, and on a terminal a status line below them."""
 
 from __future__ import annotations
 

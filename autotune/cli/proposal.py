@@ -25,7 +25,7 @@ _SCALARS = (
     (re.compile(r"^f(req)?_?max", re.IGNORECASE), 2000),
     (re.compile(r"min|low", re.IGNORECASE), 0),
 )
-"""What scalars of these names mostly are: sampling rates and frequencies in hertz, lower bounds."""
+"""Usual values of scalars with these names: sampling rates and frequencies in hertz, lower bounds."""
 _LOGITS = re.compile(r"logit", re.IGNORECASE)
 _EMBEDDING = re.compile(r"embed|feature|vector|pool|hidden|latent", re.IGNORECASE)
 _BOXES = re.compile(r"box", re.IGNORECASE)
@@ -44,7 +44,7 @@ _PICTURE_SIZES = (224, 320, 640, 64, 32)
 
 
 class Role(StrEnum):
-    """What an input is for."""
+    """The role of an input."""
 
     DATA = "data"
     """It differs from sample to sample."""
@@ -60,7 +60,7 @@ class Score:
 
     Attributes:
         metric: Its name.
-        options: Of the metric.
+        options: Options of the metric.
         kind: What the model seems to be, with an article.
         blind: What the metric does not see.
         labelled: How labels would be used, as YAML; empty where no built-in metric reads such labels.
@@ -78,7 +78,7 @@ class Proposal:
     """What a model's experiment file may hold.
 
     Attributes:
-        inputs: Of the model.
+        inputs: Inputs of the model.
         roles: By input.
         axes: Which axes count samples.
         feeds: A batch of random numbers in the shapes that the model takes; None where none was found.
@@ -128,7 +128,7 @@ def propose(adapter: Adapter[ModelT], model: ModelT) -> Proposal:
 
 
 def input_roles(model: Model) -> dict[str, Role]:
-    """What each input is for, by its shape and name; at least one is data."""
+    """The role of each input, by its shape and name; at least one is data."""
     roles = {}
     for spec in model.inputs:
         scalar = spec.shape in ((), (1,))
@@ -175,7 +175,7 @@ def zeros_shape(spec: TensorSpec, axes: BatchAxes) -> list[int | str]:
 
 
 def scalar_value(spec: TensorSpec) -> int | float | bool:
-    """What a scalar input may be, by its name; else one."""
+    """A plausible value of a scalar input, by its name; 1 where the name says nothing."""
     if spec.dtype.kind == "b":
         return True
     value = next((value for pattern, value in _SCALARS if pattern.search(spec.name)), 1)

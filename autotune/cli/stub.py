@@ -62,7 +62,7 @@ def stub_text(proposal: Proposal, *, path: Path, framework: str, experiment: str
 
     Args:
         proposal: What its inputs and outputs say.
-        path: Of the model, relative to the module.
+        path: Path of the model, relative to the module.
         framework: The name of its adapter.
         experiment: The file that the module is for.
     """

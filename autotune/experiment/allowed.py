@@ -1,4 +1,4 @@
-"""Which keys a place in an experiment file may have."""
+"""Finds the keys that a section of an experiment file may have."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _item(annotation: Any) -> Any:
-    """What a list's items or a dict's values are."""
+    """The type of a list's items or a dict's values."""
     for variant in _variants(annotation):
         args = typing.get_args(variant)
         if typing.get_origin(variant) is dict:

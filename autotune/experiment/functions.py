@@ -47,7 +47,7 @@ class FunctionLoader:
         return iterator
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: the reference, from which it imports the function itself."""
+        """Pickle the reference; another process imports the function by it."""
         return {"reference": self._reference, "directory": self._directory, "args": self._args}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

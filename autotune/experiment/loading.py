@@ -32,11 +32,11 @@ _WORDS = {
     "model_attributes_type": "must be a section with keys of its own",
     "dict_type": "must be keys and values",
 }
-"""What pydantic's errors mean to someone who writes YAML, where its own words speak of Python."""
+"""Messages for people who write YAML, in place of pydantic's, which speak of Python."""
 
 
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
-"""What `autotune init` writes where only the user knows."""
+"""The placeholder that `autotune init` writes where the user has to fill something in."""
 
 
 class _Loader(yaml.SafeLoader):

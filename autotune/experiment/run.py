@@ -79,7 +79,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
 
 
 def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
-    """What ``Tuner.tune`` takes to measure accuracy."""
+    """The arguments of ``Tuner.tune`` that say how accuracy is measured."""
     accuracy = experiment.evaluation.accuracy
     if accuracy.function is not None:
         function: Callable[..., Any] = resolve(accuracy.function, experiment.directory)

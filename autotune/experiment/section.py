@@ -1,4 +1,4 @@
-"""What all sections of an experiment file have in common."""
+"""The base class of all sections of an experiment file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Choice(Section):
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     def chosen(self) -> Any:
-        """What the one key holds."""
+        """The value of the one key."""
         return only(self, tuple(type(self).model_fields))
 
 
