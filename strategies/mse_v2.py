@@ -11,7 +11,7 @@ from autotune.trial import Trial
 
 
 class MseV2(PlannedStrategy):
-    """Returns to fp32 the op whose return lowers the output error most, ranks again; gives back what was for nothing.
+    """Returns the op to fp32 that lowers the output error most, ranks again, and re-quantizes ops that did not help.
 
     After each step the remaining ops are ranked anew by the output error of the config with that op in fp32 as well, on
     a few samples. Once the target is met, every op that fell back before the last step is tried in int8 again, the one

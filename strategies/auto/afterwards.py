@@ -27,7 +27,7 @@ def afterwards(problem: Problem, plan: Plan, *, spare: int) -> Plan:
     (:meth:`autotune.strategy.Insights.relative_speed`), and only those that are clearly faster become trials: none on
     most models, since what a runtime does by default is best for most.
 
-    *Accuracy for nothing*: where the best loses more than a quarter of what is allowed, other weight roundings and
+    *Free accuracy*: where the best loses more than a quarter of what is allowed, other weight roundings and
     calibration algorithms run the same kernels and may lose less. Of configs that are equally fast, the one that loses
     least is the answer (:mod:`autotune.tuning.answer`).
 
@@ -119,5 +119,5 @@ def _equally_fast(problem: Problem, best: Trial | None) -> Iterator[Proposal]:
 
 
 def _loss(trial: Trial | None, otherwise: float = 0.0) -> float:
-    """What a trial that keeps the target loses, as far as it was measured."""
+    """The measured loss of a trial that keeps the target."""
     return otherwise if trial is None or not trial.met or trial.loss is None else trial.loss

@@ -24,7 +24,7 @@ _REACHES = 3
 """How many configs are measured for their own output errors, once predictions were refuted."""
 
 _LEAST_SPENT = 0.1
-"""What applying and timing a candidate count as, in evaluations."""
+"""The cost of applying and timing a candidate, in evaluations."""
 
 
 class Auto(PlannedStrategy):

@@ -1,4 +1,4 @@
-"""What ``auto`` predicts of costs: the profile's word, corrected by what was measured."""
+"""The cost model of ``auto``: a profile, corrected by measurements."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ class Costs:
 
     @property
     def gain(self) -> Vector:
-        """What each step adds to the cost, by what is known now."""
+        """The cost that each step adds, by the present estimate."""
         return self._gain if self._model is None else self._model.mean[:-1]
 
     def predict(self, choices: Flags) -> Vector:
-        """Of each choice; (p, n) to (p,). What was measured is taken as it is: calibration changes no kernel."""
+        """The cost of each choice; (p, n) to (p,). Measured costs stay as they are: calibration changes no kernel."""
         return self._predicted(choices)[0]
 
     def improvement(self, choices: Flags, best: float) -> Vector:

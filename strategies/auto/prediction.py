@@ -1,4 +1,4 @@
-"""What ``auto`` predicts with: linear models of loss and cost that say how sure they are."""
+"""Linear models of loss and cost that give the uncertainty of their predictions."""
 
 from __future__ import annotations
 

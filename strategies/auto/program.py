@@ -32,7 +32,7 @@ _SWAPPED = 24
 
 
 class Conversions:
-    """What converting between int8 and fp32 costs. One conversion of an output serves all its readers.
+    """The cost of converting between int8 and fp32. One conversion of an output serves all its readers.
 
     Args:
         ops: How many there are.
@@ -54,7 +54,7 @@ class Conversions:
         self._sizes = np.array([len(members) for members in self.members])
 
     def cost(self, choices: Flags) -> Vector:
-        """Of each choice; ``choices`` (p, n), true for fp32."""
+        """The conversion cost of each choice; ``choices`` (p, n), true for fp32."""
         fp32 = self._incidence @ choices.T.astype(float)
         mixed = (fp32 > 0) & (fp32 < self._sizes[:, None])
         return np.asarray(self.costs @ mixed, dtype=float).reshape(len(choices))

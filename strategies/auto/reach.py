@@ -19,7 +19,7 @@ from autotune.strategies.auto.prediction import Vector
 from autotune.strategies.auto.program import Flags
 
 _PARTS = 8
-"""Of a prefix, how many parts are tried in int8 again."""
+"""How many parts of a prefix are tried in int8 again."""
 
 _KEPT_BACK = 0.6
 """Share of the tolerable error that the prefix may take; the rest is for what is quantized again."""

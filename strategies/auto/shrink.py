@@ -65,7 +65,7 @@ def _ways(op: OpSpace) -> list[OpConfig]:
 
 
 def _bits(config: OpConfig) -> int:
-    """Of one stored weight; 32 also for an op that has none to store."""
+    """Bits of one stored weight; 32 also for an op that has none to store."""
     if config.precision in WEIGHT_ONLY:
         return 4 if config.precision is Precision.INT4_WEIGHT else 8
     return 8 if config.weight is not None else 32

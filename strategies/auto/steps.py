@@ -90,7 +90,7 @@ def config_of(template: QuantizationConfig, steps: Sequence[Step], choice: Flags
 
 
 def in_order(steps: Sequence[Step], choices: Flags) -> Flags:
-    """Of each choice, (p, n), whether no step is taken without the one before it."""
+    """Whether each choice, (p, n), takes no step without the one before it."""
     second = [(i, step.needs) for i, step in enumerate(steps) if step.needs is not None]
     if not second:
         return np.ones(len(choices), dtype=bool)
@@ -180,7 +180,7 @@ def ladder(
     Args:
         start: Its fastest choice.
         others: The errors of others that are offered.
-        start_error: That of the start.
+        start_error: Output error of the start.
         seconds: By precision.
 
     Returns:
@@ -220,7 +220,7 @@ def steps_of(op: str, rungs: Sequence[tuple[OpConfig, float]], opening_error: fl
         op: Its name.
         rungs: As :func:`ladder` gives them.
         opening_error: The error of what the first config gave the op; its share is the same for every step.
-        position: Of the first step among all.
+        position: Position of the first step among all.
     """
     total = rungs[0][1]
     ratio = opening_error / total if total > 0 and np.isfinite(total) and np.isfinite(opening_error) else 1.0
@@ -238,5 +238,5 @@ def steps_of(op: str, rungs: Sequence[tuple[OpConfig, float]], opening_error: fl
 
 
 def errors_of(steps: Sequence[Step]) -> tuple[Vector, Vector]:
-    """What each step takes away of the output error, and what it would have from the first config."""
+    """The output error that each step removes, and the one that it would have removed from the first config."""
     return np.array([step.error for step in steps]), np.array([step.opening_error for step in steps])

@@ -1,4 +1,4 @@
-"""What a genetic algorithm does to configs: draw them, select, cross and mutate."""
+"""The operators of a genetic algorithm on configs: drawing, selection, crossover and mutation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fronts(points: npt.NDArray[np.float64]) -> list[npt.NDArray[np.int64]]:
 
 
 def crowding(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of each point of a front, how far its neighbours are, summed over objectives; infinite at the ends."""
+    """The crowding distance of each point of a front, summed over objectives; infinite at the ends."""
     room = np.zeros(len(points))
     for column in points.T:
         order = np.argsort(column, kind="stable")
@@ -94,10 +94,10 @@ def child(
     """Each op's choice and each recipe option from one of two parents; one of them changed on average, and more.
 
     Args:
-        space: Of the configs.
+        space: Space of the configs.
         first: A parent.
         second: Another one.
-        rng: Of every choice.
+        rng: Generator of every choice.
         mutations: Ops that change besides.
     """
     count = len(space.ops)

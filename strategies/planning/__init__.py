@@ -1,4 +1,4 @@
-"""What strategies that fall back to fp32 op by op are written with: plans, and the moves that plans are made of."""
+"""Building blocks of strategies that fall back to fp32 op by op: plans, and the moves that make a plan."""
 
 from autotune.strategies.planning.planned import PlannedStrategy
 
