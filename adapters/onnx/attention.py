@@ -21,7 +21,7 @@ _TURNED = [0, 2, 1]
 _SWAPPED = [0, 1, 3, 2]
 
 _SHAPING = frozenset({"Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-"""What changes a mask's shape and not its values."""
+"""Op types that change a mask's shape and not its values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Attention:
         value: Likewise.
         bias: What is added before the Softmax, of rank 4; None where nothing is.
         heads: Their number.
-        scale: That the products of queries and keys are multiplied by.
+        scale: Scale that the products of queries and keys are multiplied by.
         guarded: Whether a row that is masked with infinities altogether must give zeros; otherwise it gives NaN. Finite
             masks, as most models have them, need no guard.
         last: The node that writes the result, of shape (batch, sequence, hidden).

@@ -206,7 +206,7 @@ def relative_difference(expected: Array, actual: Array) -> float:
 
 
 def _object_difference(expected: object, actual: object) -> float:
-    """Of strings, and of what is in sequences and maps."""
+    """Compare strings, and the contents of sequences and maps."""
     if isinstance(expected, Mapping) and isinstance(actual, Mapping):
         if list(expected) != list(actual):
             return float("inf")

@@ -29,7 +29,7 @@ _DEPTH = 6
 """Operators one after the other: more than any way to write half of a GELU has."""
 
 _DEGREE = 4
-"""Of a polynomial: more than any of a GELU."""
+"""The largest degree of a polynomial that is followed; that of a GELU is less."""
 
 _SAME = 1e-4
 """Relative difference up to which two coefficients are one: exporters write the root of two with 5 to 17 digits."""
@@ -47,7 +47,7 @@ class Decomposed:
     Attributes:
         last: The node that writes its result.
         fused: What takes its place, under the same name and with the same output.
-        constants: That ``fused`` reads and the graph does not have yet.
+        constants: Constants that ``fused`` reads and the graph does not have yet.
     """
 
     last: onnx.NodeProto

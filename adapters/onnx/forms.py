@@ -95,7 +95,7 @@ class _Gemm:
 
     Args:
         node: The Gemm.
-        graph: That it lies in.
+        graph: Graph that it lies in.
         proto: Takes new constants.
     """
 
@@ -108,7 +108,7 @@ class _Gemm:
         self._transposed = [bool(options.get(name, 0)) for name in ("transA", "transB")]
 
     def nodes(self) -> list[onnx.NodeProto] | None:
-        """What takes its place; None where it is as kernels know it, or no integer kernel could take it."""
+        """The nodes that take its place; None where it has a kernel's form already, or there is no kernel for it."""
         weight = self._float(self._node.input[1])
         if weight is None or weight.ndim != 2 or self._node.input[0] in self._graph.initializers:
             return None

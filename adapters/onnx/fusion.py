@@ -132,7 +132,7 @@ def _fused(original: onnx.ModelProto, attentions: Sequence[Attention], *, expand
 
     Args:
         original: Left as it is.
-        attentions: Of it.
+        attentions: The attentions that were fused.
         expand: Whether what is added to the scores has one row for all positions, which the operator wants repeated.
     """
     proto = onnx.ModelProto()

@@ -109,7 +109,7 @@ class _UserGraph:
 
 
 def default_name(node: onnx.NodeProto) -> str:
-    """What a node without a name is called."""
+    """The name that a node without one gets."""
     return f"{node.op_type}_{node.output[0] if node.output else ''}"
 
 

@@ -1,4 +1,4 @@
-"""What somebody quantized before us: it is named, and left as it is."""
+"""Finds parts of a model that are quantized already; they are named, and left as they are."""
 
 from __future__ import annotations
 

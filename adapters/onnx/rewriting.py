@@ -9,7 +9,7 @@ import onnx
 from autotune.adapters.onnx.graph import Graph, outer_reads
 
 CONTRIB_DOMAIN = "com.microsoft"
-"""Of ONNX Runtime's own operators."""
+"""The domain of ONNX Runtime's own operators."""
 
 
 def replace_nodes(proto: onnx.ModelProto, replacements: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
@@ -58,7 +58,7 @@ def sort_nodes(proto: onnx.ModelProto) -> None:
 
 
 def _writers(node: onnx.NodeProto, producers: Mapping[str, int]) -> Iterator[int]:
-    """Of the nodes that write what a node reads, their positions."""
+    """The positions of the nodes that write what a node reads."""
     return (producers[name] for name in (*node.input, *outer_reads(node)) if name in producers)
 
 

@@ -47,7 +47,7 @@ class SessionRunner:
 
 
 def _as_array(value: object) -> Array:
-    """What an output holds; a sequence becomes an array of objects, and a map or a missing optional a single one."""
+    """The arrays of an output; a sequence becomes an array of objects, and a map or a missing optional a single one."""
     if isinstance(value, np.ndarray):
         return value
     items = value if isinstance(value, list) else None

@@ -17,19 +17,19 @@ from onnx import numpy_helper
 from autotune.adapters.onnx.graph import Graph, is_external, outer_reads, subgraphs
 
 _WORTH_BYTES = 256
-"""What a constant must exceed its origin by: nodes and names have their price too."""
+"""Bytes by which a constant must exceed its origin, since nodes and names take room too."""
 
 _RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What computes a constant.
+    """The nodes that compute a constant.
 
     Attributes:
         nodes: In topological order; the last one writes the constant.
-        constants: That they read.
-        digest: Of the constant's values: a recipe may have changed them since.
+        constants: Constants that they read.
+        digest: Digest of the constant's values: a recipe may have changed them since.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -99,7 +99,7 @@ def _constant_value(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 
 
 def _inner_names(node: onnx.NodeProto) -> set[str]:
-    """What the graphs inside of a node define for themselves."""
+    """The names that the graphs inside of a node define."""
     names: set[str] = set()
     for inner in subgraphs(node):
         names |= {value.name for value in (*inner.input, *inner.initializer)}

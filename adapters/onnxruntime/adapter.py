@@ -102,7 +102,7 @@ class OnnxRuntimeAdapter:
         return bounded_space(space, Graph(model.proto), statistics)
 
     def host_findings(self) -> Sequence[str]:
-        """What was measured of half precision; see :class:`autotune.adapter.HostFindings`."""
+        """The measurements of half precision; see :class:`autotune.adapter.HostFindings`."""
         return (str(half_speeds(current_host(PACKAGES))),)
 
     def calibrate(self, model: OnnxModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:

@@ -83,7 +83,7 @@ def _optimizations(graph: Graph) -> tuple[GraphOptimization, ...]:
 
 
 def to_metadata(optimization: GraphOptimization) -> dict[str, str]:
-    """What a saved model says of its optimization; nothing where it is ONNX Runtime's default."""
+    """The metadata that a saved model has of its optimization; empty where it is ONNX Runtime's default."""
     if optimization is GraphOptimization.ALL:
         return {}
     metadata = {METADATA_KEY: str(optimization)}

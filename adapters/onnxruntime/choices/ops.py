@@ -51,7 +51,7 @@ LARGE = 1 << 16
 """Values of a constant. Smaller ones stay in the cache and make no model large: fewer bits gain nothing."""
 
 _NO_KERNEL = frozenset({"ConvTranspose", "GRU", "RNN"})
-"""Ops that users look for among the quantized ones, in vain."""
+"""Op types that users may expect to be quantized, and that ONNX Runtime has no integer kernel for."""
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 

@@ -43,13 +43,13 @@ DYNAMIC_OPSET = 11
 
 
 DYNAMIC_KERNEL = "/MatMulInteger"
-"""What the name of an op's integer MatMul ends in; ONNX Runtime keeps it when it fuses."""
+"""Suffix of the name of an op's integer MatMul; ONNX Runtime keeps it when it fuses."""
 
 CONVOLUTION_KERNEL = "/ConvInteger"
 """The same of a convolution."""
 
 DYNAMIC_PARTS = (DYNAMIC_KERNEL, CONVOLUTION_KERNEL, "/quantize", "/Cast", "/scales", "/rescale", "/bias")
-"""What the names of all nodes end in that an op becomes."""
+"""Suffixes of the names of all nodes that an op becomes."""
 
 _U8 = TensorScheme(dtype=QuantizedType.U8, symmetric=True)
 

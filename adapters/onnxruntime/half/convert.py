@@ -45,7 +45,7 @@ def compute_in_half(
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
         model: Where the values of constants come from.
-        ops: Of the model; those of other precisions are passed over.
+        ops: Ops of the model; those of other precisions are passed over.
         config: How.
         statistics: Say how large the values are that an fp16 op reads and writes.
 

@@ -39,8 +39,8 @@ def has_kernel(node: onnx.NodeProto, graph: Graph, precision: Precision) -> bool
     """Whether a node has a kernel for what it reads if its floats become ``precision``.
 
     Args:
-        node: Of the standard operator set; its first input holds float32.
-        graph: Of the model that it belongs to.
+        node: Node of the standard operator set; its first input holds float32.
+        graph: Graph of the model that it belongs to.
         precision: FP16 or BF16.
     """
     if not defined_in(node.op_type, graph.opset, precision):
@@ -80,10 +80,10 @@ def one_node_model(
 
     Args:
         node: Its name and the names of its inputs and outputs are kept. Its first output leaves the model.
-        inputs: Of the model. Those of float32 reach the node as ``elem_type``.
+        inputs: Inputs of the model. Those of float32 reach the node as ``elem_type``.
         constants: The other inputs of the node; as they are.
         elem_type: ``TensorProto.DataType``; FLOAT for a model without Casts.
-        opset: Of the standard operators.
+        opset: Operator set of the standard operators.
     """
     inner = onnx.NodeProto()
     inner.CopyFrom(node)

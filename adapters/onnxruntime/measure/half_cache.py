@@ -43,8 +43,8 @@ def read_or_measure(fingerprint: str, folder: Path | None, measured: Callable[[]
     """What the cache says of a host; what ``measured`` gives where it says nothing that can be used.
 
     Args:
-        fingerprint: Of the host.
-        folder: Of the cache; None where there is none.
+        fingerprint: Fingerprint of the host.
+        folder: Folder of the cache; None where there is none.
         measured: Measures.
     """
     path = None if folder is None else folder / f"half-precision-{fingerprint}.json"

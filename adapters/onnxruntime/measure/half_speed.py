@@ -61,7 +61,7 @@ class Kind(StrEnum):
 
     @property
     def op_type(self) -> str:
-        """Of the standard operator."""
+        """The type of the standard operator."""
         return self.split()[0]
 
 
@@ -119,10 +119,10 @@ CASES = (
 
 @dataclass(frozen=True, kw_only=True)
 class HalfFigure:
-    """What was found for one op of a certain size in one precision.
+    """The speed of one op of a certain size in one precision.
 
     Attributes:
-        kind: Of the op.
+        kind: Kind of the op.
         work: Its multiplications.
         precision: FP16 or BF16.
         kernel: Whether ONNX Runtime computes in it; otherwise it computes in float32, or refuses the model.
@@ -145,7 +145,7 @@ class HalfFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfSpeeds:
-    """What was found on one host. Without figures, nothing is faster."""
+    """The measurements of one host. Without figures, no op counts as faster."""
 
     figures: tuple[HalfFigure, ...] = ()
 
@@ -166,7 +166,7 @@ class HalfSpeeds:
         return tuple(sorted(found, key=lambda precision: -found[precision]))
 
     def __str__(self) -> str:
-        """What was measured, on one line."""
+        """The measurements on one line."""
         shared: dict[str, list[str]] = {}
         for precision in HALF_TYPES:
             shared.setdefault(self._summary(precision), []).append(precision)

@@ -1,4 +1,4 @@
-"""What each op costs: ONNX Runtime's own profile of whole models, matched to the ops of the graph."""
+"""The time of each op, from ONNX Runtime's own profile of whole models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from autotune.adapters.onnxruntime.dynamic.quantize import DYNAMIC_PARTS
 _CALLS = 8
 _WARMUP = 3
 _QUARTER = 0.25
-"""Of a kernel's calls the lower quartile counts: another process makes calls longer, never shorter."""
+"""A kernel's time is the lower quartile of its calls: another process makes calls longer, never shorter."""
 _KERNEL = "_kernel_time"
 _FUSED = "fused "
 """Before the name of a Gemm whose activation is computed with it."""

@@ -38,7 +38,7 @@ class ScaleGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What is quantized.
+    """The tensors that are quantized.
 
     Attributes:
         ops: The int8 ops in graph order.
