@@ -1,4 +1,4 @@
-"""Which axis of a model's inputs and outputs counts samples."""
+"""Finds the axis of a model's inputs and outputs that counts samples."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def axes_of(model: Model) -> BatchAxes:
 
 
 def leading_axes(inputs: Sequence[TensorSpec]) -> BatchAxes:
-    """What inputs alone say: the first axis wherever it is free, or else that of the first input."""
+    """The axes that inputs alone suggest: the first axis of each where it is free, else that of the first input."""
     free = {spec.name: 0 for spec in inputs if spec.shape and not isinstance(spec.shape[0], int)}
     if free:
         return BatchAxes(inputs=free, resizable=True, origin=Origin.POSITION)
@@ -127,8 +127,8 @@ def declared_axes(
     out on data.
 
     Args:
-        inputs: Of the model.
-        outputs: Of the model.
+        inputs: Inputs of the model.
+        outputs: Outputs of the model.
         batch_axis: The user's own word.
 
     Raises:

@@ -14,7 +14,7 @@ from autotune.data import Batch, first_batch
 from autotune.errors import InputError, TrialError
 
 _TOLERANCE = 1e-3
-"""Of an output's largest magnitude: kernels add up in another order for another number of samples."""
+"""Tolerance, a share of the output's largest magnitude: the order of sums depends on the number of samples."""
 
 _HALF_TOLERANCE = 1e-2
 """The same where the output is float16."""
@@ -55,9 +55,9 @@ def told_batch_axes(
     """The model, told which axes count samples: as the user names them or its shapes declare, proven on a batch.
 
     Args:
-        adapter: Of the model; one that reads no batch axes leaves the model as it is.
+        adapter: Adapter of the model; one that reads no batch axes leaves the model as it is.
         model: The fp32 model.
-        loader: Of the calibration data; its first batch is read.
+        loader: Data loader of the calibration data; its first batch is read.
         named: The user's own word.
         size: Samples in one call when latency is measured.
         execution: How the model runs.
@@ -166,8 +166,8 @@ def latency_calls(batches: Iterable[Batch], inputs: Sequence[TensorSpec], axes: 
     Where the shapes differ from batch to batch, a handful of them at even distances of their distribution.
 
     Args:
-        batches: Of the calibration data; no more are read than are needed.
-        inputs: Of the model.
+        batches: Batches of the calibration data; no more are read than are needed.
+        inputs: Inputs of the model.
         axes: Settled.
         size: Samples in one call.
     """
@@ -212,7 +212,7 @@ def _refused(axes: BatchAxes, outputs: Sequence[TensorSpec], why: str) -> tuple[
 def _kept_whole(
     axes: BatchAxes, outputs: Sequence[TensorSpec], feeds: Feeds, count: int, runner: Runner
 ) -> tuple[BatchAxes, str | None]:
-    """What remains where a resized call does not run: samples are counted, or a call is one."""
+    """The axes that remain where a resized call does not run: samples are counted, or a call is one."""
     if axes.origin is not Origin.NAMED and count > 1:
         # A batch full of one sample: what it gives may not depend on the others that were there.
         copies = [np.full(count, sample) for sample in (0, count - 1)]

@@ -93,7 +93,7 @@ class Criterion:
             )
 
     def loss(self, baseline: float, value: float) -> float:
-        """What ``value`` loses against ``baseline``: a share for a relative criterion, else in the metric's unit."""
+        """The loss of ``value`` against ``baseline``: a share for a relative criterion, else in the metric's unit."""
         lost = baseline - value if self.higher_is_better else value - baseline
         return lost / baseline if self.relative is not None else lost
 
@@ -126,7 +126,7 @@ class Criterion:
         return replace(self, confidence=1 - (1 - self.confidence) * spent(rank))
 
     def shown(self, interval: Interval) -> Verdict:
-        """What an interval of the loss shows by itself; undecided where it holds the target."""
+        """The verdict that an interval of the loss allows: undecided where the target lies inside of it."""
         if interval.low > self.target:
             return Verdict.MISSED
         return Verdict.MET if interval.high <= self.target else Verdict.UNDECIDED
@@ -139,8 +139,8 @@ class Criterion:
 
         Args:
             loss: Measured.
-            interval: Of the loss.
-            samples: That both come from.
+            interval: Interval of the loss.
+            samples: Number of samples that both come from.
 
         Returns:
             The number; None where no set of a million samples would do, since the loss lies on the target.

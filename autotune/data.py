@@ -1,4 +1,4 @@
-"""What a user's data loader yields, as checked batches that a model can read."""
+"""Turns what a user's data loader yields into checked batches that a model can read."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ EMULATORS = ("qemu-x86_64", "qemu-x86_64-static")
 """Programs that emulate x86 in user mode, the first that is installed is taken."""
 
 ADVICE = "install QEMU's user mode (`apt install qemu-user` on Debian and Ubuntu), which brings qemu-x86_64"
-"""What to do where none is."""
+"""How to install an emulator."""
 
 _REQUEST, _ANSWER = "request.pickle", "answer.pickle"
 _CPU_LINE = re.compile(r"^(?:x86\s+)?([\w.-]+)(?:\s+\(?[A-Z(].*)?$")
@@ -38,11 +38,11 @@ _WARNING = re.compile(r"warning: TCG doesn't support requested feature: \S*?\.(a
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatedRun:
-    """What a model computes on an emulated CPU.
+    """The outputs of a model on an emulated CPU.
 
     Attributes:
         host: The emulated CPU as :func:`~autotune.adapter.host_of` sees it from inside.
-        outputs: Of each batch, in graph order.
+        outputs: Outputs of each batch, in graph order.
         without_avx512: Whether the CPU has AVX-512 and the emulator left it out, VNNI with it.
     """
 
@@ -167,7 +167,7 @@ def _failure(cpu: str, status: int, errors: str) -> str:
 
 
 def _answer(folder: Path) -> None:
-    """What the emulated interpreter does: run the model of a request, and write down what came out."""
+    """Run the model of a request inside of the emulator, and write its outputs."""
     request: dict[str, Any] = pickle.loads((folder / _REQUEST).read_bytes())  # noqa: S301  likewise
     adapter = get_adapter(request["framework"])
     runner = adapter.runner(adapter.load(Path(request["model"])), Execution())

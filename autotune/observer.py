@@ -1,4 +1,4 @@
-"""What a run tells those who watch it: the command line's live display, a log, a test."""
+"""The events of a run, for whatever watches it: the command line's live display, a log, a test."""
 
 from __future__ import annotations
 

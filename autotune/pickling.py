@@ -20,7 +20,7 @@ def pickled(value: object, parts: Mapping[str, object], *, why: str, way_out: st
         error: What to raise.
 
     Raises:
-        AutotuneError: Of the kind ``error``: something in it belongs to this process.
+        AutotuneError: Something in it belongs to this process. ``error`` is the class that is raised.
     """
     try:
         return bytes(cloudpickle.dumps(value))

@@ -45,7 +45,7 @@ def require_portable(saturating: Sequence[str]) -> None:
 
 
 def saturation_note(saturating: Sequence[str], host: Host) -> str | None:
-    """What a user should know of the answer's accuracy on other CPUs; None where there is nothing."""
+    """A note on the answer's accuracy on other CPUs; None where no op can saturate."""
     if not saturating:
         return None
     which = (

@@ -1,4 +1,4 @@
-"""What may be chosen: for every op, and for the graph as a whole."""
+"""The choices that a search has: for every op, and for the graph as a whole."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FP32_SPACE = PrecisionSpace(precision=Precision.FP32)
 
 @dataclass(frozen=True, kw_only=True)
 class OpSpace:
-    """What one op may become.
+    """The choices of one op.
 
     Attributes:
         name: The node's name in the graph.
@@ -114,7 +114,7 @@ class OpSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSpace:
-    """What may be chosen, per op in graph order and for the recipe."""
+    """All choices: for each op, in graph order, and for the recipe."""
 
     ops: tuple[OpSpace, ...]
     recipe: RecipeSpace = dataclasses.field(default_factory=RecipeSpace)

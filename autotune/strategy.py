@@ -18,7 +18,7 @@ from autotune.trial import Trial
 
 
 class Objective(StrEnum):
-    """What the best model has least of."""
+    """The figure that the search minimizes."""
 
     LATENCY = "latency"
     SIZE = "size"
@@ -26,7 +26,7 @@ class Objective(StrEnum):
 
 
 class Insights(Protocol):
-    """What can be learnt of the ops without a full evaluation; measured when first asked for, and then stored.
+    """Cheap measurements of ops: sensitivity, latency, output error. Each is taken when first asked for, and stored.
 
     There is a limit to the time that all of it may take, so that a strategy asks for the most useful first.
     """
@@ -41,7 +41,7 @@ class Insights(Protocol):
         ...
 
     def output_error(self, config: QuantizationConfig) -> float:
-        """The same noise-to-signal ratio for any config, on the same few samples; an evaluation's price in miniature.
+        """The same noise-to-signal ratio for any config, on the same few samples; it costs little of an evaluation.
 
         Infinite for a config that cannot be applied or whose outputs are not finite; not a number where there was no
         time left to measure it.
@@ -92,13 +92,13 @@ class Insights(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a strategy works on; the same object for every call of one run.
+    """The problem that a strategy solves; the same object for every call of one run.
 
     Attributes:
         space: What may be chosen.
         criterion: The accuracy target.
         objective: What to minimise under it.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
         insights: What can be learnt of the ops at less than an evaluation's price.
     """
 

@@ -1,4 +1,4 @@
-"""What a user probably meant by a name that there is not."""
+"""Suggests the nearest known name for an unknown one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was tried, and what came of it."""
+"""Trials: the config that was tried, and its measurement or the reason of its failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.criterion import Interval, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What was measured of one candidate. A figure that was not needed is None: a slow candidate has no accuracy.
+    """The figures of one candidate. One that was not needed is None: a slow candidate has no accuracy.
 
     Attributes:
         accuracy: The metric that the criterion judges, in its own unit, over ``samples`` samples.
@@ -34,8 +34,8 @@ class Measurement:
         latency_sessions: Sessions of the candidate that took part.
         speedup: Baseline over candidate, from interleaved runs.
         speedup_interval: Interval of the speedup, over time and over sessions.
-        size_bytes: Of the serialized model.
-        peak_memory_bytes: Of the process that ran the candidate, where it had one of its own.
+        size_bytes: Size of the serialized model in bytes.
+        peak_memory_bytes: Peak memory in bytes of the process that ran the candidate, where it had one of its own.
         samples: How many samples the accuracy comes from; None where the user's function kept it to itself.
         samples_total: How many a full evaluation has.
         rank: Which candidate of its search it was in the order of accuracy evaluations, from 1; a target with a

@@ -25,7 +25,7 @@ class AffineParameters:
 
     Attributes:
         scale: float32, shape () for one scale per tensor or (C,) for one per channel; positive and normal.
-        zero_point: Of the quantized type (int8 or uint8), same shape.
+        zero_point: int8 or uint8, as the quantized type is; the shape of ``scale``.
     """
 
     scale: _Float32
@@ -96,7 +96,7 @@ def quantize(
     Args:
         array: Real values.
         params: Per tensor, or per channel along ``axis``.
-        scheme: Of the integers.
+        scheme: Scheme of the integers.
         axis: Needed where ``params`` are per channel.
         reduce_range: Saturate at the reduced range, see :func:`integer_range`.
 
@@ -147,7 +147,7 @@ def weight_parameters(
     Args:
         weight: Real values.
         scheme: Its granularity says whether there is one scale for all or one per channel.
-        axis: That counts output channels; negative ones count from the end.
+        axis: Axis that counts output channels; negative ones count from the end.
         algorithm: ``MINMAX`` keeps every value. ``MSE`` clips each channel (or the tensor) where that lessens the
             squared error; the error of every candidate is computed exactly, and none is worse than ``MINMAX``.
         reduce_range: Leave a bit unused, see :func:`integer_range`.
@@ -233,7 +233,7 @@ def _squared_errors(
 
 
 def _scale(scale: npt.ArrayLike) -> _Float32:
-    """As float32; 1 where the range is empty, and never denormal."""
+    """Convert scales to float32; an empty range gets 1, and none is denormal."""
     values = np.asarray(scale, np.float64)
     return np.where(values > 0, np.maximum(values, _SMALLEST_SCALE), 1.0).astype(np.float32)
 

@@ -36,7 +36,7 @@ _MOST_ERROR = 10.0
 """Estimated error of KL's range over the least one. On two CNNs it is 7 at most, in a pooled tensor."""
 
 _PERCENTILES = (99.999, 99.99, 99.9)
-"""Those that ``least_error`` compares with."""
+"""Percentiles that ``least_error`` compares."""
 
 
 def activation_range(
@@ -64,7 +64,7 @@ def activation_range(
     that of minmax.
 
     Args:
-        statistics: Of the tensor.
+        statistics: Statistics of the tensor.
         algorithm: How to choose.
         scheme: Symmetric ones get a symmetric range, the others search both ends. Granularity plays no part.
 
@@ -126,7 +126,7 @@ class _Grid:
     Attributes:
         counts: int64, shape (bins,), from the first to the last bin with values, or to zero.
         zero: How many bins lie below zero.
-        width: Of a bin.
+        width: Width of a bin.
     """
 
     counts: npt.NDArray[np.int64]
@@ -323,7 +323,7 @@ def _best_ends(grid: _Grid, cost: _Divergence | _SquaredError, size: int, *, nar
     Args:
         grid: To choose from.
         cost: To minimise.
-        size: Of the first grid, per side.
+        size: Size of the first grid, per side.
         narrowest: Bins in a range, at least; the whole grid where it has no more.
     """
     bins = grid.counts.size

@@ -35,7 +35,7 @@ class StatisticsCollector:
 
     Args:
         channel_axes: The axis that counts channels, for each tensor whose channel moments are wanted.
-        seed: Of the subsample. A tensor's depends on its own name only, not on the other tensors.
+        seed: Seed of the subsample. A tensor's depends on its own name only, not on the other tensors.
         subsample: How many values of a tensor's first array the bulk of its histogram is fed with; None for all.
     """
 

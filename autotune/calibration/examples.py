@@ -23,7 +23,7 @@ class ExampleReservoir:
     Args:
         axes: The axis that counts samples, by input: a batch is taken apart along them. What is not named, such as a
             sampling rate, goes with each sample. Without any, a batch counts as one sample.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
 
     def __init__(self, axes: Mapping[str, int], seed: int) -> None:

@@ -15,7 +15,7 @@ DEFAULT_BINS = 8192
 """Bins of a collected histogram. The values span more than half of them, unless they are all nearly equal."""
 
 _SMALLEST_EXPONENT = -160
-"""Of a bin's width: below the smallest float32 denormal, 2**-149, so that nothing but zero shares a bin with zero."""
+"""Exponent of the smallest bin width, below float32's smallest denormal, 2**-149, so that zero has a bin of its own."""
 
 _RESOLUTION_BITS = 40
 """A bin is at least 2**-40 of the largest magnitude wide, so that bin numbers stay exact in float64 and int64."""

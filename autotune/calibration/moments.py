@@ -29,14 +29,14 @@ _SQUARABLE = (1e-15, 1e15)
 
 @dataclass(frozen=True, eq=False)
 class ChannelMoments:
-    """What is known of each channel of a tensor.
+    """Moments and extremes of each channel of a tensor.
 
     Attributes:
-        axis: Of the tensor, the one that counts channels.
+        axis: Axis of the tensor that counts channels.
         minimum: float64, shape (C,).
         maximum: float64, shape (C,).
         mean: float64, shape (C,).
-        variance: Of the population, float64, shape (C,).
+        variance: Variance of the population, float64, shape (C,).
     """
 
     axis: int
@@ -72,8 +72,8 @@ class MomentsCollector:
     computing sample variances", 1979), so that neither many parts nor a mean far larger than the deviation cost digits.
 
     Args:
-        name: Of the tensor, for messages.
-        axis: That counts channels; negative ones count from the end.
+        name: Name of the tensor, for messages.
+        axis: Axis that counts channels; negative ones count from the end.
     """
 
     def __init__(self, name: str, axis: int) -> None:

@@ -43,7 +43,7 @@ class SampledHistogramCollector:
     as samples are added.
 
     Args:
-        name: Of the tensor, for messages.
+        name: Name of the tensor, for messages.
         random: Where the subsample starts.
         subsample: How many values of the first array estimate the bulk; None to bin every value.
     """

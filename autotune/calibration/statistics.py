@@ -1,4 +1,4 @@
-"""What one pass over calibration data leaves of each tensor, and its file."""
+"""Statistics of each tensor from one pass over calibration data, and their file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOMENTS = ("minimum", "maximum", "mean", "variance")
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """What is known of one tensor.
+    """Statistics of one tensor.
 
     Attributes:
         minimum: Smallest of all values.
         maximum: Largest of all values.
         count: How many values there were.
-        histogram: Of all values: exact in the tails, scaled up from a subsample in the bulk of a large tensor.
+        histogram: Counts of all values: exact in the tails, scaled up from a subsample in the bulk of a large tensor.
         channels: Per channel, where the tensor was given a channel axis.
     """
 
@@ -41,7 +41,7 @@ class TensorStatistics:
     histogram: Histogram
     channels: ChannelMoments | None = None
     ranges: dict[Hashable, tuple[float, float]] = field(default_factory=dict, compare=False, repr=False, init=False)
-    """What :func:`autotune.algorithms.activation_range` found before: every candidate asks again."""
+    """Ranges that :func:`autotune.algorithms.activation_range` has computed; every candidate asks for them again."""
 
 
 @dataclass(frozen=True)
