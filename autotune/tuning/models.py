@@ -11,6 +11,7 @@ from autotune.adapter import Adapter, ModelT, host_of
 from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
+from autotune.errors import WorkspaceError
 from autotune.results.result import NEAREST
 from autotune.trial import Measurement, Trial
 from autotune.tuning.setup import Setup
@@ -94,8 +95,14 @@ class Models(Generic[ModelT]):
         """Keep the names of a model's files, so that nothing else in the workspace is ever taken for one of them."""
         assert self._workspace is not None
         listed = {**_manifest(self._workspace), name: [file.name for file in written]}
-        with replacing(self._workspace / _MANIFEST) as temporary:
-            temporary.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+        path = self._workspace / _MANIFEST
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise WorkspaceError(
+                f"The list of saved models cannot be written to {path}: {error.strerror or error}. Make room"
+            ) from error
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
         """What goes into a saved model: how it was made, what it was measured at, and where."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,12 @@ def test_the_old_model_stays_where_the_new_one_cannot_be_written(tmp_path: Path)
 def test_saving_says_what_was_written(tmp_path: Path) -> None:
     save = models(tmp_path).saver({".xml": "graph", ".bin": "weights"}, TRIAL)
     assert save(tmp_path / "out.xml") == (tmp_path / "out.xml", tmp_path / "out.bin")
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkspaceError, match=r"models\.json: No space left on device"):
+        models(tmp_path).keep_best({".xml": "graph"}, TRIAL)
