@@ -26,9 +26,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from autotune.strategies import create_strategy
 from autotune.strategies.optuna_sampler import OptunaSampler
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
-from autotune.trial import Trial
 from autotune.testing.driver import Run
 from autotune.testing.synthetic import Synthetic, make_model
+from autotune.trial import Trial
 from tests.strategies.table import DATA, Table
 
 POPULATION = 20
