@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FRAMEWORKS = ("onnx", "onnxruntime", "autotune.adapters.onnx", "autotune.adapters.onnxruntime", "tests.adapters")
+PACKAGES = sorted(path.parent.name for path in (TESTS.parent / "adapters").glob("*/__init__.py"))
+FRAMEWORKS = (
+    *("jax", "mxnet", "onnx", "onnxruntime", "openvino", "paddle", "tensorflow", "torch"),
+    *(f"autotune.adapters.{name}" for name in PACKAGES),
+    "tests.adapters",
+)
 EXEMPT = {
     "adapters": "what adapters make of their own framework's models",
     "examples": "the examples ship an ONNX model, and are run as users run them",
