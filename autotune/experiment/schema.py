@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    WithJsonSchema,
     create_model,
     model_validator,
 )
@@ -23,7 +22,16 @@ from autotune.criterion import Criterion
 from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
 from autotune.experiment.datasets import Dataset
-from autotune.experiment.section import Bytes, FilePath, OneOrMore, Reference, Section, broken_rule, only
+from autotune.experiment.section import (
+    Bytes,
+    FilePath,
+    GranularityText,
+    OneOrMore,
+    Reference,
+    Section,
+    broken_rule,
+    only,
+)
 from autotune.recipe import RECIPE_FIELDS
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
 from autotune.space import RecipeSpace
@@ -80,27 +88,6 @@ def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _is_granularity(text: str) -> str:
-    try:
-        return str(Granularity.parse(text))
-    except ValueError as error:
-        raise broken_rule(str(error)) from None
-
-
-_Granularity = Annotated[
-    str,
-    AfterValidator(_is_granularity),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": [str(each) for each in Granularity.PLAIN], "type": "string"},
-                {"pattern": "^per_group:[1-9][0-9]*$", "type": "string"},
-            ]
-        }
-    ),
-]
-
-
 class WeightScheme(Section):
     """What is allowed for weights."""
 
@@ -108,7 +95,7 @@ class WeightScheme(Section):
     """Integer types."""
     symmetric: bool | None = None
     """Whether ranges are symmetric around zero."""
-    granularity: OneOrMore[_Granularity] | None = None
+    granularity: OneOrMore[GranularityText] | None = None
     """One scale for the tensor, one for each output channel, or, as `per_group:32`, one for each group of values."""
 
     def restriction(self) -> SchemeRestriction:

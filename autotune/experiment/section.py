@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from autotune.config import Granularity
+
 _Value = TypeVar("_Value")
 
 
@@ -149,3 +151,25 @@ Size = Annotated[
     ),
 ]
 """Height and width in pixels; one number for both."""
+
+
+def _is_granularity(text: str) -> str:
+    try:
+        return str(Granularity.parse(text))
+    except ValueError as error:
+        raise broken_rule(str(error)) from None
+
+
+GranularityText = Annotated[
+    str,
+    AfterValidator(_is_granularity),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [str(each) for each in Granularity.PLAIN], "type": "string"},
+                {"pattern": "^per_group:[1-9][0-9]*$", "type": "string"},
+            ]
+        }
+    ),
+]
+"""A granularity as users write it."""
