@@ -4,7 +4,7 @@ Full bias correction follows M. Nagel et al. (arXiv 1906.04721), section 4.2, in
 every op reads what the quantized ops before it, already corrected, have made; the difference between the means of its
 own output and of fp32's goes into its bias. All ops corrected at once from end-to-end differences diverge instead.
 
-Costs two passes over the examples that calibration kept, at most 32 samples, whatever the size of the calibration set,
+Costs two passes over examples that calibration kept, at most 32 samples, whatever the size of the calibration set,
 the second one from the first quantized op on alone, and both no further than the last corrected one; measured on
 MobileNetV2 at 128 x 128: making the candidate takes 2.6 seconds of processor time, profiled.
 """

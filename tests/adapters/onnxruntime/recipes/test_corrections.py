@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
 )
 from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
 from autotune.algorithms.saturation import LARGEST_PAIR
+from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizedType, Recipe, TensorScheme, WeightRounding
 from tests.adapters.onnx.graphs import build, node, normal, small_cnn
 from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
@@ -187,18 +190,59 @@ def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch
     assert mean_error(model, last) < mean_error(model, whole)
 
 
-@pytest.mark.parametrize(("side", "used"), [(8, 32), (128, 32), (224, 10), (512, 4)])
-def test_large_pictures_correct_biases_from_few_of_them(side: int, used: int) -> None:
-    """All 30 pictures of 256 x 320 took three times as long as evaluating fp32 did, once for each candidate."""
-    examples = [{"x": np.full((1, 3, side, side), index, np.float32)} for index in range(32)]
-    chosen = [int(each["x"].flat[0]) for each in pipeline._enough(examples)]
+@dataclass(frozen=True)
+class _Positions:
+    """What :func:`pipeline._enough` asks of a layer."""
+
+    positions: float
+
+
+def _chosen(written: int, positions: Sequence[float], kept: int = 32) -> list[int]:
+    """Indices of the examples that biases are corrected from where one makes the model write ``written`` values."""
+    _, statistics = prepared(chain(LAYERS[:1], 0))
+    tensor = dataclasses.replace(next(iter(statistics.tensors.values())), count=100 * written)
+    examples = tuple({"x": np.full(1, index, np.float32)} for index in range(kept))
+    of_one = CalibrationStatistics(tensors={"x": tensor}, samples=100, examples=examples)
+    layers: Any = [_Positions(each) for each in positions]
+    return [int(each["x"].item()) for each in pipeline._enough(layers, of_one)]
+
+
+@pytest.mark.parametrize(
+    ("written", "used"), [(480_000, 32), (4_300_000, 32), (14_800_000, 9), (27_600_000, 4), (500_000_000, 4)]
+)
+def test_biases_are_corrected_from_as_few_examples_as_the_model_writes_much(written: int, used: int) -> None:
+    """All 32 text lines of a recogniser took 10.6 s of processor time, once for each candidate."""
+    chosen = _chosen(written, [1.0, 100.0])
     assert len(chosen) == used
     assert chosen == sorted(set(chosen))
     assert chosen[-1] >= 24  # from all over the data
 
 
+def test_no_layer_that_all_examples_would_correct_is_left_out() -> None:
+    assert len(_chosen(50_000_000, [40.0, 3840.0])) == 7  # 256 values of a channel's mean
+    assert len(_chosen(50_000_000, [8.0])) == 32
+    assert len(_chosen(50_000_000, [7.9, 40.0])) == 7, "the first has too few, whatever is run"
+    assert len(_chosen(50_000_000, [40.0], kept=6)) == 4, "six are too few for it, too"
+
+
+def test_the_positions_of_a_layer_are_those_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+    enough = pipeline._enough
+
+    def watched(layers: Sequence[Any], statistics: CalibrationStatistics) -> Sequence[Feeds]:
+        found.extend(layer.positions for layer in layers)
+        return enough(layers, statistics)
+
+    monkeypatch.setattr(pipeline, "_enough", watched)
+    model, statistics = prepared(chain(LAYERS, 0))
+    ADAPTER.apply(model, config(model, FULL), statistics)
+    outputs = run(model, BATCHES[0])
+    assert found[-1] == outputs[0, 0].size
+
+
 def test_gptq_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_ENOUGH_VALUES", 1)
+    monkeypatch.setattr(pipeline, "_FEWEST_VALUES", 1)
     walked: list[int] = []
     walk = layerwise.walk
 
