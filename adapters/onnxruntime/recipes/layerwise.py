@@ -66,8 +66,9 @@ def walk(
         fake_quantizers: By tensor: quantize and dequantize. Tensors that are not named stay fp32.
         corrections: By node name.
         clips: By tensor: the ends at which the fp32 values are cut too. An outlier that the range leaves out on purpose
-            is no error of the ops after it, and making up for it in a bias would shift all other values (measured on
-            MobileNetV2, equalized: 15.8 dB from fp32's logits without, 18.5 dB with it).
+            is no error of the ops after it, and making up for it in a bias would shift all other values. Measured on
+            MobileNetV2, equalized: 15.8 dB from fp32's logits without, 18.5 dB with it. On YOLOv8n, whose activations
+            are cut by calibration alone: an output error of 0.085 without, 0.014 with it.
 
     Returns:
         The constants that were given, by name.
@@ -128,7 +129,7 @@ def _fake(values: Values, fake_quantize: FakeQuantization | None) -> Values:
 
 
 def _clipped(values: Values, ends: tuple[float, float] | None) -> Values:
-    return values if ends is None else [np.clip(array, *ends) for array in values]
+    return values if ends is None else [np.asarray(np.clip(array, *ends)) for array in values]
 
 
 def _stacked(examples: Sequence[Feeds], model: OnnxModel) -> list[Feeds]:

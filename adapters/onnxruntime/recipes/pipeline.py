@@ -147,10 +147,11 @@ def correct_constants(
         quantizers = {
             name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
         }
+        ends = {name: _ends(parameters, placement.groups[name].dtype) for name, parameters in activations.items()}
         corrections: dict[str, Correction] = {layer.op.name: layer for layer in layers} | dict(blocks)
         kept = prepared.statistics.examples
         examples = _enough(layers, prepared.statistics) if nearest and not blocks else kept
-        constants = walk(prepared.reference, examples, quantizers, corrections, prepared.ranges)
+        constants = walk(prepared.reference, examples, quantizers, corrections, {**prepared.ranges, **ends})
     return _noted(_with_constants(prepared.model, constants), notes)
 
 
@@ -368,6 +369,13 @@ def _with_constants(model: OnnxModel, constants: Mapping[str, Array]) -> OnnxMod
 
 def _noted(model: OnnxModel, notes: Sequence[str]) -> OnnxModel:
     return dataclasses.replace(model, notes=(*model.notes, *notes)) if notes else model
+
+
+def _ends(parameters: AffineParameters, dtype: QuantizedType) -> tuple[float, float]:
+    """The smallest and the largest value that a tensor's integers can say."""
+    smallest, largest = integer_range(TensorScheme(dtype=dtype))
+    scale, zero_point = float(parameters.scale), int(parameters.zero_point)
+    return scale * (smallest - zero_point), scale * (largest - zero_point)
 
 
 def _fake_quantizer(parameters: AffineParameters, dtype: QuantizedType) -> FakeQuantization:
