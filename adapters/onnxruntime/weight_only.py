@@ -20,7 +20,6 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.choices.ops import LARGE, QuantizableOp
 from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid
@@ -32,6 +31,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
 )
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
 from autotune.errors import ApplyError
+from autotune.notes import listed
 
 BITS = {Precision.INT8_WEIGHT: 8, Precision.INT4_WEIGHT: 4}
 

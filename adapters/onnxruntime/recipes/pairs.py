@@ -10,8 +10,8 @@ import numpy as np
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
+from autotune.notes import listed
 
 
 @dataclass(frozen=True, kw_only=True)

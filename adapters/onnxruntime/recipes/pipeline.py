@@ -14,7 +14,6 @@ from onnx import numpy_helper
 from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
@@ -42,6 +41,7 @@ from autotune.config import (
     TensorScheme,
     WeightRounding,
 )
+from autotune.notes import listed
 
 _CORRECTED = frozenset({"Conv", "Gemm"})
 """Ops with a bias of their own."""

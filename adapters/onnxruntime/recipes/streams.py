@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import onnx
 
 from autotune.adapters.onnx.graph import Graph, attributes, is_standard
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
+from autotune.notes import listed
 
 
 @dataclass(frozen=True, kw_only=True)
