@@ -16,7 +16,6 @@ from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
@@ -29,6 +28,7 @@ from autotune.adapters.onnxruntime.recipes.weight_rounding import (
 )
 from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters, WeightLimits, integer_range
+from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (

@@ -15,13 +15,13 @@ from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes import layerwise, pipeline
-from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
 from autotune.adapters.onnxruntime.recipes.weight_rounding import (
     PairBound,
     convolution_moments,
     round_by_gptq,
 )
 from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
+from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
