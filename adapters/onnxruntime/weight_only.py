@@ -1,10 +1,10 @@
 """Weight-only quantization: matrices are stored in 4 or 8 bits, and the op computes with the values they stand for.
 
 ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` read blocks of values with a scale and a zero point each;
-how these are chosen and values are rounded, :mod:`autotune.algorithms.blocks` says. MatMuls gain where the time goes into reading
-weights: one row at a time, or a model that must be small. Measured for a 384 x 1536 matrix and one row of activations:
-3.5 times (4 bits) and 3.6 times (8 bits) the speed of fp32; for 64 rows 1.2 and 1.6 times, less than dynamic int8.
-Tables gain nothing but size: 64 rows of 384 values are read in 10 us, in 15 with 8 bits, in 33 with 4
+:mod:`autotune.algorithms.blocks` says how these are chosen and how values are rounded. MatMuls gain where the time goes
+into reading weights: one row at a time, or a model that must be small. Measured for a 384 x 1536 matrix and one row of
+activations: 3.5 times (4 bits) and 3.6 times (8 bits) the speed of fp32; for 64 rows 1.2 and 1.6 times, less than
+dynamic int8. Tables gain nothing but size: 64 rows of 384 values are read in 10 us, in 15 with 8 bits, in 33 with 4
 (``benchmarks/weight_kernels.py``).
 """
 
