@@ -23,12 +23,12 @@ from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.choices.ops import LARGE, QuantizableOp
 from autotune.adapters.onnxruntime.recipes.layerwise import Values
-from autotune.adapters.onnxruntime.recipes.weight_rounding import (
+from autotune.algorithms.blocks import BlockGrid, block_grid, round_to_grid
+from autotune.algorithms.gptq import (
     LARGEST_INPUTS,
     matmul_moments,
     round_by_gptq,
 )
-from autotune.algorithms.blocks import BlockGrid, block_grid, round_to_grid
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
 from autotune.errors import ApplyError
 from autotune.notes import listed

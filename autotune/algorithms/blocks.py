@@ -13,7 +13,7 @@ shrinkage step falls away, and it starts from several shares of the block's rang
 met, RTN's included.
 
 *GPTQ* (arXiv 2210.17323): values are rounded one input after the other, each making up for the errors of those before
-it, :mod:`.weight_rounding`, on the grid of HQQ.
+it, :mod:`.gptq`, on the grid of HQQ.
 """
 
 from __future__ import annotations

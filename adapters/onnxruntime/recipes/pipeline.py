@@ -17,18 +17,19 @@ from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
+from autotune.adapters.onnxruntime.recipes.graph import convolution_of
 from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
-from autotune.adapters.onnxruntime.recipes.weight_rounding import (
+from autotune.adapters.onnxruntime.static.placement import Placement
+from autotune.algorithms import AffineParameters, WeightLimits, integer_range
+from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
+from autotune.algorithms.gptq import (
     LARGEST_INPUTS,
     PairBound,
     convolution_moments,
     matmul_moments,
     round_by_gptq,
 )
-from autotune.adapters.onnxruntime.static.placement import Placement
-from autotune.algorithms import AffineParameters, WeightLimits, integer_range
-from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
@@ -260,7 +261,11 @@ class _Layer:
         convolution = node.op_type == "Conv"
         groups = self.groups if convolution else 1
         rows = np.moveaxis(weight, self.op.weight_axis or 0, 0)
-        moments = convolution_moments(node, weight.shape[2:], groups, source) if convolution else matmul_moments(source)
+        moments = (
+            convolution_moments(convolution_of(node, weight.ndim - 2), weight.shape[2:], source)
+            if convolution
+            else matmul_moments(source)
+        )
         shape = (groups, rows.shape[0] // groups)
         scale = np.broadcast_to(self.parameters.scale, rows.shape[:1]).reshape(shape)
         zero_point = np.broadcast_to(self.parameters.zero_point, rows.shape[:1]).reshape(shape)

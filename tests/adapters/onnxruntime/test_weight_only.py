@@ -11,9 +11,9 @@ from onnxruntime.quantization.neural_compressor.weight_only import gptq, qdq_ten
 from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.recipes.weight_rounding import matmul_moments, round_by_gptq
 from autotune.adapters.onnxruntime.weight_only import BLOCK, pack_blocks
 from autotune.algorithms.blocks import block_grid, round_to_grid, values_of
+from autotune.algorithms.gptq import matmul_moments, round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
 from autotune.errors import ApplyError

@@ -13,7 +13,7 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.weight_rounding import round_by_gptq
+from autotune.algorithms.gptq import round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizationConfig, Recipe, WeightRounding
 from autotune.errors import DataError, ModelError

@@ -15,13 +15,14 @@ from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes import layerwise, pipeline
-from autotune.adapters.onnxruntime.recipes.weight_rounding import (
+from autotune.adapters.onnxruntime.recipes.graph import convolution_of
+from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
+from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
+from autotune.algorithms.gptq import (
     PairBound,
     convolution_moments,
     round_by_gptq,
 )
-from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
-from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
@@ -156,7 +157,7 @@ def test_moments_predict_the_output(groups: int, attributes: dict[str, list[int]
     convolution = node("Conv", "x w", "y", group=groups, **attributes)
     model = ADAPTER.load(build([convolution], {"x": ("N", 4, 9, 9)}, {"y": None}, {"w": weight}))
     feeds = {"x": normal(2, 4, 9, 9, seed=1, scale=1.0)}
-    moments = convolution_moments(convolution, (3, 3), groups, [feeds["x"]])
+    moments = convolution_moments(convolution_of(convolution, 2), (3, 3), [feeds["x"]])
     rows = weight.reshape(groups, 4 // groups, -1)
     predicted = np.einsum("goi,gij,goj->go", rows, moments, rows).ravel()
     np.testing.assert_allclose(predicted, np.square(run(model, feeds)).mean(axis=(0, 2, 3)), rtol=1e-3)
