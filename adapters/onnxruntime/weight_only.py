@@ -22,13 +22,13 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.choices.ops import LARGE, QuantizableOp
-from autotune.adapters.onnxruntime.recipes.layerwise import Values
 from autotune.algorithms.blocks import BlockGrid, block_grid, round_to_grid
 from autotune.algorithms.gptq import (
     LARGEST_INPUTS,
     matmul_moments,
     round_by_gptq,
 )
+from autotune.algorithms.graph import Values
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
 from autotune.errors import ApplyError
 from autotune.notes import listed
@@ -95,13 +95,18 @@ def weight_rows(op: QuantizableOp, weight: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockLayer:
-    """Rounds the matrix of one MatMul or Gemm by GPTQ; see :class:`~.recipes.layerwise.Correction`."""
+    """Rounds the matrix of one MatMul or Gemm by GPTQ; see :class:`~autotune.algorithms.layerwise.Correction`."""
 
     op: QuantizableOp
     grid: BlockGrid
     model: OnnxModel
 
-    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:  # noqa: ARG002
+    @property
+    def source(self) -> str:
+        """What is multiplied by the matrix."""
+        return self.op.activations[0]
+
+    def weights(self, source: Values) -> Mapping[str, Array]:
         """The matrix on its grid."""
         tensor = next(each for each in self.model.proto.graph.initializer if each.name == self.op.weight)
         rows = weight_rows(self.op, self.model.tensor(tensor))

@@ -2,10 +2,101 @@
 
 from __future__ import annotations
 
-import onnx
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 
-from autotune.adapters.onnx.graph import attributes
-from autotune.algorithms.graph import Convolution
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from autotune.adapter import Array, Execution
+from autotune.adapters.onnx.graph import attributes, outer_reads
+from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.session import open_session, session_options
+from autotune.algorithms.graph import Convolution, Node, Values
+
+
+class OnnxGraph:
+    """The :class:`~autotune.algorithms.graph.LayerGraph` of a model; it must not outlive a change of the graph."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._model = model
+        self._protos = {writes[0]: proto for proto in model.proto.graph.node if (writes := _writes(proto))}
+        self.constants: Mapping[str, Array] = _Constants(model)
+        self.outputs: Collection[str] = {output.name for output in model.proto.graph.output}
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """See :class:`~autotune.algorithms.graph.LayerGraph`."""
+        return tuple(
+            Node(name=proto.name, reads=_reads(proto), writes=_writes(proto)) for proto in self._model.proto.graph.node
+        )
+
+    def run(
+        self, node: Node, values: Mapping[str, Values], constants: Mapping[str, Array] | None = None
+    ) -> dict[str, Values]:
+        """See :class:`~autotune.algorithms.graph.LayerGraph`."""
+        given = constants or {}
+        inputs = [name for name in node.reads if name in values]
+        initializers = [
+            numpy_helper.from_array(np.ascontiguousarray(given[name]), name)
+            if name in given
+            else numpy_helper.from_array(self.constants[name], name)
+            for name in node.reads
+            if name not in values and (name in given or name in self.constants)
+        ]
+        graph = helper.make_graph(
+            [self._protos[node.writes[0]]],
+            "node",
+            [
+                helper.make_tensor_value_info(
+                    name, helper.np_dtype_to_tensor_dtype(values[name][0].dtype), [None] * values[name][0].ndim
+                )
+                for name in inputs
+            ],
+            [onnx.ValueInfoProto(name=name) for name in node.writes],
+            initializers,
+        )
+        proto = helper.make_model(graph, opset_imports=list(self._model.proto.opset_import))
+        proto.ir_version = self._model.proto.ir_version
+        proto.functions.extend(self._model.proto.functions)
+        options = session_options(Execution())
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        session = open_session(proto, None, options)
+        chunks = len(next(iter(values.values())))
+        results = [
+            session.run(list(node.writes), {name: values[name][chunk] for name in inputs}) for chunk in range(chunks)
+        ]
+        return {name: [result[index] for result in results] for index, name in enumerate(node.writes)}
+
+
+class _Constants(Mapping[str, Array]):
+    """A model's initializers, each read when it is asked for."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._model = model
+        self._tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+
+    def __getitem__(self, name: str) -> Array:
+        return np.asarray(self._model.tensor(self._tensors[name]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _reads(proto: onnx.NodeProto) -> tuple[str, ...]:
+    return tuple(name for name in dict.fromkeys((*proto.input, *outer_reads(proto))) if name)
+
+
+def _writes(proto: onnx.NodeProto) -> tuple[str, ...]:
+    return tuple(name for name in proto.output if name)
 
 
 def convolution_of(node: onnx.NodeProto, rank: int) -> Convolution:

@@ -17,8 +17,7 @@ from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.graph import convolution_of
-from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
+from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
 from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters, WeightLimits, integer_range
@@ -30,7 +29,10 @@ from autotune.algorithms.gptq import (
     matmul_moments,
     round_by_gptq,
 )
+from autotune.algorithms.graph import Values
+from autotune.algorithms.layerwise import Correction, FakeQuantization, walk
 from autotune.algorithms.saturation import LARGEST_PAIR
+from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     BiasCorrection,
@@ -152,7 +154,14 @@ def correct_constants(
         corrections: dict[str, Correction] = {layer.op.name: layer for layer in layers} | dict(blocks)
         kept = prepared.statistics.examples
         examples = _enough(layers, prepared.statistics) if nearest and not blocks else kept
-        constants = walk(prepared.reference, examples, quantizers, corrections, {**prepared.ranges, **ends})
+        constants = walk(
+            OnnxGraph(prepared.reference),
+            examples,
+            quantizers,
+            corrections,
+            {**prepared.ranges, **ends},
+            axes_of(prepared.reference),
+        )
     return _noted(_with_constants(prepared.model, constants), notes)
 
 
@@ -230,12 +239,17 @@ class _Layer:
         most = _BIAS_REACH * self.input_scale * np.asarray(self.parameters.scale, np.float64)
         return np.asarray(np.clip(bias - shift, -most, most), np.float32)
 
-    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:
-        """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
+    @property
+    def source(self) -> str:
+        """See :class:`~autotune.algorithms.layerwise.Correction`."""
+        return self.op.activations[0]
+
+    def weights(self, source: Values) -> Mapping[str, Array]:
+        """See :class:`~autotune.algorithms.layerwise.Correction`."""
         weight = self.constant(self.op.weight)
         gptq = self.config.recipe.weight_rounding is WeightRounding.GPTQ
         rounded = (
-            self._rounded_by_gptq(node, weight, source)
+            self._rounded_by_gptq(weight, source)
             if gptq and _inputs(weight, self.op) <= LARGEST_INPUTS
             else self.nearest(weight)
         )
@@ -247,7 +261,7 @@ class _Layer:
         return constants
 
     def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:
-        """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
+        """See :class:`~autotune.algorithms.layerwise.Correction`."""
         if self.config.recipe.bias_correction is not BiasCorrection.FULL or self.op.bias is None:
             return {}, None
         axis = 1 if self.op.node.op_type == "Conv" else -1
@@ -257,12 +271,12 @@ class _Layer:
         shift = self.constant(self.op.bias) - bias
         return {self.op.bias: bias}, shift.reshape(-1, *[1] * (outputs[0].ndim - 2)) if axis == 1 else shift
 
-    def _rounded_by_gptq(self, node: onnx.NodeProto, weight: Array, source: Values) -> Array:
-        convolution = node.op_type == "Conv"
+    def _rounded_by_gptq(self, weight: Array, source: Values) -> Array:
+        convolution = self.op.node.op_type == "Conv"
         groups = self.groups if convolution else 1
         rows = np.moveaxis(weight, self.op.weight_axis or 0, 0)
         moments = (
-            convolution_moments(convolution_of(node, weight.ndim - 2), weight.shape[2:], source)
+            convolution_moments(convolution_of(self.op.node, weight.ndim - 2), weight.shape[2:], source)
             if convolution
             else matmul_moments(source)
         )

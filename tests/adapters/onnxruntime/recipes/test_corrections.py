@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
-from autotune.adapters.onnxruntime.recipes import layerwise, pipeline
-from autotune.adapters.onnxruntime.recipes.graph import convolution_of
+from autotune.adapters.onnxruntime.recipes import pipeline
+from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of
 from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
 from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.gptq import (
@@ -23,6 +22,8 @@ from autotune.algorithms.gptq import (
     convolution_moments,
     round_by_gptq,
 )
+from autotune.algorithms.graph import Node, Values
+from autotune.algorithms.layerwise import walk
 from autotune.algorithms.saturation import LARGEST_PAIR
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
@@ -206,13 +207,14 @@ def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch
     everywhere = config(model, FULL)
     ops = list(everywhere.ops)
     ran: list[str] = []
-    run_node = layerwise._NodeRunner.__call__
+    convolutions = {each.name for each in model.proto.graph.node if each.op_type == "Conv"}
+    run_node = OnnxGraph.run
 
-    def counted(self: layerwise._NodeRunner, node: onnx.NodeProto, *rest: Any) -> dict[str, layerwise.Values]:
-        ran.append(node.op_type)
+    def counted(self: OnnxGraph, node: Node, *rest: Any) -> dict[str, Values]:
+        ran.append("Conv" if node.name in convolutions else "other")
         return run_node(self, node, *rest)
 
-    monkeypatch.setattr(layerwise._NodeRunner, "__call__", counted)
+    monkeypatch.setattr(OnnxGraph, "run", counted)
     whole = ADAPTER.apply(model, everywhere, statistics)
     assert ran.count("Conv") == 10
     ran.clear()
@@ -275,11 +277,10 @@ def test_gptq_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_ENOUGH_VALUES", 1)
     monkeypatch.setattr(pipeline, "_FEWEST_VALUES", 1)
     walked: list[int] = []
-    walk = layerwise.walk
 
-    def counted(model: OnnxModel, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
+    def counted(graph: OnnxGraph, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
         walked.append(len(examples))
-        return walk(model, examples, *rest)
+        return walk(graph, examples, *rest)
 
     monkeypatch.setattr(pipeline, "walk", counted)
     model, statistics = prepared(chain(LAYERS, 0))
