@@ -11,6 +11,7 @@ Arrays are laid out as ONNX lays them out: activations of convolutions are (N, C
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -59,6 +60,59 @@ class Convolution:
         return self.pads is None or any(self.pads)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layer(Node):
+    """A convolution or a matrix product that multiplies a tensor by a constant weight; it writes one tensor.
+
+    Attributes:
+        source: The tensor.
+        weight: Name of the weight, (outputs, inputs / groups, kernel...) or a matrix.
+        axis: The weight's axis of output channels; None for a stack of matrices, which share none.
+        bias: Name of the constant bias, shape (outputs,); None where there is none.
+        convolution: How a convolution goes over ``source``, whose channels lie along its axis 1; None for a matrix
+            product, which sums over the last axis of ``source``.
+    """
+
+    source: str
+    weight: str
+    axis: int | None
+    bias: str | None = None
+    convolution: Convolution | None = None
+
+    @property
+    def output(self) -> str:
+        """The tensor that it writes."""
+        return self.writes[0]
+
+    @property
+    def groups(self) -> int:
+        """Of its convolution; 1 for a matrix product."""
+        return 1 if self.convolution is None else self.convolution.groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Node):
+    """An activation that cuts its first read at two ends, Relu and ReLU6 for example.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end, infinity for Relu. Both are NaN where an end is computed at run time.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether it lets through all that is positive, and nothing else."""
+        return self.low == 0.0 and self.high == math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Node):
+    """An addition of all that it reads, element by element."""
+
+
 class LayerGraph(Protocol):
     """A model's graph; what an adapter implements to get the recipes."""
 
@@ -91,3 +145,27 @@ class LayerGraph(Protocol):
             What it writes, by name, with as many chunks.
         """
         ...
+
+
+class Connections:
+    """Who writes and who reads each tensor and constant of a graph.
+
+    Attributes:
+        nodes: Of the graph, in order.
+        outputs: Tensors that the model returns.
+        writers: By tensor; inputs of the model and constants have none.
+        readers: By tensor or constant, in order.
+    """
+
+    def __init__(self, nodes: Sequence[Node], outputs: Collection[str]) -> None:
+        self.nodes = nodes
+        self.outputs = outputs
+        self.writers = {name: node for node in nodes for name in node.writes}
+        self.readers: dict[str, list[Node]] = {}
+        for node in nodes:
+            for name in node.reads:
+                self.readers.setdefault(name, []).append(node)
+
+    def read_once(self, name: str) -> bool:
+        """Whether one node reads a tensor or constant, and nothing else does."""
+        return len(self.readers.get(name, ())) == 1 and name not in self.outputs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,17 +13,24 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnx.graph import attributes, outer_reads
+from autotune.adapters.onnx.graph import Graph, attributes, is_standard, outer_reads
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.session import open_session, session_options
-from autotune.algorithms.graph import Convolution, Node, Values
+from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
+from autotune.algorithms.graph import Clip, Convolution, Layer, Node, Sum, Values
 
 
 class OnnxGraph:
-    """The :class:`~autotune.algorithms.graph.LayerGraph` of a model; it must not outlive a change of the graph."""
+    """The :class:`~autotune.algorithms.graph.LayerGraph` of a model; it must not outlive a change of the graph.
 
-    def __init__(self, model: OnnxModel) -> None:
+    Args:
+        model: The model.
+        ops: Its ops whose constant weights the algorithms may look at, and change.
+    """
+
+    def __init__(self, model: OnnxModel, ops: Sequence[QuantizableOp] = ()) -> None:
         self._model = model
+        self._ops = ops
         self._protos = {writes[0]: proto for proto in model.proto.graph.node if (writes := _writes(proto))}
         self.constants: Mapping[str, Array] = _Constants(model)
         self.outputs: Collection[str] = {output.name for output in model.proto.graph.output}
@@ -29,9 +38,7 @@ class OnnxGraph:
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """See :class:`~autotune.algorithms.graph.LayerGraph`."""
-        return tuple(
-            Node(name=proto.name, reads=_reads(proto), writes=_writes(proto)) for proto in self._model.proto.graph.node
-        )
+        return described(Graph(self._model.proto), self._ops)
 
     def run(
         self, node: Node, values: Mapping[str, Values], constants: Mapping[str, Array] | None = None
@@ -89,6 +96,66 @@ class _Constants(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+def described(graph: Graph, ops: Sequence[QuantizableOp]) -> tuple[Node, ...]:
+    """The nodes of a graph as the algorithms know them; those of ``ops`` with a constant weight are layers."""
+    by_output = {op.output: op for op in ops if op.weight is not None and op.node.op_type in ("Conv", "Gemm", "MatMul")}
+    return tuple(_described(proto, graph, by_output) for proto in graph.nodes)
+
+
+def _described(proto: onnx.NodeProto, graph: Graph, ops: Mapping[str, QuantizableOp]) -> Node:
+    name, reads, writes = str(proto.name), _reads(proto), _writes(proto)
+    op = ops.get(writes[0]) if writes else None
+    if op is not None:
+        return layer_of(op, graph)
+    if is_standard(proto) and proto.op_type in ("Relu", "Clip"):
+        low, high = _ends(proto, graph)
+        return Clip(name=name, reads=reads, writes=writes, low=low, high=high)
+    if is_standard(proto) and proto.op_type == "Add":
+        return Sum(name=name, reads=reads, writes=writes)
+    return Node(name=name, reads=reads, writes=writes)
+
+
+def layer_of(op: QuantizableOp, graph: Graph) -> Layer:
+    """An op with a constant weight, Conv, Gemm or MatMul, as the algorithms know it."""
+    assert op.weight is not None
+    rank = len(graph.initializers[op.weight].dims) - 2
+    return Layer(
+        name=op.name,
+        reads=_reads(op.node),
+        writes=_writes(op.node),
+        source=op.activations[0],
+        weight=op.weight,
+        axis=op.weight_axis,
+        bias=op.bias,
+        convolution=convolution_of(op.node, rank) if op.node.op_type == "Conv" else None,
+    )
+
+
+def with_constants(model: OnnxModel, constants: Mapping[str, Array]) -> OnnxModel:
+    """The model with other values of some constants, by name; ``model`` stays as it is."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in constants:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constants[tensor.name]), tensor.name))
+    return dataclasses.replace(model, proto=proto)
+
+
+def _ends(proto: onnx.NodeProto, graph: Graph) -> tuple[float, float]:
+    """What a Relu or Clip lets through; NaN where it is computed at run time."""
+    if proto.op_type == "Relu":
+        return 0.0, math.inf
+    options = attributes(proto)
+    ends = [float(str(options.get("min", -math.inf))), float(str(options.get("max", math.inf)))]
+    for index, name in enumerate(proto.input[1:3]):
+        if name:
+            value = graph.constant(name)
+            if value is None or value.size != 1:
+                return math.nan, math.nan
+            ends[index] = float(value.item())
+    return ends[0], ends[1]
 
 
 def _reads(proto: onnx.NodeProto) -> tuple[str, ...]:

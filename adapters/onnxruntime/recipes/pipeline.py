@@ -17,7 +17,7 @@ from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of
+from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of, with_constants
 from autotune.adapters.onnxruntime.recipes.smoothing import smooth
 from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters, WeightLimits, integer_range
@@ -162,7 +162,7 @@ def correct_constants(
             {**prepared.ranges, **ends},
             axes_of(prepared.reference),
         )
-    return _noted(_with_constants(prepared.model, constants), notes)
+    return _noted(with_constants(prepared.model, constants), notes)
 
 
 def _enough(layers: Sequence[_Layer], statistics: CalibrationStatistics) -> Sequence[Feeds]:
@@ -374,15 +374,6 @@ def _with_biases(model: OnnxModel, config: QuantizationConfig) -> OnnxModel:
         inputs = [*list(nodes[op.name].input)[:2], name]
         del nodes[op.name].input[:]
         nodes[op.name].input.extend(inputs)
-    return dataclasses.replace(model, proto=proto)
-
-
-def _with_constants(model: OnnxModel, constants: Mapping[str, Array]) -> OnnxModel:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constants[tensor.name]), tensor.name))
     return dataclasses.replace(model, proto=proto)
 
 
