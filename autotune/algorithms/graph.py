@@ -113,6 +113,19 @@ class Sum(Node):
     """An addition of all that it reads, element by element."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Node):
+    """A node whose only output is divided by a vector along its last axis once some constants are.
+
+    A LayerNormalization over the last axis with its scale and bias, or a Mul with a vector.
+
+    Attributes:
+        vectors: Names of all those constants, each of shape (C,) with C > 1.
+    """
+
+    vectors: tuple[str, ...]
+
+
 class LayerGraph(Protocol):
     """A model's graph; what an adapter implements to get the recipes."""
 

@@ -17,7 +17,7 @@ from autotune.adapters.onnx.graph import Graph, attributes, is_standard, outer_r
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
-from autotune.algorithms.graph import Clip, Convolution, Layer, Node, Sum, Values
+from autotune.algorithms.graph import Clip, Convolution, Layer, Node, Scaled, Sum, Values
 
 
 class OnnxGraph:
@@ -114,7 +114,29 @@ def _described(proto: onnx.NodeProto, graph: Graph, ops: Mapping[str, Quantizabl
         return Clip(name=name, reads=reads, writes=writes, low=low, high=high)
     if is_standard(proto) and proto.op_type == "Add":
         return Sum(name=name, reads=reads, writes=writes)
+    vectors = _vectors(proto, graph)
+    if vectors:
+        return Scaled(name=name, reads=reads, writes=writes, vectors=vectors)
     return Node(name=name, reads=reads, writes=writes)
+
+
+def _vectors(proto: onnx.NodeProto, graph: Graph) -> tuple[str, ...]:
+    """The constants by which a node can divide its last axis; empty where it cannot."""
+    if not is_standard(proto):
+        return ()
+    rank = graph.rank(proto.output[0]) if proto.output else None
+    if proto.op_type == "LayerNormalization" and rank:
+        names = tuple(str(name) for name in proto.input[1:] if name)
+        usable = attributes(proto).get("axis", -1) in (-1, rank - 1) and len(proto.output) == 1
+    elif proto.op_type == "Mul" and rank:
+        names = tuple(str(name) for name in proto.input if name in graph.initializers)
+        usable = len(names) == 1
+    else:
+        return ()
+    wide = all(name in graph.initializers and graph.rank(name) == 1 for name in names) and all(
+        graph.initializers[name].dims[0] > 1 for name in names
+    )
+    return names if usable and wide else ()
 
 
 def layer_of(op: QuantizableOp, graph: Graph) -> Layer:

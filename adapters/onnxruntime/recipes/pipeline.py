@@ -18,7 +18,6 @@ from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of, with_constants
-from autotune.adapters.onnxruntime.recipes.smoothing import smooth
 from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters, WeightLimits, integer_range
 from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
@@ -32,6 +31,7 @@ from autotune.algorithms.gptq import (
 from autotune.algorithms.graph import Values
 from autotune.algorithms.layerwise import Correction, FakeQuantization, walk
 from autotune.algorithms.saturation import LARGEST_PAIR
+from autotune.algorithms.smoothquant import smooth
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
@@ -88,8 +88,9 @@ def prepare_channels(model: OnnxModel, config: QuantizationConfig, statistics: C
     recipe = config.recipe
     ranges: Mapping[str, tuple[float, float]] = {}
     if recipe.smooth_quant is not SmoothQuant.NONE:
-        smoothed = smooth(model, config, statistics)
-        model, statistics, ranges = smoothed.model, smoothed.statistics, smoothed.ranges
+        smoothed = smooth(OnnxGraph(model, quantizable_ops(Graph(model.proto))[0]), config, statistics)
+        model = _noted(with_constants(model, smoothed.constants), smoothed.notes)
+        statistics, ranges = smoothed.statistics, smoothed.ranges
     if recipe.bias_correction is not BiasCorrection.NONE:
         model = _with_biases(model, config)
     if not recipe.equalization:
