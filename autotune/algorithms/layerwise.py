@@ -17,8 +17,10 @@ from typing import Protocol
 import numpy as np
 
 from autotune.adapter import Array, Feeds
+from autotune.algorithms.affine import AffineParameters, integer_range
 from autotune.algorithms.graph import LayerGraph, Node, Values
 from autotune.batch import BatchAxes
+from autotune.config import QuantizedType, TensorScheme
 
 FakeQuantization = Callable[[Array], Array]
 
@@ -132,3 +134,25 @@ def _stacked(examples: Sequence[Feeds], axes: BatchAxes) -> list[Feeds]:
     if not axes.resizable or any(axes.is_constant(name) for name in examples[0]) or len(shapes) != 1:
         return list(examples)
     return [{name: np.concatenate([feeds[name] for feeds in examples], axis=axes.inputs[name]) for name in examples[0]}]
+
+
+def fake_quantizer(parameters: AffineParameters, dtype: QuantizedType) -> FakeQuantization:
+    """What quantizing a tensor and dequantizing it again leaves of it."""
+    smallest, largest = integer_range(TensorScheme(dtype=dtype))
+    scale, zero_point = np.float32(parameters.scale), np.float32(parameters.zero_point)
+
+    def quantize_and_back(array: Array) -> Array:
+        values = np.asarray(array / scale, np.float32)
+        np.rint(values, out=values)
+        np.clip(values, smallest - zero_point, largest - zero_point, out=values)
+        values *= scale
+        return values
+
+    return quantize_and_back
+
+
+def representable(parameters: AffineParameters, dtype: QuantizedType) -> tuple[float, float]:
+    """The smallest and the largest value that a tensor's integers can say."""
+    smallest, largest = integer_range(TensorScheme(dtype=dtype))
+    scale, zero_point = float(parameters.scale), int(parameters.zero_point)
+    return scale * (smallest - zero_point), scale * (largest - zero_point)

@@ -13,9 +13,8 @@ import pytest
 from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
-from autotune.adapters.onnxruntime.recipes import pipeline
 from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of
-from autotune.algorithms import AffineParameters, WeightLimits, can_saturate
+from autotune.algorithms import AffineParameters, WeightLimits, can_saturate, corrections
 from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.gptq import (
     PairBound,
@@ -225,7 +224,7 @@ def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class _Positions:
-    """What :func:`pipeline._enough` asks of a layer."""
+    """What :func:`corrections._enough` asks of a layer."""
 
     positions: float
 
@@ -237,7 +236,7 @@ def _chosen(written: int, positions: Sequence[float], kept: int = 32) -> list[in
     examples = tuple({"x": np.full(1, index, np.float32)} for index in range(kept))
     of_one = CalibrationStatistics(tensors={"x": tensor}, samples=100, examples=examples)
     layers: Any = [_Positions(each) for each in positions]
-    return [int(each["x"].item()) for each in pipeline._enough(layers, of_one)]
+    return [int(each["x"].item()) for each in corrections._enough(layers, of_one)]
 
 
 @pytest.mark.parametrize(
@@ -260,13 +259,13 @@ def test_no_layer_that_all_examples_would_correct_is_left_out() -> None:
 
 def test_the_positions_of_a_layer_are_those_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[float] = []
-    enough = pipeline._enough
+    enough = corrections._enough
 
     def watched(layers: Sequence[Any], statistics: CalibrationStatistics) -> Sequence[Feeds]:
         found.extend(layer.positions for layer in layers)
         return enough(layers, statistics)
 
-    monkeypatch.setattr(pipeline, "_enough", watched)
+    monkeypatch.setattr(corrections, "_enough", watched)
     model, statistics = prepared(chain(LAYERS, 0))
     ADAPTER.apply(model, config(model, FULL), statistics)
     outputs = run(model, BATCHES[0])
@@ -274,15 +273,15 @@ def test_the_positions_of_a_layer_are_those_of_one_sample(monkeypatch: pytest.Mo
 
 
 def test_gptq_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_ENOUGH_VALUES", 1)
-    monkeypatch.setattr(pipeline, "_FEWEST_VALUES", 1)
+    monkeypatch.setattr(corrections, "_ENOUGH_VALUES", 1)
+    monkeypatch.setattr(corrections, "_FEWEST_VALUES", 1)
     walked: list[int] = []
 
     def counted(graph: OnnxGraph, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
         walked.append(len(examples))
         return walk(graph, examples, *rest)
 
-    monkeypatch.setattr(pipeline, "walk", counted)
+    monkeypatch.setattr(corrections, "walk", counted)
     model, statistics = prepared(chain(LAYERS, 0))
     for recipe in (FULL, EVERYTHING):
         ADAPTER.apply(model, config(model, recipe), statistics)
