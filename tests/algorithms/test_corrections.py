@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
-from autotune.adapter import Array
-from autotune.algorithms import WeightLimits, affine_parameters
+from autotune.adapter import Array, Feeds
+from autotune.algorithms import WeightLimits, affine_parameters, corrections
 from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
 from autotune.algorithms.graph import Convolution, Layer
-from autotune.algorithms.layerwise import fake_quantizer
+from autotune.algorithms.layerwise import fake_quantizer, representable, walk
 from autotune.calibration import CalibrationStatistics
 from autotune.config import BiasCorrection, CalibrationMethod, QuantizedType, Recipe, TensorScheme, WeightRounding
 from tests.algorithms.networks import PER_CHANNEL, PER_TENSOR, chain, pictures
@@ -151,3 +154,88 @@ def test_layers_that_cannot_be_served_are_named() -> None:
 
 def test_nothing_is_done_without_a_recipe() -> None:
     assert corrected(chain(), Recipe()) == ({}, [])
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """What :func:`corrections._enough` asks of a layer."""
+
+    positions: float
+
+
+def _chosen(written: int, positions: Sequence[float], kept: int = 32) -> list[int]:
+    """Indices of the examples that biases are corrected from where one makes the model write ``written`` values."""
+    observed = chain().statistics(pictures(1)).tensors["a"]
+    tensor = dataclasses.replace(observed, count=100 * written)
+    examples = tuple({"x": np.full(1, index, np.float32)} for index in range(kept))
+    of_one = CalibrationStatistics(tensors={"x": tensor}, samples=100, examples=examples)
+    layers: Any = [_Positions(each) for each in positions]
+    return [int(each["x"].item()) for each in corrections._enough(layers, of_one)]
+
+
+@pytest.mark.parametrize(
+    ("written", "used"), [(480_000, 32), (4_300_000, 32), (14_800_000, 9), (27_600_000, 4), (500_000_000, 4)]
+)
+def test_biases_are_corrected_from_as_few_examples_as_the_model_writes_much(written: int, used: int) -> None:
+    """All 32 text lines of a recogniser took 10.6 s of processor time, once for each candidate."""
+    chosen = _chosen(written, [1.0, 100.0])
+    assert len(chosen) == used
+    assert chosen == sorted(set(chosen))
+    assert chosen[-1] >= 24  # from all over the data
+
+
+def test_no_layer_that_all_examples_would_correct_is_left_out() -> None:
+    assert len(_chosen(50_000_000, [40.0, 3840.0])) == 7  # 256 values of a channel's mean
+    assert len(_chosen(50_000_000, [8.0])) == 32
+    assert len(_chosen(50_000_000, [7.9, 40.0])) == 7, "the first has too few, whatever is run"
+    assert len(_chosen(50_000_000, [40.0], kept=6)) == 4, "six are too few for it, too"
+
+
+def test_the_positions_of_a_layer_are_those_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+    enough = corrections._enough
+
+    def watched(layers: Sequence[Any], statistics: CalibrationStatistics) -> Sequence[Feeds]:
+        found.extend(layer.positions for layer in layers)
+        return enough(layers, statistics)
+
+    monkeypatch.setattr(corrections, "_enough", watched)
+    corrected(chain(), FULL)
+    assert found == [64.0] * 3  # 8 x 8
+
+
+def test_gptq_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrections, "_ENOUGH_VALUES", 1)
+    monkeypatch.setattr(corrections, "_FEWEST_VALUES", 1)
+    walked: list[int] = []
+
+    def counted(graph: NumpyGraph, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
+        walked.append(len(examples))
+        return walk(graph, examples, *rest)
+
+    monkeypatch.setattr(corrections, "walk", counted)
+    graph = chain()
+    statistics = graph.statistics(pictures(6))
+    for recipe in (FULL, GPTQ):
+        corrected_constants(quantized(graph, statistics, PER_TENSOR), recipe, statistics, AXES)
+    assert walked == [4, 6]
+
+
+def test_exact_values_are_cut_at_the_ends_of_ranges() -> None:
+    """An outlier that a range leaves out on purpose is not made up for in the biases after it."""
+    graph = chain()
+    statistics = graph.statistics(pictures())
+    found = quantized(graph, statistics, PER_TENSOR)
+    tensors = {"x": found.tensors["x"]}
+    for name in ("ra", "rb"):
+        tensors[name] = affine_parameters(0.0, 0.25 * statistics.tensors[name].maximum, U8), U8.dtype
+    constants, _ = corrected_constants(dataclasses.replace(found, tensors=tensors), FULL, statistics, AXES)
+    feeds = {"x": np.concatenate([each["x"] for each in pictures()])}
+
+    def mean(given: dict[str, Array], made: dict[str, Callable[[Array], Array]]) -> Array:
+        return np.asarray(graph.output(feeds, given, None, made).mean(axis=(0, 2, 3)))
+
+    ends = {name: representable(*tensors[name]) for name in ("ra", "rb")}
+    cut = mean({}, {name: functools.partial(np.clip, a_min=low, a_max=high) for name, (low, high) in ends.items()})
+    ours = mean(constants, {name: fake_quantizer(*each) for name, each in tensors.items()})
+    assert np.abs(ours - cut).max() < 0.05 * np.abs(mean({}, {}) - cut).max()

@@ -120,12 +120,6 @@ def test_gptq_is_more_accurate_than_the_one_that_onnx_runtime_ships(bits: int) -
     assert error_of(ours, rows, fresh) < 0.5 * error_of(nearest(rows, bits, HQQ), rows, fresh)
 
 
-@pytest.mark.parametrize("algorithm", [RTN, HQQ])
-def test_constant_blocks_and_zeros_are_exact(algorithm: WeightOnly) -> None:
-    rows = np.concatenate([np.zeros((2, 64)), np.full((2, 64), 0.5), np.full((2, 64), -3.0)]).astype(np.float32)
-    np.testing.assert_allclose(nearest(rows, 4, algorithm), rows, rtol=1e-6)
-
-
 @pytest.mark.parametrize("precision", KINDS)
 def test_kernel_computes_with_the_blocks(precision: Precision) -> None:
     model = products()

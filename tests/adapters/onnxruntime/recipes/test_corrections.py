@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, convolution_of
-from autotune.algorithms import AffineParameters, WeightLimits, can_saturate, corrections
-from autotune.algorithms.bias_correction import convolution_shift, matmul_shift
 from autotune.algorithms.gptq import (
-    PairBound,
     convolution_moments,
-    round_by_gptq,
 )
 from autotune.algorithms.graph import Node, Values
-from autotune.algorithms.layerwise import walk
-from autotune.algorithms.saturation import LARGEST_PAIR
-from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     FP32,
     BiasCorrection,
@@ -90,63 +80,6 @@ def test_full_correction_serves_convolutions_without_bias() -> None:
     plain = ADAPTER.apply(model, config(model, granularity=PER_TENSOR), statistics)
     corrected = ADAPTER.apply(model, config(model, FULL, granularity=PER_TENSOR), statistics)
     assert mean_error(model, corrected) < 0.2 * mean_error(model, plain)
-
-
-def test_fast_shift_is_that_of_a_convolution_of_the_mean() -> None:
-    error = normal(4, 2, 3, 3).astype(np.float64)
-    mean = np.arange(1.0, 5.0)
-    expected = [sum(error[o, i].sum() * mean[2 * (o // 2) + i] for i in range(2)) for o in range(4)]
-    np.testing.assert_allclose(convolution_shift(error, mean, 2), expected)
-    np.testing.assert_allclose(matmul_shift(error[:, :, 0, 0], mean[:2]), error[:, :, 0, 0] @ mean[:2])
-
-
-def test_gptq_beats_rounding_to_nearest_where_inputs_correlate() -> None:
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((2000, 24)) @ random.standard_normal((24, 24))
-    moments = (inputs.T @ inputs / len(inputs))[None]
-    rows = random.standard_normal((1, 16, 24)).astype(np.float32)
-    scale = np.full((1, 16), 0.1)
-    rounded = round_by_gptq(rows, scale, np.zeros((1, 16)), moments, (-128, 127))
-    nearest = np.rint(rows / 0.1) * 0.1
-
-    def loss(weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-        error = (weights - rows)[0]
-        return float(np.einsum("oi,ij,oj->", error, moments[0], error))
-
-    np.testing.assert_allclose(rounded / 0.1, np.rint(rounded / 0.1), atol=1e-4)
-    assert loss(rounded.astype(np.float64)) < 0.6 * loss(nearest)
-
-
-def test_gptq_stays_within_the_integers() -> None:
-    rows = np.full((1, 2, 4), 3.0, np.float32)
-    moments = np.eye(4)[None] + 0.9
-    rounded = round_by_gptq(rows, np.full((1, 2), 0.01), np.zeros((1, 2)), moments, (-64, 63))
-    assert rounded.max() <= 0.63 + 1e-6
-
-
-def test_gptq_makes_up_for_what_a_bound_on_neighbours_takes() -> None:
-    """The bound is kept as weights are rounded: cut afterwards, nothing would make up for it."""
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((2000, 24)) @ random.standard_normal((24, 24))
-    moments = (inputs.T @ inputs / len(inputs))[None]
-    rows = random.standard_normal((1, 16, 24)).astype(np.float32)
-    limits = WeightLimits(order=np.arange(rows.size).reshape(16, 24).T)
-    scale, zero = np.full((1, 16), 0.024, np.float32), np.zeros((1, 16), np.int8)
-    neighbours = limits.neighbours((16, 24), 0)
-    assert neighbours is not None
-    bound = PairBound(neighbours=neighbours, most=LARGEST_PAIR)
-    within = round_by_gptq(rows, scale, zero, moments, (-127, 127), bound)[0]
-    free = round_by_gptq(rows, scale, zero, moments, (-127, 127))[0]
-    parameters, scheme = AffineParameters(scale[0], zero[0]), S8_PER_CHANNEL
-
-    def loss(weights: Array) -> float:
-        error = (weights - rows[0]).astype(np.float64)
-        return float(np.einsum("oi,ij,oj->", error, moments[0], error))
-
-    assert can_saturate(np.rint(free / 0.024).astype(np.int64).T)
-    assert not can_saturate(np.rint(within / 0.024).astype(np.int64).T)
-    np.testing.assert_array_equal(limits.fake_quantize(within, parameters, scheme, 0), within)
-    assert loss(within) < 0.7 * loss(limits.fake_quantize(free, parameters, scheme, 0))
 
 
 @pytest.mark.parametrize("attributes", [{}, {"strides": [2, 2]}, {"dilations": [2, 2]}, {"pads": [1, 0, 2, 1]}])
@@ -220,69 +153,3 @@ def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch
     last = ADAPTER.apply(model, everywhere.replace(dict.fromkeys(ops[:-1], FP32)), statistics)
     assert ran.count("Conv") == 6
     assert mean_error(model, last) < mean_error(model, whole)
-
-
-@dataclass(frozen=True)
-class _Positions:
-    """What :func:`corrections._enough` asks of a layer."""
-
-    positions: float
-
-
-def _chosen(written: int, positions: Sequence[float], kept: int = 32) -> list[int]:
-    """Indices of the examples that biases are corrected from where one makes the model write ``written`` values."""
-    _, statistics = prepared(chain(LAYERS[:1], 0))
-    tensor = dataclasses.replace(next(iter(statistics.tensors.values())), count=100 * written)
-    examples = tuple({"x": np.full(1, index, np.float32)} for index in range(kept))
-    of_one = CalibrationStatistics(tensors={"x": tensor}, samples=100, examples=examples)
-    layers: Any = [_Positions(each) for each in positions]
-    return [int(each["x"].item()) for each in corrections._enough(layers, of_one)]
-
-
-@pytest.mark.parametrize(
-    ("written", "used"), [(480_000, 32), (4_300_000, 32), (14_800_000, 9), (27_600_000, 4), (500_000_000, 4)]
-)
-def test_biases_are_corrected_from_as_few_examples_as_the_model_writes_much(written: int, used: int) -> None:
-    """All 32 text lines of a recogniser took 10.6 s of processor time, once for each candidate."""
-    chosen = _chosen(written, [1.0, 100.0])
-    assert len(chosen) == used
-    assert chosen == sorted(set(chosen))
-    assert chosen[-1] >= 24  # from all over the data
-
-
-def test_no_layer_that_all_examples_would_correct_is_left_out() -> None:
-    assert len(_chosen(50_000_000, [40.0, 3840.0])) == 7  # 256 values of a channel's mean
-    assert len(_chosen(50_000_000, [8.0])) == 32
-    assert len(_chosen(50_000_000, [7.9, 40.0])) == 7, "the first has too few, whatever is run"
-    assert len(_chosen(50_000_000, [40.0], kept=6)) == 4, "six are too few for it, too"
-
-
-def test_the_positions_of_a_layer_are_those_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[float] = []
-    enough = corrections._enough
-
-    def watched(layers: Sequence[Any], statistics: CalibrationStatistics) -> Sequence[Feeds]:
-        found.extend(layer.positions for layer in layers)
-        return enough(layers, statistics)
-
-    monkeypatch.setattr(corrections, "_enough", watched)
-    model, statistics = prepared(chain(LAYERS, 0))
-    ADAPTER.apply(model, config(model, FULL), statistics)
-    outputs = run(model, BATCHES[0])
-    assert found[-1] == outputs[0, 0].size
-
-
-def test_gptq_reads_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corrections, "_ENOUGH_VALUES", 1)
-    monkeypatch.setattr(corrections, "_FEWEST_VALUES", 1)
-    walked: list[int] = []
-
-    def counted(graph: OnnxGraph, examples: Sequence[Feeds], *rest: Any) -> dict[str, Array]:
-        walked.append(len(examples))
-        return walk(graph, examples, *rest)
-
-    monkeypatch.setattr(corrections, "walk", counted)
-    model, statistics = prepared(chain(LAYERS, 0))
-    for recipe in (FULL, EVERYTHING):
-        ADAPTER.apply(model, config(model, recipe), statistics)
-    assert walked == [4, len(statistics.examples)]
