@@ -147,9 +147,18 @@ def conv(name: str, source: str, *, bias: bool = True, groups: int = 1, pads: in
     )
 
 
-def product(name: str, source: str, *, axis: int = 1) -> Layer:
-    """A matrix product that writes ``name`` with the constant ``name/w``."""
-    return Layer(name=name, reads=(source, f"{name}/w"), writes=(name,), source=source, weight=f"{name}/w", axis=axis)
+def product(name: str, source: str, *, axis: int = 1, bias: bool = False) -> Layer:
+    """A matrix product that writes ``name`` with the constants ``name/w`` and ``name/b``."""
+    constants = (f"{name}/w", f"{name}/b") if bias else (f"{name}/w",)
+    return Layer(
+        name=name,
+        reads=(source, *constants),
+        writes=(name,),
+        source=source,
+        weight=f"{name}/w",
+        axis=axis,
+        bias=f"{name}/b" if bias else None,
+    )
 
 
 def relu(name: str, source: str, high: float = np.inf) -> Clip:

@@ -124,6 +124,48 @@ def test_matrix_products_are_rounded_along_their_own_axis(axis: int) -> None:
     assert ours < 0.7 * theirs
 
 
+@pytest.mark.parametrize("recipe", [FAST, FULL], ids=["fast", "full"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_biases_of_matrix_products_are_corrected(axis: int, recipe: Recipe) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((6, 24) if axis == 0 else (24, 6))
+    graph = NumpyGraph([product("y", "x", axis=axis, bias=True)], {"y/w": weight, "y/b": random.standard_normal(6)})
+    batches = [{"x": (5.0 + random.standard_normal((500, 24))).astype(np.float32)}]
+    statistics = graph.statistics(batches)
+    found = quantized(graph, statistics, PER_TENSOR)
+    constants, notes = corrected_constants(found, recipe, statistics, AXES)
+    assert not notes
+    (layer,) = found.layers
+    rounded = layer.limits().fake_quantize(graph.constants["y/w"], layer.parameters, PER_TENSOR, None)
+    shifts = [
+        np.abs((graph.output(batches[0], {"y/w": rounded, **more}) - graph.output(batches[0])).mean(axis=0)).max()
+        for more in ({"y/b": constants["y/b"]}, {})
+    ]
+    assert shifts[0] < 0.1 * shifts[1]
+
+
+def test_a_mean_over_few_values_corrects_no_bias() -> None:
+    graph = chain()
+    statistics = graph.statistics(pictures(1, size=3))  # 192 values of a channel
+    constants, _ = corrected_constants(quantized(graph, statistics, PER_TENSOR), FULL, statistics, AXES)
+    assert not {name for name in constants if name.endswith("/b")}
+
+
+def test_a_bias_becomes_no_larger_than_32_bits_can_say() -> None:
+    graph = chain()
+    statistics = graph.statistics(pictures())
+    found = quantized(graph, statistics, PER_TENSOR)
+    scale = np.float32(1e-10)
+    fine = [
+        dataclasses.replace(each, parameters=dataclasses.replace(each.parameters, scale=np.asarray(scale)))
+        for each in found.layers
+    ]
+    constants, _ = corrected_constants(dataclasses.replace(found, layers=fine), FAST, statistics, AXES)
+    for each in fine:
+        most = float(found.tensors[each.layer.source][0].scale) * float(scale) * np.iinfo(np.int32).max
+        assert np.abs(constants[str(each.layer.bias)]).max() <= most
+
+
 def test_without_examples_biases_are_corrected_from_statistics() -> None:
     graph = chain()
     statistics = dataclasses.replace(graph.statistics(pictures()), examples=())
