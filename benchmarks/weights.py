@@ -31,8 +31,8 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter, weight_only
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid, values_of
-from autotune.adapters.onnxruntime.recipes.weight_rounding import matmul_moments, round_by_gptq
+from autotune.algorithms.blocks import BlockGrid, block_grid, round_to_grid, values_of
+from autotune.algorithms.gptq import matmul_moments, round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe, WeightOnly
 from autotune.evaluation import LatencyOptions, compare_latency

@@ -17,9 +17,9 @@ import onnxruntime
 from autotune.adapter import Execution, Feeds
 from autotune.adapters.onnx.graph import Graph, ancestors, outer_reads, subgraphs
 from autotune.adapters.onnx.names import name_nodes, rename_reads
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.errors import ApplyError
+from autotune.notes import listed
 
 _WORTH_IT = frozenset({"Conv", "ConvTranspose", "Gemm", "LSTM", "MatMul"})
 """Ops for which branches are taken out: a model without any in a branch stays open to all shapes."""

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.graph import Graph, ancestors
 from autotune.adapters.onnx.names import rename_reads
-from autotune.adapters.onnx.notes import listed
+from autotune.notes import listed
 
 _FIXED = "/fixed"
 """After an input's name: the constant that is read in its place."""

@@ -18,11 +18,11 @@ from autotune.adapters.onnx.fusion import fuse
 from autotune.adapters.onnx.graph import Graph, outer_reads
 from autotune.adapters.onnx.model import OnnxModel, spill
 from autotune.adapters.onnx.names import make_room, name_nodes, restore_names
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnx.quantized import quantized_note
 from autotune.adapters.onnx.session import open_session, optimized_graph, session_options
 from autotune.adapters.onnx.unfold import find_origins, keep_branches
 from autotune.errors import ApplyError, ModelError
+from autotune.notes import listed
 
 PER_CHANNEL_OPSET = 13
 """QuantizeLinear and DequantizeLinear have an axis from here on."""

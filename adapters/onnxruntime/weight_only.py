@@ -1,17 +1,16 @@
 """Weight-only quantization: matrices are stored in 4 or 8 bits, and the op computes with the values they stand for.
 
 ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` read blocks of values with a scale and a zero point each;
-how these are chosen and values are rounded, :mod:`.recipes.blocks` says. MatMuls gain where the time goes into reading
-weights: one row at a time, or a model that must be small. Measured for a 384 x 1536 matrix and one row of activations:
-3.5 times (4 bits) and 3.6 times (8 bits) the speed of fp32; for 64 rows 1.2 and 1.6 times, less than dynamic int8.
-Tables gain nothing but size: 64 rows of 384 values are read in 10 us, in 15 with 8 bits, in 33 with 4
+:mod:`autotune.algorithms.blocks` says how these are chosen and how values are rounded. MatMuls gain where the time goes
+into reading weights: one row at a time, or a model that must be small. Measured for a 384 x 1536 matrix and one row of
+activations: 3.5 times (4 bits) and 3.6 times (8 bits) the speed of fp32; for 64 rows 1.2 and 1.6 times, less than
+dynamic int8. Tables gain nothing but size: 64 rows of 384 values are read in 10 us, in 15 with 8 bits, in 33 with 4
 (``benchmarks/weight_kernels.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -20,16 +19,10 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
 from autotune.adapters.onnxruntime.choices.ops import LARGE, QuantizableOp
-from autotune.adapters.onnxruntime.recipes.blocks import BlockGrid, block_grid, round_to_grid
-from autotune.adapters.onnxruntime.recipes.layerwise import Values
-from autotune.adapters.onnxruntime.recipes.weight_rounding import (
-    LARGEST_INPUTS,
-    matmul_moments,
-    round_by_gptq,
-)
+from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph
+from autotune.algorithms.blocks import BlockGrid, BlockLayer, block_grid, gptq_blocks, round_to_grid
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig, WeightOnly
 from autotune.errors import ApplyError
 
@@ -93,53 +86,13 @@ def weight_rows(op: QuantizableOp, weight: Array) -> Array:
     return np.ascontiguousarray(values if op.weight_axis == 0 else values.T)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockLayer:
-    """Rounds the matrix of one MatMul or Gemm by GPTQ; see :class:`~.recipes.layerwise.Correction`."""
-
-    op: QuantizableOp
-    grid: BlockGrid
-    model: OnnxModel
-
-    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:  # noqa: ARG002
-        """The matrix on its grid."""
-        tensor = next(each for each in self.model.proto.graph.initializer if each.name == self.op.weight)
-        rows = weight_rows(self.op, self.model.tensor(tensor))
-        scales, zero_points = (
-            np.repeat(each, self.grid.block, axis=1)[None, :, : rows.shape[1]]
-            for each in (self.grid.scales, self.grid.zero_points)
-        )
-        integers = 0, 2**self.grid.bits - 1
-        rounded = round_by_gptq(rows[None], scales, zero_points, matmul_moments(source), integers)[0]
-        return {str(self.op.weight): rounded if self.op.weight_axis == 0 else np.ascontiguousarray(rounded.T)}
-
-    def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:  # noqa: ARG002
-        """No bias is changed."""
-        return {}, None
-
-
 def block_layers(
     model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig, grids: Mapping[str, BlockGrid]
 ) -> tuple[dict[str, BlockLayer], list[str]]:
     """What GPTQ rounds, by op, and a line for what it leaves to rounding to nearest."""
     if config.recipe.weight_only is not WeightOnly.GPTQ:
         return {}, []
-    graph = Graph(model.proto)
-    layers, left = {}, []
-    for op in ops:
-        if op.name not in grids or op.node.op_type == "Gather":
-            continue
-        inputs = graph.initializers[str(op.weight)].dims[1 - int(op.weight_axis or 0)]
-        if not graph.read_once(str(op.weight)) or inputs > LARGEST_INPUTS:
-            left.append(op.name)
-        else:
-            layers[op.name] = BlockLayer(op=op, grid=grids[op.name], model=model)
-    if not left:
-        return layers, []
-    return layers, [
-        f"GPTQ leaves the weights of {listed(left)} to HQQ: other ops read them too, or an output has more than "
-        f"{LARGEST_INPUTS} inputs"
-    ]
+    return gptq_blocks(OnnxGraph(model, ops), grids)
 
 
 def quantize_weights_only(

@@ -24,7 +24,7 @@ from autotune.algorithms.affine import (
     quantize,
     weight_parameters,
 )
-from autotune.config import CalibrationMethod, TensorScheme
+from autotune.config import CalibrationMethod, QuantizedType, Recipe, TensorScheme
 
 _Integers = npt.NDArray[np.intp]
 
@@ -139,6 +139,22 @@ class WeightLimits:
         found[0, inputs[1:]] = inputs[:-1]
         found[1, inputs[:-1]] = inputs[1:]
         return found
+
+
+def weight_limits(order: _Integers | None, scheme: TensorScheme, recipe: Recipe) -> WeightLimits:
+    """The limits of a weight whose order is known.
+
+    Args:
+        order: Positions in the flat weight, shape (summed, outputs); None for a kernel that cannot saturate.
+        scheme: How the weight is quantized.
+        recipe: Of the candidate.
+    """
+    # u8 by u8 is widened to 16 bits before it is multiplied.
+    at_risk = order is not None and len(order) > 1 and scheme.dtype is QuantizedType.S8
+    if recipe.reduce_range or not recipe.bound_pairs or not at_risk:
+        return WeightLimits(reduce_range=recipe.reduce_range)
+    # A zero point moves all weights to one side, where two neighbours always sum to much.
+    return WeightLimits(order=order) if scheme.symmetric else WeightLimits(reduce_range=True)
 
 
 def _within_pairs(columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

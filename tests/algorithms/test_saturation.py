@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from autotune.algorithms import WeightLimits, can_saturate, quantize, weight_parameters
 from autotune.algorithms.affine import AffineParameters
-from autotune.config import CalibrationMethod, Granularity, QuantizedType, TensorScheme
+from autotune.algorithms.saturation import weight_limits
+from autotune.config import CalibrationMethod, Granularity, QuantizedType, Recipe, TensorScheme
 
 PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 PER_TENSOR = dataclasses.replace(PER_CHANNEL, granularity=Granularity.PER_TENSOR)
@@ -138,3 +139,25 @@ def test_neighbours_of_a_convolution_are_channels_of_one_position() -> None:
     assert list(before) == [-1, 3, 4, 0, 1, 2]
     assert list(after) == [3, 4, 5, 1, 2, -1]
     assert WeightLimits().neighbours((2, 2, 3), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "scheme", "summed", "expected"),
+    [
+        (Recipe(), PER_CHANNEL, 4, "free"),
+        (Recipe(reduce_range=True), PER_CHANNEL, 4, "reduced"),
+        (Recipe(bound_pairs=True), PER_CHANNEL, 4, "bound"),
+        (Recipe(bound_pairs=True, reduce_range=True), PER_CHANNEL, 4, "reduced"),
+        (Recipe(bound_pairs=True), dataclasses.replace(PER_CHANNEL, symmetric=False), 4, "reduced"),
+        (Recipe(bound_pairs=True), dataclasses.replace(PER_CHANNEL, dtype=QuantizedType.U8), 4, "free"),
+        (Recipe(bound_pairs=True), PER_CHANNEL, 1, "free"),
+        (Recipe(bound_pairs=True), PER_CHANNEL, None, "free"),
+    ],
+)
+def test_limits_are_as_strict_as_kernel_and_scheme_demand(
+    recipe: Recipe, scheme: TensorScheme, summed: int | None, expected: str
+) -> None:
+    order = None if summed is None else np.arange(summed * 3).reshape(summed, 3)
+    limits = weight_limits(order, scheme, recipe)
+    found = "bound" if limits.order is not None else "reduced" if limits.reduce_range else "free"
+    assert found == expected

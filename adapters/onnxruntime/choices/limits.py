@@ -9,8 +9,8 @@ import onnx
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import attributes
-from autotune.algorithms import WeightLimits
-from autotune.config import QuantizedType, Recipe, TensorScheme
+from autotune.algorithms.saturation import WeightLimits, weight_limits
+from autotune.config import Recipe, TensorScheme
 
 _CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger"})
 
@@ -44,19 +44,3 @@ def op_limits(node: onnx.NodeProto, shape: Sequence[int], scheme: TensorScheme, 
     if not recipe.bound_pairs:
         return WeightLimits(reduce_range=recipe.reduce_range)
     return weight_limits(summed_columns(node, np.arange(int(np.prod(shape))).reshape(shape)), scheme, recipe)
-
-
-def weight_limits(order: Array | None, scheme: TensorScheme, recipe: Recipe) -> WeightLimits:
-    """The limits of a weight whose order is known.
-
-    Args:
-        order: Positions in the flat weight, shape (summed, outputs); None for a kernel that cannot saturate.
-        scheme: How the weight is quantized.
-        recipe: Of the candidate.
-    """
-    # u8 by u8 is widened to 16 bits before it is multiplied.
-    at_risk = order is not None and len(order) > 1 and scheme.dtype is QuantizedType.S8
-    if recipe.reduce_range or not recipe.bound_pairs or not at_risk:
-        return WeightLimits(reduce_range=recipe.reduce_range)
-    # A zero point moves all weights to one side, where two neighbours always sum to much.
-    return WeightLimits(order=order) if scheme.symmetric else WeightLimits(reduce_range=True)

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from autotune.adapters.onnx.graph import Graph, attributes, clip_bounds, is_standard, subgraphs
-from autotune.adapters.onnx.notes import listed
+from autotune.notes import listed
 
 QDQ_OPSET = 10
 """QuantizeLinear and DequantizeLinear exist from here on."""

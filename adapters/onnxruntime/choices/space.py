@@ -11,8 +11,10 @@ from autotune.adapters.onnxruntime.choices.ops import CLIPS, FOLLOWERS, Quantiza
 from autotune.adapters.onnxruntime.dynamic.quantize import supports_dynamic
 from autotune.adapters.onnxruntime.half.convert import supports_half
 from autotune.adapters.onnxruntime.measure.half_speed import HalfSpeeds, kind_of, work_of
-from autotune.adapters.onnxruntime.recipes.smoothing import smoothing_sites
+from autotune.adapters.onnxruntime.recipes.graph import described
 from autotune.adapters.onnxruntime.weight_only import weight_only_precisions
+from autotune.algorithms.graph import Connections
+from autotune.algorithms.smoothquant import smoothing_sites
 from autotune.config import (
     KL,
     LEAST_ERROR,
@@ -80,6 +82,7 @@ def tuning_space(graph: Graph, host: Host, half: HalfSpeeds | None = None) -> Tu
 def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
     convolutions = any(op.node.op_type == "Conv" for op in ops)
     weights = any(op.weight is not None and op.static for op in ops)
+    sites = smoothing_sites(Connections(described(graph, ops), graph.outputs))
     blocks = any(weight_only_precisions(op, graph) for op in ops)
     return RecipeSpace(
         # Where two u8 x s8 products saturate, weights of 7 bits are what ONNX Runtime's documentation advises. Bounded
@@ -92,7 +95,7 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
         if convolutions
         else (BiasCorrection.NONE,),
         weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ) if weights else (WeightRounding.NEAREST,),
-        smooth_quant=tuple(SmoothQuant) if smoothing_sites(graph, ops) else (SmoothQuant.NONE,),
+        smooth_quant=tuple(SmoothQuant) if sites else (SmoothQuant.NONE,),
         weight_only=(WeightOnly.GPTQ, WeightOnly.HQQ, WeightOnly.RTN) if blocks else (WeightOnly.RTN,),
         options=offered_options(graph, ops),
     )

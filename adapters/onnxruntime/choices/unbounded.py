@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from autotune.adapters.onnx.graph import Graph
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision
+from autotune.notes import listed
 from autotune.space import FP32_SPACE, OpSpace, TuningSpace
 
 _RANGED = frozenset({Precision.INT8, Precision.INT8_DYNAMIC, Precision.FP16})

@@ -26,9 +26,9 @@ from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.rewriting import replace_nodes
-from autotune.adapters.onnxruntime.choices.limits import weight_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 from autotune.algorithms import quantize, weight_parameters
+from autotune.algorithms.saturation import weight_limits
 from autotune.config import (
     CalibrationMethod,
     Granularity,

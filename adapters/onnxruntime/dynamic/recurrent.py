@@ -17,8 +17,8 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, replace_nodes, require_contrib_domain
-from autotune.adapters.onnxruntime.choices.limits import weight_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
+from autotune.algorithms.saturation import weight_limits
 from autotune.config import CalibrationMethod, Granularity, Precision, QuantizationConfig, Recipe, TensorScheme
 from autotune.errors import ApplyError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,53 +11,23 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from autotune.adapter import Array, Feeds
-from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.notes import listed
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
-from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.layerwise import Correction, FakeQuantization, Values, walk
-from autotune.adapters.onnxruntime.recipes.smoothing import smooth
-from autotune.adapters.onnxruntime.recipes.weight_rounding import (
-    LARGEST_INPUTS,
-    PairBound,
-    convolution_moments,
-    matmul_moments,
-    round_by_gptq,
-)
+from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, layer_of, with_constants
 from autotune.adapters.onnxruntime.static.placement import Placement
-from autotune.algorithms import AffineParameters, WeightLimits, integer_range
-from autotune.algorithms.saturation import LARGEST_PAIR
+from autotune.algorithms import AffineParameters
+from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
+from autotune.algorithms.layerwise import Correction
+from autotune.algorithms.smoothquant import smooth
+from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
-from autotune.config import (
-    BiasCorrection,
-    Precision,
-    QuantizationConfig,
-    QuantizedType,
-    Recipe,
-    SmoothQuant,
-    TensorScheme,
-    WeightRounding,
-)
+from autotune.config import BiasCorrection, Precision, QuantizationConfig, SmoothQuant
 
 _CORRECTED = frozenset({"Conv", "Gemm"})
 """Ops with a bias of their own."""
-
-_FEWEST_VALUES = 256
-"""Per channel, for a mean that tells more than chance. A head answers once per example: correcting MobileNetV2's by the
-mean over 32 answers raised the loss from 0.28 to 0.87 %."""
-
-_ENOUGH_VALUES = 32 * 3 * 128 * 128
-_FEWEST_EXAMPLES = 4
-"""Values of the model's inputs after which biases are corrected from no further example: every position of a large
-picture is a value of a channel's mean. A text detector at 256 x 320 has an output error of 0.162 uncorrected, 0.093
-with 4 pictures, 0.097 with 8 and 16, and 0.091 with 30, which take 9.4 s of processor time instead of 2.0."""
-
-_BIAS_REACH = 0.999 * np.iinfo(np.int32).max
-"""Largest integer that a corrected bias may become; the rest is for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +52,9 @@ def prepare_channels(model: OnnxModel, config: QuantizationConfig, statistics: C
     recipe = config.recipe
     ranges: Mapping[str, tuple[float, float]] = {}
     if recipe.smooth_quant is not SmoothQuant.NONE:
-        smoothed = smooth(model, config, statistics)
-        model, statistics, ranges = smoothed.model, smoothed.statistics, smoothed.ranges
+        smoothed = smooth(OnnxGraph(model, quantizable_ops(Graph(model.proto))[0]), config, statistics)
+        model = _noted(with_constants(model, smoothed.constants), smoothed.notes)
+        statistics, ranges = smoothed.statistics, smoothed.ranges
     if recipe.bias_correction is not BiasCorrection.NONE:
         model = _with_biases(model, config)
     if not recipe.equalization:
@@ -114,204 +86,26 @@ def correct_constants(
         weights: Scales of the ops' weights by op.
         blocks: What rounds the weights of ops that are stored in blocks, by op.
     """
-    recipe = config.recipe
-    graph = Graph(prepared.model.proto)
-    served, notes = _served(graph, placement.ops, recipe)
-    if not served and not blocks:
-        return _noted(prepared.model, notes)
-    layers = [
-        _Layer(
-            op=op,
-            parameters=weights[op.name],
-            input_scale=float(activations[op.activations[0]].scale),
-            config=config,
-            model=prepared.model,
-            statistics=prepared.statistics,
-        )
-        for op in served
-    ]
-    nearest = recipe.weight_rounding is WeightRounding.NEAREST
-    if recipe.bias_correction is not BiasCorrection.FULL and nearest and not blocks:
-        constants = _fast(layers, notes)
-    elif not prepared.statistics.examples:
-        notes.append(
-            "Full bias correction and GPTQ need calibration samples, and none was kept: one sample "
-            "exceeds the limit. Biases are corrected from statistics, weights are rounded to nearest"
-        )
-        constants = _fast(layers, notes)
-    else:
-        quantizers = {
-            name: _fake_quantizer(parameters, placement.groups[name].dtype) for name, parameters in activations.items()
-        }
-        corrections: dict[str, Correction] = {layer.op.name: layer for layer in layers} | dict(blocks)
-        kept = prepared.statistics.examples
-        examples = _enough(kept) if nearest and not blocks else kept
-        constants = walk(prepared.reference, examples, quantizers, corrections, prepared.ranges)
-    return _noted(_with_constants(prepared.model, constants), notes)
+    graph = Graph(prepared.reference.proto)
+    quantized = QuantizedGraph(
+        graph=OnnxGraph(prepared.reference, placement.ops),
+        layers=[_quantized_layer(op, graph, config, weights[op.name]) for op in placement.ops if op.weight is not None],
+        tensors={name: (parameters, placement.groups[name].dtype) for name, parameters in activations.items()},
+        ranges=prepared.ranges,
+        blocks=blocks,
+    )
+    constants, notes = corrected_constants(quantized, config.recipe, prepared.statistics, axes_of(prepared.reference))
+    return _noted(with_constants(prepared.model, constants) if constants else prepared.model, notes)
 
 
-def _enough(examples: Sequence[Feeds]) -> Sequence[Feeds]:
-    """As many of the examples as tell the means of outputs; rounding weights with care takes all that there are."""
-    size = sum(array.size for array in examples[0].values())
-    count = min(len(examples), max(_FEWEST_EXAMPLES, _ENOUGH_VALUES // max(1, size)))
-    return [examples[index * len(examples) // count] for index in range(count)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """An int8 op with a weight of its own."""
-
-    op: QuantizableOp
-    parameters: AffineParameters
-    input_scale: float
-    config: QuantizationConfig
-    model: OnnxModel
-    statistics: CalibrationStatistics
-
-    @property
-    def scheme(self) -> TensorScheme:
-        scheme = self.config[self.op.name].weight
-        assert scheme is not None
-        return scheme
-
-    @property
-    def axis(self) -> int | None:
-        return self.op.weight_axis if self.parameters.scale.ndim else None
-
-    @property
-    def groups(self) -> int:
-        groups = attributes(self.op.node).get("group", 1)
-        assert isinstance(groups, int)
-        return groups
-
-    def constant(self, name: str | None) -> Array:
-        tensor = next(tensor for tensor in self.model.proto.graph.initializer if tensor.name == name)
-        return np.asarray(self.model.tensor(tensor), np.float32)
-
-    def limits(self, weight: Array) -> WeightLimits:
-        return op_limits(self.op.node, weight.shape, self.scheme, self.config.recipe)
-
-    def nearest(self, weight: Array) -> Array:
-        return self.limits(weight).fake_quantize(weight, self.parameters, self.scheme, self.axis)
-
-    def fast_shift(self, error: Array) -> Array | None:
-        """Of the mean output, from statistics; None where the input's channels were not observed."""
-        observed = self.statistics.tensors.get(self.op.activations[0])
-        if observed is None or observed.channels is None:
-            return None
-        mean = observed.channels.mean
-        if self.op.node.op_type == "Conv":
-            return convolution_shift(error, mean, self.groups) if observed.channels.axis == 1 else None
-        rows = np.moveaxis(error, self.op.weight_axis or 0, 0)
-        return matmul_shift(rows, mean) if mean.size == rows.shape[1] else None
-
-    def shifted(self, shift: Array) -> Array:
-        """The bias less ``shift``, no larger than its 32 bits can say."""
-        bias = self.constant(self.op.bias)
-        most = _BIAS_REACH * self.input_scale * np.asarray(self.parameters.scale, np.float64)
-        return np.asarray(np.clip(bias - shift, -most, most), np.float32)
-
-    def weights(self, node: onnx.NodeProto, source: Values) -> Mapping[str, Array]:
-        """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
-        weight = self.constant(self.op.weight)
-        gptq = self.config.recipe.weight_rounding is WeightRounding.GPTQ
-        rounded = (
-            self._rounded_by_gptq(node, weight, source)
-            if gptq and _inputs(weight, self.op) <= LARGEST_INPUTS
-            else self.nearest(weight)
-        )
-        constants = {str(self.op.weight): rounded}
-        if self.config.recipe.bias_correction is BiasCorrection.FAST and self.op.bias is not None:
-            shift = self.fast_shift(rounded - weight)
-            if shift is not None:
-                constants[self.op.bias] = self.shifted(shift)
-        return constants
-
-    def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:
-        """See :class:`~autotune.adapters.onnxruntime.recipes.layerwise.Correction`."""
-        if self.config.recipe.bias_correction is not BiasCorrection.FULL or self.op.bias is None:
-            return {}, None
-        axis = 1 if self.op.node.op_type == "Conv" else -1
-        if sum(array.size // array.shape[axis] for array in outputs) < _FEWEST_VALUES:
-            return {}, None
-        bias = self.shifted(_mean_difference(outputs, target, axis))
-        shift = self.constant(self.op.bias) - bias
-        return {self.op.bias: bias}, shift.reshape(-1, *[1] * (outputs[0].ndim - 2)) if axis == 1 else shift
-
-    def _rounded_by_gptq(self, node: onnx.NodeProto, weight: Array, source: Values) -> Array:
-        convolution = node.op_type == "Conv"
-        groups = self.groups if convolution else 1
-        rows = np.moveaxis(weight, self.op.weight_axis or 0, 0)
-        moments = convolution_moments(node, weight.shape[2:], groups, source) if convolution else matmul_moments(source)
-        shape = (groups, rows.shape[0] // groups)
-        scale = np.broadcast_to(self.parameters.scale, rows.shape[:1]).reshape(shape)
-        zero_point = np.broadcast_to(self.parameters.zero_point, rows.shape[:1]).reshape(shape)
-        limits = self.limits(weight)
-        pairs = None
-        if (neighbours := limits.neighbours(weight.shape, self.op.weight_axis or 0)) is not None:
-            pairs = PairBound(neighbours=neighbours, most=LARGEST_PAIR)
-        integers = limits.integers(self.scheme)
-        rounded = round_by_gptq(rows.reshape(*shape, -1), scale, zero_point, moments, integers, pairs)
-        return np.ascontiguousarray(np.moveaxis(rounded.reshape(rows.shape), 0, self.op.weight_axis or 0))
-
-
-def _inputs(weight: Array, op: QuantizableOp) -> int:
-    return int(weight.size // max(1, weight.shape[op.weight_axis or 0]))
-
-
-def _mean_difference(values: Values, target: Values, axis: int) -> Array:
-    """Mean over everything but the channels along ``axis``, float64, shape (C,)."""
-    sums = []
-    for array, other in zip(values, target, strict=True):
-        # One sample at a time adds up in float32, all of them in float64.
-        samples = (
-            (array - other).reshape(len(array), array.shape[axis], -1) if axis == 1 else (array - other)[..., None]
-        )
-        inner = samples.sum(axis=-1).astype(np.float64)
-        sums.append(inner.reshape(-1, array.shape[axis]).sum(axis=0))
-    count = sum(a.size // a.shape[axis] for a in values)
-    return np.asarray(sum(sums) / max(count, 1))
-
-
-def _fast(layers: Sequence[_Layer], notes: list[str]) -> dict[str, Array]:
-    constants: dict[str, Array] = {}
-    unknown = []
-    for layer in layers:
-        if layer.op.bias is None or layer.config.recipe.bias_correction is BiasCorrection.NONE:
-            continue
-        weight = layer.constant(layer.op.weight)
-        shift = layer.fast_shift(layer.nearest(weight) - weight)
-        if shift is None:
-            unknown.append(layer.op.name)
-        else:
-            constants[layer.op.bias] = layer.shifted(shift)
-    if unknown:
-        notes.append(f"Bias correction leaves {listed(unknown)} as is: the means of its input were not observed")
-    return constants
-
-
-def _served(graph: Graph, ops: Sequence[QuantizableOp], recipe: Recipe) -> tuple[list[QuantizableOp], list[str]]:
-    """The ops whose constants may be changed, and why not those of others."""
-    if recipe.bias_correction is BiasCorrection.NONE and recipe.weight_rounding is WeightRounding.NEAREST:
-        return [], []
-    served, shared, shapeless = [], [], []
-    for op in ops:
-        if op.weight is None:
-            continue
-        if not all(graph.read_once(name) for name in (op.weight, op.bias) if name is not None):
-            shared.append(op.name)
-        elif op.weight_axis is None or attributes(op.node).get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            shapeless.append(op.name)
-        elif op.bias is not None or recipe.weight_rounding is not WeightRounding.NEAREST:
-            served.append(op)
-    notes = []
-    if shared:
-        notes.append(f"Weights and bias of {listed(shared)} are not corrected: other ops read them too")
-    if shapeless:
-        notes.append(
-            f"Weights and bias of {listed(shapeless)} are not corrected: a stack of matrices, or automatic padding"
-        )
-    return served, notes
+def _quantized_layer(
+    op: QuantizableOp, graph: Graph, config: QuantizationConfig, parameters: AffineParameters
+) -> QuantizedLayer:
+    scheme = config[op.name].weight
+    assert scheme is not None
+    shape = tuple(graph.initializers[str(op.weight)].dims)
+    limits = functools.partial(op_limits, op.node, shape, scheme, config.recipe)
+    return QuantizedLayer(layer=layer_of(op, graph), scheme=scheme, parameters=parameters, limits=limits)
 
 
 def _with_biases(model: OnnxModel, config: QuantizationConfig) -> OnnxModel:
@@ -340,28 +134,5 @@ def _with_biases(model: OnnxModel, config: QuantizationConfig) -> OnnxModel:
     return dataclasses.replace(model, proto=proto)
 
 
-def _with_constants(model: OnnxModel, constants: Mapping[str, Array]) -> OnnxModel:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constants[tensor.name]), tensor.name))
-    return dataclasses.replace(model, proto=proto)
-
-
 def _noted(model: OnnxModel, notes: Sequence[str]) -> OnnxModel:
     return dataclasses.replace(model, notes=(*model.notes, *notes)) if notes else model
-
-
-def _fake_quantizer(parameters: AffineParameters, dtype: QuantizedType) -> FakeQuantization:
-    smallest, largest = integer_range(TensorScheme(dtype=dtype))
-    scale, zero_point = np.float32(parameters.scale), np.float32(parameters.zero_point)
-
-    def quantize_and_back(array: Array) -> Array:
-        values = np.asarray(array / scale, np.float32)
-        np.rint(values, out=values)
-        np.clip(values, smallest - zero_point, largest - zero_point, out=values)
-        values *= scale
-        return values
-
-    return quantize_and_back

@@ -13,7 +13,6 @@ from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
-from autotune.adapters.onnxruntime.recipes.weight_rounding import round_by_gptq
 from autotune.calibration import CalibrationStatistics
 from autotune.config import FP32, BiasCorrection, Granularity, QuantizationConfig, Recipe, WeightRounding
 from autotune.errors import DataError, ModelError
@@ -500,14 +499,3 @@ def test_convolutions_over_one_and_three_dimensions(dims: int) -> None:
     candidate = ADAPTER.apply(model, config(model, ALL), statistics)
     expected, actual = (run(each, batches[0])[0] for each in (model, candidate))
     assert 10 * np.log10(np.square(expected).mean() / np.square(expected - actual).mean()) > 15
-
-
-def test_moments_that_are_not_finite_leave_rounding_to_nearest() -> None:
-    """An op before made an infinity of a zero: weights must not become what is no number."""
-    rows = np.random.default_rng(0).standard_normal((1, 3, 4)).astype(np.float32)
-    scale, zero_point = np.full((1, 3), 0.1, np.float32), np.zeros((1, 3))
-    for bad in (np.nan, np.inf):
-        moments = np.eye(4)[None].copy()
-        moments[0, 1, 2] = bad
-        rounded = round_by_gptq(rows, scale, zero_point, moments, (-127, 127))
-        np.testing.assert_allclose(rounded, np.rint(rows / 0.1) * 0.1, rtol=1e-5)

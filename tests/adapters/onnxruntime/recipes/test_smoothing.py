@@ -16,7 +16,10 @@ from autotune.adapters.onnx.compare import relative_difference
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
-from autotune.adapters.onnxruntime.recipes.smoothing import smooth, smoothing_sites
+from autotune.adapters.onnxruntime.recipes.graph import described
+from autotune.adapters.onnxruntime.recipes.pipeline import prepare_channels
+from autotune.algorithms.graph import Connections
+from autotune.algorithms.smoothquant import smoothing_sites
 from autotune.calibration import CalibrationStatistics
 from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig, Recipe, SmoothQuant
 from tests.adapters.onnx.graphs import build, node, normal
@@ -80,7 +83,7 @@ def sqnr_db(reference: Array, actual: Array) -> float:
 )
 def test_fp32_outputs_stay(seed: int, large: float, choice: SmoothQuant, norm: str) -> None:
     model, statistics = prepared(pre_norm(seed, large=large, norm=norm))
-    smoothed = smooth(model, config(model, Precision.INT8_DYNAMIC, choice), statistics)
+    smoothed = prepare_channels(model, config(model, Precision.INT8_DYNAMIC, choice), statistics)
     assert smoothed.ranges
     assert relative_difference(output(model), output(smoothed.model)) < 1e-4
 
@@ -97,7 +100,7 @@ def test_outliers_cost_less(precision: Precision, choice: SmoothQuant) -> None:
 
 def test_statistics_are_those_of_the_smoothed_model() -> None:
     model, statistics = prepared(pre_norm())
-    smoothed = smooth(model, config(model, Precision.INT8, SmoothQuant.HALF), statistics)
+    smoothed = prepare_channels(model, config(model, Precision.INT8, SmoothQuant.HALF), statistics)
     channels = smoothed.statistics.tensors["n"].channels
     again = ADAPTER.calibrate(smoothed.model, [batch()], seed=0).tensors["n"].channels
     assert channels is not None
@@ -112,7 +115,7 @@ def test_tensor_that_a_residual_reads_is_left() -> None:
     proto.graph.node.append(node("ReduceSum", "n", "total"))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, None))
     graph = Graph(ADAPTER.load(proto).proto)
-    assert not smoothing_sites(graph, quantizable_ops(graph)[0])
+    assert not smoothing_sites(Connections(described(graph, quantizable_ops(graph)[0]), graph.outputs))
 
 
 def test_space_offers_it_where_there_is_something_to_smooth() -> None:

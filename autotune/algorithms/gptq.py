@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import scipy.linalg
 
 from autotune.adapter import Array
-from autotune.adapters.onnx.graph import attributes
+from autotune.algorithms.graph import Convolution
 
 _Float64 = npt.NDArray[np.float64]
 
@@ -163,20 +162,19 @@ def _feed_back(
     return rounded
 
 
-def convolution_moments(node: onnx.NodeProto, kernel: Sequence[int], groups: int, inputs: Sequence[Array]) -> Array:
+def convolution_moments(convolution: Convolution, kernel: Sequence[int], inputs: Sequence[Array]) -> Array:
     """Second moments of what the filters of a convolution see.
 
     Args:
-        node: The convolution.
+        convolution: How it goes over its inputs; its pads are known.
         kernel: Its spatial shape.
-        groups: Of the convolution.
         inputs: What it reads, each of shape (N, C, spatial...).
 
     Returns:
         float32, shape (groups, C / groups * kernel, C / groups * kernel).
     """
-    positions = _positions(inputs[0].shape[1] // groups * math.prod(kernel))
-    columns = [_columns(node, kernel, groups, array, max(1, positions // len(inputs))) for array in inputs]
+    positions = _positions(inputs[0].shape[1] // convolution.groups * math.prod(kernel))
+    columns = [_columns(convolution, kernel, array, max(1, positions // len(inputs))) for array in inputs]
     total = sum(each.shape[2] for each in columns)
     return np.asarray(sum(each @ each.transpose(0, 2, 1) for each in columns) / max(total, 1), np.float32)
 
@@ -192,13 +190,11 @@ def _positions(inputs: int) -> int:
     return max(_FEWEST_POSITIONS, _POSITIONS_PER_INPUT * inputs)
 
 
-def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Array, positions: int) -> Array:
+def _columns(convolution: Convolution, kernel: Sequence[int], array: Array, positions: int) -> Array:
     """Patches of one array, shape (groups, C / groups * kernel, positions)."""
-    options = attributes(node)
+    strides, dilations, pads = convolution.strides, convolution.dilations, convolution.pads
+    assert pads is not None
     rank = len(kernel)
-    strides = _numbers(options.get("strides"), 1, rank)
-    dilations = _numbers(options.get("dilations"), 1, rank)
-    pads = _numbers(options.get("pads"), 0, 2 * rank)
     spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     padded = np.pad(array, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     axes = tuple(range(2, 2 + rank))
@@ -209,8 +205,4 @@ def _columns(node: onnx.NodeProto, kernel: Sequence[int], groups: int, array: Ar
     places = np.indices((len(array), *windows.shape[2 : 2 + rank])).reshape(1 + rank, -1)
     places = places[:, :: max(1, places.shape[1] // positions)]
     taken = windows[(places[0], slice(None), *places[1:])]  # (positions, C, kernel...)
-    return np.ascontiguousarray(taken.reshape(len(taken), groups, -1).transpose(1, 2, 0), np.float32)
-
-
-def _numbers(value: object, default: int, count: int) -> list[int]:
-    return [int(each) for each in value] if isinstance(value, list | tuple) and value else [default] * count
+    return np.ascontiguousarray(taken.reshape(len(taken), convolution.groups, -1).transpose(1, 2, 0), np.float32)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.recipes.pairs import ConvPair, scale_inputs
+from autotune.algorithms.equalization.pairs import ConvPair, scale_inputs
 from autotune.calibration import ChannelMoments
 
 _DEVIATIONS = 3.0
@@ -32,7 +32,7 @@ def absorb_bias(constants: dict[str, Array], pair: ConvPair, written: ChannelMom
     Returns:
         What each channel between them has lost, shape (C,), zero where nothing can be absorbed.
     """
-    channels = constants[str(pair.first.weight)].shape[0]
+    channels = constants[pair.first.weight].shape[0]
     none = np.zeros(channels, np.float32)
     if written is None or pair.activation is None or pair.padded or pair.first.bias is None or pair.second.bias is None:
         return none
@@ -42,7 +42,7 @@ def absorb_bias(constants: dict[str, Array], pair: ConvPair, written: ChannelMom
         shift = np.where(written.maximum < pair.cap, shift, 0.0).astype(np.float32)
     if not shift.any():
         return none
-    weight = constants[str(pair.second.weight)]
+    weight = constants[pair.second.weight]
     carried = scale_inputs(weight, shift, pair.groups).reshape(weight.shape[0], -1).sum(axis=1, dtype=np.float64)
     constants[pair.first.bias] = np.asarray(constants[pair.first.bias] - shift, np.float32)
     constants[pair.second.bias] = np.asarray(constants[pair.second.bias] + carried, np.float32)

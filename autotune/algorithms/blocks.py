@@ -13,17 +13,21 @@ shrinkage step falls away, and it starts from several shares of the block's rang
 met, RTN's included.
 
 *GPTQ* (arXiv 2210.17323): values are rounded one input after the other, each making up for the errors of those before
-it, :mod:`.weight_rounding`, on the grid of HQQ.
+it, :mod:`.gptq`, on the grid of HQQ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from autotune.adapter import Array
+from autotune.algorithms.gptq import LARGEST_INPUTS, matmul_moments, round_by_gptq
+from autotune.algorithms.graph import Connections, Layer, LayerGraph, Values
 from autotune.config import WeightOnly
+from autotune.notes import listed
 
 _SHARES = (1.0, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Of a block's range, from which HQQ starts; the first is RTN's."""
@@ -126,3 +130,64 @@ def _fitted(blocks: Array, integers: Array, scale: Array, largest: np.float32) -
     power = np.square(centred).sum(axis=2)
     fitted = (centred * blocks).sum(axis=2) / np.where(power > 0, power, 1.0)
     return np.where((power > 0) & (fitted > 0), fitted, scale).astype(np.float32), zero_point
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockLayer:
+    """Rounds the matrix of one layer by GPTQ; a :class:`~autotune.algorithms.layerwise.Correction`.
+
+    Attributes:
+        layer: The layer, a matrix product.
+        grid: Of its matrix, whose rows are the layer's outputs.
+        constants: Of its graph.
+    """
+
+    layer: Layer
+    grid: BlockGrid
+    constants: Mapping[str, Array]
+
+    @property
+    def source(self) -> str:
+        """What is multiplied by the matrix."""
+        return self.layer.source
+
+    def weights(self, source: Values) -> Mapping[str, Array]:
+        """The matrix on its grid."""
+        weight = np.asarray(self.constants[self.layer.weight], np.float32)
+        rows = np.ascontiguousarray(weight if self.layer.axis == 0 else weight.T)
+        scales, zero_points = (
+            np.repeat(each, self.grid.block, axis=1)[None, :, : rows.shape[1]]
+            for each in (self.grid.scales, self.grid.zero_points)
+        )
+        integers = 0, 2**self.grid.bits - 1
+        rounded = round_by_gptq(rows[None], scales, zero_points, matmul_moments(source), integers)[0]
+        return {self.layer.weight: rounded if self.layer.axis == 0 else np.ascontiguousarray(rounded.T)}
+
+    def bias(self, outputs: Values, target: Values) -> tuple[Mapping[str, Array], Array | None]:  # noqa: ARG002
+        """No bias is changed."""
+        return {}, None
+
+
+def gptq_blocks(graph: LayerGraph, grids: Mapping[str, BlockGrid]) -> tuple[dict[str, BlockLayer], list[str]]:
+    """What GPTQ rounds, by layer, and a line for what it leaves to rounding to nearest.
+
+    Args:
+        graph: Of the fp32 model.
+        grids: By layer, matrix products with a matrix each; other ops have no inputs to round for, and are passed over.
+    """
+    connections = Connections(graph.nodes, graph.outputs)
+    layers, left = {}, []
+    for node in graph.nodes:
+        if not isinstance(node, Layer) or node.name not in grids:
+            continue
+        inputs = graph.constants[node.weight].shape[1 - int(node.axis or 0)]
+        if not connections.read_once(node.weight) or inputs > LARGEST_INPUTS:
+            left.append(node.name)
+        else:
+            layers[node.name] = BlockLayer(layer=node, grid=grids[node.name], constants=graph.constants)
+    if not left:
+        return layers, []
+    return layers, [
+        f"GPTQ leaves the weights of {listed(left)} to HQQ: other ops read them too, or an output has more than "
+        f"{LARGEST_INPUTS} inputs"
+    ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotune.adapter import Array
+from autotune.algorithms.graph import Values
 
 
 def convolution_shift(error: Array, mean: Array, groups: int) -> Array:
@@ -33,3 +34,26 @@ def convolution_shift(error: Array, mean: Array, groups: int) -> Array:
 def matmul_shift(error: Array, mean: Array) -> Array:
     """The same for a matrix product; ``error`` has shape (outputs, inputs)."""
     return np.asarray(error.astype(np.float64) @ mean)
+
+
+def mean_difference(values: Values, target: Values, axis: int) -> Array:
+    """By how much values lie above others on average, each channel for itself.
+
+    Args:
+        values: Arrays with their channels along ``axis``.
+        target: As many, of the same shapes.
+        axis: 1 for what convolutions write, -1 for what matrix products do.
+
+    Returns:
+        float64, shape (C,).
+    """
+    sums = []
+    for array, other in zip(values, target, strict=True):
+        # One sample at a time adds up in float32, all of them in float64.
+        samples = (
+            (array - other).reshape(len(array), array.shape[axis], -1) if axis == 1 else (array - other)[..., None]
+        )
+        inner = samples.sum(axis=-1).astype(np.float64)
+        sums.append(inner.reshape(-1, array.shape[axis]).sum(axis=0))
+    count = sum(a.size // a.shape[axis] for a in values)
+    return np.asarray(sum(sums) / max(count, 1))

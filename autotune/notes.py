@@ -1,4 +1,4 @@
-"""How the lines that a model tells its user are worded."""
+"""How the lines that a user reads about a model name its ops."""
 
 from __future__ import annotations
 

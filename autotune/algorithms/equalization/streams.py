@@ -15,11 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
-
-from autotune.adapters.onnx.graph import Graph, attributes, is_standard
-from autotune.adapters.onnx.notes import listed
-from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
+from autotune.adapter import Array
+from autotune.algorithms.graph import Clip, Connections, Layer, Node, Sum
+from autotune.notes import listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +34,8 @@ class Stream:
 
     tensors: tuple[str, ...]
     rectified: frozenset[str]
-    writers: tuple[QuantizableOp, ...]
-    readers: tuple[QuantizableOp, ...]
+    writers: tuple[Layer, ...]
+    readers: tuple[Layer, ...]
     channels: int
 
 
@@ -45,24 +43,27 @@ class _Refusal(Exception):
     """Why the channels of a stream stay as they are; empty where there is nothing to tell."""
 
 
-def find_streams(graph: Graph, ops: Sequence[QuantizableOp], int8: Collection[str]) -> tuple[list[Stream], list[str]]:
+def find_streams(
+    connections: Connections, constants: Mapping[str, Array], layers: Sequence[Layer], int8: Collection[str]
+) -> tuple[list[Stream], list[str]]:
     """The streams that can be scaled, in graph order, and a line for each reason why others cannot.
 
     Args:
-        graph: Of the fp32 model.
-        ops: Its quantizable ops.
+        connections: Of the fp32 model.
+        constants: Of it.
+        layers: Of it, those whose weights may be changed.
         int8: Names of those that become int8. A stream without any of them gains nothing.
     """
-    convs = {op.name: op for op in ops if op.node.op_type == "Conv"}
+    convs = {layer.name: layer for layer in layers if layer.convolution is not None}
     seen: set[str] = set()
     streams: list[Stream] = []
     refused: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if node.op_type != "Add" or not is_standard(node) or node.output[0] in seen:
+    for node in connections.nodes:
+        if not isinstance(node, Sum) or node.writes[0] in seen:
             continue
-        tied = _Tied(graph, convs)
+        tied = _Tied(connections, constants, convs)
         try:
-            tied.take(node.output[0])
+            tied.take(node.writes[0])
             stream = tied.stream()
         except _Refusal as refusal:
             if str(refusal):
@@ -81,12 +82,13 @@ def find_streams(graph: Graph, ops: Sequence[QuantizableOp], int8: Collection[st
 class _Tied:
     """Gathers what shares its channels with a tensor."""
 
-    def __init__(self, graph: Graph, convs: Mapping[str, QuantizableOp]) -> None:
+    def __init__(self, connections: Connections, constants: Mapping[str, Array], convs: Mapping[str, Layer]) -> None:
         self.tensors: set[str] = set()
-        self._graph = graph
+        self._connections = connections
+        self._constants = constants
         self._convs = convs
-        self._writers: dict[str, QuantizableOp] = {}
-        self._readers: dict[str, QuantizableOp] = {}
+        self._writers: dict[str, Layer] = {}
+        self._readers: dict[str, Layer] = {}
 
     def take(self, tensor: str) -> None:
         """Take in a tensor and all that hangs on it.
@@ -100,28 +102,30 @@ class _Tied:
             if name in self.tensors:
                 continue
             self.tensors.add(name)
-            producer = self._graph.producers.get(name)
-            if producer is None or name in self._graph.outputs or name in self._graph.read_by_subgraphs:
+            writer = self._connections.writers.get(name)
+            if writer is None or name in self._connections.outputs:
                 raise _Refusal("")
-            pending += self._through(producer, name, self._writers, written=True)
-            for reader in self._graph.readers.get(name, ()):
+            pending += self._through(writer, name, self._writers, written=True)
+            for reader in self._connections.readers.get(name, ()):
                 pending += self._through(reader, name, self._readers, written=False)
 
-    def _through(
-        self, node: onnx.NodeProto, tensor: str, ends: dict[str, QuantizableOp], *, written: bool
-    ) -> list[str]:
+    def _through(self, node: Node, tensor: str, ends: dict[str, Layer], *, written: bool) -> list[str]:
         """The tensors that share their channels with ``tensor`` through a node; a convolution is an end."""
         if node.name in self._convs:
             op = self._convs[node.name]
-            if not written and op.activations != (tensor,):
+            if not written and op.source != tensor:
                 raise _Refusal("")
             ends[node.name] = op
             return []
-        if node.op_type not in ("Add", "Relu") or not is_standard(node):
-            raise _Refusal(f"{node.op_type} among its ops keeps no factor" if node.op_type == "Clip" else "")
-        if any(name in self._graph.initializers for name in node.input):
+        if isinstance(node, Clip):
+            if not node.is_relu:
+                raise _Refusal("Clip among its ops keeps no factor")
+            return [node.reads[0], node.writes[0]]
+        if not isinstance(node, Sum):
+            raise _Refusal("")
+        if any(name in self._constants for name in node.reads):
             raise _Refusal("a constant is added to it")
-        return [*node.input, node.output[0]]
+        return [*node.reads, node.writes[0]]
 
     def stream(self) -> Stream:
         """What was taken in.
@@ -130,24 +134,18 @@ class _Tied:
             _Refusal: Its convolutions cannot be scaled.
         """
         writers, readers = (tuple(ends.values()) for ends in (self._writers, self._readers))
-        graph = self._graph
+        connections = self._connections
         if not writers or not readers:
             raise _Refusal("")
         for name in dict.fromkeys(name for op in (*writers, *readers) for name in (op.weight, op.bias) if name):
-            if not graph.read_once(name):
+            if not connections.read_once(name):
                 raise _Refusal(f"{name!r} is shared between ops")
-        channels = {int(graph.initializers[str(op.weight)].dims[0]) for op in writers}
-        channels |= {int(graph.initializers[str(op.weight)].dims[1]) * _groups(op) for op in readers}
+        channels = {self._constants[op.weight].shape[0] for op in writers}
+        channels |= {self._constants[op.weight].shape[1] * op.groups for op in readers}
         if len(channels) != 1:
             raise _Refusal("an Add in it repeats channels")
-        order = [name for node in graph.nodes for name in node.output if name in self.tensors]
-        rectified = frozenset(name for name in order if graph.producers[name].op_type == "Relu")
+        order = [name for node in connections.nodes for name in node.writes if name in self.tensors]
+        rectified = frozenset(name for name in order if isinstance(connections.writers[name], Clip))
         return Stream(
             tensors=tuple(order), rectified=rectified, writers=writers, readers=readers, channels=channels.pop()
         )
-
-
-def _groups(op: QuantizableOp) -> int:
-    groups = attributes(op.node).get("group", 1)
-    assert isinstance(groups, int)
-    return groups

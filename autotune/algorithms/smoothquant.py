@@ -17,13 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnx.graph import Graph, attributes, is_standard
-from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
+from autotune.algorithms.graph import Connections, Layer, LayerGraph, Scaled
 from autotune.calibration import CalibrationStatistics, ChannelMoments, TensorStatistics
 from autotune.config import Precision, QuantizationConfig, SmoothQuant
 
@@ -43,116 +39,97 @@ class Site:
     Attributes:
         tensor: Its name.
         constants: Of the node that writes it: those that are divided along with it, each a vector.
-        ops: All that read it, MatMul and Gemm with constant matrices.
+        layers: All that read it, products with constant matrices.
     """
 
     tensor: str
     constants: tuple[str, ...]
-    ops: tuple[QuantizableOp, ...]
+    layers: tuple[Layer, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """What smoothing makes of a model.
+    """What has to change in a graph so that it is smoothed and its outputs stay what they are.
 
     Attributes:
-        model: Computes in fp32 what the original computes.
-        statistics: Of it: extremes and channel moments of the smoothed tensors.
-        ranges: In which to quantize these, where that is static.
+        constants: Weights and vectors by name, in place of the graph's own, float32, each of the same shape.
+        statistics: Of the smoothed graph: extremes and channel moments of the smoothed tensors.
+        ranges: ``(low, high)`` in which to quantize these, where that is static.
+        notes: What was left as it is and why, a line each.
     """
 
-    model: OnnxModel
+    constants: Mapping[str, Array]
     statistics: CalibrationStatistics
     ranges: Mapping[str, tuple[float, float]]
+    notes: tuple[str, ...]
 
 
-def smoothing_sites(graph: Graph, ops: list[QuantizableOp]) -> list[Site]:
-    """The tensors that only MatMuls with constant matrices read, and whose writer can take the division."""
-    by_node = {op.name: op for op in ops}
+def smoothing_sites(connections: Connections) -> list[Site]:
+    """The tensors that only products with constant matrices read, and whose writer can take the division."""
     sites = []
-    for node in graph.nodes:
-        constants = _vectors(node, graph)
-        readers = graph.readers.get(node.output[0], []) if node.output else []
-        if not constants or not readers or node.output[0] in graph.outputs | graph.read_by_subgraphs:
+    for node in connections.nodes:
+        if not isinstance(node, Scaled) or not all(connections.read_once(name) for name in node.vectors):
             continue
-        found = [by_node[reader.name] for reader in readers if reader.name in by_node]
-        if len(found) == len(readers) and all(_is_matmul(op, node.output[0], graph) for op in found):
-            sites.append(Site(tensor=node.output[0], constants=constants, ops=tuple(found)))
+        tensor = node.writes[0]
+        readers = connections.readers.get(tensor, [])
+        layers = tuple(each for each in readers if isinstance(each, Layer) and _multiplies(each, tensor, connections))
+        if layers and len(layers) == len(readers) and tensor not in connections.outputs:
+            sites.append(Site(tensor=tensor, constants=node.vectors, layers=layers))
     return sites
 
 
-def smooth(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> Smoothed:
-    """Smooth every site of which an int8 op reads; ``model`` stays as it is."""
-    graph = Graph(model.proto)
+def smooth(graph: LayerGraph, config: QuantizationConfig, statistics: CalibrationStatistics) -> Smoothed:
+    """Smooth every site of which an int8 op reads; no node is run.
+
+    Args:
+        graph: Of the fp32 model.
+        config: Says which ops become int8, and by its recipe how alpha is chosen.
+        statistics: With channel moments of the tensors along their last axis.
+    """
     tensors = dict(statistics.tensors)
     constants: dict[str, Array] = {}
     ranges: dict[str, tuple[float, float]] = {}
     unknown = []
-    for site in smoothing_sites(graph, quantizable_ops(graph)[0]):
-        if not any(config[op.name].precision in _DYNAMIC_OR_STATIC for op in site.ops):
+    for site in smoothing_sites(Connections(graph.nodes, graph.outputs)):
+        if not any(config[layer.name].precision in _DYNAMIC_OR_STATIC for layer in site.layers):
             continue
         observed = statistics.tensors.get(site.tensor)
-        weights = [_rows(model.tensor(graph.initializers[str(op.weight)]), op) for op in site.ops]
+        weights = [_rows(graph.constants[layer.weight], layer) for layer in site.layers]
         if observed is None or observed.channels is None or observed.channels.mean.size != weights[0].shape[0]:
             unknown.append(site.tensor)
             continue
         factor = _factor(observed.channels, weights, config.recipe.smooth_quant)
         for name in site.constants:
-            constants[name] = model.tensor(graph.initializers[name]) / factor
-        for op, rows in zip(site.ops, weights, strict=True):
-            constants[str(op.weight)] = _unrows(rows * factor[:, None], op)
+            constants[name] = np.asarray(graph.constants[name] / factor, np.float32)
+        for layer, rows in zip(site.layers, weights, strict=True):
+            constants[layer.weight] = np.asarray(_unrows(rows * factor[:, None], layer), np.float32)
         tensors[site.tensor] = moved = _divided(observed, observed.channels, factor)
         ranges[site.tensor] = (min(moved.minimum, 0.0), max(moved.maximum, 0.0))
-    notes = [f"SmoothQuant leaves {name!r} as it is: its channels were not observed" for name in unknown]
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            values = np.ascontiguousarray(constants[tensor.name], np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return Smoothed(
-        model=dataclasses.replace(model, proto=proto, notes=(*model.notes, *notes)),
+        constants=constants,
         statistics=dataclasses.replace(statistics, tensors=tensors),
         ranges=ranges,
+        notes=tuple(f"SmoothQuant leaves {name!r} as it is: its channels were not observed" for name in unknown),
     )
 
 
-def _vectors(node: onnx.NodeProto, graph: Graph) -> tuple[str, ...]:
-    """The constants by which a node can divide its last axis; empty where it cannot."""
-    if not is_standard(node):
-        return ()
-    rank = graph.rank(node.output[0]) if node.output else None
-    if node.op_type == "LayerNormalization" and rank:
-        names = tuple(name for name in node.input[1:] if name)
-        usable = attributes(node).get("axis", -1) in (-1, rank - 1) and len(node.output) == 1
-    elif node.op_type == "Mul" and rank:
-        names = tuple(name for name in node.input if name in graph.initializers)
-        usable = len(names) == 1
-    else:
-        return ()
-    own = all(name in graph.initializers and graph.read_once(name) and graph.rank(name) == 1 for name in names)
-    wide = all(graph.initializers[name].dims[0] > 1 for name in names) if own else False
-    return names if usable and own and wide else ()
-
-
-def _is_matmul(op: QuantizableOp, tensor: str, graph: Graph) -> bool:
-    """Whether an op multiplies the tensor by a matrix of its own."""
+def _multiplies(layer: Layer, tensor: str, connections: Connections) -> bool:
+    """Whether a layer multiplies the tensor by a matrix of its own."""
     return (
-        op.node.op_type in ("MatMul", "Gemm")
-        and op.activations == (tensor,)
-        and op.weight is not None
-        and op.weight_axis is not None
-        and graph.read_once(op.weight)
+        layer.convolution is None
+        and layer.source == tensor
+        and layer.axis is not None
+        and connections.read_once(layer.weight)
     )
 
 
-def _rows(weight: Array, op: QuantizableOp) -> Array:
+def _rows(weight: Array, layer: Layer) -> Array:
     """A weight as (inputs, outputs)."""
-    return np.asarray(weight if op.weight_axis == 1 else weight.T, np.float32)
+    return np.asarray(weight if layer.axis == 1 else weight.T, np.float32)
 
 
-def _unrows(rows: Array, op: QuantizableOp) -> Array:
-    return rows if op.weight_axis == 1 else rows.T
+def _unrows(rows: Array, layer: Layer) -> Array:
+    return rows if layer.axis == 1 else rows.T
 
 
 def _factor(channels: ChannelMoments, weights: list[Array], choice: SmoothQuant) -> Array:
