@@ -37,8 +37,8 @@ _COMPLETE = 12
 _FLIPS = 64
 """Beyond, so many choices that differ from the best in one step; to predict 500 takes ten times as long."""
 
-_CHECKS = 3
-"""Output errors are looked at until one agrees with its prediction, at most so many times."""
+_CHECKS = 6
+"""Output errors are looked at until one agrees with its prediction, at most so many times for each candidate."""
 
 _MISLED = 2.0
 """Where the choice that promises most has so many times the tolerable output error all the same, its predictions are
@@ -50,7 +50,7 @@ _CAREFUL = 0.5
 _QUICKER = 5.0
 """How many times more a loss may be where the error is that of a quicker recipe, which may double it."""
 
-_NOTHING_LEFT = 0.4
+_NOTHING_LEFT = 0.3
 """Output error at which outputs are noise. Of shipped models in int8 throughout, a detector that finds nothing has
 0.68, a text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses
 1 %, has 0.02."""

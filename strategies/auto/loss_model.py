@@ -20,6 +20,11 @@ from autotune.trial import Trial
 _AGREES = 0.1
 """An output error agrees with its prediction within this share."""
 
+_SHARED = 1.0
+_OVERLOOKED = 0.2
+"""Standard deviation of an op's output error, as a share of what it is taken to be, and of what ops cause on average:
+most were measured in groups, and what a choice as a whole causes has to find its place among them."""
+
 _NOISE = 0.1
 """Standard deviation of a measured loss whose interval is not known, as a share of the target."""
 
@@ -107,7 +112,7 @@ class Losses:
         choices = np.array([~choice for choice, _ in self._errors.values()], dtype=float)
         self._error_model = LinearModel(
             mean=self._prior,
-            std=0.5 * self._prior,
+            std=_SHARED * self._prior + _OVERLOOKED * float(self._prior.mean()) if len(self._prior) else self._prior,
             features=choices.reshape(len(observed), len(self._prior)),
             observed=observed,
             noise=0.02 * observed + 1e-12,
