@@ -16,7 +16,7 @@ from autotune.adapters.onnx.load import read_model
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.prepare import agrees_on, prepare
 from autotune.adapters.onnx.session import SessionRunner, open_session, session_options
-from autotune.adapters.onnxruntime.apply import apply_config
+from autotune.adapters.onnxruntime.apply import apply_config, local_errors
 from autotune.adapters.onnxruntime.calibration import calibrate
 from autotune.adapters.onnxruntime.choices.execution_options import OPTIONS, from_metadata
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
@@ -100,6 +100,16 @@ class OnnxRuntimeAdapter:
     ) -> tuple[TuningSpace, Sequence[str]]:
         """The space without what masks and empty tensors rule out; see :class:`autotune.adapter.DataDependentSpace`."""
         return bounded_space(space, Graph(model.proto), statistics)
+
+    def local_errors(
+        self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics
+    ) -> dict[str, float]:
+        """How exact each int8 op is by itself; see :class:`autotune.adapter.LocalErrors`.
+
+        Raises:
+            ApplyError: A tensor has no statistics.
+        """
+        return local_errors(model, config, statistics)
 
     def host_findings(self) -> Sequence[str]:
         """The measurements of half precision; see :class:`autotune.adapter.HostFindings`."""

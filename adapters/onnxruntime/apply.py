@@ -22,6 +22,7 @@ from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_con
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
 from autotune.adapters.onnxruntime.static.insertion import insert_pairs
 from autotune.adapters.onnxruntime.static.keep_fp32 import keep_fp32
+from autotune.adapters.onnxruntime.static.local_errors import errors_by_op
 from autotune.adapters.onnxruntime.static.matmuls import read_originals, write_out_matmuls
 from autotune.adapters.onnxruntime.static.placement import Placement, ScaleGroup, place
 from autotune.adapters.onnxruntime.static.weights import quantize_weights, weight_grids
@@ -86,6 +87,15 @@ def apply_config(model: OnnxModel, config: QuantizationConfig, statistics: Calib
         notes=(*corrected.notes, *half_notes),
     )
     return finish(candidate, config.recipe)
+
+
+def local_errors(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> dict[str, float]:
+    """How exact each int8 op of a config is by itself; see :class:`autotune.adapter.LocalErrors`."""
+    model = dataclasses.replace(model, given=None)
+    graph = Graph(model.proto)
+    placement = place(graph, quantizable_ops(graph)[0], config)
+    prepared = Prepared(model=model, reference=model, statistics=statistics, ranges={})
+    return errors_by_op(model, placement, _activation_parameters(placement, prepared), statistics)
 
 
 def _require_offered(graph: Graph, config: QuantizationConfig) -> None:

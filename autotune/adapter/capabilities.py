@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Statistics
 from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizationConfig
 from autotune.host import Host, current_host
 from autotune.options import AdapterOption
 from autotune.space import TuningSpace
@@ -95,6 +96,18 @@ class DataDependentSpace(Protocol):
 
     def calibrated_space(self, space: TuningSpace, model: Any, statistics: Any) -> tuple[TuningSpace, Sequence[str]]:
         """The space without the choices that the data rules out, and a line for each reason; called once per run."""
+        ...
+
+
+@runtime_checkable
+class LocalErrors(Protocol):
+    """What an adapter adds to the contract where calibration alone tells how exact an op is in integers."""
+
+    def local_errors(self, model: Any, config: QuantizationConfig, statistics: Any) -> Mapping[str, float]:
+        """By op that ``config`` quantizes: noise to signal of what it reads and writes, weights included, added up.
+
+        It costs no inference, and says nothing of what later ops make of the noise. An op may have no entry.
+        """
         ...
 
 

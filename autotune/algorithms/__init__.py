@@ -9,7 +9,7 @@ from autotune.algorithms.affine import (
     quantize,
     weight_parameters,
 )
-from autotune.algorithms.ranges import activation_range
+from autotune.algorithms.ranges import activation_range, noise_to_signal
 from autotune.algorithms.saturation import WeightLimits, can_saturate
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "integer_range",
+    "noise_to_signal",
     "quantize",
     "weight_parameters",
 ]

@@ -77,6 +77,32 @@ def activation_range(
     return statistics.ranges[key]
 
 
+def noise_to_signal(statistics: TensorStatistics, low: float, high: float) -> float:
+    """Expected squared error of 8-bit integers over a range, as a share of the tensor's variance; at most 1.
+
+    A twelfth of the squared step for what lies inside, no more than its own square for what becomes zero, and the
+    squared distance to the nearest end for what lies outside. A tensor that shares the range of another one, as the
+    inputs of a Concat do, may have hardly more than one step for itself.
+
+    Args:
+        statistics: Of the tensor.
+        low: The least value that the integers can say.
+        high: The largest.
+    """
+    histogram = statistics.histogram
+    counts, values = histogram.counts, histogram.centers
+    total = int(counts.sum())
+    if total == 0:
+        return 0.0
+    mean = float(counts @ values) / total
+    variance = float(counts @ np.square(values - mean)) / total
+    step = (high - low) / 255
+    outside = values - np.clip(values, low, high)
+    squared = np.where(outside == 0, np.minimum(step * step / 12, np.square(values)), np.square(outside))
+    error = float(counts @ squared) / total
+    return min(1.0, error / variance) if variance > 0 else float(error > 0)
+
+
 def _activation_range(
     statistics: TensorStatistics, algorithm: CalibrationAlgorithm, scheme: TensorScheme
 ) -> tuple[float, float]:

@@ -11,8 +11,19 @@ from typing import Any, Generic
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, CostModel, Differentiable, Execution, Feeds, ModelT, Runner, Statistics
-from autotune.config import OpConfig, Precision, QuantizationConfig
+from autotune.adapter import (
+    Adapter,
+    Array,
+    CostModel,
+    Differentiable,
+    Execution,
+    Feeds,
+    LocalErrors,
+    ModelT,
+    Runner,
+    Statistics,
+)
+from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
 from autotune.space import TuningSpace
@@ -36,8 +47,14 @@ _FEW_BATCHES = 2
 _SHARE_OF_TIMEOUT = 0.2
 _LEAST_ALLOWANCE_S = 2.0
 """What insights may take where an evaluation takes less: a profile of a small model takes about as long."""
-_SHARE_OF_PROFILE = 0.5
+_SHARE_OF_PROFILE = 0.3
 """Of what insights may take, the most that profiles are repeated for."""
+_SHARE_OF_SENSITIVITY = 0.3
+_SHARE_OF_CHECKS = 0.4
+"""Of what insights may take: what single ops may at least, and what they leave for output errors of whole configs."""
+_SHARE_OF_TRIALS = 0.2
+"""Each candidate's evaluation lets output errors of further configs take this share of its time: a look at eight
+samples tells which config is worth the whole data, and nothing is as dear as a candidate that was not worth it."""
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
 _LEAST_COMPARISON_S = 0.3
@@ -54,9 +71,10 @@ _KEPT_RUNNERS = 2
 class MeasuredInsights(Generic[ModelT]):
     """Insights that are measured when first asked for, and kept in the history from then on.
 
-    All of them together cost at most what one evaluation of the fp32 model does (2 s where that is less) and a fifth of
-    the time given to the run, whichever is less. What is asked for first is measured first; what there is no time for
-    is empty, shared among the ops, or not a number, as each method says, and that is kept as well.
+    All of them together cost at most what one evaluation of the fp32 model does (2 s where that is less), output errors
+    of whole configs a fifth of later evaluations more, and a fifth of the time given to the run, whichever is less.
+    What is asked for first is measured first; what there is no time for is empty, shared among the ops, or not a
+    number, as each method says, and that is kept as well.
 
     Args:
         adapter: Makes and runs the candidates.
@@ -187,10 +205,18 @@ class MeasuredInsights(Generic[ModelT]):
 
     @cached_property
     def _allowance_s(self) -> float:
-        """What insights may take in all."""
+        """What insights may take in all before a candidate was evaluated."""
         evaluation = self._evaluation_s
-        allowed = math.inf if evaluation is None else max(evaluation, _LEAST_ALLOWANCE_S)
-        return allowed if self._timeout_s is None else min(allowed, _SHARE_OF_TIMEOUT * self._timeout_s)
+        return self._of_timeout(math.inf if evaluation is None else max(evaluation, _LEAST_ALLOWANCE_S))
+
+    @property
+    def _check_allowance_s(self) -> float:
+        """What insights may take in all, output errors of whole configs included."""
+        later = sum(trial.duration_s or 0.0 for trial in self._history.trials[1:])
+        return self._of_timeout(self._allowance_s + _SHARE_OF_TRIALS * later)
+
+    def _of_timeout(self, seconds: float) -> float:
+        return seconds if self._timeout_s is None else min(seconds, _SHARE_OF_TIMEOUT * self._timeout_s)
 
     @property
     def _evaluation_s(self) -> float | None:
@@ -198,10 +224,10 @@ class MeasuredInsights(Generic[ModelT]):
         trials = self._history.trials
         return trials[0].duration_s if trials else None
 
-    def _left_s(self, since: float) -> float:
+    def _left_s(self, since: float, allowance_s: float | None = None) -> float:
         """Seconds left to a measurement that began at ``since``."""
         now = self._clock()
-        left = self._allowance_s - self._spent_s - (now - since)
+        left = (self._allowance_s if allowance_s is None else allowance_s) - self._spent_s - (now - since)
         return left if self._deadline is None else min(left, self._deadline - now)
 
     def _sensitivity(self) -> dict[str, float]:
@@ -210,6 +236,7 @@ class MeasuredInsights(Generic[ModelT]):
             op.name: op.preferred for op in self._space.tunable if op.preferred.precision is not Precision.FP32
         }
         started = self._clock()
+        checked_s = (1 - _SHARE_OF_CHECKS) * self._allowance_s
         took: list[float] = []
         alone: list[str] = []
 
@@ -222,14 +249,27 @@ class MeasuredInsights(Generic[ModelT]):
 
         def affordable(count: int) -> bool:
             # The first one also runs the fp32 model and is of all ops, so that it is the dearest.
-            return self._left_s(started) > count * min(took, default=0.0)
+            share = _SHARE_OF_SENSITIVITY * self._allowance_s - (self._clock() - started)
+            left = max(min(share, self._left_s(started)), self._left_s(started, checked_s))
+            return left > count * min(took, default=0.0)
 
-        found = sensitivities(list(preferred), error_of, affordable)
+        found = sensitivities(list(preferred), error_of, affordable, self._local_errors(preferred, recipe))
         self._history.keep(MEASURED_ALONE, alone)
         return {op.name: 0.0 for op in self._space.tunable} | found
 
+    def _local_errors(self, choices: Mapping[str, OpConfig], recipe: Recipe) -> Mapping[str, float]:
+        """How exact ops are by themselves, where the adapter can tell."""
+        if not isinstance(self._adapter, LocalErrors):
+            return {}
+        try:
+            return self._adapter.local_errors(
+                self._model, QuantizationConfig(ops=choices, recipe=recipe), self._statistics
+            )
+        except TrialError:
+            return {}
+
     def _error_in_time(self, config: QuantizationConfig) -> float:
-        return self._error(config) if self._left_s(self._clock()) > 0 else math.nan
+        return self._error(config) if self._left_s(self._clock(), self._check_allowance_s) > 0 else math.nan
 
     def _error(self, config: QuantizationConfig) -> float:
         try:

@@ -9,7 +9,8 @@ import numpy as np
 
 from autotune.config import QuantizationConfig
 from autotune.strategies.auto.cost_model import Costs, timing_noise
-from autotune.strategies.auto.loss_model import PRIOR_SCALE, Losses, Template, is_telling
+from autotune.strategies.auto.loss_law import LossLaw, is_perfect
+from autotune.strategies.auto.loss_model import Losses, Template, is_telling
 from autotune.strategies.auto.prediction import Vector
 from autotune.strategies.auto.program import Flags, Program
 from autotune.strategies.auto.reach import within_reach
@@ -36,8 +37,8 @@ _COMPLETE = 12
 _FLIPS = 64
 """Beyond, so many choices that differ from the best in one step; to predict 500 takes ten times as long."""
 
-_CHECKS = 3
-"""Output errors are looked at until one agrees with its prediction, at most so many times."""
+_CHECKS = 6
+"""Output errors are looked at until one agrees with its prediction, at most so many times for each candidate."""
 
 _MISLED = 2.0
 """Where the choice that promises most has so many times the tolerable output error all the same, its predictions are
@@ -46,12 +47,10 @@ given up: ops interact."""
 _CAREFUL = 0.5
 """Share of the error that a miss allows for, were losses in proportion to errors."""
 
-_HOPELESS = 2.0
-_HOPELESS_RECIPE = 10.0
-"""Losses that are expected beyond so many times the target are not measured; the second where the error is that of a
-quicker recipe, which may double it."""
+_QUICKER = 5.0
+"""How many times more a loss may be where the error is that of a quicker recipe, which may double it."""
 
-_NOTHING_LEFT = 0.4
+_NOTHING_LEFT = 0.3
 """Output error at which outputs are noise. Of shipped models in int8 throughout, a detector that finds nothing has
 0.68, a text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses
 1 %, has 0.02."""
@@ -85,7 +84,8 @@ class Estimates:
         self._best, self._best_choice = 1.0, np.ones(len(self._template.steps), dtype=bool)
         self._complete = len(self._template.steps) == len(first.ops)
         self._costs = Costs(problem, self._template.steps, complete=self._complete)
-        self._losses = Losses(problem, self._template)
+        self._perfect = is_perfect(baseline, problem.criterion)
+        self._losses = Losses(problem, self._template, perfect=self._perfect)
 
     def fastest(self) -> Flags:
         """What the profile alone says is fastest."""
@@ -104,7 +104,7 @@ class Estimates:
         """Go on with another template; what was measured so far was measured from the first config."""
         before = self._template
         self._template = template
-        self._losses = Losses(self._problem, template)
+        self._losses = Losses(self._problem, template, perfect=self._perfect)
         self._costs = Costs(self._problem, template.steps, complete=self._complete)
         trials, self._trials = self._trials, []
         for choice, trial in trials:
@@ -189,17 +189,18 @@ class Estimates:
     def tolerable_error(self) -> float | None:
         """The output error up to which a choice may keep the target; None where that is in no known unit.
 
-        At first by the scale that is usual; then half of what each miss says, if losses are in proportion to errors.
+        At first by the scale that is usual; then half of what each miss says.
         """
         criterion = self._problem.criterion
         if criterion.relative is None or not self._template.measured:
             return None
-        tolerable = criterion.target / PRIOR_SCALE
+        law = self._losses.law
+        tolerable = criterion.target / law.scale
         for choice, trial in self._trials:
             if trial.loss is not None and not trial.met:
                 error = self.output_error(choice)
                 if math.isfinite(error):
-                    tolerable = min(tolerable, _CAREFUL * error * criterion.target / trial.loss)
+                    tolerable = min(tolerable, _CAREFUL * error * criterion.target / law.additive(trial.loss))
         return tolerable
 
     def is_hopeless(self, config: QuantizationConfig) -> bool:
@@ -213,8 +214,9 @@ class Estimates:
             self._tried.add(config.fingerprint)
             return True
         criterion = self._problem.criterion
-        beyond = _HOPELESS if is_telling(self._problem, config) else _HOPELESS_RECIPE
-        return criterion.relative is not None and PRIOR_SCALE * error > beyond * criterion.target
+        law = LossLaw(target=criterion.target, root=self._perfect)
+        beyond = law.hopeless * (1.0 if is_telling(self._problem, config) else _QUICKER)
+        return criterion.relative is not None and law.foretold(error) > beyond * criterion.target
 
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""
@@ -299,7 +301,7 @@ class Estimates:
             every = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
             return every[in_order(self.steps, every)]
         program = Program(gain=self._costs.gain, loss=self._losses.each, conversions=self._costs.conversions)
-        limit = min(self._problem.criterion.target, self.limit())
+        limit = self._losses.law.additive(min(self._problem.criterion.target, self.limit()))
         solved = program.solve([share * limit for share in _BUDGETS])
         flipped = [self._flipped(choice) for choice in ([self._best_choice] if self.won else solved[-1:])]
         choices = np.concatenate([np.array(solved, dtype=bool).reshape(-1, n), *flipped])

@@ -10,21 +10,20 @@ import numpy as np
 from scipy.special import ndtr
 
 from autotune.config import QuantizationConfig
+from autotune.strategies.auto.loss_law import LossLaw, likelier
 from autotune.strategies.auto.prediction import LinearModel, Vector
 from autotune.strategies.auto.program import Flags
 from autotune.strategies.auto.steps import Step, errors_of
 from autotune.strategy import Problem
 from autotune.trial import Trial
 
-PRIOR_SCALE = 0.8
-"""Loss for each unit of output error, before any was measured: least squares over the recorded tables give 0.62 for the
-digits and 0.90 for MobileNetV2 (ResNet-20 loses nothing); near a target half the loss is a usual error."""
-
-_UNSCALED = 0.6
-"""Standard deviation of a loss that is predicted by that scale, as a share of it."""
-
 _AGREES = 0.1
 """An output error agrees with its prediction within this share."""
+
+_SHARED = 1.0
+_OVERLOOKED = 0.2
+"""Standard deviation of an op's output error, as a share of what it is taken to be, and of what ops cause on average:
+most were measured in groups, and what a choice as a whole causes has to find its place among them."""
 
 _NOISE = 0.1
 """Standard deviation of a measured loss whose interval is not known, as a share of the target."""
@@ -63,11 +62,13 @@ class Losses:
     Args:
         problem: Whose target it is.
         template: Whose steps' errors add up.
+        perfect: Whether fp32 makes no mistake, see :mod:`autotune.strategies.auto.loss_law`.
     """
 
-    def __init__(self, problem: Problem, template: Template) -> None:
+    def __init__(self, problem: Problem, template: Template, *, perfect: bool = False) -> None:
         self._problem = problem
         self._target = problem.criterion.target
+        self._perfect = perfect and self._target > 0
         self._measured = template.measured and is_telling(problem, template.config)
         errors, opening = errors_of(template.steps)
         ones = np.ones(len(template.steps))
@@ -111,26 +112,35 @@ class Losses:
         choices = np.array([~choice for choice, _ in self._errors.values()], dtype=float)
         self._error_model = LinearModel(
             mean=self._prior,
-            std=0.5 * self._prior,
+            std=_SHARED * self._prior + _OVERLOOKED * float(self._prior.mean()) if len(self._prior) else self._prior,
             features=choices.reshape(len(observed), len(self._prior)),
             observed=observed,
             noise=0.02 * observed + 1e-12,
         )
         errors = np.maximum(self._error_model.mean, 0.01 * self._prior)
+        self.law = self._law(errors)
         self._model = self._loss_model(errors)
+
+    def _law(self, errors: Vector) -> LossLaw:
+        """How losses follow from these errors, by what is known so far."""
+        if not (self._perfect and self._measured):
+            return LossLaw(target=self._target)
+        clear = [(float(row @ errors), loss) for row, loss, noise in self._observed if loss > 2 * noise and row.any()]
+        return likelier(self._target, [error for error, _ in clear], [loss for _, loss in clear])
 
     def _loss_model(self, errors: Vector) -> LinearModel:
         """What each step takes away: its output error times a scale for all, then corrected for each step."""
         features = np.array([row for row, _, _ in self._observed]).reshape(len(self._observed), len(errors))
-        losses = np.array([loss for _, loss, _ in self._observed])
+        law = self.law
+        losses = np.array([law.additive(loss) for _, loss, _ in self._observed])
         # Losses do not add up far away from the target, so that what was seen there counts less.
-        noise = np.array([math.hypot(noise, 0.3 * (loss - self._target)) for _, loss, noise in self._observed])
-        noise = np.maximum(noise, 1e-9)
+        noise = np.array([law.noise(loss, noise) for _, loss, noise in self._observed])
+        noise = np.maximum(np.hypot(noise, 0.3 * (losses - self._target)), 1e-9)
         total = features @ errors / noise
         # What is usual of models counts as an observation, as long as the errors are known.
-        usual = _UNSCALED**-2 if self._measured else 0.0
-        seen = float(total @ total) * PRIOR_SCALE**2
-        scale = PRIOR_SCALE * (usual + float(total @ (losses / noise)) * PRIOR_SCALE) / (usual + seen or 1.0)
+        usual = law.spread**-2 if self._measured else 0.0
+        seen = float(total @ total) * law.scale**2
+        scale = law.scale * (usual + float(total @ (losses / noise)) * law.scale) / (usual + seen or 1.0)
         floor = 0.05 * self._target / float(errors.sum()) if len(errors) else 0.0
         if not len(losses) and not self._measured:
             # As if plain int8 lost four times what is allowed.
@@ -145,7 +155,7 @@ class Losses:
 
     @property
     def each(self) -> Vector:
-        """What each step takes away of the loss, by what is known now."""
+        """What each step takes away of the additive loss, by what is known now."""
         return np.maximum(self._model.mean, 0.0)
 
     def predict(self, choices: Flags) -> tuple[Vector, Vector]:
@@ -153,9 +163,9 @@ class Losses:
         mean, std = self._model.predict((~choices).astype(float))
         # What will be measured decides, so that its noise counts as well.
         noise = float(np.median([noise for _, _, noise in self._observed] or [_NOISE * self._target]))
-        inexact = _INEXACT if self._observed else _UNSCALED
-        std = np.sqrt(std**2 + (inexact * mean) ** 2 + noise**2)
-        return mean, ndtr((self._target - mean) / np.maximum(std, 1e-12))
+        inexact = _INEXACT if self._observed else self.law.spread
+        std = np.sqrt(std**2 + (inexact * mean) ** 2 + self.law.noise(self._target, noise) ** 2)
+        return self.law.losses(mean), ndtr((self._target - mean) / np.maximum(std, 1e-12))
 
 
 def _positive(errors: Vector) -> Vector:

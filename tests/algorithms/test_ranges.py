@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autotune.algorithms import activation_range, affine_parameters, dequantize, fake_quantize, quantize
+from autotune.algorithms import (
+    activation_range,
+    affine_parameters,
+    dequantize,
+    fake_quantize,
+    noise_to_signal,
+    quantize,
+)
 from autotune.calibration import StatisticsCollector, TensorStatistics
 from autotune.config import (
     KL,
@@ -267,3 +274,21 @@ def test_least_error_is_no_worse_than_any_other(name: str, scheme: TensorScheme)
     best = max(sqnr_db(values, algorithm, scheme) for algorithm in (MINMAX, KL, MSE, PERCENTILE))
     # Estimates take values as uniform within a bin; what is exact anyway cannot be ranked.
     assert sqnr_db(values, LEAST_ERROR, scheme) > min(best, 60.0) - 0.3
+
+
+@pytest.mark.parametrize(("low", "high"), [(-4.0, 4.0), (-1.0, 1.0), (-40.0, 40.0), (0.0, 4.0)])
+def test_noise_to_signal_is_that_of_quantized_values(low: float, high: float) -> None:
+    parameters = affine_parameters(low, high, U8)
+    error = NORMAL - fake_quantize(NORMAL.astype(np.float32), parameters, U8)
+    expected = float(np.square(error).mean() / NORMAL.var())
+    assert noise_to_signal(stats(NORMAL), low, high) == pytest.approx(min(1.0, expected), rel=0.15)
+
+
+def test_noise_to_signal_of_a_tensor_that_shares_the_range_of_a_much_larger_one_is_all_noise() -> None:
+    scores = np.random.default_rng(0).uniform(0, 1, 10_000)
+    assert noise_to_signal(stats(scores), 0.0, 1.0) < 1e-4
+    assert noise_to_signal(stats(scores), 0.0, 640.0) > 0.9
+
+
+def test_noise_to_signal_of_values_that_all_become_zero_is_no_more_than_their_own() -> None:
+    assert noise_to_signal(stats(NORMAL), -1e6, 1e6) == pytest.approx(1.0, rel=0.01)

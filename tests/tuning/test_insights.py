@@ -156,6 +156,20 @@ def after_baseline(duration_s: float) -> History:
     return history
 
 
+def add_trial(history: History, config: QuantizationConfig, duration_s: float) -> None:
+    """Add a candidate whose evaluation took so long."""
+    opened = history.open(RandomSampler(0))
+    history.start(opened, config, "")
+    trial = Trial(
+        number=opened.number,
+        config=config,
+        state=TrialState.COMPLETED,
+        measurement=Measurement(loss=0.1, latency_ms=1.0, speedup=1.0),
+        duration_s=duration_s,
+    )
+    history.finish(opened, trial, Objective.LATENCY, 0.01)
+
+
 def everything(insights: MeasuredInsights[Any], space: TuningSpace) -> None:
     """Ask for all there is, the most useful first."""
     insights.op_latency()
@@ -180,6 +194,35 @@ def test_insights_cost_at_most_an_evaluation_and_a_fifth_of_the_time_given(
     # What has begun is brought to its end: a candidate and its profile.
     assert adapter.now <= allowed_s + 2.0
     assert set(insights.sensitivity()) == {"dense_0", "dense_1", "dense_2", "dense_3"}
+
+
+def test_each_evaluation_pays_for_a_look_at_further_configs() -> None:
+    adapter = Slow()
+    history = after_baseline(2.0)
+    insights = insights_of(adapter, history=history, clock=adapter.clock)
+    space = adapter.space(adapter.load(perceptron()))
+    everything(insights, space)
+    spent = adapter.now
+    first, second, third, fourth = (op.name for op in space.tunable)
+    later, another, tried = (
+        QuantizationConfig(ops={op: space.preferred[op] for op in ops})
+        for ops in ((first, third), (second, third), (second, fourth))
+    )
+    assert math.isnan(insights.output_error(later))
+    add_trial(history, tried, duration_s=10.0)
+    assert math.isfinite(insights.output_error(another))
+    # What was not known once stays so: a resumed run decides alike.
+    assert math.isnan(insights.output_error(later))
+    assert adapter.now <= spent + 0.2 * 10.0 + 1.0
+
+
+def test_single_ops_leave_time_for_a_look_at_whole_configs() -> None:
+    adapter = Slow()
+    insights = insights_of(adapter, history=after_baseline(10.0), clock=adapter.clock)
+    insights.sensitivity()
+    assert adapter.now <= 0.6 * 10.0 + 1.0
+    space = adapter.space(adapter.load(perceptron()))
+    assert math.isfinite(insights.output_error(space.preferred))
 
 
 def test_nothing_is_begun_after_the_deadline() -> None:

@@ -35,9 +35,41 @@ def test_scores_that_vanish_under_the_scale_of_boxes_are_half_of_the_error() -> 
     actual = expected.copy()
     actual[:, 4:] = 0.0
     # By total energy it would be a hundred-thousandth.
-    assert error(expected, actual, spec("batch", 22, "anchors")) > 0.5
+    assert error(expected, actual, spec("batch", 22, "anchors")) >= 0.5
     # Where nothing says which axis are the channels, all values count alike.
     assert error(expected, actual, spec("batch", "channels", "anchors")) < 1e-3
+
+
+def test_of_scores_many_small_errors_near_a_threshold_outweigh_a_single_large_one() -> None:
+    rng = np.random.default_rng(3)
+    expected = rng.uniform(0, 1, (4, 500)).astype(np.float32)
+    # One decision each changes: at most one of 2000, and about one in 25 for a threshold at 0.5.
+    one, many = expected.copy(), np.clip(expected + rng.choice([-0.02, 0.02], (4, 500)), 0, 1).astype(np.float32)
+    one[0, int(np.argmax(expected[0]))] = 0.0
+    assert error(expected, many, spec("batch", 500)) > 100 * error(expected, one, spec("batch", 500))
+    # Values beyond what is expected of scores are cut: they are one decision as well.
+    wild = expected.copy()
+    wild[0, 0] = 1e6
+    assert error(expected, wild, spec("batch", 500)) < 1e-5
+
+
+def test_scores_that_are_next_to_nothing_take_no_part() -> None:
+    rng = np.random.default_rng(4)
+    scores = np.where(np.arange(1000) < 10, 0.6, 1e-3) * np.ones((4, 1))
+    noisy = scores + (scores < 0.05) * rng.uniform(-1e-3, 1e-2, scores.shape)
+    expected, actual = scores.astype(np.float32), noisy.astype(np.float32)
+    assert error(expected, actual, spec("batch", 1000)) == 0.0
+    risen = expected.copy()
+    risen[:, 20:30] = 0.6
+    assert error(expected, risen, spec("batch", 1000)) == pytest.approx(1.0)
+
+
+def test_errors_of_scores_add_up_as_energies_do() -> None:
+    rng = np.random.default_rng(5)
+    expected = rng.uniform(0.3, 0.7, (4, 5000)).astype(np.float32)
+    first, second = rng.normal(0, 0.01, (2, 4, 5000)).astype(np.float32)
+    each = [error(expected, expected + noise, spec("batch", 5000)) for noise in (first, second, first + second)]
+    assert each[2] == pytest.approx(each[0] + each[1], rel=0.05)
 
 
 def test_an_offset_is_no_signal() -> None:
