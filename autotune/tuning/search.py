@@ -23,6 +23,7 @@ from autotune.observer import Observer
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import History, OpenTrial
+from autotune.tuning.prices import Prices
 from autotune.tuning.selection import incumbent, next_rank
 from autotune.tuning.stopwatch import Stopwatch
 
@@ -34,9 +35,6 @@ _WORTH_A_TRIAL = 1.05
 
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
-
-_FASTEST = 4.0
-"""How many times as fast as fp32 a candidate's evaluation is at the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +132,7 @@ class Search(Generic[ModelT]):
         self._admit = admit
         self._given = given
         self._doing = ""
-        self._applied_s: float | None = None
+        self._prices = Prices()
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
@@ -250,7 +248,7 @@ class Search(Generic[ModelT]):
                     return SearchEnd(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
                 continue
             repeats = 0
-            if end := self._limits.too_late(self._least_price_s(trials)):
+            if end := self._limits.too_late(self._prices.least_s(proposal.config, trials[0])):
                 self._history.discard(opened)
                 return end
             self._doing = f", while trial {opened.number} was made and measured"
@@ -260,15 +258,6 @@ class Search(Generic[ModelT]):
                 with self._stopwatch("evaluate"):
                     self._evaluator.prepare(deadline=self._limits.deadline)
                 self._try(opened, trials, proposal)
-
-    def _least_price_s(self, trials: Sequence[Trial]) -> float:
-        """What the next candidate takes at the least, in seconds, by what was measured of those before it."""
-        baseline = trials[0]
-        measured = baseline.measurement
-        # A metric may end an evaluation after its first samples; a user's function runs to its end.
-        whole = measured is not None and measured.samples is None
-        evaluation = (baseline.duration_s or 0.0) / _FASTEST if whole else 0.0
-        return (self._applied_s or 0.0) + evaluation
 
     def _sampler(self) -> BaseSampler:
         entropy = np.random.SeedSequence([self._problem.seed, self._history.next_number])
@@ -283,13 +272,13 @@ class Search(Generic[ModelT]):
         try:
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
-                took = time.monotonic() - started
-                self._applied_s = took if self._applied_s is None else min(took, self._applied_s)
+                self._prices.made(proposal.config, time.monotonic() - started)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
             if earlier is not None and _answers(earlier, proposal):
                 self._record(opened, _same(opened.number, proposal, earlier, time.monotonic() - started))
                 return
+            made = time.monotonic()
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
@@ -298,6 +287,7 @@ class Search(Generic[ModelT]):
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
+            self._prices.evaluated(outcome.measurement, time.monotonic() - made)
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it
