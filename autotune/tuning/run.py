@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
@@ -73,6 +74,7 @@ class Run(Generic[ModelT]):
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,
+            on_measured=partial(self._models.keep_for_finals, objective=setup.problem.objective),
             admit=self._admit,
             given=setup.given if setup.differs else None,
         )

@@ -163,6 +163,34 @@ def test_an_eval_fn_that_takes_all_the_time_on_fp32(
     assert result.baseline.measurement.accuracy is None
 
 
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_an_accuracy_that_took_all_the_time_is_known_to_the_next_run(
+    network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, tmp_path: Path, isolation: str
+) -> None:
+    """The time is up before fp32's latency is measured: what its accuracy took is not spent a second time."""
+
+    def late(model: Any) -> float:
+        found = float(score(model))
+        clock.now += 30
+        return found
+
+    options: dict[str, Any] = {**CHEAP, "workspace": tmp_path, "isolation": isolation, "max_trials": 1}
+    first = autotune.Tuner(timeout_s=20, **options).tune(network, images, late)
+    check(first, images, "the first candidate was prepared or measured")
+    assert first.baseline.measurement is not None
+    assert first.baseline.measurement.accuracy == 1.0
+    assert first.baseline.measurement.latency_ms is None
+    first.report(tmp_path / "report.html")
+    second = autotune.Tuner(timeout_s=2000, **options).tune(network, images, late)
+    assert second.baseline.measurement is not None
+    assert second.baseline.measurement.accuracy == 1.0
+    assert second.baseline.measurement.latency_ms is not None
+    assert (second.baseline.measurement.peak_memory_bytes is None) == (isolation == "none")
+    assert len(second.history) == 2
+    if isolation == "none":
+        assert score.calls <= 2, "fp32 once, and the candidate"
+
+
 def slow_calls(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
     """Let every sample that a model runs take a while."""
     original = ADAPTER.runner

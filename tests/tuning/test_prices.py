@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from autotune.config import BiasCorrection, GraphFormat, OpConfig, Precision, QuantizationConfig, Recipe
-from autotune.tuning.prices import Prices
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.prices import Prices
 
 INT8 = {"conv": OpConfig(precision=Precision.INT8)}
 PLAIN = QuantizationConfig(ops=INT8)
