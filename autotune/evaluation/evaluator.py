@@ -142,6 +142,7 @@ class Evaluator(Generic[ModelT]):
         """
         if measured.latency_ms is not None:
             return measured
+        self._require_time(deadline)
         sessions = self._baseline_sessions()
         # Its speedup is 1 by definition, so that no narrow interval is needed.
         brief = dataclasses.replace(self._search_latency, max_pairs=self._latency.min_pairs)
@@ -199,7 +200,7 @@ class Evaluator(Generic[ModelT]):
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed.
         """
-        runner, sessions = self._opened(candidate, self._search_latency)
+        runner, sessions = self._opened(candidate, self._search_latency, deadline)
         comparison = self._comparison(sessions, self._search_latency, deadline)
         compared = comparison.run()
         calls = len(self._batches)
@@ -230,7 +231,7 @@ class Evaluator(Generic[ModelT]):
             ApplyError: The framework refuses one of them.
             DeadlineReached: The deadline passed before anything could be said.
         """
-        opened = [self._opened(finalist, self._latency, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
+        opened = [self._opened(finalist, self._latency, deadline, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
         fair_s = self._search_latency.max_seconds
         return race_latency(
             self._baseline_sessions(),
@@ -269,6 +270,7 @@ class Evaluator(Generic[ModelT]):
         """
         if measured.samples == measured.samples_total:
             return measured
+        self._require_time(deadline)
         model = self._checked(candidate, self._candidate_runner(candidate), deadline)
         score = self._scorer.candidate(model, self._progress, complete=True, rank=measured.rank or 1)
         return with_score(measured, score)
@@ -288,10 +290,23 @@ class Evaluator(Generic[ModelT]):
             TrialError: It cannot be evaluated.
             DeadlineReached: The deadline passed.
         """
+        if not self._scorer.holds_out:
+            return None
+        self._require_time(deadline)
         reference = self._checked(self._model, self._baseline_runner(), deadline)
         model = self._checked(candidate, self._candidate_runner(candidate), deadline)
         score = self._scorer.holdout(reference, model, self._progress, rank=rank)
         return None if score is None else with_score(Measurement(size_bytes=candidate.size_bytes), score)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is data that the search never sees."""
+        return self._scorer.holds_out
+
+    def _require_time(self, deadline: float | None) -> None:
+        """See that there is time left before sessions are opened, which takes seconds on a busy machine."""
+        if deadline is not None and self._clock.now_s() >= deadline:
+            raise DeadlineReached("The time given to the run was up before a model was opened")
 
     def _baseline_runner(self) -> Runner:
         if self._runner is None:
@@ -306,8 +321,11 @@ class Evaluator(Generic[ModelT]):
             self._sessions = self._calls(self._model, runner, self._latency, fewest=_RACE_SESSIONS, spare_first=True)
         return self._sessions
 
-    def _opened(self, candidate: ModelT, options: LatencyOptions, *, fewest: int = 1) -> tuple[Runner, Sequence[Call]]:
+    def _opened(
+        self, candidate: ModelT, options: LatencyOptions, deadline: float | None, *, fewest: int = 1
+    ) -> tuple[Runner, Sequence[Call]]:
         """A candidate made ready to run, and its sessions, the first of which is the runner."""
+        self._require_time(deadline)
         runner = self._candidate_runner(candidate)
         return runner, self._calls(candidate, runner, options, fewest=fewest)
 

@@ -105,6 +105,35 @@ def test_a_model_that_takes_all_the_time_to_load(
     assert score.calls == 0
 
 
+def noting(monkeypatch: pytest.MonkeyPatch, clock: Clock, name: str) -> list[float]:
+    """When a method of the adapter is called from here on."""
+    original, called = getattr(ADAPTER, name), list[float]()
+
+    def noted(self: Any, *args: Any, **options: Any) -> Any:
+        called.append(clock.now)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(ADAPTER, name, noted)
+    return called
+
+
+@pytest.mark.parametrize("late", ["load", "calibrate", "apply"])
+@pytest.mark.parametrize("objective", ["latency", "size"])
+def test_no_model_is_opened_once_the_time_is_up(
+    network: onnx.ModelProto, images: Sequence[Any], monkeypatch: pytest.MonkeyPatch, late: str, objective: str
+) -> None:
+    """On a busy machine a session of 50 MB takes seconds to open, and a run of 8 s ended after 15."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    opened = [noting(monkeypatch, clock, name) for name in ("runner", "executes_another_graph")]
+    slow(monkeypatch, clock, late, 30)
+    tuner = autotune.Tuner(timeout_s=20, criterion=TOLERANT, objective=objective, **CHEAP)
+    result = tuner.tune(network, images, evaluation(images, clock, 0.01))
+    assert "timeout" in result.end_reason
+    assert all(moment < 5000 + 20 for moments in opened for moment in moments)
+    assert result.model(images[0]).shape == (8, 10)  # type: ignore[union-attr]  # one output
+
+
 def test_data_that_take_all_the_time_to_read(
     network: onnx.ModelProto, images: Sequence[Any], score: Any, clock: Clock, tmp_path: Path
 ) -> None:

@@ -189,6 +189,8 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     def holdout(self, candidate: ModelT, *, rank: int = 1, deadline: float | None = None) -> Measurement | None:
         """Measure a candidate on data that the search never saw; see :meth:`Evaluator.holdout`."""
+        if not self._local.holds_out:
+            return None
         result: Measurement | None = self._run(worker.holdout, candidate, rank, deadline=deadline)
         return result
 
