@@ -129,8 +129,8 @@ class Timetable:
         stage = now - self._stage_began
         before = self._stage_began - self._began
         predicted = 2 * stage if self._predicted_s is None else max(stage, self._predicted_s)
-        if self._stage == "baseline" and self._predicted_s is None:
-            # Its first moments tell nothing of the rest: it is taken to be as long as what came before.
+        if self._stage != "search" and self._predicted_s is None:
+            # An evaluation that has hardly begun tells nothing of the rest: it is taken to be as long as all before it.
             predicted = max(predicted, before)
         if self._evaluation_s:
             predicted += _AFTER_BASELINE * self._evaluation_s

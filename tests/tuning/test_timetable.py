@@ -125,6 +125,7 @@ def test_a_stage_that_is_far_too_long_ends_once_its_pace_is_known(clock: Clock) 
         ("load", 0, 30, "the model was loaded and the data were read", 240),
         ("calibrate", 12, 10, "the calibration data ran through the model", 92),
         ("baseline", 5, 16, "the fp32 model itself was measured", 140),
+        ("calibrate", 14, 0, "the calibration data ran through the model", 70),
         ("baseline", 18, 2, "the fp32 model itself was measured", 90),  # as long as what came before it
         ("search", 19, 2, "the first candidate was prepared or measured", 40),
     ],
