@@ -88,7 +88,6 @@ class Preparing(Generic[ModelT]):
         with self._stages.timed("load"):
             data.require_repeatable(loader, "dataloader")
             model = self.loaded = self._adapter.load(source)
-            self._stages.timetable.require()
             if isinstance(self._adapter, Preparation):
                 feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
                 model = self._adapter.on_data(model, feeds)
