@@ -150,6 +150,7 @@ def in_time(way: Way, source: Path, calibration: Batches, target: Path, limit_s:
 def _make(way: Way, source: Path, calibration: Batches, target: Path, said: Any) -> None:
     bytes_free = int(_MEMORY_SHARE * psutil.virtual_memory().available)
     resource.setrlimit(resource.RLIMIT_AS, (bytes_free, bytes_free))
+    logging.getLogger().setLevel(logging.ERROR)
     try:
         way.file(source, calibration, target)
     except BaseException as error:  # a peer's failure is a finding and not this script's end
