@@ -212,6 +212,7 @@ class Search(Generic[ModelT]):
         with self._untried_on_failure(opened):
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(self._model, config, self._statistics)
+                self._admit(candidate)
                 self._history.identify(opened, candidate.fingerprint)
             with self._stopwatch("evaluate"):
                 self._evaluator.prepare(deadline=self._limits.deadline)

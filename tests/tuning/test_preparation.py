@@ -176,6 +176,21 @@ def test_the_prepared_model_is_measured_once(
     assert score.calls == 2, "fp32 and this one"
 
 
+def test_the_prepared_model_is_admitted_as_any_candidate_is(
+    weights_as_inputs: onnx.ModelProto,
+    images: Any,
+    score: Any,
+    speeds: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may hold integers of the user's own that saturate on other CPUs."""
+    assert speeds
+    monkeypatch.setattr(type(get_adapter("onnxruntime")), "saturating_ops", lambda _self, _model: ("conv",))
+    result = tune(weights_as_inputs, images, score, Given(proposes=False), portable=True)
+    assert [trial.number for trial in result.history] == [0]
+    assert score.calls == 1
+
+
 def test_a_candidate_must_beat_the_prepared_model(
     weights_as_inputs: onnx.ModelProto, images: Any, score: Any, speeds: dict[str, float]
 ) -> None:
