@@ -11,8 +11,8 @@ from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, T
 from autotune.batch import axes_of
 from autotune.cores import usable_cores
 from autotune.criterion import Criterion, Interval, Verdict
-from autotune.errors import TrialError
-from autotune.evaluation.accuracy.score import FunctionScorer, Progress, Score, Scorer
+from autotune.errors import DeadlineReached, TrialError
+from autotune.evaluation.accuracy.score import FunctionScorer, Progress, Scorer
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction, check_direction
 from autotune.evaluation.accuracy.streamed import SampleScorer
 from autotune.evaluation.accuracy.wide import WideRunner
@@ -21,7 +21,6 @@ from autotune.evaluation.latency import (
     Call,
     Clock,
     Comparison,
-    LatencyComparison,
     LatencyOptions,
     Pace,
     RaceResult,
@@ -29,6 +28,7 @@ from autotune.evaluation.latency import (
     race_latency,
 )
 from autotune.evaluation.latency.sessions import open_sessions
+from autotune.evaluation.measured import measurement, not_worth_it, timed, untimed_baseline, with_score
 from autotune.trial import Measurement, TrialState
 
 _RACE_SESSIONS = 2
@@ -121,22 +121,38 @@ class Evaluator(Generic[ModelT]):
         Raises:
             EvaluationFunctionError: ``eval_fn`` returned no score.
             CriterionError: The score is no baseline for the criterion.
-            DeadlineReached: The deadline passed.
+            DeadlineReached: The deadline passed before its accuracy was known. Where it passes after that, the
+                measurement lacks the latency, which :meth:`complete_baseline` makes up for.
         """
         runner = self._baseline_runner()
         started = self._clock.now_s()
         score = self._scorer.baseline(self._checked(self._model, runner, deadline), self._progress)
         self._search_latency = self._latency.priced(self._clock.now_s() - started)
+        measured = untimed_baseline(self._model.size_bytes, score, self._latency.confidence)
+        try:
+            return self.complete_baseline(measured, deadline=deadline)
+        except DeadlineReached:
+            return measured  # what its accuracy took must not be spent again
+
+    def complete_baseline(self, measured: Measurement, *, deadline: float | None = None) -> Measurement:
+        """Time the fp32 model where the deadline of an earlier run cut that off; else its figures stay as they are.
+
+        Raises:
+            DeadlineReached: The deadline passed.
+        """
+        if measured.latency_ms is not None:
+            return measured
+        self._require_time(deadline)
         sessions = self._baseline_sessions()
         # Its speedup is 1 by definition, so that no narrow interval is needed.
         brief = dataclasses.replace(self._search_latency, max_pairs=self._latency.min_pairs)
         comparison = self._comparison(sessions[:1], brief, deadline)
         own = comparison.run()
         comparison.close()
-        certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
         own = dataclasses.replace(own, candidate_ms=own.baseline_ms, candidate_percentiles=own.baseline_percentiles)
+        certain = Interval(low=1.0, high=1.0, confidence=self._latency.confidence)
         own = dataclasses.replace(own, speedup=1.0, interval=certain, decided=True, sessions=len(sessions))
-        return _measurement(self._model.size_bytes, own, score, calls=len(self._batches))
+        return timed(measured, own, calls=len(self._batches))
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
         """Take the fp32 model's figures from an earlier run; called instead of :meth:`baseline`.
@@ -163,6 +179,7 @@ class Evaluator(Generic[ModelT]):
         incumbent: Measurement | None = None,
         needs_accuracy: bool = False,
         rank: int = 1,
+        worth_from: float | None = None,
         deadline: float | None = None,
     ) -> Evaluation:
         """Measure a candidate.
@@ -174,6 +191,7 @@ class Evaluator(Generic[ModelT]):
             needs_accuracy: Evaluate accuracy all the same, and do not end it early.
             rank: Which candidate of the search it is whose accuracy is evaluated, from 1; see
                 :meth:`autotune.Criterion.for_candidate`.
+            worth_from: Speedup that it must be proven to exceed for its accuracy to be evaluated; None asks for none.
             deadline: A ``time.monotonic()`` value.
 
         Raises:
@@ -182,17 +200,15 @@ class Evaluator(Generic[ModelT]):
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed.
         """
-        runner, sessions = self._opened(candidate, self._search_latency)
+        runner, sessions = self._opened(candidate, self._search_latency, deadline)
         comparison = self._comparison(sessions, self._search_latency, deadline)
         compared = comparison.run()
-        if incumbent is not None and not needs_accuracy and _proven_slower(compared, incumbent):
+        calls = len(self._batches)
+        pruned = None if needs_accuracy else not_worth_it(compared, incumbent, worth_from)
+        if pruned is not None:
             comparison.close()
-            return Evaluation(
-                state=TrialState.PRUNED,
-                measurement=_measurement(candidate.size_bytes, compared, None, calls=len(self._batches)),
-                reason="slower than the best that keeps the target: "
-                f"{compared.speedup:.2f}x, and not {incumbent.speedup:.2f}x",
-            )
+            figures = measurement(candidate.size_bytes, compared, None, calls=calls)
+            return Evaluation(state=TrialState.PRUNED, measurement=figures, reason=pruned)
         model = self._checked(candidate, runner, deadline)
         score = self._scorer.candidate(model, self._progress, complete=needs_accuracy, rank=rank)
         if incumbent is not None and score.verdict is not Verdict.MISSED:
@@ -201,7 +217,7 @@ class Evaluator(Generic[ModelT]):
         comparison.close()
         return Evaluation(
             state=TrialState.COMPLETED if score.stopped is None else TrialState.PRUNED,
-            measurement=_measurement(candidate.size_bytes, compared, score, calls=len(self._batches)),
+            measurement=measurement(candidate.size_bytes, compared, score, calls=calls),
             reason=score.stopped,
         )
 
@@ -215,7 +231,7 @@ class Evaluator(Generic[ModelT]):
             ApplyError: The framework refuses one of them.
             DeadlineReached: The deadline passed before anything could be said.
         """
-        opened = [self._opened(finalist, self._latency, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
+        opened = [self._opened(finalist, self._latency, deadline, fewest=_RACE_SESSIONS)[1] for finalist in finalists]
         fair_s = self._search_latency.max_seconds
         return race_latency(
             self._baseline_sessions(),
@@ -254,9 +270,10 @@ class Evaluator(Generic[ModelT]):
         """
         if measured.samples == measured.samples_total:
             return measured
+        self._require_time(deadline)
         model = self._checked(candidate, self._candidate_runner(candidate), deadline)
         score = self._scorer.candidate(model, self._progress, complete=True, rank=measured.rank or 1)
-        return _with_score(measured, score)
+        return with_score(measured, score)
 
     def holdout(self, candidate: ModelT, *, rank: int = 1, deadline: float | None = None) -> Measurement | None:
         """Measure a candidate's accuracy on data that the search never saw; None where nothing was held out.
@@ -273,10 +290,23 @@ class Evaluator(Generic[ModelT]):
             TrialError: It cannot be evaluated.
             DeadlineReached: The deadline passed.
         """
+        if not self._scorer.holds_out:
+            return None
+        self._require_time(deadline)
         reference = self._checked(self._model, self._baseline_runner(), deadline)
         model = self._checked(candidate, self._candidate_runner(candidate), deadline)
         score = self._scorer.holdout(reference, model, self._progress, rank=rank)
-        return None if score is None else _with_score(Measurement(size_bytes=candidate.size_bytes), score)
+        return None if score is None else with_score(Measurement(size_bytes=candidate.size_bytes), score)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is data that the search never sees."""
+        return self._scorer.holds_out
+
+    def _require_time(self, deadline: float | None) -> None:
+        """See that there is time left before sessions are opened, which takes seconds on a busy machine."""
+        if deadline is not None and self._clock.now_s() >= deadline:
+            raise DeadlineReached("The time given to the run was up before a model was opened")
 
     def _baseline_runner(self) -> Runner:
         if self._runner is None:
@@ -291,8 +321,11 @@ class Evaluator(Generic[ModelT]):
             self._sessions = self._calls(self._model, runner, self._latency, fewest=_RACE_SESSIONS, spare_first=True)
         return self._sessions
 
-    def _opened(self, candidate: ModelT, options: LatencyOptions, *, fewest: int = 1) -> tuple[Runner, Sequence[Call]]:
+    def _opened(
+        self, candidate: ModelT, options: LatencyOptions, deadline: float | None, *, fewest: int = 1
+    ) -> tuple[Runner, Sequence[Call]]:
         """A candidate made ready to run, and its sessions, the first of which is the runner."""
+        self._require_time(deadline)
         runner = self._candidate_runner(candidate)
         return runner, self._calls(candidate, runner, options, fewest=fewest)
 
@@ -360,41 +393,3 @@ class Evaluator(Generic[ModelT]):
             finite=self._finite(),
             key=model.fingerprint,
         )
-
-
-def _proven_slower(compared: LatencyComparison, incumbent: Measurement) -> bool:
-    """Whether the interval of a speedup lies below that of the incumbent, whose own speedup must be decided."""
-    if incumbent.speedup_interval is None or incumbent.latency_decided is False:
-        return False
-    return compared.interval.high < incumbent.speedup_interval.low
-
-
-def _measurement(size_bytes: int, compared: LatencyComparison, score: Score | None, *, calls: int) -> Measurement:
-    """What was measured; ``calls`` is how many calls of the model one timed call makes."""
-    measured = Measurement(
-        latency_ms=compared.candidate_ms / calls,
-        latency_p90_ms=compared.candidate_percentiles.p90_ms / calls,
-        latency_p99_ms=compared.candidate_percentiles.p99_ms / calls,
-        latency_decided=compared.decided,
-        baseline_ms=compared.baseline_ms / calls,
-        latency_cache=str(compared.cache),
-        latency_sessions=compared.sessions,
-        speedup=compared.speedup,
-        speedup_interval=compared.interval,
-        size_bytes=size_bytes,
-    )
-    return measured if score is None else _with_score(measured, score)
-
-
-def _with_score(measured: Measurement, score: Score) -> Measurement:
-    return dataclasses.replace(
-        measured,
-        accuracy=score.accuracy,
-        loss=score.loss,
-        loss_interval=score.interval,
-        verdict=score.verdict,
-        metrics=dict(score.metrics),
-        samples=score.samples,
-        samples_total=score.samples_total,
-        rank=score.rank,
-    )

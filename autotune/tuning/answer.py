@@ -164,8 +164,10 @@ class _Finals(Generic[ModelT]):
 
     def _race(self, racers: Sequence[Trial]) -> bool:
         """Race trials and record their figures with them; False where that could not be done."""
+        # Samples that nobody saw leave the answer undecided, a race that could not be run does not.
+        deadline = None if self._deadline is None else self._deadline - self._completion_s(racers)
         try:
-            outcome = self._evaluator.race([self._candidate(trial) for trial in racers], deadline=self._deadline)
+            outcome = self._evaluator.race([self._candidate(trial) for trial in racers], deadline=deadline)
         except DeadlineReached:
             self._can_race = False
             self._note("The time was up before the finalists could be raced: the figures are those of the search")
@@ -182,6 +184,11 @@ class _Finals(Generic[ModelT]):
             self._raced[each.number] = each.faster
             self._history.revise(dataclasses.replace(trial, measurement=each.revise(trial.measurement, race)))
         return True
+
+    def _completion_s(self, racers: Sequence[Trial]) -> float:
+        """Seconds that the samples take which a winner was spared, at the pace of fp32."""
+        spared = [1 - _share_seen(trial) for trial in racers]
+        return max(spared, default=0.0) * (self._history.trials[0].duration_s or 0.0)
 
     def _seen(self, leaders: Sequence[Trial]) -> list[Trial]:
         """Those that keep the target on all samples, in their order."""
@@ -257,6 +264,14 @@ class _Finals(Generic[ModelT]):
 
 def _loss(trial: Trial) -> float:
     return float("inf") if trial.loss is None else trial.loss
+
+
+def _share_seen(trial: Trial) -> float:
+    """Of all samples of the search, those that a trial's accuracy comes from."""
+    measured = trial.measurement
+    if measured is None or measured.samples is None or not measured.samples_total:
+        return 1.0
+    return measured.samples / measured.samples_total
 
 
 def _is_estimate(trial: Trial) -> bool:

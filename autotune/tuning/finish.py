@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -148,11 +149,11 @@ class Finishing(Generic[ModelT]):
         )
 
     def _runner(self, inputs: Sequence[TensorSpec], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
-        """What runs a model on one batch of any form that a loader may yield."""
-        runner = self._adapter.runner(model, Execution(threads=self._tuner.threads))
+        """What runs a model on one batch of any form that a loader may yield; it is opened at the first one."""
+        runner = functools.cache(lambda: self._adapter.runner(model, Execution(threads=self._tuner.threads)))
 
         def run(batch: object) -> Array | tuple[Array, ...]:
-            outputs = runner(data.as_feeds(batch, inputs, where="the batch"))
+            outputs = runner()(data.as_feeds(batch, inputs, where="the batch"))
             return outputs[0] if len(outputs) == 1 else outputs
 
         return run

@@ -13,7 +13,9 @@ from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.errors import WorkspaceError
 from autotune.results.result import NEAREST
+from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
+from autotune.tuning.selection import asked_for_again
 from autotune.tuning.setup import Setup
 
 BEST = "best"
@@ -21,6 +23,9 @@ BEST = "best"
 
 _MANIFEST = "models.json"
 """The workspace's list of the files of each model that it keeps."""
+
+_KEPT_BYTES = 2**30
+"""Models that are kept for the finals take no more than this together; what is beyond is made a second time."""
 
 
 class Models(Generic[ModelT]):
@@ -37,7 +42,7 @@ class Models(Generic[ModelT]):
         self._criterion = criterion
         self._workspace = workspace
         self._best: tuple[QuantizationConfig, ModelT] | None = None
-        self._finalists: dict[QuantizationConfig, ModelT] = {}
+        self._kept: dict[QuantizationConfig, ModelT] = {}
 
     def made(self, setup: Setup[ModelT], trial: Trial) -> ModelT:
         """The model of a trial.
@@ -50,13 +55,28 @@ class Models(Generic[ModelT]):
         if self._best is not None and self._best[0] == trial.config:
             return self._best[1]
         # Finalists are raced, seen to the end, and one is the answer: made once, since making one takes seconds.
-        if trial.config not in self._finalists:
-            self._finalists[trial.config] = self._adapter.apply(setup.model, trial.config, setup.statistics)
-        return self._finalists[trial.config]
+        if trial.config not in self._kept:
+            self._kept[trial.config] = self._adapter.apply(setup.model, trial.config, setup.statistics)
+        return self._kept[trial.config]
+
+    def keep_for_finals(self, model: ModelT, trial: Trial, trials: Sequence[Trial], objective: Objective) -> None:
+        """Keep the model of a trial that the finals may ask for, and free those that they will not ask for any more.
+
+        Args:
+            model: What the trial measured.
+            trial: One of ``trials``.
+            trials: All so far.
+            objective: What to minimise.
+        """
+        wanted = {each.config for each in asked_for_again(trials, objective)}
+        self._kept = {config: kept for config, kept in self._kept.items() if config in wanted}
+        taken = sum(kept.size_bytes for kept in self._kept.values())
+        if trial.config in wanted and taken + model.size_bytes <= _KEPT_BYTES:
+            self._kept[trial.config] = model
 
     def forget_finalists(self) -> None:
         """Free the models that are none of the answer."""
-        self._finalists.clear()
+        self._kept.clear()
 
     def keep_best(self, model: ModelT, trial: Trial) -> None:
         """Write the best model so far, so that it is there whatever happens next, and remember it."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from autotune.adapter import Adapter, ModelT, PortabilityCheck
+from autotune.adapter.capabilities import given_model
 from autotune.errors import DeadlineReached
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.portability import require_portable
@@ -73,6 +75,7 @@ class Run(Generic[ModelT]):
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,
+            on_measured=partial(self._models.keep_for_finals, objective=setup.problem.objective),
             admit=self._admit,
             given=setup.given if setup.differs else None,
         )
@@ -100,8 +103,8 @@ class Run(Generic[ModelT]):
 
     def _unmeasured(self) -> TuningResult:
         assert self._prepare.loaded is not None
-        model, _ = self._prepare.as_given(self._prepare.loaded)
-        return self._finish.unmeasured(model, self._prepare.space)
+        # Whether it executes otherwise than what was prepared of it takes two sessions to tell, and the time is up.
+        return self._finish.unmeasured(given_model(self._adapter, self._prepare.loaded), self._prepare.space)
 
     def _timed_out(self, setup: Setup[ModelT], end: SearchEnd) -> SearchEnd:
         """The same end, with what to raise where the time was up before anything was tried."""

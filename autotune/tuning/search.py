@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,27 +14,22 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from autotune.adapter import Adapter, ModelT, Statistics
 from autotune.config import QuantizationConfig
-from autotune.criterion import Interval
-from autotune.errors import DeadlineReached, TrialError, WorkspaceError
+from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.observer import Observer
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import History, OpenTrial
+from autotune.tuning.preparation import PREPARATION, in_terms_of_prepared
+from autotune.tuning.prices import Prices
 from autotune.tuning.selection import incumbent, next_rank
 from autotune.tuning.stopwatch import Stopwatch
-
-PREPARATION = "preparation"
-"""Key of :meth:`History.keep`: the speedup of the prepared model over the user's, before any op is quantized."""
 
 _WORTH_A_TRIAL = 1.05
 """Speedup of preparation from which its accuracy is worth an evaluation; below it is no answer of its own."""
 
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
-
-_FASTEST = 4.0
-"""How many times as fast as fp32 a candidate's evaluation is at the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +91,7 @@ class Search(Generic[ModelT]):
         observer: Is told of every trial.
         stopwatch: Counts the time of each activity.
         on_best: Called with the candidate and its trial whenever a new best keeps the target.
+        on_measured: Called with each candidate that was measured, its trial, and all trials so far, before ``on_best``.
         admit: Called with every candidate before it is measured; raises a :class:`TrialError` where it may not run.
         given: The user's model, which the baseline measures, where it executes otherwise than ``model``: that one is
             then a candidate by itself, before any op is quantized.
@@ -116,6 +111,7 @@ class Search(Generic[ModelT]):
         observer: Observer,
         stopwatch: Stopwatch,
         on_best: Callable[[ModelT, Trial], None],
+        on_measured: Callable[[ModelT, Trial, Sequence[Trial]], None] = lambda _candidate, _trial, _trials: None,
         admit: Callable[[ModelT], None] = lambda _candidate: None,
         given: ModelT | None = None,
     ) -> None:
@@ -130,10 +126,11 @@ class Search(Generic[ModelT]):
         self._observer = observer
         self._stopwatch = stopwatch
         self._on_best = on_best
+        self._on_measured = on_measured
         self._admit = admit
         self._given = given
         self._doing = ""
-        self._applied_s: float | None = None
+        self._prices = Prices()
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
@@ -146,7 +143,7 @@ class Search(Generic[ModelT]):
         if trials and trials[0].measurement is not None:
             with self._stopwatch("evaluate"):
                 self._evaluator.resume(trials[0].measurement, deadline=self._limits.deadline)
-            return trials[0]
+                return self._completed(trials[0], trials[0].measurement)
         opened = self._history.open(RandomSampler(seed=self._problem.seed))
         config = QuantizationConfig()
         self._history.start(opened, config, "fp32 baseline")
@@ -165,6 +162,15 @@ class Search(Generic[ModelT]):
         )
         self._record(opened, trial)
         return trial
+
+    def _completed(self, baseline: Trial, measured: Measurement) -> Trial:
+        """The baseline of an earlier run with what its deadline cut off."""
+        whole = self._evaluator.complete_baseline(measured, deadline=self._limits.deadline)
+        if whole == measured:
+            return baseline
+        revised = dataclasses.replace(baseline, measurement=whole)
+        self._history.revise(revised)
+        return revised
 
     def run(self, *, reserve_s: float = 0.0) -> SearchEnd:
         """Run trials until there is a reason to end; Ctrl-C is one.
@@ -191,30 +197,48 @@ class Search(Generic[ModelT]):
         if self._given is None or objective is not Objective.LATENCY or self._history.kept(PREPARATION) is not None:
             return
         try:
-            self._time_preparation()
-        except TrialError as error:  # a candidate's failure is that candidate's, here as in any trial
-            self._observer.note(f"The prepared model could not be measured by itself: {error}")
+            self._measure_preparation()
+        except (DeadlineReached, WorkspaceError):
+            raise
+        except Exception as error:  # a candidate's failure is that candidate's, here as in any trial
+            self._observer.note(f"The prepared model could not be measured by itself: {_describe(error)}")
 
-    def _time_preparation(self) -> None:
-        proposal = Proposal(config=QuantizationConfig(prepared=True), note="preparation alone")
+    def _measure_preparation(self) -> None:
+        config, note = QuantizationConfig(prepared=True), "preparation alone"
         trials = self._history.trials
         opened = self._history.open(RandomSampler(seed=self._problem.seed))
+        started = time.monotonic()
         with self._untried_on_failure(opened):
+            with self._stopwatch("apply"):
+                candidate = self._adapter.apply(self._model, config, self._statistics)
+                self._admit(candidate)
+                self._history.identify(opened, candidate.fingerprint)
             with self._stopwatch("evaluate"):
                 self._evaluator.prepare(deadline=self._limits.deadline)
-                beyond = Interval(low=math.inf, high=math.inf)
-                unbeaten = dataclasses.replace(
-                    trials[0].measurement or Measurement(), speedup=math.inf, speedup_interval=beyond
+                found = self._evaluator.evaluate(
+                    candidate,
+                    incumbent=self._fastest(trials),
+                    rank=next_rank(trials),
+                    worth_from=_WORTH_A_TRIAL,
+                    deadline=self._limits.deadline,
                 )
-                found = self._evaluator.evaluate(self._model, incumbent=unbeaten, deadline=self._limits.deadline)
-            interval = found.measurement.speedup_interval
             self._history.keep(PREPARATION, found.measurement.speedup)
-            if interval is None or interval.low <= _WORTH_A_TRIAL:
+            if found.measurement.loss is None:
                 self._history.discard(opened)
                 return
-            self._history.start(opened, proposal.config, proposal.note)
-            self._observer.trial_started(opened.number, proposal.config, proposal.note)
-            self._try(opened, trials, proposal)
+            self._history.start(opened, config, note)
+            self._observer.trial_started(opened.number, config, note)
+            trial = Trial(
+                number=opened.number,
+                config=config,
+                state=found.state,
+                measurement=found.measurement,
+                reason=found.reason,
+                duration_s=time.monotonic() - started,
+                note=note,
+            )
+            self._record(opened, trial)
+            self._hand_out(candidate, trial)
 
     @contextlib.contextmanager
     def _untried_on_failure(self, opened: OpenTrial) -> Iterator[None]:
@@ -249,7 +273,7 @@ class Search(Generic[ModelT]):
                     return SearchEnd(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
                 continue
             repeats = 0
-            if end := self._limits.too_late(self._least_price_s(trials)):
+            if end := self._limits.too_late(self._prices.least_s(proposal.config, trials[0])):
                 self._history.discard(opened)
                 return end
             self._doing = f", while trial {opened.number} was made and measured"
@@ -259,15 +283,6 @@ class Search(Generic[ModelT]):
                 with self._stopwatch("evaluate"):
                     self._evaluator.prepare(deadline=self._limits.deadline)
                 self._try(opened, trials, proposal)
-
-    def _least_price_s(self, trials: Sequence[Trial]) -> float:
-        """What the next candidate takes at the least, in seconds, by what was measured of those before it."""
-        baseline = trials[0]
-        measured = baseline.measurement
-        # A metric may end an evaluation after its first samples; a user's function runs to its end.
-        whole = measured is not None and measured.samples is None
-        evaluation = (baseline.duration_s or 0.0) / _FASTEST if whole else 0.0
-        return (self._applied_s or 0.0) + evaluation
 
     def _sampler(self) -> BaseSampler:
         entropy = np.random.SeedSequence([self._problem.seed, self._history.next_number])
@@ -282,13 +297,13 @@ class Search(Generic[ModelT]):
         try:
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
-                took = time.monotonic() - started
-                self._applied_s = took if self._applied_s is None else min(took, self._applied_s)
+                self._prices.made(proposal.config, time.monotonic() - started)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
             if earlier is not None and _answers(earlier, proposal):
                 self._record(opened, _same(opened.number, proposal, earlier, time.monotonic() - started))
                 return
+            made = time.monotonic()
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
@@ -297,6 +312,7 @@ class Search(Generic[ModelT]):
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
+            self._prices.evaluated(outcome.measurement, time.monotonic() - made)
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it
@@ -312,8 +328,15 @@ class Search(Generic[ModelT]):
             note=proposal.note,
         )
         self._record(opened, trial)
-        new_best = incumbent(self._history.trials, self._problem.objective)
-        if not failed and new_best is not None and new_best.number == trial.number and candidate is not None:
+        if candidate is not None and not failed:
+            self._hand_out(candidate, trial)
+
+    def _hand_out(self, candidate: ModelT, trial: Trial) -> None:
+        """Give a measured candidate to whoever keeps it."""
+        known = self._history.trials
+        self._on_measured(candidate, trial, known)
+        new_best = incumbent(known, self._problem.objective)
+        if new_best is not None and new_best.number == trial.number:
             with self._stopwatch("save"):
                 self._on_best(candidate, trial)
 
@@ -330,29 +353,6 @@ class Search(Generic[ModelT]):
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)
         self._observer.trial_finished(trial, incumbent(self._history.trials, self._problem.objective))
-
-
-def in_terms_of_prepared(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials as a strategy sees them: all are made of the prepared model, and speed is relative to that one.
-
-    Args:
-        trials: The baseline first, speedups relative to the user's model.
-    """
-    ours = next((trial for trial in trials if trial.config.prepared and trial.same_as is None), None)
-    kept = [trial for trial in trials if not trial.config.prepared]
-    factor = None if ours is None or ours.measurement is None else ours.measurement.speedup
-    return kept if factor is None else [trial if trial is trials[0] else _slower_by(factor, trial) for trial in kept]
-
-
-def _slower_by(factor: float, trial: Trial) -> Trial:
-    measured = trial.measurement
-    if measured is None or measured.speedup is None:
-        return trial
-    interval = measured.speedup_interval
-    if interval is not None:
-        interval = dataclasses.replace(interval, low=interval.low / factor, high=interval.high / factor)
-    scaled = dataclasses.replace(measured, speedup=measured.speedup / factor, speedup_interval=interval)
-    return dataclasses.replace(trial, measurement=scaled)
 
 
 def _answers(earlier: Trial, proposal: Proposal) -> bool:

@@ -83,6 +83,12 @@ def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> 
     return sorted(chosen, key=lambda trial: -_low(trial))
 
 
+def asked_for_again(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
+    """The candidates whose models the end of a run needs if it ends now: finalists, and what is offered beside fp32."""
+    nearest = conclude(trials, objective).nearest
+    return [*finalists(trials, objective), *([] if nearest is None else [nearest])]
+
+
 def faster(trial: Trial) -> bool | None:
     """Whether the measured interval shows it faster than fp32: True, not faster (False), or not known (None)."""
     if _low(trial) > 1:

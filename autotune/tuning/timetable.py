@@ -22,6 +22,10 @@ _HOPELESS = 2.0
 _AFTER_BASELINE = 3
 """Evaluations of the fp32 model that insights, a few candidates and their finals take."""
 
+_LEAST_SUGGESTED_S = 30.0
+"""No less is ever suggested: what is measured of ops, a few comparisons and a race take that on a busy machine, however
+small the model is."""
+
 _STAGES = {
     "load": "the model was loaded and the data were read",
     "calibrate": "the calibration data ran through the model",
@@ -125,11 +129,14 @@ class Timetable:
         stage = now - self._stage_began
         before = self._stage_began - self._began
         predicted = 2 * stage if self._predicted_s is None else max(stage, self._predicted_s)
+        if self._stage != "search" and self._predicted_s is None:
+            # An evaluation that has hardly begun tells nothing of the rest: it is taken to be as long as all before it.
+            predicted = max(predicted, before)
         if self._evaluation_s:
             predicted += _AFTER_BASELINE * self._evaluation_s
         else:
             predicted *= 1 + _AFTER_BASELINE
-        needed = max(before + predicted, 2 * self._timeout_s)
+        needed = max(before + predicted, 2 * self._timeout_s, _LEAST_SUGGESTED_S)
         unit = 10.0 ** max(0, math.floor(math.log10(needed)) - 1)
         return math.ceil(needed / unit) * unit
 

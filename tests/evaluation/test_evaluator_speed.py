@@ -162,6 +162,22 @@ def test_a_candidate_under_the_incumbents_interval_is_pruned() -> None:
     assert "slower than the best" in found.reason
 
 
+@pytest.mark.parametrize(("worth_from", "evaluated"), [(None, True), (1.5, True), (2.5, False)])
+def test_a_candidate_that_is_not_fast_enough_to_be_worth_it_is_pruned(worth_from: float, evaluated: bool) -> None:
+    """It is proven about 2.0x as fast as fp32."""
+    evaluator, _ = make()
+    evaluator.baseline()
+    model = Scripted(milliseconds=1.0)
+    found = evaluator.evaluate(model, worth_from=worth_from)
+    assert (found.measurement.loss is not None) == evaluated
+    assert found.state is (TrialState.COMPLETED if evaluated else TrialState.PRUNED)
+    if not evaluated:
+        assert found.reason is not None
+        assert "not proven more than 2.50x as fast as fp32: 2.0" in found.reason
+    asked = evaluator.evaluate(model, worth_from=worth_from, needs_accuracy=True)
+    assert asked.measurement.loss is not None
+
+
 def test_a_candidate_under_the_incumbents_figure_alone_is_not() -> None:
     """2.0x lies below the 2.2x that was measured, but the incumbent may as well be at 1.95x."""
     assert evaluate(incumbent(2.2, 1.95, 2.45)).state is TrialState.COMPLETED

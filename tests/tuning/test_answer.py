@@ -99,8 +99,10 @@ class Scripted:
         self._held_out = held_out
         self.raced: list[list[int]] = []
         self.ranks: list[int] = []
+        self.deadlines: list[tuple[str, float | None]] = []
 
-    def race(self, models: Sequence[Trial], *, deadline: float | None) -> RaceResult:  # noqa: ARG002
+    def race(self, models: Sequence[Trial], *, deadline: float | None) -> RaceResult:
+        self.deadlines.append(("race", deadline))
         numbers = [model.number for model in models]
         self.raced.append(numbers)
         script = self._races[min(len(self.raced), len(self._races)) - 1]
@@ -123,7 +125,8 @@ class Scripted:
             sessions=2,
         )
 
-    def complete(self, model: Trial, measured: Measurement, *, deadline: float | None) -> Measurement:  # noqa: ARG002
+    def complete(self, model: Trial, measured: Measurement, *, deadline: float | None) -> Measurement:
+        self.deadlines.append(("complete", deadline))
         loss = self._whole[model.number]
         if isinstance(loss, Exception):
             raise loss
@@ -194,6 +197,16 @@ def test_the_answers_figure_is_that_of_the_race() -> None:
     assert race.finalists[0].searched == pytest.approx(2.0)
     assert race.finalists[0].speedup == pytest.approx(1.4)
     assert Race.from_json(race.to_json()) == race
+
+
+@pytest.mark.parametrize(("samples", "left_s"), [(100, 0.0), (40, 12.0)])
+def test_a_race_leaves_time_for_the_samples_that_a_winner_was_spared(samples: int, left_s: float) -> None:
+    """The race took all the time that was left, and the answer was undecided for want of samples."""
+    evaluator: Any = Scripted([FAST], whole={1: 0.0})
+    history: Any = Memory([dataclasses.replace(BASELINE, duration_s=20.0), trial(1, 0.0, samples=samples)])
+    settle(history, evaluator, lambda each: each, Objective.LATENCY, deadline=1000.0, note=print)
+    assert evaluator.deadlines[0] == ("race", 1000.0 - left_s)
+    assert evaluator.deadlines[1:] == ([("complete", 1000.0)] if left_s else [])
 
 
 def test_estimates_are_completed_before_they_decide() -> None:

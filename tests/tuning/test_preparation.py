@@ -20,7 +20,7 @@ from autotune.evaluation import Evaluation, Evaluator
 from autotune.results.result import read_summary
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.search import in_terms_of_prepared
+from autotune.tuning.preparation import in_terms_of_prepared
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import Layer, NumpyModel, read
 
@@ -98,8 +98,9 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         quantized = any(layer.weight_scheme for layer in candidate.layers)
         speedup = script["quantized" if quantized else "prepared"]
         interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
-        incumbent = options.pop("incumbent", None)
+        incumbent, worth_from = options.pop("incumbent", None), options.pop("worth_from", None)
         slower = incumbent is not None and interval.high < (incumbent.speedup or 0.0)
+        slower = slower or (worth_from is not None and interval.low <= worth_from)
         figures: dict[str, Any] = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
         if slower:
             return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="slower")
@@ -187,6 +188,44 @@ def test_a_prepared_model_that_cannot_be_measured_is_no_end_of_the_run(
     baseline, quantized = result.history
     assert baseline.config.is_fp32
     assert result.best == quantized
+
+
+def test_the_prepared_model_is_measured_once(
+    redundant: NumpyModel,
+    images: Any,
+    score: Any,
+    speeds: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its latency was, to see whether its accuracy is worth an evaluation, and then again with that."""
+    assert speeds
+    measured: list[Any] = []
+    scripted = Evaluator.evaluate
+
+    def counted(self: Any, candidate: Any, **options: Any) -> Evaluation:
+        measured.append(candidate.fingerprint)
+        return scripted(self, candidate, **options)
+
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
+    result = tune(redundant, images, score, Given(proposes=False))
+    assert result.best.config.prepared
+    assert len(measured) == 1
+    assert score.calls == 2, "fp32 and this one"
+
+
+def test_the_prepared_model_is_admitted_as_any_candidate_is(
+    redundant: NumpyModel,
+    images: Any,
+    score: Any,
+    speeds: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may hold integers of the user's own that saturate on other CPUs."""
+    assert speeds
+    monkeypatch.setattr(NumpyAdapter, "saturating_ops", lambda _self, _model: ("conv",))
+    result = tune(redundant, images, score, Given(proposes=False), portable=True)
+    assert [trial.number for trial in result.history] == [0]
+    assert score.calls == 1
 
 
 def test_a_candidate_must_beat_the_prepared_model(

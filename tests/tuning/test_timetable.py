@@ -125,6 +125,8 @@ def test_a_stage_that_is_far_too_long_ends_once_its_pace_is_known(clock: Clock) 
         ("load", 0, 30, "the model was loaded and the data were read", 240),
         ("calibrate", 12, 10, "the calibration data ran through the model", 92),
         ("baseline", 5, 16, "the fp32 model itself was measured", 140),
+        ("calibrate", 14, 0, "the calibration data ran through the model", 70),
+        ("baseline", 18, 2, "the fp32 model itself was measured", 90),  # as long as what came before it
         ("search", 19, 2, "the first candidate was prepared or measured", 40),
     ],
 )
@@ -151,10 +153,18 @@ def test_after_the_baseline_the_suggestion_is_for_evaluations_like_that_one(cloc
     assert timetable.suggested_s() == 150  # 35 s, 3 evaluations of 35 s, and 8 s, rounded up
 
 
-def test_a_suggestion_is_never_less_than_twice_what_was_given(clock: Clock) -> None:
-    timetable = Timetable(0.25)
+@pytest.mark.parametrize("given", [0.25, 1, 3, 14])
+def test_a_suggestion_is_enough_for_the_comparisons_of_the_smallest_model(clock: Clock, given: float) -> None:
+    """After 1 s, 2 s were suggested, in which no run ends."""
+    timetable = Timetable(given)
     clock.now += 0.01
-    assert timetable.suggested_s() == 1
+    assert timetable.suggested_s() == 30
+
+
+def test_a_suggestion_is_never_less_than_twice_what_was_given(clock: Clock) -> None:
+    timetable = Timetable(25)
+    clock.now += 0.01
+    assert timetable.suggested_s() == 50
     long: Any = Timetable(5000)
     clock.now += 10
     assert long.suggested_s() == 10_000

@@ -46,6 +46,11 @@ class Score:
 class Scorer(Protocol):
     """Evaluates accuracy; the baseline first, then any number of candidates against it."""
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether :meth:`holdout` has anything to evaluate on."""
+        ...
+
     def baseline(self, model: CheckedModel, progress: Progress) -> Score:
         """Evaluate the fp32 model."""
         ...
@@ -73,6 +78,8 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 class FunctionScorer:
     """Accuracy by the user's ``eval_fn``."""
+
+    holds_out = False
 
     def __init__(self, source: UserFunction, criterion: Criterion) -> None:
         self._source = source

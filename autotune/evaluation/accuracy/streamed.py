@@ -144,6 +144,11 @@ class SampleScorer:
                 return replace(self._stopped(rule, stop, done, targets[self._judged.name]), rank=rank)
         return replace(self._complete(baseline, concatenate(parts).sorted(), targets), rank=rank)
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether any samples are held out."""
+        return len(self._held_out) > 0
+
     def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress, *, rank: int) -> Score | None:
         """Evaluate a candidate on what was held out; None where nothing was.
 
@@ -153,7 +158,7 @@ class SampleScorer:
             progress: Told how far it is.
             rank: Which candidate it is that is measured there, from 1; its interval is as much wider.
         """
-        if len(self._held_out) == 0:
+        if not self.holds_out:
             return None
         baseline = self._recorded(self._held_out, reference, progress, "holdout")
         records = self._run(self._held_out, model, progress, baseline)

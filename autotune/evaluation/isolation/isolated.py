@@ -133,8 +133,17 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Measure the fp32 model in this process, and its memory in the worker; see :meth:`Evaluator.baseline`."""
         self._check()
         self._baseline = self._local.baseline(deadline=deadline)
-        peak: int = self._run(worker.peak_memory, self._model, deadline=deadline)
-        self._baseline = worker.with_peak(self._baseline, peak)
+        try:
+            return self.complete_baseline(self._baseline, deadline=deadline)
+        except DeadlineReached:
+            return self._baseline  # what its accuracy took must not be spent again
+
+    def complete_baseline(self, measured: Measurement, *, deadline: float | None = None) -> Measurement:
+        """Measure what the deadline of an earlier run cut off; see :meth:`Evaluator.complete_baseline`."""
+        self._baseline = self._local.complete_baseline(measured, deadline=deadline)
+        if self._baseline.peak_memory_bytes is None:
+            peak: int = self._run(worker.peak_memory, self._model, deadline=deadline)
+            self._baseline = worker.with_peak(self._baseline, peak)
         return self._baseline
 
     def resume(self, baseline: Measurement, *, deadline: float | None = None) -> None:
@@ -184,6 +193,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         incumbent: Measurement | None = None,
         needs_accuracy: bool = False,
         rank: int = 1,
+        worth_from: float | None = None,
         deadline: float | None = None,
     ) -> Evaluation:
         """Measure a candidate in the worker; see :meth:`Evaluator.evaluate`.
@@ -192,7 +202,8 @@ class IsolatedEvaluator(Generic[ModelT]):
             TrialError: As there, and where the worker died or took more time or memory than a trial may.
             DeadlineReached: The deadline passed.
         """
-        result: Evaluation = self._run(worker.evaluate, candidate, incumbent, needs_accuracy, rank, deadline=deadline)
+        asked = (incumbent, needs_accuracy, rank, worth_from)
+        result: Evaluation = self._run(worker.evaluate, candidate, *asked, deadline=deadline)
         return result
 
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
@@ -202,6 +213,8 @@ class IsolatedEvaluator(Generic[ModelT]):
 
     def holdout(self, candidate: ModelT, *, rank: int = 1, deadline: float | None = None) -> Measurement | None:
         """Measure a candidate on data that the search never saw; see :meth:`Evaluator.holdout`."""
+        if not self._local.holds_out:
+            return None
         result: Measurement | None = self._run(worker.holdout, candidate, rank, deadline=deadline)
         return result
 

@@ -52,13 +52,18 @@ def prepare(setup: str, progress: str, payload: bytes, baseline: Measurement, le
 
 
 def evaluate(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:
-    """Measure a candidate; the payload is candidate, incumbent, whether accuracy is needed, and its rank."""
+    """Measure a candidate; the payload is candidate and what :meth:`Evaluator.evaluate` is asked, in its order."""
 
     def task(evaluator: Evaluator[Any], deadline: float | None) -> Evaluation:
-        candidate, incumbent, needs_accuracy, rank = cloudpickle.loads(payload)
+        candidate, incumbent, needs_accuracy, rank, worth_from = cloudpickle.loads(payload)
         peak = _peak(evaluator, candidate)
         found = evaluator.evaluate(
-            candidate, incumbent=incumbent, needs_accuracy=needs_accuracy, rank=rank, deadline=deadline
+            candidate,
+            incumbent=incumbent,
+            needs_accuracy=needs_accuracy,
+            rank=rank,
+            worth_from=worth_from,
+            deadline=deadline,
         )
         return dataclasses.replace(found, measurement=with_peak(found.measurement, peak))
 

@@ -1,6 +1,12 @@
-"""Whatever the graph: prepared it computes the same, and every form of it can be calibrated, quantized and run."""
+"""Whatever the graph: prepared it computes the same, and every form of it can be calibrated, quantized and run.
+
+``AUTOTUNE_RANDOM_GRAPHS=300 pytest tests/adapters/onnxruntime/test_random_graphs.py`` looks at more of them;
+``--hypothesis-seed`` chooses which.
+"""
 
 from __future__ import annotations
+
+import os
 
 import onnx
 from hypothesis import HealthCheck, Phase, event, given, settings
@@ -14,7 +20,7 @@ from tests.adapters.onnx.random_graphs import RandomGraph, random_graphs
 
 ADAPTER = OnnxRuntimeAdapter()
 
-EXAMPLES = 40
+EXAMPLES = int(os.environ.get("AUTOTUNE_RANDOM_GRAPHS", "40"))
 """Of a run of all tests; 300 and 3,000 were tried by hand."""
 
 
@@ -28,7 +34,7 @@ def agree(first: OnnxModel, second: OnnxModel, graph: RandomGraph) -> None:
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=True,
+    derandomize=EXAMPLES <= 40,
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
