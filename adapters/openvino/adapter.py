@@ -11,9 +11,9 @@ from autotune.adapters.openvino import profile
 from autotune.adapters.openvino.calibration import calibrate
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import quantizable_ops
+from autotune.adapters.openvino.ops import listed, quantizable_ops
 from autotune.adapters.openvino.prepare import prepare
-from autotune.adapters.openvino.quantize import apply_config
+from autotune.adapters.openvino.quantize import apply_config, fp32_whatever_is_asked
 from autotune.adapters.openvino.saturation import saturating_ops
 from autotune.adapters.openvino.save import save_model
 from autotune.adapters.openvino.session import OpenVinoRunner
@@ -73,9 +73,15 @@ class OpenVinoAdapter:
     def calibrated_space(
         self, space: TuningSpace, model: OpenVinoModel, statistics: CalibrationStatistics
     ) -> tuple[TuningSpace, Sequence[str]]:
-        """The space without what masks and empty tensors rule out; see :class:`autotune.adapter.DataDependentSpace`."""
+        """The space without what the data rules out, and what OpenVINO does not compute in integers anyway.
+
+        See :class:`autotune.adapter.DataDependentSpace`. To quantize the latter would cost accuracy for nothing.
+        """
         names, notes = beyond_integers(quantizable_ops(model.graph)[0], statistics)
-        return without(space, names), notes
+        bounded = without(space, names)
+        stayed = fp32_whatever_is_asked(model, bounded.preferred, statistics)
+        told = [f"{listed(stayed)}: no integers, since OpenVINO computes them in fp32 all the same"] if stayed else []
+        return without(bounded, stayed), [*notes, *told]
 
     def apply(
         self, model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics

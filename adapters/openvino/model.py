@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import openvino as ov
 
 from autotune.adapter import TensorSpec
 from autotune.batch import BatchAxes
-from autotune.config import Precision
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,19 +25,22 @@ class OpenVinoModel:
 
     Attributes:
         graph: The model.
-        notes: What a user should know, a line each.
+        told: What a user should know as soon as the model is read or made, a line each.
         given: The user's model as it was before preparation; None where this is the user's own, or a candidate.
         file_bytes: Size of the file that a user gave; None where the model has none, or is a candidate.
-        asked: By op of a candidate: the precision that its config asks for.
         batch_axes: Which axes count samples; None: what the shapes of inputs and outputs declare.
     """
 
     graph: ov.Model
-    notes: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     given: OpenVinoModel | None = None
     file_bytes: int | None = None
-    asked: Mapping[str, Precision] = field(default_factory=dict)
     batch_axes: BatchAxes | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know, a line each."""
+        return self.told
 
     @cached_property
     def fingerprint(self) -> str:

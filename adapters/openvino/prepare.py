@@ -25,7 +25,7 @@ def prepare(given: OpenVinoModel) -> OpenVinoModel:
             _fold(op)
     graph.validate_nodes_and_infer_types()
     _, left_out = quantizable_ops(graph)
-    return dataclasses.replace(given, graph=graph, given=given, notes=(*given.notes, *left_out))
+    return dataclasses.replace(given, graph=graph, given=given, told=(*given.told, *left_out))
 
 
 def _reshape_constants(graph: ov.Model) -> None:

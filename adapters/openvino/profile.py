@@ -11,8 +11,9 @@ from openvino import opset13 as opset
 
 from autotune.adapter import Execution, Feeds
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import PASSING, WITHOUT_BIAS, QuantizableOp, op_name, quantizable_ops, written
-from autotune.adapters.openvino.session import compile_for, compiled, originals
+from autotune.adapters.openvino.ops import PASSING, QuantizableOp, op_name, quantizable_ops, written
+from autotune.adapters.openvino.runtime import kernels
+from autotune.adapters.openvino.session import compile_for, compiled
 
 _CALLS = 24
 _WARMUP = 3
@@ -27,13 +28,15 @@ def op_seconds(models: Sequence[OpenVinoModel], feeds: Feeds, execution: Executi
     Raises:
         ApplyError: OpenVINO refuses a model.
     """
-    ops, _ = quantizable_ops(models[0].graph)
+    names = {op.name for op in quantizable_ops(models[0].graph)[0]}
     arrays = [np.ascontiguousarray(feeds[spec.name]) for spec in models[0].inputs]
     shapes = tuple(array.shape for array in arrays)
     requests, owners = [], []
     for model in models:
         made = compile_for(model, shapes, execution, profile=True)
-        owners.append(_owners(made, ops))
+        nodes = {op_name(node): node for node in model.graph.get_ordered_ops()}
+        found = kernels(made, {name: nodes[name] for name in names})
+        owners.append({kernel: members[0] for kernel, members in found.items()})
         requests.append(made.create_infer_request())
         for index, array in enumerate(arrays):
             requests[-1].set_input_tensor(index, ov.Tensor(array, shared_memory=array.ndim > 0))
@@ -45,19 +48,6 @@ def op_seconds(models: Sequence[OpenVinoModel], feeds: Feeds, execution: Executi
                 for kernel in request.profiling_info:
                     seconds[kernel.node_name].append(kernel.real_time.total_seconds())
     return [_by_op(seconds, owner) for seconds, owner in zip(calls, owners, strict=True)]
-
-
-def _owners(model: ov.CompiledModel, ops: Sequence[QuantizableOp]) -> dict[str, str]:
-    """By the name of a kernel: the op that it belongs to."""
-    weighted = {op.name: op.weight is not None for op in ops}
-    owners = {}
-    for node in model.get_runtime_model().get_ordered_ops():
-        members = [name.removesuffix(WITHOUT_BIAS) for name in originals(node.get_rt_info())]
-        known = [name for name in members if name in weighted]
-        known.sort(key=lambda name: not weighted[name])
-        if known:
-            owners[node.get_friendly_name()] = known[0]
-    return owners
 
 
 def _by_op(calls: Mapping[str, Sequence[float]], owners: Mapping[str, str]) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import openvino as ov
@@ -11,7 +13,8 @@ from openvino import opset13 as opset
 from autotune.adapter import Array
 from autotune.adapters.openvino.biases import correct_biases
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
+from autotune.adapters.openvino.ops import QuantizableOp, listed, quantizable_ops, tensor_name
+from autotune.adapters.openvino.runtime import stayed_fp32
 from autotune.adapters.openvino.weights import QuantizedWeight, quantized_weight
 from autotune.calibration import CalibrationStatistics, activation_range, affine_parameters, integer_range
 from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
@@ -20,6 +23,29 @@ from autotune.errors import ApplyError
 SECOND_FACTOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 """The CPU plugin multiplies two activations as integers where the second one is s8 (``MatMul`` in
 ``src/plugins/intel_cpu/src/transformations/transformation_pipeline.cpp``)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate(OpenVinoModel):
+    """A quantized model.
+
+    Attributes:
+        asked: Ops that are to compute in int8.
+        sample: Shapes of the inputs for one sample; empty where none is known.
+    """
+
+    asked: tuple[str, ...]
+    sample: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: also which ops OpenVINO leaves in fp32, which it says when it compiles the model."""
+        try:
+            stayed = stayed_fp32(self, self.asked, self.sample)
+        except ApplyError:
+            return self.told  # whoever runs the candidate is told
+        found = [f"{listed(stayed)}: quantized, but OpenVINO computes them in fp32"] if stayed else []
+        return (*self.told, *found)
 
 
 def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OpenVinoModel:
@@ -50,13 +76,26 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
             op.node.input(1).replace_source_output(weight_node(op, weights[op.name]).output(0))
     correct_biases(chosen, weights, config.recipe, statistics)
     graph.validate_nodes_and_infer_types()
-    return dataclasses.replace(
-        model,
+    return Candidate(
         graph=graph,
-        given=None,
-        file_bytes=None,
-        asked={op.name: config[op.name].precision for op in chosen},
+        told=model.told,
+        batch_axes=model.batch_axes,
+        asked=tuple(op.name for op in chosen),
+        sample=_sample_shapes(model, statistics),
     )
+
+
+def fp32_whatever_is_asked(
+    model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics
+) -> list[str]:
+    """Int8 ops of a config that OpenVINO computes in fp32; none where it refuses the candidate."""
+    candidate = apply_config(model, config, statistics)
+    if not isinstance(candidate, Candidate):
+        return []
+    try:
+        return stayed_fp32(candidate, candidate.asked, candidate.sample)
+    except ApplyError:
+        return []
 
 
 def _require_offered(ops: list[QuantizableOp], config: QuantizationConfig) -> None:
@@ -67,6 +106,11 @@ def _require_offered(ops: list[QuantizableOp], config: QuantizationConfig) -> No
     for name, choice in config.ops.items():
         if choice.precision is not Precision.INT8:
             raise ApplyError(f"In OpenVINO an op computes in int8 or fp32, but {name!r} is to be in {choice.precision}")
+
+
+def _sample_shapes(model: OpenVinoModel, statistics: CalibrationStatistics) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the inputs in one of the calibration samples that were kept; empty where none was."""
+    return tuple(tuple(statistics.examples[0][spec.name].shape) for spec in model.inputs if statistics.examples)
 
 
 class ActivationQuantizer:

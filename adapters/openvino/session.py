@@ -1,8 +1,7 @@
-"""Compile a model for the CPU and run it; what OpenVINO made of its ops."""
+"""Compile a model for the CPU and run it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -129,18 +128,3 @@ def compiled(graph: ov.Model, execution: Execution, *, profile: bool = False) ->
         return ov.Core().compile_model(graph, CPU, compile_options(execution, profile=profile))
     except RuntimeError as error:
         raise ApplyError(f"OpenVINO refuses the model: {first_line(error)}") from error
-
-
-def executed(model: ov.CompiledModel) -> Mapping[str, str]:
-    """By the name of each op of the graph: the precision in which the kernel computes that it became part of."""
-    found: dict[str, str] = {}
-    for node in model.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        for name in originals(info):
-            found[name] = str(info["runtimePrecision"].value)
-    return found
-
-
-def originals(info: Any) -> list[str]:
-    """The names of the ops that a node of the runtime's own graph was made from."""
-    return str(info["originalLayersNames"].value).split(",") if "originalLayersNames" in info else []
