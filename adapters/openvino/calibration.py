@@ -129,24 +129,21 @@ class _Exposure:
         return OpenVinoModel(graph=graph)
 
     def _sizes(self, feeds: Feeds) -> dict[str, int]:
-        """Bytes of each tensor; of one whose shape depends on values, what the inputs have."""
+        """Bytes of each tensor; what the inputs have, where its shape is not known before it is computed."""
         graph = self._model.graph.clone()
-        shapes = {
-            port: ov.PartialShape(list(feeds[spec.name].shape))
-            for port, spec in zip(graph.inputs, self._model.inputs, strict=True)
-        }
-        try:
-            graph.reshape(shapes)
-        except RuntimeError:
-            return dict.fromkeys(self._names, sum(array.nbytes for array in feeds.values()))
-        ports = {tensor_name(port): port for node in graph.get_ordered_ops() for port in node.outputs()}
         inputs = sum(array.nbytes for array in feeds.values())
-        return {
-            name: 4 * int(np.prod(list(shape.to_shape())))
-            if (shape := ports[name].get_partial_shape()).is_static
-            else inputs
-            for name in self._names
+        shapes = (ov.PartialShape(list(feeds[spec.name].shape)) for spec in self._model.inputs)
+        try:
+            graph.reshape(dict(zip(graph.inputs, shapes, strict=True)))
+        except RuntimeError:
+            return dict.fromkeys(self._names, inputs)
+        known = {
+            tensor_name(port): 4 * int(np.prod(list(port.get_shape())))
+            for node in graph.get_ordered_ops()
+            for port in node.outputs()
+            if port.get_partial_shape().is_static
         }
+        return {name: known.get(name, inputs) for name in self._names}
 
 
 def _require_numbers(name: str, array: Array, index: int) -> None:

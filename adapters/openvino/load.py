@@ -29,7 +29,7 @@ def read_model(source: object) -> OpenVinoModel:
     if isinstance(source, OpenVinoModel):
         return source
     if isinstance(source, ov.Model):
-        return _checked(source.clone(), "The model", None)
+        return _checked(source.clone(), "The model", None, unnamed=_unnamed(source))
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source))
     if hasattr(source, "SerializeToString"):
@@ -108,7 +108,17 @@ def first_line(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[-1].rstrip(". ")
 
 
-def _checked(graph: ov.Model, name: str, file_bytes: int | None) -> OpenVinoModel:
+def _checked(
+    graph: ov.Model, name: str, file_bytes: int | None, *, unnamed: frozenset[int] | None = None
+) -> OpenVinoModel:
+    """The model of a graph that may be quantized.
+
+    Args:
+        graph: Of the model; its ops are named in place.
+        name: For messages.
+        file_bytes: Size of the file; None where there is none.
+        unnamed: Places of the ops, in graph order, whose names are no user's; None: to be found out.
+    """
     if not graph.inputs or not graph.outputs:
         raise ModelError(f"{name} must have inputs and outputs, but has none. Export it again")
     for port in graph.inputs:
@@ -117,23 +127,27 @@ def _checked(graph: ov.Model, name: str, file_bytes: int | None) -> OpenVinoMode
                 f"An input needs a known number of dimensions, but {port.get_node().get_friendly_name()!r} of {name} "
                 "may have any. Give it a shape when you export it, or `model.reshape` it; single dimensions may be free"
             )
-    _name_ops(graph)
+    _name_ops(graph, _unnamed(graph) if unnamed is None else unnamed)
     return OpenVinoModel(graph=graph, file_bytes=file_bytes)
 
 
-def _name_ops(graph: ov.Model) -> None:
-    """Give every op one name of its own that is the same in every process.
+def _unnamed(graph: ov.Model) -> frozenset[int]:
+    """Places of the ops, in graph order, whose only name is from a counter of this process.
 
-    What has no name gets one from a counter of the process, and names of ONNX nodes may repeat.
+    A copy of the graph bears such a name like any other, and exporters of ONNX write names that look like it.
     """
+    ordered = enumerate(graph.get_ordered_ops())
+    return frozenset(place for place, node in ordered if node.get_friendly_name() == node.get_name())
+
+
+def _name_ops(graph: ov.Model, unnamed: frozenset[int]) -> None:
+    """Give every op one name of its own that is the same in every process; names of ONNX nodes may repeat."""
     counts: Counter[str] = Counter()
     taken: Counter[str] = Counter()
-    for node in graph.get_ordered_ops():
+    for place, node in enumerate(graph.get_ordered_ops()):
         kind = node.get_type_name()
         counts[kind] += 1
-        name = node.get_friendly_name()
-        if name == node.get_name():
-            name = f"{kind}/{counts[kind]}"
+        name = f"{kind}/{counts[kind]}" if place in unnamed else node.get_friendly_name()
         if taken[name]:
             name = f"{name}/{taken[name] + 1}"
         taken[name] += 1

@@ -16,13 +16,18 @@ from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, listed, quantizable_ops, tensor_name
 from autotune.adapters.openvino.runtime import stayed_fp32
 from autotune.adapters.openvino.weights import QuantizedWeight, quantized_weight
-from autotune.calibration import CalibrationStatistics, activation_range, affine_parameters, integer_range
+from autotune.calibration import (
+    CalibrationStatistics,
+    TensorStatistics,
+    activation_range,
+    affine_parameters,
+    integer_range,
+)
 from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 
-SECOND_FACTOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
-"""The CPU plugin multiplies two activations as integers where the second one is s8 (``MatMul`` in
-``src/plugins/intel_cpu/src/transformations/transformation_pipeline.cpp``)."""
+_FACTOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
+"""The CPU plugin multiplies two activations as integers where neither has a zero point and the second one is s8."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,9 +137,9 @@ class ActivationQuantizer:
         """
         source = op.node.input_value(place)
         name = tensor_name(source)
-        if op.kind == "MatMul" and place == 1:
-            choice = dataclasses.replace(choice, activation=SECOND_FACTOR)
-            name = f"{name} as second factor"
+        if op.kind == "MatMul" and op.weight is None and (place == 1 or self._statistics_of(name).minimum < 0):
+            choice = dataclasses.replace(choice, activation=_FACTOR)
+            name = f"{name} as factor"
         if name not in self._made:
             low, high = self._ends(tensor_name(source), choice)
             ends = opset.constant(low), opset.constant(high)
@@ -143,17 +148,18 @@ class ActivationQuantizer:
             self._made[name] = node.output(0)
         op.node.input(place).replace_source_output(self._made[name])
 
-    def _ends(self, name: str, choice: OpConfig) -> tuple[np.float32, np.float32]:
-        """The real values of the smallest and the largest integer: 256 steps, of which zero is one."""
+    def _statistics_of(self, name: str) -> TensorStatistics:
         found = self._statistics.tensors.get(name)
         if found is None:
-            raise ApplyError(
-                f"Every tensor of an int8 op needs statistics, but {name!r} has none. Calibrate this model"
-            )
+            raise ApplyError(f"A tensor of an int8 op needs statistics, but {name!r} has none. Calibrate this model")
+        return found
+
+    def _ends(self, name: str, choice: OpConfig) -> tuple[np.float32, np.float32]:
+        """The real values of the smallest and the largest integer: 256 steps, of which zero is one."""
         assert choice.activation is not None
         assert choice.calibration is not None
         scheme = choice.activation
-        parameters = affine_parameters(*activation_range(found, choice.calibration, scheme), scheme)
+        parameters = affine_parameters(*activation_range(self._statistics_of(name), choice.calibration, scheme), scheme)
         least, most = integer_range(dataclasses.replace(scheme, symmetric=False))
         zero = int(parameters.zero_point)
         return np.float32(parameters.scale * (least - zero)), np.float32(parameters.scale * (most - zero))

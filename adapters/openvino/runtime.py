@@ -11,8 +11,8 @@ from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import WITHOUT_BIAS, is_constant, op_name
 from autotune.adapters.openvino.session import compile_for, compiled
 
-_DEQUANTIZED = "/DequantizationMultiply"
-"""OpenVINO's name for what it puts behind an op whose inputs are integers."""
+_LOWERED = ("_original", "/DequantizationMultiply", "/DequantizationSubtract")
+"""What OpenVINO appends to the name of an op whose inputs are integers, and of what it puts behind it."""
 
 _FUSED = frozenset({"Add", "Subtract", "Multiply", "Relu", "Clamp", "Maximum", "Minimum", "Sigmoid", "Swish", "HSwish"})
 """Ops that a kernel takes over from behind, so that it may bear their names alone."""
@@ -32,7 +32,7 @@ def kernels(model: ov.CompiledModel, ops: Mapping[str, ov.Node]) -> dict[str, tu
     for node in model.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         names = str(info["originalLayersNames"].value).split(",") if "originalLayersNames" in info else []
-        names = [name.removesuffix(_DEQUANTIZED).removesuffix(WITHOUT_BIAS) for name in names]
+        names = [_named_by_user(name) for name in names]
         members = dict.fromkeys(name for name in names if name in ops)
         members |= dict.fromkeys(aliases[name] for name in names if name in aliases and not members)
         if members and str(info["layerType"].value) != "Const":
@@ -40,6 +40,12 @@ def kernels(model: ov.CompiledModel, ops: Mapping[str, ov.Node]) -> dict[str, tu
                 sorted(members, key=lambda name: ops[name].get_type_name() == "Add")
             )
     return found
+
+
+def _named_by_user(name: str) -> str:
+    for suffix in (*_LOWERED, WITHOUT_BIAS):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def _aliases(ops: Mapping[str, ov.Node]) -> dict[str, str]:
