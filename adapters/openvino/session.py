@@ -66,11 +66,12 @@ class OpenVinoRunner:
             self._last = request
         try:
             for index, array in enumerate(arrays):
-                # One array that is run again and again, as for latency, is handed over once.
+                # One array that is run again and again, as for latency, is handed over once. What is converted is so
+                # anew in each call: the caller may have changed the values.
                 if array is not self._set[index]:
-                    self._set[index] = array
                     ready = np.ascontiguousarray(array, self._dtypes[index])
                     request.set_input_tensor(index, ov.Tensor(ready, shared_memory=ready.ndim > 0))
+                    self._set[index] = ready  # OpenVINO reads its memory and does not keep it
             request.infer()
             return tuple([request.get_output_tensor(index).data.copy() for index in self._outputs])
         except RuntimeError as error:
