@@ -9,18 +9,19 @@ from pathlib import Path
 from autotune.adapter import Execution, Feeds, Runner
 from autotune.adapters.openvino import profile
 from autotune.adapters.openvino.calibration import calibrate
+from autotune.adapters.openvino.candidate import HALF, Candidate
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import listed, quantizable_ops
 from autotune.adapters.openvino.prepare import prepare
-from autotune.adapters.openvino.quantize import apply_config, fp32_whatever_is_asked
+from autotune.adapters.openvino.quantize import apply_config
 from autotune.adapters.openvino.saturation import saturating_ops
 from autotune.adapters.openvino.save import save_model
-from autotune.adapters.openvino.session import OpenVinoRunner
+from autotune.adapters.openvino.session import OpenVinoRunner, half_types
 from autotune.adapters.openvino.space import beyond_integers, tuning_space, without
 from autotune.batch import BatchAxes
 from autotune.calibration import CalibrationStatistics
-from autotune.config import QuantizationConfig
+from autotune.config import Precision, QuantizationConfig
 from autotune.host import current_host
 from autotune.space import TuningSpace
 
@@ -60,7 +61,7 @@ class OpenVinoAdapter:
 
     def space(self, model: OpenVinoModel) -> TuningSpace:
         """What each op may become on this host."""
-        return tuning_space(quantizable_ops(model.graph)[0], current_host())
+        return tuning_space(quantizable_ops(model.graph)[0], current_host(), half_types())
 
     def calibrate(self, model: OpenVinoModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """Gather the statistics of all tensors that an int8 op reads.
@@ -73,15 +74,20 @@ class OpenVinoAdapter:
     def calibrated_space(
         self, space: TuningSpace, model: OpenVinoModel, statistics: CalibrationStatistics
     ) -> tuple[TuningSpace, Sequence[str]]:
-        """The space without what the data rules out, and what OpenVINO does not compute in integers anyway.
+        """The space without what the data rules out, and what OpenVINO computes in fp32 anyway.
 
         See :class:`autotune.adapter.DataDependentSpace`. To quantize the latter would cost accuracy for nothing.
         """
         names, notes = beyond_integers(quantizable_ops(model.graph)[0], statistics)
-        bounded = without(space, names)
-        stayed = fp32_whatever_is_asked(model, bounded.preferred, statistics)
-        told = [f"{listed(stayed)}: no integers, since OpenVINO computes them in fp32 all the same"] if stayed else []
-        return without(bounded, stayed), [*notes, *told]
+        space = without(space, names, Precision.INT8)
+        for precision in (Precision.INT8, *HALF):
+            offered = (op.space_of(precision) for op in space.ops)
+            choices = {op.name: one.preferred for op, one in zip(space.ops, offered, strict=True) if one is not None}
+            candidate = apply_config(model, QuantizationConfig(ops=choices), statistics)
+            if isinstance(candidate, Candidate) and (stayed := candidate.stayed_fp32):
+                space = without(space, stayed, precision)
+                notes.append(f"{listed(stayed)}: no {precision}, since OpenVINO computes them in fp32 all the same")
+        return space, notes
 
     def apply(
         self, model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics

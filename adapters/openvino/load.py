@@ -9,7 +9,7 @@ from pathlib import Path
 
 import openvino as ov
 
-from autotune.adapters.openvino.model import OpenVinoModel, read_ir
+from autotune.adapters.openvino.model import FLOAT32, FLOATS_KEY, OpenVinoModel, read_ir
 from autotune.errors import ModelError
 
 _ACCEPTED = "the path of an .onnx or .xml file, the bytes of an ONNX file, an onnx.ModelProto or an openvino.Model"
@@ -128,7 +128,8 @@ def _checked(
                 "may have any. Give it a shape when you export it, or `model.reshape` it; single dimensions may be free"
             )
     _name_ops(graph, _unnamed(graph) if unnamed is None else unnamed)
-    return OpenVinoModel(graph=graph, file_bytes=file_bytes)
+    floats = str(graph.get_rt_info(FLOATS_KEY).value) if graph.has_rt_info(FLOATS_KEY) else FLOAT32
+    return OpenVinoModel(graph=graph, file_bytes=file_bytes, floats=floats)
 
 
 def _unnamed(graph: ov.Model) -> frozenset[int]:

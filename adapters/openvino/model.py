@@ -15,6 +15,11 @@ import openvino as ov
 from autotune.adapter import TensorSpec
 from autotune.batch import BatchAxes
 
+FLOAT32 = "f32"
+
+FLOATS_KEY = "autotune_inference_precision"
+"""Where a saved model says, in its ``rt_info``, what its ops that are not int8 were measured in."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenVinoModel:
@@ -29,6 +34,8 @@ class OpenVinoModel:
         given: The user's model as it was before preparation; None where this is the user's own, or a candidate.
         file_bytes: Size of the file that a user gave; None where the model has none, or is a candidate.
         batch_axes: Which axes count samples; None: what the shapes of inputs and outputs declare.
+        floats: What ops that are not int8 compute in, as OpenVINO calls it: ``f32``, ``bf16`` or ``f16``. It is one for
+            the whole model, and is asked for at load.
     """
 
     graph: ov.Model
@@ -36,6 +43,7 @@ class OpenVinoModel:
     given: OpenVinoModel | None = None
     file_bytes: int | None = None
     batch_axes: BatchAxes | None = None
+    floats: str = FLOAT32
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -45,7 +53,8 @@ class OpenVinoModel:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that depend on the graph and its weights, and not on generated names."""
-        return graph_fingerprint(self.graph)
+        found = graph_fingerprint(self.graph)
+        return found if self.floats == FLOAT32 else hashlib.sha256(f"{found} {self.floats}".encode()).hexdigest()[:16]
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

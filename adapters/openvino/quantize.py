@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import openvino as ov
@@ -12,9 +10,9 @@ from openvino import opset13 as opset
 
 from autotune.adapter import Array
 from autotune.adapters.openvino.biases import correct_biases
-from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import QuantizableOp, listed, quantizable_ops, tensor_name
-from autotune.adapters.openvino.runtime import stayed_fp32
+from autotune.adapters.openvino.candidate import HALF, Candidate, lines_on_floats
+from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
+from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.weights import QuantizedWeight, quantized_weight
 from autotune.calibration import (
     CalibrationStatistics,
@@ -30,43 +28,21 @@ _FACTOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 """The CPU plugin multiplies two activations as integers where neither has a zero point and the second one is s8."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Candidate(OpenVinoModel):
-    """A quantized model.
-
-    Attributes:
-        asked: Ops that are to compute in int8.
-        sample: Shapes of the inputs for one sample; empty where none is known.
-    """
-
-    asked: tuple[str, ...]
-    sample: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know: also which ops OpenVINO leaves in fp32, which it says when it compiles the model."""
-        try:
-            stayed = stayed_fp32(self, self.asked, self.sample)
-        except ApplyError:
-            return self.told  # whoever runs the candidate is told
-        found = [f"{listed(stayed)}: quantized, but OpenVINO computes them in fp32"] if stayed else []
-        return (*self.told, *found)
-
-
 def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OpenVinoModel:
     """The candidate that ``config`` describes; ``model`` stays as it is.
 
     An int8 op gets a FakeQuantize on each of its activations, with the range that the config's algorithm finds in the
     statistics, and its weight becomes ``Constant i8 -> Convert -> Multiply``. The CPU plugin turns both into integer
     kernels. One tensor has one FakeQuantize: that of the first int8 op in graph order that reads it. An fp32 op goes on
-    reading the tensor itself.
+    reading the tensor itself. Where an op is to be bf16 or fp16, all that is not int8 computes in that: OpenVINO has
+    one floating-point type for a whole model.
 
     Raises:
         ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
     """
     graph = model.graph.clone()
     ops, _ = quantizable_ops(graph)
-    _require_offered(ops, config)
+    floats = _require_offered(ops, config)
     if not config.ops:
         return dataclasses.replace(model, given=None, file_bytes=None)
     chosen = [op for op in ops if config[op.name].precision is Precision.INT8]
@@ -83,34 +59,36 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
     graph.validate_nodes_and_infer_types()
     return Candidate(
         graph=graph,
-        told=model.told,
+        told=(*model.told, *lines_on_floats(floats, [op.name for op in ops if op.name not in config.ops])),
         batch_axes=model.batch_axes,
-        asked=tuple(op.name for op in chosen),
+        floats=floats,
+        asked={op.name: config[op.name].precision for op in ops if op.name in config.ops},
         sample=_sample_shapes(model, statistics),
     )
 
 
-def fp32_whatever_is_asked(
-    model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics
-) -> list[str]:
-    """Int8 ops of a config that OpenVINO computes in fp32; none where it refuses the candidate."""
-    candidate = apply_config(model, config, statistics)
-    if not isinstance(candidate, Candidate):
-        return []
-    try:
-        return stayed_fp32(candidate, candidate.asked, candidate.sample)
-    except ApplyError:
-        return []
+def _require_offered(ops: list[QuantizableOp], config: QuantizationConfig) -> str:
+    """What the config's ops that are not int8 compute in; see that it names ops of the model, and what OpenVINO has.
 
-
-def _require_offered(ops: list[QuantizableOp], config: QuantizationConfig) -> None:
-    """See that a config names ops of the model, and a precision that they have kernels for."""
+    Raises:
+        ApplyError: It does not, or it asks for two types of 16 bits.
+    """
     unknown = sorted(set(config.ops) - {op.name for op in ops})
     if unknown:
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
+    floats = {FLOAT32}
     for name, choice in config.ops.items():
-        if choice.precision is not Precision.INT8:
-            raise ApplyError(f"In OpenVINO an op computes in int8 or fp32, but {name!r} is to be in {choice.precision}")
+        if choice.precision in HALF:
+            floats.add(HALF[choice.precision])
+        elif choice.precision is not Precision.INT8:
+            raise ApplyError(
+                f"In OpenVINO an op computes in int8, fp32, bf16 or fp16, but {name!r} is to be in {choice.precision}"
+            )
+    if len(floats) > 2:
+        raise ApplyError(
+            "OpenVINO has one floating-point type for a whole model, but the config asks for bf16 and fp16"
+        )
+    return max(floats - {FLOAT32}, default=FLOAT32)
 
 
 def _sample_shapes(model: OpenVinoModel, statistics: CalibrationStatistics) -> tuple[tuple[int, ...], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import openvino as ov
 
@@ -10,6 +10,7 @@ from autotune.adapter import Execution
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import WITHOUT_BIAS, is_constant, op_name
 from autotune.adapters.openvino.session import compile_for, compiled
+from autotune.config import Precision
 
 _LOWERED = ("_original", "/DequantizationMultiply", "/DequantizationSubtract")
 """What OpenVINO appends to the name of an op whose inputs are integers, and of what it puts behind it."""
@@ -18,6 +19,7 @@ _FUSED = frozenset({"Add", "Subtract", "Multiply", "Relu", "Clamp", "Maximum", "
 """Ops that a kernel takes over from behind, so that it may bear their names alone."""
 
 _INTEGERS = frozenset({"u8", "i8"})
+_NARROW = _INTEGERS | {"bf16", "f16"}
 
 
 def kernels(model: ov.CompiledModel, ops: Mapping[str, ov.Node]) -> dict[str, tuple[str, ...]]:
@@ -64,24 +66,28 @@ def _aliases(ops: Mapping[str, ov.Node]) -> dict[str, str]:
     return found
 
 
-def stayed_fp32(candidate: OpenVinoModel, asked: Sequence[str], shapes: tuple[tuple[int, ...], ...]) -> list[str]:
-    """Ops of a candidate that are to be int8 and that OpenVINO computes in floating point nevertheless.
+def not_as_asked(
+    candidate: OpenVinoModel, asked: Mapping[str, Precision], shapes: tuple[tuple[int, ...], ...]
+) -> list[str]:
+    """Ops of a candidate that OpenVINO computes in more bits than they are to be in.
 
     Args:
         candidate: The model.
-        asked: Names of the ops that are to be int8.
+        asked: By op: int8, or a precision of 16 bits.
         shapes: Of the inputs of one call; empty: OpenVINO compiles for any.
 
     Raises:
         ApplyError: OpenVINO refuses the candidate.
     """
     one = Execution(threads=1)
-    made = compile_for(candidate, shapes, one) if shapes else compiled(candidate.graph, one)
+    made = compile_for(candidate, shapes, one) if shapes else compiled(candidate.graph, one, candidate.floats)
     nodes = {op_name(node): node for node in candidate.graph.get_ordered_ops()}
     owners = kernels(made, {name: nodes[name] for name in asked})
     computed = _precisions(made)
-    in_integers = {op for kernel, members in owners.items() if computed[kernel] in _INTEGERS for op in members}
-    return [name for name in asked if name not in in_integers]
+    # What is left of an op's name beside its kernel, such as the product with its scales, computes in fp32.
+    found = {name: {computed[kernel] for kernel, members in owners.items() if name in members} for name in asked}
+    fitting = {name: _INTEGERS if precision is Precision.INT8 else _NARROW for name, precision in asked.items()}
+    return [name for name in asked if fitting[name].isdisjoint(found[name])]
 
 
 def _precisions(model: ov.CompiledModel) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.adapters.openvino.model import OpenVinoModel, ir_files
+from autotune.adapters.openvino.model import FLOATS_KEY, OpenVinoModel, ir_files
 from autotune.errors import WorkspaceError
 
 
@@ -28,6 +28,7 @@ def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) ->
         WorkspaceError: A file cannot be written.
     """
     graph = model.graph.clone()
+    graph.set_rt_info(model.floats, FLOATS_KEY)
     for key, value in metadata.items():
         graph.set_rt_info(value, key.split(":"))
     weights = path.with_suffix(".bin")

@@ -9,7 +9,7 @@ import openvino as ov
 
 from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.openvino.load import first_line
-from autotune.adapters.openvino.model import OpenVinoModel
+from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
 from autotune.errors import ApplyError
 
 _STATIC = 2
@@ -19,7 +19,13 @@ any shape is fused otherwise (1.50 instead of 1.63 times fp32's speed, measured 
 CPU = "CPU"
 
 
-def compile_options(execution: Execution, *, profile: bool = False) -> dict[str, Any]:
+def half_types() -> tuple[str, ...]:
+    """The types of 16 bits that OpenVINO computes in on this CPU; others it accepts as a hint and ignores."""
+    listed = ov.Core().get_property(CPU, "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name, capability in (("bf16", "BF16"), ("f16", "FP16")) if capability in listed)
+
+
+def compile_options(execution: Execution, floats: str = FLOAT32, *, profile: bool = False) -> dict[str, Any]:
     """Options under which models side by side do not disturb each other, and fp32 means fp32.
 
     Where the CPU has instructions for bfloat16, OpenVINO otherwise computes fp32 ops in it.
@@ -29,7 +35,7 @@ def compile_options(execution: Execution, *, profile: bool = False) -> dict[str,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": floats,
         "PERF_COUNT": profile,
     }
 
@@ -85,7 +91,7 @@ class OpenVinoRunner:
             self._requests[shapes] = compile_for(self._model, shapes, self._execution).create_infer_request()
             return self._requests[shapes]
         if self._any_shape is None:
-            self._any_shape = compiled(self._model.graph, self._execution).create_infer_request()
+            self._any_shape = compiled(self._model.graph, self._execution, self._model.floats).create_infer_request()
         return self._any_shape
 
 
@@ -116,16 +122,18 @@ def compile_for(
                 f"exported for another one: {first_line(error)}. Give batches of the size it was exported with, or "
                 "export it with a free first dimension throughout"
             ) from error
-    return compiled(graph, execution, profile=profile)
+    return compiled(graph, execution, model.floats, profile=profile)
 
 
-def compiled(graph: ov.Model, execution: Execution, *, profile: bool = False) -> ov.CompiledModel:
+def compiled(
+    graph: ov.Model, execution: Execution, floats: str = FLOAT32, *, profile: bool = False
+) -> ov.CompiledModel:
     """The model compiled for the shapes that it has.
 
     Raises:
         ApplyError: OpenVINO refuses it.
     """
     try:
-        return ov.Core().compile_model(graph, CPU, compile_options(execution, profile=profile))
+        return ov.Core().compile_model(graph, CPU, compile_options(execution, floats, profile=profile))
     except RuntimeError as error:
         raise ApplyError(f"OpenVINO refuses the model: {first_line(error)}") from error

@@ -19,9 +19,9 @@ def compiled_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     compile_model = session.compiled
 
-    def watched(graph: ov.Model, execution: Execution, **options: Any) -> ov.CompiledModel:
+    def watched(graph: ov.Model, *arguments: Any, **options: Any) -> ov.CompiledModel:
         seen.append(str(graph.inputs[0].get_partial_shape()))
-        return compile_model(graph, execution, **options)
+        return compile_model(graph, *arguments, **options)
 
     monkeypatch.setattr(session, "compiled", watched)
     return seen
