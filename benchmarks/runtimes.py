@@ -24,7 +24,7 @@ from shared import SUBJECTS, Batches, Subject, argument_parser, print_table, wri
 from tuning import loss_interval
 
 import autotune
-from autotune.adapter import Execution
+from autotune.adapter import Execution, given_model
 from autotune.adapters import get_adapter
 from autotune.evaluation import LatencyOptions, race_latency
 
@@ -37,7 +37,7 @@ def environment(folder: Path) -> Path:
     """The interpreter of a new environment with NNCF and this environment's version of OpenVINO."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    command = [python, "-m", "pip", "install", "--quiet", "nncf==3.4.0", f"openvino=={version('openvino')}"]
+    command = [str(python), "-m", "pip", "install", "--quiet", "nncf==3.4.0", f"openvino=={version('openvino')}"]
     subprocess.run(command, check=True)
     return python
 
@@ -88,7 +88,7 @@ def compare(subject: Subject, options: argparse.Namespace, python: Path) -> dict
             "quantize": folder / "quantize.xml",
             "accuracy_control": folder / "accuracy_control.xml",
         }
-        models = {each: adapter.as_given(adapter.load(path)) for each, path in files.items()}
+        models = {each: given_model(adapter, adapter.load(path)) for each, path in files.items()}
         runners = [adapter.runner(model, Execution(threads=1)) for model in models.values()]
         feeds = {"data": evaluation[0][0][:1]}
         latency = LatencyOptions(interval_width=0.01, max_pairs=3000, min_pairs=200, max_seconds=60)

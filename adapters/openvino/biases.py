@@ -8,7 +8,7 @@ import numpy as np
 from openvino import opset13 as opset
 
 from autotune.adapter import Array
-from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, product_shift
+from autotune.adapters.onnxruntime.recipes.bias_correction import convolution_shift, matmul_shift
 from autotune.adapters.openvino.ops import CONVOLUTIONS, QuantizableOp, bias_of, constant_value, tensor_name
 from autotune.adapters.openvino.weights import QuantizedWeight
 from autotune.calibration import CalibrationStatistics
@@ -48,7 +48,7 @@ def _shift(op: QuantizableOp, error: Array, statistics: CalibrationStatistics) -
     if op.kind in CONVOLUTIONS:
         fits = found.channels.axis == 1 and mean.size == error.shape[1] * op.groups
         return convolution_shift(error, mean, op.groups) if fits else None
-    return product_shift(error, mean) if mean.size == error.shape[1] else None
+    return matmul_shift(error, mean) if mean.size == error.shape[1] else None
 
 
 def _subtract(op: QuantizableOp, shift: Array) -> None:

@@ -14,13 +14,8 @@ from autotune.adapters.openvino.candidate import HALF, Candidate, lines_on_float
 from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.weights import QuantizedWeight, quantized_weight
-from autotune.calibration import (
-    CalibrationStatistics,
-    TensorStatistics,
-    activation_range,
-    affine_parameters,
-    integer_range,
-)
+from autotune.algorithms import activation_range, affine_parameters, integer_range
+from autotune.calibration import CalibrationStatistics, TensorStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 

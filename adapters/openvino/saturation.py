@@ -9,7 +9,7 @@ from autotune.adapter import Array
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import CONVOLUTIONS, QuantizableOp, op_name
 from autotune.adapters.openvino.weights import summed_columns
-from autotune.calibration import can_saturate
+from autotune.algorithms import can_saturate
 
 
 def saturating_ops(model: OpenVinoModel) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotune.adapter import Array
 from autotune.adapters.openvino.ops import CONVOLUTIONS, QuantizableOp
-from autotune.calibration import AffineParameters, WeightLimits, dequantize
+from autotune.algorithms import AffineParameters, WeightLimits, dequantize
 from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizedType, Recipe, TensorScheme
 
 

@@ -12,7 +12,7 @@ from autotune.adapter import Execution, Feeds
 from autotune.adapters.openvino import OpenVinoAdapter, OpenVinoModel
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, QuantizationConfig, Recipe
-from tests.adapters.onnxruntime.graphs import image_batches
+from tests.adapters.onnx.graphs import image_batches
 from tests.adapters.openvino.graphs import wide_cnn
 
 ADAPTER = OpenVinoAdapter()

@@ -15,7 +15,7 @@ from openvino import opset13 as opset
 from autotune.adapter import Feeds, given_model
 from autotune.adapters.openvino import OpenVinoModel, load, ops
 from autotune.errors import ApplyError, DataError, ModelError
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal, small_cnn
+from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
 from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, wide
 
 

@@ -9,7 +9,7 @@ import pytest
 from autotune.adapter import Array
 from autotune.adapters.openvino import OpenVinoModel
 from autotune.adapters.openvino.ops import op_name
-from autotune.calibration import activation_range, affine_parameters
+from autotune.algorithms import activation_range, affine_parameters
 from autotune.config import (
     KL,
     LEAST_ERROR,
@@ -25,7 +25,7 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, image_batches, node, normal
+from tests.adapters.onnx.graphs import build, image_batches, node, normal
 from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, calibrated, wide
 
 U8 = TensorScheme(dtype=QuantizedType.U8)

@@ -9,7 +9,7 @@ import pytest
 from autotune.adapter import Execution
 from autotune.adapters.openvino import session
 from autotune.errors import ApplyError
-from tests.adapters.onnxruntime.graphs import build, node, normal
+from tests.adapters.onnx.graphs import build, node, normal
 from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, wide
 
 

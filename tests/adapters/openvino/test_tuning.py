@@ -12,7 +12,7 @@ import pytest
 import autotune
 from autotune.adapters import get_adapter
 from autotune.criterion import Criterion
-from tests.adapters.onnxruntime.graphs import image_batches
+from tests.adapters.onnx.graphs import image_batches
 from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, wide
 from tests.adapters.openvino.graphs import wide_cnn
 from tests.cli.conftest import Command, command
