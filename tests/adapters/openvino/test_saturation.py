@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +23,19 @@ def test_only_unbounded_weights_can_saturate(recipe: Recipe) -> None:
     assert ADAPTER.saturating_ops(wide().int8()) == ("c1", "c3", "logits")
     assert ADAPTER.saturating_ops(wide().int8(recipe=recipe)) == ()
     assert ADAPTER.saturating_ops(wide().model) == ()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="asks x86 kernels to do without VNNI")
+def test_what_is_said_to_saturate_does_so_without_vnni_and_nothing_else() -> None:
+    command = [sys.executable, "-m", "tests.adapters.openvino.without_vnni"]
+    root = Path(__file__).parents[3]
+    outcome = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
+    found = json.loads(outcome.stdout.splitlines()[-1])
+    for case, by_recipe in found.items():
+        for recipe, (ratio, at_risk) in by_recipe.items():
+            assert at_risk == (recipe == "8 bits" and case != "depthwise"), f"{case}, {recipe}"
+            assert (ratio < 0.9) == at_risk, f"{case}, {recipe}: {ratio}"
+            assert at_risk or ratio == pytest.approx(1, abs=0.02), f"{case}, {recipe}"
 
 
 def test_bounded_pairs_are_closer_than_seven_bits() -> None:
