@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,7 @@ def calibrate(
     }
     exposure = _Exposure(model, [name for name in ports if name not in fed], exposed_bytes)
     samples = 0
-    for index, feeds in enumerate(examples.watch(batches)):
-        if missing := [name for name in names if name not in feeds]:
-            raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
+    for index, feeds in enumerate(examples.watch(_complete(batches, names))):
         for tensor, name in fed.items():
             if tensor in ports and feeds[name].dtype.kind == "f":
                 _require_numbers(name, feeds[name], index)
@@ -144,6 +142,14 @@ class _Exposure:
             if port.get_partial_shape().is_static
         }
         return {name: known.get(name, inputs) for name in self._names}
+
+
+def _complete(batches: Iterable[Feeds], names: Sequence[str]) -> Iterator[Feeds]:
+    """The batches, each seen to have all inputs."""
+    for index, feeds in enumerate(batches):
+        if missing := [name for name in names if name not in feeds]:
+            raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
+        yield feeds
 
 
 def _require_numbers(name: str, array: Array, index: int) -> None:

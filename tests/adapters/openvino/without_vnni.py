@@ -20,9 +20,10 @@ from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, calibrated
 
 
 def weights(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Near 1, and every fifth much smaller, so that few pairs are as large as can be."""
+    """Near 1; every second position of a filter is much smaller, so that no neighbours within a channel are at risk."""
     values = np.random.default_rng(0).uniform(0.7, 1.0, shape).astype(np.float32)
-    values.reshape(-1)[::5] /= 10
+    if len(shape) == 4:
+        values.reshape(*shape[:2], -1)[..., [1, 3, 5, 7, 8]] /= 100
     return values
 
 
