@@ -12,7 +12,7 @@ from autotune.adapters.openvino.calibration import calibrate
 from autotune.adapters.openvino.candidate import HALF, Candidate
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import listed, quantizable_ops
+from autotune.adapters.openvino.ops import quantizable_ops
 from autotune.adapters.openvino.prepare import prepare
 from autotune.adapters.openvino.quantize import apply_config
 from autotune.adapters.openvino.saturation import saturating_ops
@@ -23,6 +23,7 @@ from autotune.batch import BatchAxes
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.host import current_host
+from autotune.notes import listed
 from autotune.space import TuningSpace
 
 

@@ -10,7 +10,7 @@ import openvino as ov
 
 from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import CONVOLUTIONS, QuantizableOp, quantizable_ops, tensor_name
+from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.session import OpenVinoRunner
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
@@ -73,7 +73,7 @@ def observed(ops: Sequence[QuantizableOp]) -> tuple[Mapping[str, Any], Mapping[s
             port = op.node.input_value(place)
             name = tensor_name(port)
             ports[name] = port
-            if op.kind in CONVOLUTIONS:
+            if op.convolves:
                 axes[name] = 1
             elif op.weight is not None:
                 axes.setdefault(name, port.get_partial_shape().rank.get_length() - 1)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import listed
 from autotune.adapters.openvino.runtime import not_as_asked
 from autotune.adapters.openvino.session import half_types
 from autotune.config import Precision
 from autotune.errors import ApplyError
+from autotune.notes import listed
 
 HALF = {Precision.BF16: "bf16", Precision.FP16: "f16"}
 """Precisions of 16 bits, as OpenVINO calls them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +44,11 @@ class QuantizableOp:
         return str(self.node.get_type_name())
 
     @property
+    def convolves(self) -> bool:
+        """Whether this is a convolution."""
+        return self.kind in CONVOLUTIONS
+
+    @property
     def groups(self) -> int:
         """Into how many groups a convolution's channels fall; 1 for all else."""
         return int(self.weight.shape[0]) if self.weight is not None and self.kind == "GroupConvolution" else 1
@@ -80,7 +84,7 @@ class QuantizableOp:
     @property
     def has_channels(self) -> bool:
         """Whether each output channel can have a scale of its own."""
-        return self.weight is not None and (self.kind in CONVOLUTIONS or self.weight.ndim == 2)
+        return self.weight is not None and (self.convolves or self.weight.ndim == 2)
 
     @property
     def depthwise(self) -> bool:
@@ -188,9 +192,3 @@ def written(op: QuantizableOp) -> Any:
     """The port that carries an op's result: behind the bias where it has one."""
     bias = bias_of(op) if op.weight is not None else None
     return (op.node if bias is None else bias).output(0)
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Some of many names, for a line of text."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"

@@ -29,7 +29,7 @@ def op_seconds(models: Sequence[OpenVinoModel], feeds: Feeds, execution: Executi
         ApplyError: OpenVINO refuses a model.
     """
     names = {op.name for op in quantizable_ops(models[0].graph)[0]}
-    arrays = [np.ascontiguousarray(feeds[spec.name]) for spec in models[0].inputs]
+    arrays = [np.asarray(feeds[spec.name], order="C") for spec in models[0].inputs]
     shapes = tuple(array.shape for array in arrays)
     requests, owners = [], []
     for model in models:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
 from autotune.adapter import Array
-from autotune.adapters.openvino.biases import correct_biases
 from autotune.adapters.openvino.candidate import HALF, Candidate, lines_on_floats
+from autotune.adapters.openvino.layers import Bias, bias_name, give_bias, weight_name
 from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
-from autotune.adapters.openvino.weights import QuantizedWeight, quantized_weight
-from autotune.algorithms import activation_range, affine_parameters, integer_range
-from autotune.calibration import CalibrationStatistics, TensorStatistics
-from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
+from autotune.adapters.openvino.recipes import correct_constants
+from autotune.adapters.openvino.weights import WeightGrid, weight_grid
+from autotune.algorithms import (
+    AffineParameters,
+    activation_range,
+    affine_parameters,
+    fake_quantize,
+    integer_range,
+)
+from autotune.calibration import CalibrationStatistics
+from autotune.config import BiasCorrection, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 
+_AS_FACTOR = " as factor"
 _FACTOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 """The CPU plugin multiplies two activations as integers where neither has a zero point and the second one is s8."""
 
@@ -41,20 +51,26 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
     if not config.ops:
         return dataclasses.replace(model, given=None, file_bytes=None)
     chosen = [op for op in ops if config[op.name].precision is Precision.INT8]
-    quantizer = ActivationQuantizer(statistics)
-    weights: dict[str, QuantizedWeight] = {}
+    weighted = [op for op in chosen if op.weight is not None]
+    activations = ActivationGrids(statistics)
     for op in chosen:
-        choice = config[op.name]
-        for place in op.activations:
-            quantizer.quantize(op, place, choice)
-        if op.weight is not None:
-            weights[op.name] = quantized_weight(op, choice, config.recipe)
-            op.node.input(1).replace_source_output(weight_node(op, weights[op.name]).output(0))
-    correct_biases(chosen, weights, config.recipe, statistics)
+        activations.choose(op, config[op.name])
+    grids = {op.name: (op, weight_grid(op, config[op.name], config.recipe)) for op in weighted}
+    if config.recipe.bias_correction is not BiasCorrection.NONE:
+        for op in weighted:
+            give_bias(op)
+    constants, notes = correct_constants(model, graph, grids, activations.fake_quantizers(), config.recipe, statistics)
+    for op, grid in grids.values():
+        op.node.input(1).replace_source_output(weight_node(op, grid, constants[weight_name(op)]).output(0))
+        if bias_name(op) in constants:
+            Bias(op).replace(constants[bias_name(op)])
+    for op in chosen:
+        activations.insert(op)
     graph.validate_nodes_and_infer_types()
+    lines = lines_on_floats(floats, [op.name for op in ops if op.name not in config.ops])
     return Candidate(
         graph=graph,
-        told=(*model.told, *lines_on_floats(floats, [op.name for op in ops if op.name not in config.ops])),
+        told=(*model.told, *notes, *lines),
         batch_axes=model.batch_axes,
         floats=floats,
         asked={op.name: config[op.name].precision for op in ops if op.name in config.ops},
@@ -91,8 +107,8 @@ def _sample_shapes(model: OpenVinoModel, statistics: CalibrationStatistics) -> t
     return tuple(tuple(statistics.examples[0][spec.name].shape) for spec in model.inputs if statistics.examples)
 
 
-class ActivationQuantizer:
-    """Puts FakeQuantize nodes before ops, one per tensor.
+class ActivationGrids:
+    """Chooses the integers of the tensors that int8 ops read, and puts FakeQuantize nodes before the ops.
 
     Args:
         statistics: Of the calibration.
@@ -100,51 +116,64 @@ class ActivationQuantizer:
 
     def __init__(self, statistics: CalibrationStatistics) -> None:
         self._statistics = statistics
+        self._grids: dict[str, tuple[AffineParameters, TensorScheme]] = {}
+        self._chosen: dict[tuple[str, int], str] = {}
         self._made: dict[str, ov.Output] = {}
 
-    def quantize(self, op: QuantizableOp, place: int, choice: OpConfig) -> None:
-        """Let input ``place`` of an op read the quantized tensor.
+    def choose(self, op: QuantizableOp, choice: OpConfig) -> None:
+        """Choose for what an op reads; what an op before it has chosen for the same tensor stays.
 
         Raises:
-            ApplyError: The tensor has no statistics.
+            ApplyError: A tensor has no statistics.
         """
-        source = op.node.input_value(place)
-        name = tensor_name(source)
-        if op.kind == "MatMul" and op.weight is None and (place == 1 or self._statistics_of(name).minimum < 0):
-            choice = dataclasses.replace(choice, activation=_FACTOR)
-            name = f"{name} as factor"
-        if name not in self._made:
-            low, high = self._ends(tensor_name(source), choice)
-            ends = opset.constant(low), opset.constant(high)
-            node = opset.fake_quantize(source, *ends, *ends, 256)
-            node.set_friendly_name(f"{name}/quantized")
-            self._made[name] = node.output(0)
-        op.node.input(place).replace_source_output(self._made[name])
-
-    def _statistics_of(self, name: str) -> TensorStatistics:
-        found = self._statistics.tensors.get(name)
-        if found is None:
-            raise ApplyError(f"A tensor of an int8 op needs statistics, but {name!r} has none. Calibrate this model")
-        return found
-
-    def _ends(self, name: str, choice: OpConfig) -> tuple[np.float32, np.float32]:
-        """The real values of the smallest and the largest integer: 256 steps, of which zero is one."""
         assert choice.activation is not None
         assert choice.calibration is not None
-        scheme = choice.activation
-        parameters = affine_parameters(*activation_range(self._statistics_of(name), choice.calibration, scheme), scheme)
-        least, most = integer_range(dataclasses.replace(scheme, symmetric=False))
-        zero = int(parameters.zero_point)
-        return np.float32(parameters.scale * (least - zero)), np.float32(parameters.scale * (most - zero))
+        for place in op.activations:
+            name = tensor_name(op.node.input_value(place))
+            found = self._statistics.tensors.get(name)
+            if found is None:
+                raise ApplyError(
+                    f"An int8 op needs statistics of {name!r}, which it reads, and there are none. Calibrate it"
+                )
+            scheme = choice.activation
+            if op.kind == "MatMul" and op.weight is None and (place == 1 or found.minimum < 0):
+                scheme, name = _FACTOR, f"{name}{_AS_FACTOR}"
+            self._chosen[op.name, place] = name
+            if name not in self._grids:
+                parameters = affine_parameters(*activation_range(found, choice.calibration, scheme), scheme)
+                # All 256 integers, also those that a symmetric scheme leaves out.
+                self._grids[name] = parameters, dataclasses.replace(scheme, symmetric=False)
+
+    def fake_quantizers(self) -> dict[str, Callable[[Array], Array]]:
+        """By tensor: what is left of its values."""
+        return {
+            name.removesuffix(_AS_FACTOR): functools.partial(fake_quantize, params=parameters, scheme=scheme)
+            for name, (parameters, scheme) in self._grids.items()
+        }
+
+    def insert(self, op: QuantizableOp) -> None:
+        """Let an op read the quantized tensors; ops that have chosen alike share one FakeQuantize."""
+        for place in op.activations:
+            name = self._chosen[op.name, place]
+            if name not in self._made:
+                parameters, scheme = self._grids[name]
+                ends = [
+                    opset.constant(np.float32(parameters.scale * (integer - int(parameters.zero_point))))
+                    for integer in integer_range(scheme)
+                ]
+                node = opset.fake_quantize(op.node.input_value(place), *ends, *ends, 256)
+                node.set_friendly_name(f"{name}/quantized")
+                self._made[name] = node.output(0)
+            op.node.input(place).replace_source_output(self._made[name])
 
 
-def weight_node(op: QuantizableOp, weight: QuantizedWeight) -> ov.Node:
+def weight_node(op: QuantizableOp, grid: WeightGrid, rounded: Array) -> ov.Node:
     """Integers, Convert and Multiply by the scales: the CPU plugin reads the integers, and the file holds them."""
-    integers = opset.constant(op.as_read(weight.integers))
+    integers = opset.constant(op.as_read(grid.integers(rounded)))
     integers.set_friendly_name(f"{op.name}/integers")
     real = opset.convert(integers, ov.Type.f32)
-    scale: Array = weight.scale.reshape(-1, *[1] * (weight.integers.ndim - 1)) if weight.scale.ndim else weight.scale
-    scales = opset.constant(op.as_read(scale) if scale.ndim else scale)
+    scale = grid.parameters.scale
+    scales = opset.constant(op.as_read(scale.reshape(-1, *[1] * (grid.rows.ndim - 1))) if scale.ndim else scale)
     scaled: ov.Node = opset.multiply(real, scales)
     scaled.set_friendly_name(f"{op.name}/weight")
     return scaled

@@ -75,7 +75,7 @@ class OpenVinoRunner:
                 # One array that is run again and again, as for latency, is handed over once. What is converted is so
                 # anew in each call: the caller may have changed the values.
                 if array is not self._set[index]:
-                    ready = np.ascontiguousarray(array, self._dtypes[index])
+                    ready = np.asarray(array, self._dtypes[index], order="C")
                     request.set_input_tensor(index, ov.Tensor(ready, shared_memory=ready.ndim > 0))
                     self._set[index] = ready  # OpenVINO reads its memory and does not keep it
             request.infer()

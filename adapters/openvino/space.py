@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from autotune.adapters.openvino.ops import CONVOLUTIONS, QuantizableOp, listed, tensor_name
+from autotune.adapters.openvino.ops import QuantizableOp, tensor_name
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
     KL,
@@ -19,8 +19,10 @@ from autotune.config import (
     Precision,
     QuantizedType,
     TensorScheme,
+    WeightRounding,
 )
 from autotune.host import Host
+from autotune.notes import listed
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
 _ALGORITHMS = (
@@ -55,13 +57,17 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[
             fp16 beside it at 0.6.
     """
     half = tuple(PrecisionSpace(precision=_HALF[name]) for name in half_types[:1])
-    convolutions = any(op.kind in CONVOLUTIONS for op in ops)
+    weights = any(op.has_channels for op in ops)
+    convolutions = any(op.convolves for op in ops)
     return TuningSpace(
         ops=tuple(_op_space(op, half) for op in ops),
         recipe=RecipeSpace(
             reduce_range=(False, True) if host.saturates_u8s8 else (False,),
             bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
-            bias_correction=(BiasCorrection.FAST, BiasCorrection.NONE) if convolutions else (BiasCorrection.NONE,),
+            bias_correction=(BiasCorrection.FAST, BiasCorrection.FULL, BiasCorrection.NONE)
+            if convolutions
+            else (BiasCorrection.NONE,),
+            weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ) if weights else (WeightRounding.NEAREST,),
         ),
     )
 

@@ -3,50 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from autotune.adapter import Array
-from autotune.adapters.openvino.ops import CONVOLUTIONS, QuantizableOp
-from autotune.algorithms import AffineParameters, WeightLimits, dequantize
-from autotune.config import CalibrationMethod, Granularity, OpConfig, QuantizedType, Recipe, TensorScheme
+from autotune.adapters.openvino.ops import QuantizableOp
+from autotune.algorithms import AffineParameters, WeightLimits
+from autotune.config import CalibrationMethod, OpConfig, QuantizedType, Recipe, TensorScheme
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizedWeight:
-    """A weight in the shape of :attr:`.ops.QuantizableOp.rows`.
+class WeightGrid:
+    """The values that a weight may take.
 
     Attributes:
-        integers: int8.
-        scale: float32, shape () or (outputs,).
-        error: What is left of the weight, minus the weight: float32.
+        rows: The weight, in the shape of :attr:`.ops.QuantizableOp.rows`.
+        scheme: How it is quantized.
+        limits: The integers that are allowed.
+        parameters: Scales of shape () or (outputs,), and zero points.
     """
 
-    integers: Array
-    scale: Array
-    error: Array
+    rows: Array
+    scheme: TensorScheme
+    limits: WeightLimits
+    parameters: AffineParameters
+
+    @cached_property
+    def nearest(self) -> Array:
+        """What is left of the weight where each value takes the nearest integer: float32."""
+        return self.limits.fake_quantize(self.rows, self.parameters, self.scheme, self._axis)
+
+    def integers(self, rounded: Array) -> Array:
+        """The integers of a weight on the grid: int8."""
+        return self.limits.quantize(rounded, self.parameters, self.scheme, self._axis)
+
+    @property
+    def _axis(self) -> int | None:
+        return 0 if self.parameters.scale.ndim else None
 
 
-def quantized_weight(op: QuantizableOp, choice: OpConfig, recipe: Recipe) -> QuantizedWeight:
-    """The weight of an int8 op, to the nearest integers."""
-    scheme = choice.weight
-    assert scheme is not None
+def weight_grid(op: QuantizableOp, choice: OpConfig, recipe: Recipe) -> WeightGrid:
+    """The grid of an int8 op's weight."""
+    assert choice.weight is not None
     assert choice.calibration is not None
-    rows = op.rows
-    axis = 0 if scheme.granularity is Granularity.PER_CHANNEL else None
     # Percentiles and KL divergence speak of distributions; a weight is known value by value.
     mse = choice.calibration.method is CalibrationMethod.MSE
-    limits = weight_limits(op, scheme, recipe)
-    parameters = limits.parameters(rows, scheme, 0, CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX)
-    return finished(rows, limits.quantize(rows, parameters, scheme, axis), parameters, scheme, axis)
-
-
-def finished(
-    rows: Array, integers: Array, parameters: AffineParameters, scheme: TensorScheme, axis: int | None
-) -> QuantizedWeight:
-    """Integers with what they stand for, and by how much that misses the weight."""
-    left = dequantize(integers, parameters, scheme, axis)
-    return QuantizedWeight(integers=integers, scale=parameters.scale, error=left - rows)
+    limits = weight_limits(op, choice.weight, recipe)
+    parameters = limits.parameters(
+        op.rows, choice.weight, 0, CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX
+    )
+    return WeightGrid(rows=op.rows, scheme=choice.weight, limits=limits, parameters=parameters)
 
 
 def weight_limits(op: QuantizableOp, scheme: TensorScheme, recipe: Recipe) -> WeightLimits:
@@ -66,7 +73,7 @@ def summed_columns(op: QuantizableOp, rows: Array) -> Array | None:
     """
     if op.depthwise:
         return None
-    if op.kind in CONVOLUTIONS:
+    if op.convolves:
         # Kernels read pictures channels last: neighbours are channels of one position.
         return rows.transpose(*range(2, rows.ndim), 1, 0).reshape(-1, rows.shape[0])
     if rows.ndim > 2:  # a stack of matrices as it is read: (..., inputs, outputs) or transposed

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from openvino import opset13 as opset
 
 from autotune.adapter import Feeds, given_model
-from autotune.adapters.openvino import OpenVinoModel, load, ops
+from autotune.adapters.openvino import OpenVinoModel, load
 from autotune.errors import ApplyError, DataError, ModelError
 from tests.adapters.onnx.graphs import build, image_batches, node, normal, small_cnn
 from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, wide
@@ -181,8 +181,3 @@ def test_what_openvino_says_is_given_in_one_line() -> None:
     error = RuntimeError("Exception from src/a.cpp:1:\nCheck 'x' failed at src/b.cpp:2:\nShapes do not fit.\n\n")
     assert load.first_line(error) == "Shapes do not fit"
     assert load.first_line(RuntimeError("")) == "RuntimeError"
-
-
-def test_many_names_are_listed_in_part() -> None:
-    assert ops.listed(["a", "b"]) == "a, b"
-    assert ops.listed([*"abcdefg"]) == "a, b, c, d, e and 2 more"

@@ -222,8 +222,8 @@ def test_what_openvino_leaves_in_fp32_is_no_choice_and_a_note() -> None:
     subject = calibrated(proto, batches)
     space, notes = ADAPTER.calibrated_space(ADAPTER.space(subject.model), subject.model, subject.statistics)
     assert {op.name: len(op.precisions) for op in space.ops} == {"s": 1, "y": 2}
-    assert notes == ["s: no int8, since OpenVINO computes them in fp32 all the same"]
-    assert subject.int8().notes == ("s: OpenVINO computes them in fp32 all the same",)
+    assert notes == ["'s': no int8, since OpenVINO computes them in fp32 all the same"]
+    assert subject.int8().notes == ("'s': OpenVINO computes them in fp32 all the same",)
 
 
 def test_values_beyond_any_range_rule_integers_out() -> None:
@@ -236,4 +236,4 @@ def test_values_beyond_any_range_rule_integers_out() -> None:
     subject = calibrated(proto, image_batches(shape=(8, 6, 6)))
     space, notes = ADAPTER.calibrated_space(ADAPTER.space(subject.model), subject.model, subject.statistics)
     assert not space.tunable
-    assert "y: no integers, since values around it are infinite" in notes[0]
+    assert "'y': no integers, since values around it are infinite" in notes[0]

@@ -99,3 +99,10 @@ def test_what_openvino_refuses_is_an_apply_error() -> None:
         patch.setattr(ov.Core, "compile_model", refuse)
         with pytest.raises(ApplyError, match="OpenVINO refuses the model: no kernel"):
             ADAPTER.runner(wide().model, ONE_THREAD)(wide().batches[0])
+
+
+def test_an_input_may_be_a_single_number() -> None:
+    proto = build([node("Mul", "x factor", "y")], {"x": ("N", 4), "factor": ()}, {"y": None}, {})
+    values = normal(2, 4)
+    (scaled,) = ADAPTER.runner(ADAPTER.load(proto), ONE_THREAD)({"x": values, "factor": np.array(2, np.float32)})
+    np.testing.assert_array_equal(scaled, 2 * values)
