@@ -105,13 +105,12 @@ class Layer:
 def convolution_of(op: QuantizableOp) -> Convolution:
     """How a convolution goes over what it reads."""
     options = op.node.get_attributes()
-    known = {"explicit": True, "valid": True}.get(options["auto_pad"], False)
-    pads = (*options["pads_begin"], *options["pads_end"])
+    chosen_at_run_time = options["auto_pad"].startswith("same")
     return Convolution(
         groups=op.groups,
         strides=tuple(options["strides"]),
         dilations=tuple(options["dilations"]),
-        pads=(tuple(pads) if options["auto_pad"] == "explicit" else (0,) * len(pads)) if known else None,
+        pads=None if chosen_at_run_time else (*options["pads_begin"], *options["pads_end"]),
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from autotune.adapter import Array
 from autotune.adapters.openvino import OpenVinoModel
-from autotune.adapters.openvino.ops import op_name
+from autotune.adapters.openvino.ops import op_name, quantizable_ops
+from autotune.adapters.openvino.quantize import ActivationGrids
 from autotune.algorithms import activation_range, affine_parameters
 from autotune.config import (
     KL,
@@ -172,6 +173,10 @@ def test_a_product_of_two_activations_has_no_zero_point(scheme: TensorScheme) ->
     second = nodes(candidate, "MatMul")["y"].input_value(1).get_node()
     low, high = (float(port.get_node().data) for port in second.input_values()[1:3])
     assert low == pytest.approx(-high * 128 / 127)
+    grids = ActivationGrids(subject.statistics)
+    op = next(op for op in quantizable_ops(subject.model.graph)[0] if op.name == "y")
+    grids.choose(op, ADAPTER.space(subject.model).by_name["y"].preferred)
+    assert set(grids.fake_quantizers()) == {"query", "turned"}
     assert candidate.notes == ()
 
 
