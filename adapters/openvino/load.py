@@ -15,7 +15,8 @@ from autotune.errors import ModelError
 _ACCEPTED = "the path of an .onnx or .xml file, the bytes of an ONNX file, an onnx.ModelProto or an openvino.Model"
 
 _UNKNOWN_OP = re.compile(
-    r"(?:No conversion rule found for|not supported|Unsupported)[^:\n]*:?\s*([^\n]+)", re.IGNORECASE
+    r"No conversion rule found for operations?: (?P<onnx>[^\n]+)"
+    r"|Cannot create (?P<kind>\S+) layer (?P<name>.+) id:\d+ from unsupported opset: (?P<opset>\S+)"
 )
 _IR_START = (b"<?xml", b"<net")
 
@@ -92,13 +93,19 @@ def _refusal(name: str, error: Exception) -> str:
     unknown = _UNKNOWN_OP.search(text)
     if unknown is not None:
         return (
-            f"{name} must consist of ops that OpenVINO knows, but has {unknown.group(1).strip()}. Export it without "
-            "them, or tune it with `framework: onnxruntime`"
+            f"{name} must consist of ops that OpenVINO knows, but has {_op_text(unknown)}. Export it without them, or "
+            "tune it with `framework: onnxruntime`"
         )
     return (
         f"{name} must be a model that OpenVINO reads, but it is corrupt, cut off or of another format: "
         f"{first_line(error)}"
     )
+
+
+def _op_text(found: re.Match[str]) -> str:
+    if found["onnx"] is not None:
+        return found["onnx"].strip()
+    return f"{found['kind']} of {found['opset']} ({found['name']!r})"
 
 
 def first_line(error: Exception) -> str:

@@ -149,6 +149,18 @@ def test_an_op_that_openvino_does_not_know_is_named() -> None:
         ADAPTER.load(proto)
 
 
+def test_an_op_of_an_ir_that_openvino_does_not_know_is_named(tmp_path: Path) -> None:
+    pair = as_ir(tmp_path)
+    assert isinstance(pair, Path)
+    whole = pair.read_text()
+    pair.write_text(whole.replace('type="ReLU" version="opset1"', 'type="Sharpen" version="my.ops"'))
+    with pytest.raises(ModelError, match=r"knows, but has Sharpen of my\.ops \('r1'\)\. Export it without them"):
+        ADAPTER.load(pair)
+    pair.write_text(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"corrupt, cut off or of another format: .* at offset \d+"):
+        ADAPTER.load(pair)
+
+
 def test_an_input_of_any_rank_is_named() -> None:
     graph = helper.make_graph(
         [node("Relu", "x", "y")],
