@@ -16,7 +16,7 @@ from openvino import opset13 as opset
 from autotune.adapter import Array, Execution
 from autotune.adapters.openvino.ops import QuantizableOp, bias_of, constant_value, quantizable_ops, tensor_name
 from autotune.adapters.openvino.session import compiled
-from autotune.algorithms.graph import Node, Values
+from autotune.algorithms.graph import Convolution, Layer, Node, Values
 
 _ONE_THREAD = Execution(threads=1)
 _NOT_RUN = frozenset({"Constant", "Parameter", "Result"})
@@ -89,8 +89,8 @@ class OpenVinoGraph:
         self._ops = {op.node.get_name(): op for op in quantizable_ops(graph)[0] if op.has_channels}
         self._biases = {name: Bias(op) for name, op in self._ops.items()}
         self._requests: dict[str, Any] = {}
-        self._parts: dict[str, tuple[list[Any], list[ov.Node], QuantizableOp | None]] = {}
-        self.nodes: Sequence[Node] = self._take_apart(graph)
+        self._whole: list[tuple[Node, list[Any], ov.Node, QuantizableOp | None]] = []
+        self.nodes: Sequence[Node] = self._found(graph)
 
     @cached_property
     def constants(self) -> Mapping[str, Array]:
@@ -128,11 +128,11 @@ class OpenVinoGraph:
         if bias_name(op) in constants:
             self._biases[op.node.get_name()].replace(constants[bias_name(op)])
 
-    def _take_apart(self, graph: ov.Model) -> list[Node]:
-        """Give every node parameters in place of what others write; a bias goes with its op."""
+    def _found(self, graph: ov.Model) -> list[Node]:
+        """The nodes that depend on inputs; a bias goes with its op."""
         adds = {name: bias.add for name, bias in self._biases.items() if bias.values is not None}
         biases = {add.get_name() for add in adds.values() if add is not None}
-        nodes, cuts = [], []
+        nodes = []
         for node in graph.get_ordered_ops():
             if node.get_type_name() in _NOT_RUN or node.get_name() in biases or _is_fixed(node):
                 continue
@@ -140,13 +140,20 @@ class OpenVinoGraph:
             last = adds.get(node.get_name()) or node
             inputs = [port for port in node.inputs() if not _is_fixed(port.get_source_output().get_node())]
             read = dict.fromkeys(tensor_name(port.get_source_output()) for port in inputs)
-            own = () if op is None else (weight_name(op), *([bias_name(op)] if last is not node else []))
             writes = tuple(tensor_name(port) for port in last.outputs())
             # The Add at the end of a Gemm bears the op's own name, where its bias is a product.
-            made = Node(name=f"{writes[0]}/node" if op is None else op.name, reads=(*read, *own), writes=writes)
+            made = Node(name=f"{writes[0]}/node", reads=tuple(read), writes=writes)
+            if op is not None:
+                made = _layer(op, made, has_bias=last is not node)
             nodes.append(made)
-            cuts.append((made, inputs, last, op))
-        for made, inputs, last, op in cuts:
+            self._whole.append((made, inputs, last, op))
+        return nodes
+
+    @cached_property
+    def _parts(self) -> Mapping[str, tuple[list[Any], list[ov.Node], QuantizableOp | None]]:
+        """By what a node writes: its outputs, the parameters that it has got in place of what others write, its op."""
+        parts = {}
+        for made, inputs, last, op in self._whole:
             parameters: dict[str, ov.Node] = {}
             for port in inputs:
                 source = port.get_source_output()
@@ -154,8 +161,34 @@ class OpenVinoGraph:
                 if name not in parameters:
                     parameters[name] = opset.parameter(source.get_partial_shape(), source.get_element_type())
                 port.replace_source_output(parameters[name].output(0))
-            self._parts[made.writes[0]] = last.outputs(), list(parameters.values()), op
-        return nodes
+            parts[made.writes[0]] = last.outputs(), list(parameters.values()), op
+        return parts
+
+
+def _layer(op: QuantizableOp, node: Node, *, has_bias: bool) -> Layer:
+    constants = (weight_name(op), *((bias_name(op),) if has_bias else ()))
+    return Layer(
+        name=op.name,
+        reads=(*node.reads, *constants),
+        writes=node.writes,
+        source=node.reads[0],
+        weight=weight_name(op),
+        axis=0,
+        bias=bias_name(op) if has_bias else None,
+        convolution=convolution_of(op) if op.convolves else None,
+    )
+
+
+def convolution_of(op: QuantizableOp) -> Convolution:
+    """How a convolution goes over what it reads."""
+    options = op.node.get_attributes()
+    chosen_at_run_time = options["auto_pad"].startswith("same")
+    return Convolution(
+        groups=op.groups,
+        strides=tuple(options["strides"]),
+        dilations=tuple(options["dilations"]),
+        pads=None if chosen_at_run_time else (*options["pads_begin"], *options["pads_end"]),
+    )
 
 
 def _is_fixed(node: ov.Node) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
@@ -21,7 +19,6 @@ from autotune.algorithms import (
     AffineParameters,
     activation_range,
     affine_parameters,
-    fake_quantize,
     integer_range,
 )
 from autotune.calibration import CalibrationStatistics
@@ -59,7 +56,7 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
     if config.recipe.bias_correction is not BiasCorrection.NONE:
         for op in weighted:
             give_bias(op)
-    constants, notes = correct_constants(model, graph, grids, activations.fake_quantizers(), config.recipe, statistics)
+    constants, notes = correct_constants(model, graph, grids, activations.tensors(), config.recipe, statistics)
     for op, grid in grids.values():
         op.node.input(1).replace_source_output(weight_node(op, grid, constants[weight_name(op)]).output(0))
         if bias_name(op) in constants:
@@ -144,11 +141,11 @@ class ActivationGrids:
                 # All 256 integers, also those that a symmetric scheme leaves out.
                 self._grids[name] = parameters, dataclasses.replace(scheme, symmetric=False)
 
-    def fake_quantizers(self) -> dict[str, Callable[[Array], Array]]:
-        """By tensor: what is left of its values."""
+    def tensors(self) -> dict[str, tuple[AffineParameters, QuantizedType]]:
+        """By tensor: its scale, zero point and type. Where a product reads it otherwise, what other ops read counts."""
+        factors_first = sorted(self._grids.items(), key=lambda item: not item[0].endswith(_AS_FACTOR))
         return {
-            name.removesuffix(_AS_FACTOR): functools.partial(fake_quantize, params=parameters, scheme=scheme)
-            for name, (parameters, scheme) in self._grids.items()
+            name.removesuffix(_AS_FACTOR): (parameters, scheme.dtype) for name, (parameters, scheme) in factors_first
         }
 
     def insert(self, op: QuantizableOp) -> None:

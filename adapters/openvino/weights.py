@@ -10,7 +10,8 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.adapters.openvino.ops import QuantizableOp
 from autotune.algorithms import AffineParameters, WeightLimits
-from autotune.config import CalibrationMethod, OpConfig, QuantizedType, Recipe, TensorScheme
+from autotune.algorithms.saturation import weight_limits
+from autotune.config import CalibrationMethod, OpConfig, Recipe, TensorScheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +50,12 @@ def weight_grid(op: QuantizableOp, choice: OpConfig, recipe: Recipe) -> WeightGr
     assert choice.calibration is not None
     # Percentiles and KL divergence speak of distributions; a weight is known value by value.
     mse = choice.calibration.method is CalibrationMethod.MSE
-    limits = weight_limits(op, choice.weight, recipe)
+    order = summed_columns(op, np.arange(op.rows.size).reshape(op.rows.shape)) if recipe.bound_pairs else None
+    limits = weight_limits(order, choice.weight, recipe)
     parameters = limits.parameters(
         op.rows, choice.weight, 0, CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX
     )
     return WeightGrid(rows=op.rows, scheme=choice.weight, limits=limits, parameters=parameters)
-
-
-def weight_limits(op: QuantizableOp, scheme: TensorScheme, recipe: Recipe) -> WeightLimits:
-    """Which integers the weight may become."""
-    assert op.weight is not None
-    order = summed_columns(op, np.arange(op.weight.size).reshape(op.rows.shape))
-    at_risk = order is not None and len(order) > 1 and scheme.dtype is QuantizedType.S8
-    if recipe.reduce_range or not recipe.bound_pairs or not at_risk:
-        return WeightLimits(reduce_range=recipe.reduce_range)
-    return WeightLimits(order=order)
 
 
 def summed_columns(op: QuantizableOp, rows: Array) -> Array | None:

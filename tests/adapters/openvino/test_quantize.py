@@ -176,7 +176,7 @@ def test_a_product_of_two_activations_has_no_zero_point(scheme: TensorScheme) ->
     grids = ActivationGrids(subject.statistics)
     op = next(op for op in quantizable_ops(subject.model.graph)[0] if op.name == "y")
     grids.choose(op, ADAPTER.space(subject.model).by_name["y"].preferred)
-    assert set(grids.fake_quantizers()) == {"query", "turned"}
+    assert set(grids.tensors()) == {"query", "turned"}
     assert candidate.notes == ()
 
 
