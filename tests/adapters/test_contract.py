@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pytest
 
 from autotune.adapter import Feeds
-from autotune.adapters import ADAPTERS
+from autotune.adapters import ADAPTERS, get_adapter
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.testing import AdapterSuite
 from tests.adapters.onnx.graphs import image_batches, small_cnn
+from tests.adapters.openvino.graphs import wide_cnn
 from tests.conftest import dense_network
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
@@ -22,6 +25,18 @@ class TestOnnxRuntime(AdapterSuite):
 
     def source(self) -> object:
         return small_cnn()
+
+    def batches(self) -> Sequence[Feeds]:
+        return image_batches()
+
+
+class TestOpenVino(AdapterSuite):
+    def adapter(self) -> Any:
+        pytest.importorskip("openvino")
+        return get_adapter("openvino")
+
+    def source(self) -> object:
+        return wide_cnn()
 
     def batches(self) -> Sequence[Feeds]:
         return image_batches()

@@ -30,6 +30,14 @@ def test_missing_framework_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         get_adapter("imaginary")
 
 
+def test_openvino_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if f"{name}.".startswith(("openvino.", "autotune.adapters.openvino."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependencyError, match=r"'openvino'.*pip install 'autotune-quantization\[openvino\]'"):
+        get_adapter("openvino")
+
+
 def test_a_bug_in_an_adapter_is_not_taken_for_a_missing_framework(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ADAPTERS, "broken", Registration(module="autotune.adapters.no_such_module", attribute="A"))
     with pytest.raises(ModuleNotFoundError):
@@ -44,7 +52,7 @@ def test_third_parties_come_in_through_entry_points(monkeypatch: pytest.MonkeyPa
     points = importlib.metadata.EntryPoints([point, missing])
     monkeypatch.setattr(importlib.metadata, "entry_points", points.select)
     assert get_adapter("third").name == "third"
-    assert adapter_names() == ("onnxruntime", "absent", "third")
+    assert adapter_names() == ("onnxruntime", "openvino", "absent", "third")
     with pytest.raises(MissingDependencyError, match="absent_package"):
         get_adapter("absent")
 

@@ -1,0 +1,71 @@
+"""What the recipe does to weights and biases of int8 ops, by the algorithms that all adapters share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import openvino as ov
+
+from autotune.adapter import Array
+from autotune.adapters.openvino.layers import OpenVinoGraph, weight_name
+from autotune.adapters.openvino.model import OpenVinoModel
+from autotune.adapters.openvino.ops import QuantizableOp, tensor_name
+from autotune.adapters.openvino.weights import WeightGrid
+from autotune.algorithms import AffineParameters
+from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
+from autotune.algorithms.graph import Layer
+from autotune.batch import BatchAxes, axes_of
+from autotune.calibration import CalibrationStatistics
+from autotune.config import QuantizedType, Recipe
+
+
+def correct_constants(
+    model: OpenVinoModel,
+    graph: ov.Model,
+    grids: Mapping[str, tuple[QuantizableOp, WeightGrid]],
+    tensors: Mapping[str, tuple[AffineParameters, QuantizedType]],
+    recipe: Recipe,
+    statistics: CalibrationStatistics,
+) -> tuple[dict[str, Array], list[str]]:
+    """Weights on their grids, and biases that differ from the model's, by name; and a line for what was left undone.
+
+    Args:
+        model: The fp32 model.
+        graph: The same with biases where they are to be corrected; stays as it is.
+        grids: By op that becomes int8, with its grid.
+        tensors: Scale, zero point and type of each tensor that is quantized.
+        recipe: Of the candidate.
+        statistics: Of the fp32 model.
+    """
+    layers = OpenVinoGraph(graph.clone())
+    known = {node.name: node for node in layers.nodes if isinstance(node, Layer)}
+    quantized = QuantizedGraph(
+        graph=layers,
+        layers=[
+            QuantizedLayer(
+                layer=known[name],
+                scheme=grid.scheme,
+                parameters=grid.parameters,
+                limits=lambda grid=grid: grid.limits,  # type: ignore[misc]  # its own of each turn
+            )
+            for name, (_, grid) in grids.items()
+            if name in known
+        ],
+        tensors=tensors,
+    )
+    statistics, axes = _by_tensor(model, statistics)
+    found, notes = corrected_constants(quantized, recipe, statistics, axes)
+    return {weight_name(op): grid.nearest for op, grid in grids.values()} | found, notes
+
+
+def _by_tensor(model: OpenVinoModel, statistics: CalibrationStatistics) -> tuple[CalibrationStatistics, BatchAxes]:
+    """The same with samples and their axes by the names of the tensors that carry the inputs."""
+    names = {
+        spec.name: tensor_name(port.get_node().output(0))
+        for spec, port in zip(model.inputs, model.graph.inputs, strict=True)
+    }
+    axes = axes_of(model)
+    examples = tuple({names[name]: array for name, array in feeds.items()} for feeds in statistics.examples)
+    renamed = dataclasses.replace(axes, inputs={names[name]: axis for name, axis in axes.inputs.items()})
+    return dataclasses.replace(statistics, examples=examples), renamed

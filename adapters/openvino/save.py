@@ -1,0 +1,54 @@
+"""Write a model as OpenVINO IR: the graph as XML, and its weights beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from autotune.adapters.openvino.model import FLOATS_KEY, OpenVinoModel, ir_files
+from autotune.errors import WorkspaceError
+
+
+def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
+    """Write ``model`` to ``path``, and its weights beside it with the suffix ``.bin``, as OpenVINO looks for them.
+
+    Everything keeps its precision: ``openvino.save_model`` would by default store what is fp32 in 16 bits. A reader
+    sees both old files, or both new ones, or in between no XML.
+
+    Args:
+        model: The model.
+        path: Of the XML.
+        metadata: Goes into the XML as ``rt_info``; a colon in a key begins a level.
+
+    Returns:
+        Both files.
+
+    Raises:
+        WorkspaceError: A file cannot be written.
+    """
+    graph = model.graph.clone()
+    graph.set_rt_info(model.floats, FLOATS_KEY)
+    for key, value in metadata.items():
+        graph.set_rt_info(value, key.split(":"))
+    weights = path.with_suffix(".bin")
+    temporary = [place.with_name(f".{place.name}.{os.getpid()}.tmp") for place in (path, weights)]
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        for place, content in zip(temporary, ir_files(graph), strict=True):
+            with place.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        path.unlink(missing_ok=True)
+        temporary[1].replace(weights)
+        temporary[0].replace(path)
+    except OSError as error:
+        raise WorkspaceError(
+            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
+        ) from error
+    finally:
+        for leftover in temporary:
+            leftover.unlink(missing_ok=True)
+    return path, weights
