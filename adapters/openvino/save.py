@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,5 +51,6 @@ def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) ->
         ) from error
     finally:
         for leftover in temporary:
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there may be no such folder
+                leftover.unlink(missing_ok=True)
     return path, weights
