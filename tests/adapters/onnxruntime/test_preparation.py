@@ -18,7 +18,7 @@ from autotune.criterion import Interval, Verdict
 from autotune.errors import DeadlineReached
 from autotune.evaluation import Evaluation, Evaluator
 from autotune.restriction import OpRestriction, SpaceRestriction
-from autotune.trial import Measurement
+from autotune.trial import Measurement, TrialState
 
 FP32_ALONE = SpaceRestriction(op_name={"*": OpRestriction(precision=(Precision.FP32,))})
 
@@ -47,6 +47,9 @@ def prepared_speedup(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def scripted(self: Any, candidate: Any, **options: Any) -> Evaluation:
         interval = Interval(low=script[0] * 0.99, high=script[0] * 1.01, confidence=0.95)
         figures: dict[str, Any] = {"speedup": script[0], "speedup_interval": interval, "latency_decided": True}
+        worth_from = options.pop("worth_from", None)
+        if worth_from is not None and interval.low <= worth_from:
+            return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="no faster")
         found = evaluate(self, candidate, **options)
         return dataclasses.replace(found, measurement=dataclasses.replace(found.measurement, **figures))
 
