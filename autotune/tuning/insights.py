@@ -52,9 +52,10 @@ _SHARE_OF_PROFILE = 0.3
 _SHARE_OF_SENSITIVITY = 0.3
 _SHARE_OF_CHECKS = 0.4
 """Of what insights may take: what single ops may at least, and what they leave for output errors of whole configs."""
+_SHARE_OF_FIRST_CHECKS = 0.25
 _SHARE_OF_TRIALS = 0.2
-"""Each candidate's evaluation lets output errors of further configs take this share of its time: a look at eight
-samples tells which config is worth the whole data, and nothing is as dear as a candidate that was not worth it."""
+"""What output errors of whole configs may take beyond all else, as a share of that and of each candidate's evaluation:
+a look at eight samples tells which config is worth the whole data, and nothing is as dear as one that was not."""
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
 _LEAST_COMPARISON_S = 0.3
@@ -71,10 +72,10 @@ _KEPT_RUNNERS = 2
 class MeasuredInsights(Generic[ModelT]):
     """Insights that are measured when first asked for, and kept in the history from then on.
 
-    All of them together cost at most what one evaluation of the fp32 model does (2 s where that is less), output errors
-    of whole configs a fifth of later evaluations more, and a fifth of the time given to the run, whichever is less.
-    What is asked for first is measured first; what there is no time for is empty, shared among the ops, or not a
-    number, as each method says, and that is kept as well.
+    All of them together cost at most what one evaluation of the fp32 model does (2 s where that is less), and output
+    errors of whole configs a quarter of that and a fifth of later evaluations more; in all no more than a fifth of the
+    time given to the run. What is asked for first is measured first; what there is no time for is empty, shared among
+    the ops, or not a number, as each method says, and that is kept as well.
 
     Args:
         adapter: Makes and runs the candidates.
@@ -213,7 +214,8 @@ class MeasuredInsights(Generic[ModelT]):
     def _check_allowance_s(self) -> float:
         """What insights may take in all, output errors of whole configs included."""
         later = sum(trial.duration_s or 0.0 for trial in self._history.trials[1:])
-        return self._of_timeout(self._allowance_s + _SHARE_OF_TRIALS * later)
+        first = _SHARE_OF_FIRST_CHECKS * self._allowance_s
+        return self._of_timeout(self._allowance_s + first + _SHARE_OF_TRIALS * later)
 
     def _of_timeout(self, seconds: float) -> float:
         return seconds if self._timeout_s is None else min(seconds, _SHARE_OF_TIMEOUT * self._timeout_s)

@@ -66,7 +66,7 @@ class Auto(PlannedStrategy):
     (Gardner et al., ICML 2014).
     """
 
-    def __init__(self, *, patience: int = 7, templates: int = 8, spare: int = 1) -> None:
+    def __init__(self, *, patience: int = 7, templates: int = 4, spare: int = 1) -> None:
         """Choose how persistent the search is.
 
         Args:

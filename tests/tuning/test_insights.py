@@ -191,8 +191,8 @@ def test_insights_cost_at_most_an_evaluation_and_a_fifth_of_the_time_given(
     history = after_baseline(evaluation_s)
     insights = insights_of(adapter, history=history, timeout_s=timeout_s, clock=adapter.clock)
     everything(insights, adapter.space(adapter.load(perceptron())))
-    # What has begun is brought to its end: a candidate and its profile.
-    assert adapter.now <= allowed_s + 2.0
+    # A quarter more is for a look at whole configs. What has begun is brought to its end: a candidate and its profile.
+    assert adapter.now <= min(1.25 * allowed_s, 0.2 * (timeout_s or math.inf)) + 2.0
     assert set(insights.sensitivity()) == {"dense_0", "dense_1", "dense_2", "dense_3"}
 
 
@@ -248,12 +248,14 @@ def test_what_there_was_no_time_for_stays_unknown_when_the_run_goes_on_later() -
     history = after_baseline(2.0)
     insights = insights_of(adapter, history=history, clock=adapter.clock)
     config = adapter.space(adapter.load(perceptron())).preferred
-    insights.op_latency()
-    assert math.isnan(insights.output_error(config))
+    first, *others = config.ops
+    everything(insights, adapter.space(adapter.load(perceptron())))
+    late = QuantizationConfig(ops={op: config[op] for op in others})
+    assert math.isnan(insights.output_error(late))
     resumed = insights_of(adapter, history=history, clock=adapter.clock)
     # A resumed run must decide as the uninterrupted one did.
-    assert math.isnan(resumed.output_error(config))
-    assert not math.isnan(resumed.output_error(QuantizationConfig(ops={"dense_0": config["dense_0"]})))
+    assert math.isnan(resumed.output_error(late))
+    assert not math.isnan(resumed.output_error(QuantizationConfig(ops={op: config[op] for op in (first, others[0])})))
 
 
 def test_profiles_are_repeated_and_say_how_sure_they_are() -> None:
