@@ -9,7 +9,6 @@ import os
 import signal
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +20,11 @@ import psutil
 
 from autotune.errors import AutotuneError, TrialError
 from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.lifeline import follow
 from autotune.trial import Measurement
 
 _PROGRESS = struct.Struct("<qq")
 PROGRESS_BYTES = _PROGRESS.size
-
-_PARENT_CHECK_S = 1.0
-"""Seconds between two looks at the main process, few enough to disturb no measurement."""
 
 _evaluators: dict[str, Evaluator[Any]] = {}
 """The evaluator of this process by the file it was made from: models and data are loaded once, not once per trial."""
@@ -43,14 +40,7 @@ class Failure:
 def start(main_pid: int) -> None:
     """Prepare the process: Ctrl-C is for the main process, which ends this one or is followed by it when killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(main_pid,), daemon=True).start()
-
-
-def _end_with(main_pid: int) -> None:
-    """Wait for the end of the main process, then end this one: nobody else would, and it holds a model and data."""
-    while psutil.Process().ppid() == main_pid and psutil.pid_exists(main_pid):
-        time.sleep(_PARENT_CHECK_S)
-    os._exit(1)
+    follow(main_pid)
 
 
 def pid() -> int:
