@@ -20,6 +20,7 @@ from autotune.adapters.onnx.model import (
 from autotune.errors import ModelError
 
 _ACCEPTED = "a path, the bytes of an ONNX file or an onnx.ModelProto"
+_IR_START = (b"<?xml", b"<net")
 
 
 def read_model(source: object) -> OnnxModel:
@@ -60,7 +61,12 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError; protobuf ships no types
         raise ModelError(
-            f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes)"
+            f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes). "
+            + (
+                "OpenVINO's IR is for `framework: openvino`"
+                if data.lstrip().startswith(_IR_START)
+                else "Export it again"
+            )
         ) from error
     _check(proto, name)
     return proto

@@ -92,13 +92,12 @@ def _refusal(name: str, error: Exception) -> str:
     text = str(error)
     unknown = _UNKNOWN_OP.search(text)
     if unknown is not None:
-        return (
-            f"{name} must consist of ops that OpenVINO knows, but has {_op_text(unknown)}. Export it without them, or "
-            "tune it with `framework: onnxruntime`"
-        )
+        other = "" if unknown["onnx"] is None else ", or tune it with `framework: onnxruntime`"  # which reads no IR
+        has = _op_text(unknown)
+        return f"{name} must consist of ops that OpenVINO knows, but has {has}. Export it without them{other}"
     return (
         f"{name} must be a model that OpenVINO reads, but it is corrupt, cut off or of another format: "
-        f"{first_line(error)}"
+        f"{first_line(error)}. Export it again"
     )
 
 
@@ -131,7 +130,7 @@ def _checked(
     for port in graph.inputs:
         if port.get_partial_shape().rank.is_dynamic:
             raise ModelError(
-                f"An input needs a known number of dimensions, but {port.get_node().get_friendly_name()!r} of {name} "
+                f"{name} must have inputs of a known number of dimensions, but {port.get_node().get_friendly_name()!r} "
                 "may have any. Give it a shape when you export it, or `model.reshape` it; single dimensions may be free"
             )
     _name_ops(graph, _unnamed(graph) if unnamed is None else unnamed)

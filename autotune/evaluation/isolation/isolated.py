@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -287,7 +288,9 @@ class _Pool:
         self._progress_path = folder / "progress"
         self._progress_path.write_bytes(bytes(worker.PROGRESS_BYTES))
         # A worker that sits idle between trials must not retire: its sessions and data are what makes trials cheap.
-        self._executor = ProcessPoolExecutor(max_workers=1, timeout=None, initializer=worker.start)
+        self._executor = ProcessPoolExecutor(
+            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),)
+        )
         self._process = psutil.Process(self._executor.submit(worker.pid).result())
         self.killed = False
         self._finalizer = weakref.finalize(self, _kill_tree, self._process)

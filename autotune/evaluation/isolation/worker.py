@@ -20,6 +20,7 @@ import psutil
 
 from autotune.errors import AutotuneError, TrialError
 from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.lifeline import follow
 from autotune.trial import Measurement
 
 _PROGRESS = struct.Struct("<qq")
@@ -36,9 +37,10 @@ class Failure:
     error: AutotuneError
 
 
-def start() -> None:
-    """Prepare the process: Ctrl-C is for the main process, which ends this one."""
+def start(main_pid: int) -> None:
+    """Prepare the process: Ctrl-C is for the main process, which ends this one or is followed by it when killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow(main_pid)
 
 
 def pid() -> int:

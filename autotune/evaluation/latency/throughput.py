@@ -22,6 +22,7 @@ from autotune.adapter import Adapter, Execution, Feeds, ModelT, Runner
 from autotune.atomic import replacing
 from autotune.cores import usable_cores
 from autotune.errors import InputError
+from autotune.evaluation.lifeline import follow
 from autotune.pickling import pickled
 
 _POLL_S = 0.01
@@ -117,7 +118,9 @@ def measure_throughput(
         error=InputError,
     )
     with TemporaryDirectory(prefix="autotune-") as folder:
-        executor = ProcessPoolExecutor(max_workers=options.instances, timeout=None)
+        executor = ProcessPoolExecutor(
+            max_workers=options.instances, timeout=None, initializer=follow, initargs=(os.getpid(),)
+        )
         try:
             futures = [
                 executor.submit(_instance, payload, folder, index, _share(cores, index, options) if pinned else [])

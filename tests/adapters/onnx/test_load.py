@@ -149,6 +149,13 @@ def test_missing_and_short_external_data_are_named(external: Path) -> None:
         ADAPTER.load(external)
 
 
+def test_an_ir_of_openvino_names_the_framework_that_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "model.xml"
+    file.write_text('<?xml version="1.0"?>\n<net name="cnn" version="11"/>\n')
+    with pytest.raises(ModelError, match=r"must be an ONNX model, .*IR is for `framework: openvino`"):
+        ADAPTER.load(file)
+
+
 def test_corrupt_file_is_called_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "cut.onnx"
     data = small_cnn().SerializeToString()

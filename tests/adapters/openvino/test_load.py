@@ -154,10 +154,10 @@ def test_an_op_of_an_ir_that_openvino_does_not_know_is_named(tmp_path: Path) -> 
     assert isinstance(pair, Path)
     whole = pair.read_text()
     pair.write_text(whole.replace('type="ReLU" version="opset1"', 'type="Sharpen" version="my.ops"'))
-    with pytest.raises(ModelError, match=r"knows, but has Sharpen of my\.ops \('r1'\)\. Export it without them"):
+    with pytest.raises(ModelError, match=r"knows, but has Sharpen of my\.ops \('r1'\)\. Export it without them$"):
         ADAPTER.load(pair)
     pair.write_text(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match=r"corrupt, cut off or of another format: .* at offset \d+"):
+    with pytest.raises(ModelError, match=r"corrupt, cut off or of another format: .* at offset \d+\. Export it again"):
         ADAPTER.load(pair)
 
 
@@ -168,7 +168,9 @@ def test_an_input_of_any_rank_is_named() -> None:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )
-    with pytest.raises(ModelError, match=r"known number of dimensions, but 'x' of The model may have any.*reshape"):
+    with pytest.raises(
+        ModelError, match=r"The model must have inputs of a known number of dimensions, but 'x' may .*reshape"
+    ):
         ADAPTER.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 

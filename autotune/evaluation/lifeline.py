@@ -1,0 +1,30 @@
+"""Processes that end with the one that started them, also where that is killed and can end nothing itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import psutil
+
+_LOOK_S = 1.0
+"""Seconds between two looks at the main process, few enough to disturb no measurement."""
+
+
+def follow(main_pid: int) -> None:
+    """End this process soon after its parent, the main process; called once in the child, as a pool's initializer.
+
+    Nobody else would end it, and it holds models and data.
+
+    Args:
+        main_pid: The process id of the parent.
+    """
+    threading.Thread(target=_end_with, args=(main_pid,), daemon=True).start()
+
+
+def _end_with(main_pid: int) -> None:
+    # A parent that is gone leaves its children to another process; on Windows they keep its id.
+    while psutil.Process().ppid() == main_pid and psutil.pid_exists(main_pid):
+        time.sleep(_LOOK_S)
+    os._exit(1)
