@@ -142,8 +142,6 @@ class Estimates:
     def _refute(self, choice: Flags, trial: Trial) -> None:
         if not self._template.measured or trial.loss is None or trial.met:
             return
-        if math.isnan(self.output_error(choice)):
-            return  # nobody had looked at it: the choice was blind, and what it lost corrects the prediction
         target = self._problem.criterion.target
         predicted = self.predicted_loss(choice)
         wrong = trial.loss > _REFUTED * max(predicted, _LEAST_REFUTED * target)

@@ -212,18 +212,6 @@ def test_a_miss_by_ten_times_what_was_predicted_refutes_the_predictions(loss: fl
     assert estimates.refuted is refuted
 
 
-def test_a_blind_choice_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There was no time to look at its output error: what it lost corrects the prediction, which is not given up."""
-    monkeypatch.setattr(Synthetic, "output_error", lambda _self, _config: float("nan"))
-    model = make_model(6, rich=False)
-    _, estimates = estimates_of(model, np.full(6, 0.0003))
-    choice = flags(6)
-    before = estimates.predicted_loss(choice)
-    estimates.add(choice, trial(estimates.config(choice), 0.3))
-    assert not estimates.refuted
-    assert estimates.predicted_loss(choice) > 10 * before
-
-
 def test_an_op_that_is_said_to_lose_much_may_lose_it() -> None:
     model = make_model(6, rich=False)
     _, estimates = estimates_of(model, np.full(6, 0.05))
