@@ -11,7 +11,7 @@ from autotune.strategies.auto.afterwards import afterwards
 from autotune.strategies.auto.bisection import bisect
 from autotune.strategies.auto.estimates import Estimates
 from autotune.strategies.auto.shrink import shrink, stores_in_bits
-from autotune.strategies.auto.template import make_template, with_recipe_that_helps
+from autotune.strategies.auto.template import dynamic_alone, make_template, with_recipe_that_helps
 from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
@@ -113,10 +113,14 @@ class Auto(PlannedStrategy):
         if estimates.won or kept:
             return reason
         # That nothing is predicted to win is no ground for ending where predictions found nothing that does.
+        alone = dynamic_alone(problem)
+        if alone is not None and alone.ops != opening.ops:
+            kept = (yield Proposal(config=alone, note=f"{len(alone.ops)} ops in dynamic int8 and no other")).met
         yield from self._within_reach(problem, estimates)
         yield from bisect(estimates)
         if not estimates.won:
-            return f"{reason}, and bisection found no faster config that keeps it"
+            found = "only dynamic int8 keeps it" if kept else "bisection found no faster config that keeps it"
+            return f"{reason}, and {found}"
         return (yield from self._by_prediction(problem, estimates))
 
     def _within_reach(self, problem: Problem, estimates: Estimates) -> Generator[Proposal, Trial, None]:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from autotune.config import QuantizationConfig
+from autotune.config import Precision, QuantizationConfig
 from autotune.criterion import Criterion, Verdict
+from autotune.strategies import create_strategy
 from autotune.strategies.auto import Auto
 from autotune.strategies.auto.cost_model import Costs
 from autotune.strategies.auto.estimates import Estimates
@@ -19,7 +20,7 @@ from autotune.strategies.auto.program import Conversions, Flags, Program
 from autotune.strategies.auto.steps import Gap, certain_gaps, single_steps
 from autotune.strategy import Objective, Problem
 from autotune.testing.driver import Run
-from autotune.testing.synthetic import Synthetic, make_model
+from autotune.testing.synthetic import Synthetic, make_model, with_precisions
 from autotune.trial import Measurement, Trial, TrialState
 
 TARGET = 0.01
@@ -210,6 +211,19 @@ def test_a_miss_by_ten_times_what_was_predicted_refutes_the_predictions(loss: fl
     assert estimates.predicted_loss(choice) < TARGET
     estimates.add(choice, trial(estimates.config(choice), loss))
     assert estimates.refuted is refuted
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(1.2, True), (5.0, False)])
+def test_where_no_static_config_keeps_the_target_dynamic_ops_alone_are_tried(seconds: float, found: bool) -> None:
+    """As far as their profile says that they are faster than fp32."""
+    model = make_model(8, rich=False, total_loss=80.0, harmful=8)
+    model = with_precisions(model, {Precision.INT8_DYNAMIC: (seconds, 1e-6)})
+    searched = Run(model.problem(target=TARGET), model).go(create_strategy("auto", spare=0), 40)
+    notes = [trial.note for trial in searched.evaluated]
+    assert (
+        "8 ops in dynamic int8 and no other" in notes or searched.best.config.precisions()[Precision.INT8_DYNAMIC] > 0
+    ) is found
+    assert searched.best.config.is_fp32 is not found
 
 
 def test_an_op_that_is_said_to_lose_much_may_lose_it() -> None:
