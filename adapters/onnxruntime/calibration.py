@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
@@ -17,10 +16,15 @@ from autotune.adapter import Feeds, TensorSpec
 from autotune.adapters.onnx.session import LOG_SEVERITY
 from autotune.batch import BatchAxes, leading_axes
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
+from autotune.calibration.checks import (
+    EXPOSED_BYTES,
+    parts_within,
+    require_inputs,
+    require_numbers,
+    require_samples,
+    require_sound,
+)
 from autotune.errors import DataError, ModelError
-
-EXPOSED_BYTES = 512 * 2**20
-"""Most that exposed tensors of one run may take together; a run that would need more becomes several."""
 
 
 def calibrate(  # called by name; a model, what to look at, and what to run it on
@@ -61,28 +65,17 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
     exposure = _Exposure(model_proto, tensors, external_dir, exposed_bytes)
     samples = 0
     for index, feeds in enumerate(batches):
-        if missing := [spec.name for spec in inputs if spec.name not in feeds]:
-            raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
+        require_inputs(feeds, [spec.name for spec in inputs], index)
         for name in exposure.inputs:
             if feeds[name].dtype.kind == "f":
-                _require_numbers(name, feeds[name], index)
+                require_numbers(name, feeds[name], index)
                 collector.update(name, feeds[name])
         exposure.run(feeds, collector, index)
         samples += axes.size(feeds)
-    if samples == 0:
-        raise DataError("Calibration needs at least one batch, but there was none")
+    require_samples(samples)
     if damaged := next((name for name in exposure.inner if collector.has_nan(name)), None):
         _require_sound_weights(model_proto, damaged, external_dir)
     return collector.finish(samples)
-
-
-def _require_numbers(name: str, array: npt.NDArray[Any], index: int) -> None:
-    bad = int(np.isnan(array).sum())
-    if bad:
-        raise DataError(
-            f"Input {name!r} must hold numbers, but {bad} of its {array.size} values in calibration batch {index} are "
-            "NaN. Fill them in, or leave such samples out"
-        )
 
 
 def _require_sound_weights(model_proto: onnx.ModelProto, tensor: str, external_dir: Path | None) -> None:
@@ -95,13 +88,7 @@ def _require_sound_weights(model_proto: onnx.ModelProto, tensor: str, external_d
     for constant in model_proto.graph.initializer:
         if constant.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
             continue
-        values = numpy_helper.to_array(constant, base_dir=base)
-        bad = int(np.isnan(values).sum())
-        if bad:
-            raise ModelError(
-                f"The model's weights must hold numbers, but {bad} of the {values.size} values of {constant.name!r} "
-                f"are NaN, which reach {tensor!r}. The model was damaged in training or export; no data mends it"
-            )
+        require_sound(repr(constant.name), numpy_helper.to_array(constant, base_dir=base), tensor)
 
 
 class _Exposure:
@@ -150,15 +137,7 @@ class _Exposure:
 
     def _split(self, feeds: Feeds) -> None:
         """Share the tensors out so that those of one part fit the limit, and make the sessions anew if that changes."""
-        sizes = _tensor_bytes(self._model_proto, self.inner, feeds)
-        parts: list[tuple[str, ...]] = []
-        used = math.inf
-        for name in self.inner:
-            if used + sizes[name] > self._limit:
-                parts.append(())
-                used = 0
-            parts[-1] += (name,)
-            used += sizes[name]
+        parts = parts_within(self._limit, _tensor_bytes(self._model_proto, self.inner, feeds), self.inner)
         if len(parts) > len(self._parts):
             self._parts = parts
             self._sessions.clear()  # before the new ones are made: each holds the weights

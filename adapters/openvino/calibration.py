@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from autotune.adapter import Array, Execution, Feeds
+from autotune.adapter import Execution, Feeds
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.session import OpenVinoRunner
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
-from autotune.errors import ApplyError, DataError, ModelError
-
-EXPOSED_BYTES = 512 * 2**20
-"""Most that exposed tensors of one run may take together; a batch that would need more is run once for each part."""
+from autotune.calibration.checks import (
+    EXPOSED_BYTES,
+    parts_within,
+    require_inputs,
+    require_numbers,
+    require_samples,
+    require_sound,
+)
+from autotune.errors import ApplyError, DataError
 
 _ONE_THREAD = Execution(threads=1)
 
@@ -31,7 +36,7 @@ def calibrate(
         model: The fp32 model.
         batches: Iterated once.
         seed: Of the subsample that feeds the histograms.
-        exposed_bytes: See :data:`EXPOSED_BYTES`.
+        exposed_bytes: See :data:`~autotune.calibration.checks.EXPOSED_BYTES`.
 
     Raises:
         DataError: There is no batch, one that the model cannot read, or one with NaN in an input that is to be read.
@@ -52,12 +57,11 @@ def calibrate(
     for index, feeds in enumerate(examples.watch(_complete(batches, names))):
         for tensor, name in fed.items():
             if tensor in ports and feeds[name].dtype.kind == "f":
-                _require_numbers(name, feeds[name], index)
+                require_numbers(name, feeds[name], index)
                 collector.update(tensor, feeds[name])
         exposure.run(feeds, collector, index)
         samples += batch.size(feeds)
-    if samples == 0:
-        raise DataError("Calibration needs at least one batch, but there was none")
+    require_samples(samples)
     if damaged := next((name for name in ports if collector.has_nan(name)), None):
         _require_sound_weights(ops, damaged)
     found = collector.finish(samples)
@@ -87,7 +91,7 @@ class _Exposure:
         self._model = model
         self._names = list(names)
         self._limit = exposed_bytes
-        self._parts: list[tuple[list[str], OpenVinoRunner]] = []
+        self._parts: list[tuple[tuple[str, ...], OpenVinoRunner]] = []
         self._largest = 0
 
     def run(self, feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
@@ -108,15 +112,7 @@ class _Exposure:
 
     def _split(self, feeds: Feeds) -> None:
         """Share the tensors out so that those of one part fit the limit, by their shapes for this batch."""
-        sizes = self._sizes(feeds)
-        parts: list[list[str]] = [[]]
-        used = 0
-        for name in self._names:
-            if parts[-1] and used + sizes[name] > self._limit:
-                parts.append([])
-                used = 0
-            parts[-1].append(name)
-            used += sizes[name]
+        parts = parts_within(self._limit, self._sizes(feeds), self._names)
         if len(parts) > len(self._parts):
             self._parts = [(names, OpenVinoRunner(self._exposed(names), _ONE_THREAD)) for names in parts]
 
@@ -147,26 +143,12 @@ class _Exposure:
 def _complete(batches: Iterable[Feeds], names: Sequence[str]) -> Iterator[Feeds]:
     """The batches, each seen to have all inputs."""
     for index, feeds in enumerate(batches):
-        if missing := [name for name in names if name not in feeds]:
-            raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
+        require_inputs(feeds, names, index)
         yield feeds
-
-
-def _require_numbers(name: str, array: Array, index: int) -> None:
-    bad = int(np.isnan(array).sum())
-    if bad:
-        raise DataError(
-            f"Input {name!r} must hold numbers, but {bad} of its {array.size} values in calibration batch {index} are "
-            "NaN. Fill them in, or leave such samples out"
-        )
 
 
 def _require_sound_weights(ops: Sequence[QuantizableOp], tensor: str) -> None:
     """See that what makes NaN of sound inputs is the computation and not a weight."""
     for op in ops:
-        if op.weight is not None and (bad := int(np.isnan(op.weight).sum())):
-            raise ModelError(
-                f"The model's weights must hold numbers, but {bad} of the {op.weight.size} values of the weight of "
-                f"{op.name!r} are NaN, which reach {tensor!r}. The model was damaged in training or export; no data "
-                "mends it"
-            )
+        if op.weight is not None:
+            require_sound(f"the weight of {op.name!r}", op.weight, tensor)
