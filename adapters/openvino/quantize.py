@@ -19,7 +19,7 @@ from autotune.algorithms import (
     AffineParameters,
     activation_range,
     affine_parameters,
-    integer_range,
+    representable,
 )
 from autotune.calibration import CalibrationStatistics
 from autotune.config import BiasCorrection, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
@@ -156,10 +156,7 @@ class ActivationGrids:
             name = self._chosen[op.name, place]
             if name not in self._made:
                 parameters, scheme = self._grids[name]
-                ends = [
-                    opset.constant(np.float32(parameters.scale * (integer - int(parameters.zero_point))))
-                    for integer in integer_range(scheme)
-                ]
+                ends = [opset.constant(np.float32(end)) for end in representable(parameters, scheme.dtype)]
                 node = opset.fake_quantize(op.node.input_value(place), *ends, *ends, 256)
                 node.set_friendly_name(f"{name}/quantized")
                 self._made[name] = node.output(0)

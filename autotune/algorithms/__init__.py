@@ -7,6 +7,7 @@ from autotune.algorithms.affine import (
     fake_quantize,
     integer_range,
     quantize,
+    representable,
     weight_parameters,
 )
 from autotune.algorithms.ranges import activation_range, noise_to_signal
@@ -23,5 +24,6 @@ __all__ = [
     "integer_range",
     "noise_to_signal",
     "quantize",
+    "representable",
     "weight_parameters",
 ]

@@ -54,6 +54,13 @@ def integer_range(scheme: TensorScheme, *, reduce_range: bool = False) -> tuple[
     return offset - (127 if scheme.symmetric else 128), offset + 127
 
 
+def representable(parameters: AffineParameters, dtype: QuantizedType) -> tuple[float, float]:
+    """The smallest and the largest value that a tensor's integers can say."""
+    smallest, largest = integer_range(TensorScheme(dtype=dtype))
+    scale, zero_point = float(parameters.scale), int(parameters.zero_point)
+    return scale * (smallest - zero_point), scale * (largest - zero_point)
+
+
 def affine_parameters(
     low: npt.ArrayLike, high: npt.ArrayLike, scheme: TensorScheme, *, reduce_range: bool = False
 ) -> AffineParameters:

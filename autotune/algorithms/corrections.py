@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autotune.adapter import Array, Feeds
-from autotune.algorithms.affine import AffineParameters
+from autotune.algorithms.affine import AffineParameters, representable
 from autotune.algorithms.bias_correction import convolution_shift, matmul_shift, mean_difference
 from autotune.algorithms.gptq import LARGEST_INPUTS, PairBound, convolution_moments, matmul_moments, round_by_gptq
 from autotune.algorithms.graph import Connections, Layer, LayerGraph, Values
-from autotune.algorithms.layerwise import Correction, fake_quantizer, representable, walk
+from autotune.algorithms.layerwise import Correction, fake_quantizer, walk
 from autotune.algorithms.saturation import LARGEST_PAIR, WeightLimits
 from autotune.batch import BatchAxes
 from autotune.calibration import CalibrationStatistics

@@ -149,10 +149,3 @@ def fake_quantizer(parameters: AffineParameters, dtype: QuantizedType) -> FakeQu
         return values
 
     return quantize_and_back
-
-
-def representable(parameters: AffineParameters, dtype: QuantizedType) -> tuple[float, float]:
-    """The smallest and the largest value that a tensor's integers can say."""
-    smallest, largest = integer_range(TensorScheme(dtype=dtype))
-    scale, zero_point = float(parameters.scale), int(parameters.zero_point)
-    return scale * (smallest - zero_point), scale * (largest - zero_point)

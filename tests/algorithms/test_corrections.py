@@ -13,9 +13,10 @@ import pytest
 
 from autotune.adapter import Array, Feeds
 from autotune.algorithms import WeightLimits, affine_parameters, corrections
+from autotune.algorithms.affine import representable
 from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
 from autotune.algorithms.graph import Convolution, Layer
-from autotune.algorithms.layerwise import fake_quantizer, representable, walk
+from autotune.algorithms.layerwise import fake_quantizer, walk
 from autotune.calibration import CalibrationStatistics
 from autotune.config import BiasCorrection, CalibrationMethod, QuantizedType, Recipe, TensorScheme, WeightRounding
 from tests.algorithms.networks import PER_CHANNEL, PER_TENSOR, chain, pictures

@@ -10,8 +10,9 @@ import pytest
 
 from autotune.adapter import Array, Feeds
 from autotune.algorithms import AffineParameters
+from autotune.algorithms.affine import representable
 from autotune.algorithms.graph import Values
-from autotune.algorithms.layerwise import fake_quantizer, representable, walk
+from autotune.algorithms.layerwise import fake_quantizer, walk
 from autotune.batch import BatchAxes
 from autotune.config import QuantizedType
 from tests.algorithms.networks import chain, pictures

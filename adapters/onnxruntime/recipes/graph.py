@@ -13,7 +13,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from autotune.adapter import Array, Execution
-from autotune.adapters.onnx.graph import Graph, attributes, is_standard, outer_reads
+from autotune.adapters.onnx.graph import Graph, attributes, clip_bounds, is_standard, outer_reads
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
@@ -110,7 +110,7 @@ def _described(proto: onnx.NodeProto, graph: Graph, ops: Mapping[str, Quantizabl
     if op is not None:
         return layer_of(op, graph)
     if is_standard(proto) and proto.op_type in ("Relu", "Clip"):
-        low, high = _ends(proto, graph)
+        low, high = clip_bounds(proto, graph) or (math.nan, math.nan)
         return Clip(name=name, reads=reads, writes=writes, low=low, high=high)
     if is_standard(proto) and proto.op_type == "Add":
         return Sum(name=name, reads=reads, writes=writes)
@@ -163,21 +163,6 @@ def with_constants(model: OnnxModel, constants: Mapping[str, Array]) -> OnnxMode
         if tensor.name in constants:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constants[tensor.name]), tensor.name))
     return dataclasses.replace(model, proto=proto)
-
-
-def _ends(proto: onnx.NodeProto, graph: Graph) -> tuple[float, float]:
-    """What a Relu or Clip lets through; NaN where it is computed at run time."""
-    if proto.op_type == "Relu":
-        return 0.0, math.inf
-    options = attributes(proto)
-    ends = [float(str(options.get("min", -math.inf))), float(str(options.get("max", math.inf)))]
-    for index, name in enumerate(proto.input[1:3]):
-        if name:
-            value = graph.constant(name)
-            if value is None or value.size != 1:
-                return math.nan, math.nan
-            ends[index] = float(value.item())
-    return ends[0], ends[1]
 
 
 def _reads(proto: onnx.NodeProto) -> tuple[str, ...]:

@@ -10,9 +10,8 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 from autotune.adapters.onnxruntime.static.placement import Placement
-from autotune.algorithms import AffineParameters, integer_range, noise_to_signal
+from autotune.algorithms import AffineParameters, noise_to_signal, representable
 from autotune.calibration import CalibrationStatistics
-from autotune.config import TensorScheme
 
 
 def errors_by_op(
@@ -37,9 +36,7 @@ def _noise(
     observed = statistics.tensors.get(name)
     if observed is None:
         return 0.0
-    smallest, largest = integer_range(TensorScheme(dtype=placement.groups[name].dtype))
-    scale, zero_point = float(activations[name].scale), int(activations[name].zero_point)
-    return noise_to_signal(observed, scale * (smallest - zero_point), scale * (largest - zero_point))
+    return noise_to_signal(observed, *representable(activations[name], placement.groups[name].dtype))
 
 
 def _weight_noise(op: QuantizableOp, graph: Graph, model: OnnxModel) -> float:
