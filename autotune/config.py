@@ -160,6 +160,16 @@ KL = CalibrationAlgorithm(CalibrationMethod.KL)
 MSE = CalibrationAlgorithm(CalibrationMethod.MSE)
 LEAST_ERROR = CalibrationAlgorithm(CalibrationMethod.LEAST_ERROR)
 
+CALIBRATION_ALGORITHMS = (
+    # Together with the preferred recipe, it keeps most of the logits of two CNNs (docs/recipes.md).
+    LEAST_ERROR,
+    KL,
+    MINMAX,
+    *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
+    MSE,
+)
+"""Those that adapters offer, preferred ones first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpConfig:

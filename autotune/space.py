@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -106,6 +106,11 @@ class OpSpace:
         """Every config once, preferred ones first."""
         for space in self.precisions:
             yield from space.configs()
+
+    def without(self, ruled_out: Collection[Precision]) -> OpSpace:
+        """The same without some precisions; fp32 alone where nothing else is left."""
+        left = tuple(within for within in self.precisions if within.precision not in ruled_out)
+        return dataclasses.replace(self, precisions=left or (FP32_SPACE,))
 
     def space_of(self, precision: Precision) -> PrecisionSpace | None:
         """The choices of one precision, or None where the op cannot compute in it."""

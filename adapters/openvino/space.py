@@ -8,13 +8,8 @@ from collections.abc import Sequence
 from autotune.adapters.openvino.ops import QuantizableOp, tensor_name
 from autotune.calibration import CalibrationStatistics
 from autotune.config import (
-    KL,
-    LEAST_ERROR,
-    MINMAX,
-    MSE,
+    CALIBRATION_ALGORITHMS,
     BiasCorrection,
-    CalibrationAlgorithm,
-    CalibrationMethod,
     Granularity,
     Precision,
     QuantizedType,
@@ -22,16 +17,8 @@ from autotune.config import (
     WeightRounding,
 )
 from autotune.host import Host
-from autotune.notes import listed
+from autotune.notes import lines_on_ranges
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
-
-_ALGORITHMS = (
-    LEAST_ERROR,
-    KL,
-    MINMAX,
-    *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
-    MSE,
-)
 
 _ACTIVATIONS = (
     TensorScheme(dtype=QuantizedType.U8),
@@ -76,21 +63,17 @@ def _op_space(op: QuantizableOp, half: tuple[PrecisionSpace, ...]) -> OpSpace:
     weights: tuple[TensorScheme, ...] = ()
     if op.weight is not None:
         weights = (_PER_CHANNEL, _PER_TENSOR) if op.has_channels else (_PER_TENSOR,)
-    int8 = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    int8 = PrecisionSpace(
+        precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=CALIBRATION_ALGORITHMS
+    )
     return OpSpace(name=op.name, op_type=op.kind, precisions=(int8, *half, FP32_SPACE))
 
 
 def without(space: TuningSpace, names: Sequence[str], precision: Precision) -> TuningSpace:
     """The space in which the named ops cannot have a precision."""
-
-    def left(op: OpSpace) -> OpSpace:
-        if op.name not in names:
-            return op
-        return dataclasses.replace(
-            op, precisions=tuple(each for each in op.precisions if each.precision is not precision)
-        )
-
-    return dataclasses.replace(space, ops=tuple(left(op) for op in space.ops))
+    return dataclasses.replace(
+        space, ops=tuple(op.without({precision}) if op.name in names else op for op in space.ops)
+    )
 
 
 def beyond_integers(ops: Sequence[QuantizableOp], statistics: CalibrationStatistics) -> tuple[list[str], list[str]]:
@@ -102,9 +85,4 @@ def beyond_integers(ops: Sequence[QuantizableOp], statistics: CalibrationStatist
             infinite.append(op.name)
         elif any(name not in statistics.tensors for name in around):
             unseen.append(op.name)
-    notes = []
-    if infinite:
-        notes.append(f"{listed(infinite)}: no integers, since values around it are infinite or NaN, as in masks")
-    if unseen:
-        notes.append(f"{listed(unseen)}: no range from calibration, since its tensors were empty in all batches")
-    return [*infinite, *unseen], notes
+    return [*infinite, *unseen], lines_on_ranges(infinite, unseen)

@@ -16,13 +16,8 @@ from autotune.adapters.onnxruntime.weight_only import weight_only_precisions
 from autotune.algorithms.graph import Connections
 from autotune.algorithms.smoothquant import smoothing_sites
 from autotune.config import (
-    KL,
-    LEAST_ERROR,
-    MINMAX,
-    MSE,
+    CALIBRATION_ALGORITHMS,
     BiasCorrection,
-    CalibrationAlgorithm,
-    CalibrationMethod,
     Granularity,
     Precision,
     QuantizedType,
@@ -33,15 +28,6 @@ from autotune.config import (
 )
 from autotune.host import Host
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
-
-_ALGORITHMS = (
-    # Together with the preferred recipe, it keeps most of the logits of two CNNs (docs/recipes.md).
-    LEAST_ERROR,
-    KL,
-    MINMAX,
-    *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
-    MSE,
-)
 
 _U8 = TensorScheme(dtype=QuantizedType.U8)
 _U8_SYMMETRIC = TensorScheme(dtype=QuantizedType.U8, symmetric=True)
@@ -112,7 +98,9 @@ def _op_space(op: QuantizableOp, graph: Graph, half: HalfSpeeds, *, transformer:
     if op.weight is not None:
         per_channel = op.weight_axis is not None and graph.opset >= PER_CHANNEL_OPSET
         weights = (_PER_CHANNEL, _PER_TENSOR) if per_channel else (_PER_TENSOR,)
-    static = PrecisionSpace(precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=_ALGORITHMS)
+    static = PrecisionSpace(
+        precision=Precision.INT8, activations=_ACTIVATIONS, weights=weights, algorithms=CALIBRATION_ALGORITHMS
+    )
     quantized: tuple[PrecisionSpace, ...] = (static,) if op.static else ()
     if supports_dynamic(op, graph):
         dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=weights)

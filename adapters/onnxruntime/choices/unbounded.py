@@ -9,8 +9,8 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision
-from autotune.notes import listed
-from autotune.space import FP32_SPACE, OpSpace, TuningSpace
+from autotune.notes import lines_on_ranges
+from autotune.space import TuningSpace
 
 _RANGED = frozenset({Precision.INT8, Precision.INT8_DYNAMIC, Precision.FP16})
 """Precisions that end before infinity, or need a range of what the op reads: one with infinity in it has no steps."""
@@ -41,20 +41,10 @@ def bounded_space(
         around = (*op.activations, op.output)
         kept = op_space
         if not statistics.unbounded.isdisjoint(around):
-            kept = _without(op_space, _RANGED)
+            kept = op_space.without(_RANGED)
             infinite.extend([op.name] if kept != op_space else [])
         elif op.static and any(name not in statistics.tensors for name in around):
-            kept = _without(op_space, _CALIBRATED)
+            kept = op_space.without(_CALIBRATED)
             unseen.extend([op.name] if kept != op_space else [])
         ops.append(kept)
-    notes = []
-    if infinite:
-        notes.append(f"{listed(infinite)}: no integers, since values around it are infinite or NaN, as in masks")
-    if unseen:
-        notes.append(f"{listed(unseen)}: no range from calibration, since its tensors were empty in all batches")
-    return dataclasses.replace(space, ops=tuple(ops)), notes
-
-
-def _without(op: OpSpace, ruled_out: frozenset[Precision]) -> OpSpace:
-    left = tuple(within for within in op.precisions if within.precision not in ruled_out)
-    return dataclasses.replace(op, precisions=left or (FP32_SPACE,))
+    return dataclasses.replace(space, ops=tuple(ops)), lines_on_ranges(infinite, unseen)
