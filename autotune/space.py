@@ -128,6 +128,10 @@ class TuningSpace:
         if len(self.by_name) != len(self.ops):
             raise ValueError("Every op of a space must have a name of its own")
 
+    def quick(self, config: QuantizationConfig) -> QuantizationConfig:
+        """The same config without what its recipe does in seconds; see :meth:`RecipeSpace.quick`."""
+        return dataclasses.replace(config, recipe=self.recipe.quick(config.recipe))
+
     @cached_property
     def by_name(self) -> Mapping[str, OpSpace]:
         """The ops by their names."""

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic
 
-import numpy as np
-
 from autotune.adapter import (
     Adapter,
     Array,
@@ -30,6 +28,7 @@ from autotune.space import TuningSpace
 from autotune.tuning.hessian import HessianSensitivity
 from autotune.tuning.history import History
 from autotune.tuning.output_error import output_error
+from autotune.tuning.profiles import summary
 from autotune.tuning.sensitivity import sensitivities
 from autotune.tuning.stopwatch import Stopwatch
 
@@ -186,9 +185,8 @@ class MeasuredInsights(Generic[ModelT]):
 
     def _hessian(self, adapter: Any) -> dict[str, float]:
         started = self._clock()
-        preferred = self._space.preferred
-        config = dataclasses.replace(preferred, recipe=self._space.recipe.quick(preferred.recipe))
         try:
+            config = self._space.quick(self._space.preferred)
             quantized = self._adapter.apply(self._model, config, self._statistics)
         except TrialError:
             return {}
@@ -287,7 +285,7 @@ class MeasuredInsights(Generic[ModelT]):
             return {}
         preferred = self._space.preferred
         rounds = self._profile([preferred], started)
-        found = _summary(rounds, {op.name: (preferred[op.name].precision,) for op in self._space.tunable})
+        found = summary(rounds, {op.name: (preferred[op.name].precision,) for op in self._space.tunable})
         before = {op: by[str(Precision.FP32)][0] for op, by in found.items()}
         further = self._further_precisions(before)
         took = self._clock() - started
@@ -296,7 +294,7 @@ class MeasuredInsights(Generic[ModelT]):
         rounds = self._profile([preferred.replace(choices) for choices in further.values()], started)
         precisions = {op: tuple(p if op in choices else None for p, choices in further.items()) for op in before}
         # Seconds of another minute: the machine may have changed its pace, and the fp32 model tells by how much.
-        later = _summary(rounds, precisions)
+        later = summary(rounds, precisions)
         fp32 = sum(by[str(Precision.FP32)][0] for by in later.values())
         pace = sum(before[op] for op in later) / fp32 if fp32 else 1.0
         for op, by in later.items():
@@ -324,8 +322,7 @@ class MeasuredInsights(Generic[ModelT]):
         for config in configs:
             try:
                 # Recipes change values, not kernels.
-                quick = dataclasses.replace(config, recipe=self._space.recipe.quick(config.recipe))
-                models.append(self._adapter.apply(self._model, quick, self._statistics))
+                models.append(self._adapter.apply(self._model, self._space.quick(config), self._statistics))
             except TrialError:
                 models.append(None)
         made = [model for model in models if model is not None]
@@ -385,36 +382,3 @@ class MeasuredInsights(Generic[ModelT]):
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
         run = self._adapter.runner(model, self._execution)
         return [run(feeds) for feeds in self._feeds[: len(self._expected)]]
-
-
-def _summary(
-    rounds: Sequence[Sequence[Mapping[str, float]]], precisions: Mapping[str, Sequence[Precision | None]]
-) -> dict[str, dict[str, tuple[float, float]]]:
-    """By op and precision, the median over rounds and its standard error.
-
-    Each round is first brought to the same pace, so that a busy spell of the machine is no noise of the ops.
-
-    Args:
-        rounds: By round, by model, seconds by op; the fp32 model comes first.
-        precisions: By op, its precision in each further model; None where that model has nothing to say of it.
-
-    Returns:
-        Ops that the fp32 model and the others have in every round.
-    """
-    totals = [sum(models[0].values()) for models in rounds]
-    typical = float(np.median(totals))
-    paces = [typical / total if total > 0 else 1.0 for total in totals]
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    for op, wanted in precisions.items():
-        by: dict[str, tuple[float, float]] = {}
-        for index, precision in enumerate((Precision.FP32, *wanted)):
-            if precision is None or not all(op in models[index] for models in rounds):
-                continue
-            if index and precision is Precision.FP32:
-                continue
-            seconds = [models[index][op] * pace for models, pace in zip(rounds, paces, strict=True)]
-            noise = float(np.std(seconds, ddof=1)) / math.sqrt(len(seconds)) if len(seconds) > 1 else math.inf
-            by[str(precision)] = (float(np.median(seconds)), noise)
-        if str(Precision.FP32) in by and len(by) > 1:
-            found[op] = by
-    return found

@@ -182,9 +182,10 @@ class Estimates:
 
     def output_error(self, choice: Flags) -> float:
         """The output error of a choice without recipes that take seconds; not a number where there was no time."""
-        config = self.config(choice)
-        quick = QuantizationConfig(ops=config.ops, recipe=self._problem.space.recipe.quick(config.recipe))
-        return float(self._problem.insights.output_error(quick))
+        return self._quick_error(self.config(choice))
+
+    def _quick_error(self, config: QuantizationConfig) -> float:
+        return float(self._problem.insights.output_error(self._problem.space.quick(config)))
 
     def tolerable_error(self) -> float | None:
         """The output error up to which a choice may keep the target; None where that is in no known unit.
@@ -208,8 +209,7 @@ class Estimates:
 
         Outputs that are mostly noise, or not finite, no recipe and no unit of the loss makes useful.
         """
-        quick = QuantizationConfig(ops=config.ops, recipe=self._problem.space.recipe.quick(config.recipe))
-        error = self._problem.insights.output_error(quick)
+        error = self._quick_error(config)
         if error > _NOTHING_LEFT:
             self._tried.add(config.fingerprint)
             return True

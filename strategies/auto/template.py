@@ -73,15 +73,14 @@ def with_recipe_that_helps(
         template: What to go on with.
         evaluated: Whether the first config was; where its output error ruled it out, nothing speaks for its recipe.
     """
-    recipe = template.config.recipe
-    quick_recipe = problem.space.recipe.quick(recipe)
-    if recipe == quick_recipe:
+    quick = problem.space.quick(template.config)
+    if template.config == quick:
         return template
     if evaluated:
-        quick = problem.insights.output_error(dataclasses.replace(opening, recipe=quick_recipe))
-        if not problem.insights.output_error(opening) > quick:
+        error = problem.insights.output_error(dataclasses.replace(opening, recipe=quick.recipe))
+        if not problem.insights.output_error(opening) > error:
             return template
-    return dataclasses.replace(template, config=dataclasses.replace(template.config, recipe=quick_recipe))
+    return dataclasses.replace(template, config=quick)
 
 
 def dynamic_alone(problem: Problem) -> QuantizationConfig | None:
@@ -99,14 +98,15 @@ def dynamic_alone(problem: Problem) -> QuantizationConfig | None:
     seconds = latency_of(problem)
     ops = {}
     for op in problem.space.tunable:
-        within, known = op.space_of(Precision.INT8_DYNAMIC), seconds.get(op.name, {})
-        if within is None or Precision.INT8_DYNAMIC not in known:
-            continue
-        if is_faster(known[Precision.INT8_DYNAMIC], known.get(Precision.FP32, 0.0)):
+        within = op.space_of(Precision.INT8_DYNAMIC)
+        if within is not None and _beats_fp32(within.precision, seconds.get(op.name, {})):
             ops[op.name] = within.preferred
-    return (
-        QuantizationConfig(ops=ops, recipe=problem.space.recipe.quick(problem.space.preferred.recipe)) if ops else None
-    )
+    return problem.space.quick(QuantizationConfig(ops=ops, recipe=problem.space.preferred.recipe)) if ops else None
+
+
+def _beats_fp32(precision: Precision, seconds: Mapping[Precision, float]) -> bool:
+    """Whether an op's profile says that it is faster in a precision than in fp32."""
+    return is_faster(seconds.get(precision, math.inf), seconds.get(Precision.FP32, 0.0))
 
 
 def _own_errors(
@@ -187,12 +187,7 @@ def _steps(
             offered = problem.space.by_name[op].precisions
             seconds = latency.get(op, {})
             # What is no faster than fp32 lies between nothing, whatever its error.
-            between = [
-                p.preferred
-                for p in offered
-                if p.preferred != FP32
-                and is_faster(seconds.get(p.precision, math.inf), seconds.get(FP32.precision, 0.0))
-            ]
+            between = [p.preferred for p in offered if p.preferred != FP32 and _beats_fp32(p.precision, seconds)]
             measured = {c: error_of({op: c}) for c in between if c.precision is not config[op].precision}
             others = {choice: error for choice, error in measured.items() if not math.isnan(error)}
         rungs = ladder(config[op], others, single[op], latency.get(op, {}))

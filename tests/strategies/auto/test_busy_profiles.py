@@ -10,7 +10,7 @@ import pytest
 
 from autotune.config import Precision
 from autotune.strategies.auto.steps import certain_gaps, gap_between
-from autotune.tuning.insights import _summary
+from autotune.tuning.profiles import summary
 
 OPS, CALLS, ROUNDS = 53, 8, 3
 FASTER_IN_FP32 = 2
@@ -44,7 +44,7 @@ def rounds_of(
 def returned(rounds: Sequence[Sequence[Mapping[str, float]]]) -> set[str]:
     """The ops that the profiles say are faster in fp32, beyond doubt."""
     gaps = {}
-    for op, by in _summary(rounds, {f"op{i}": (Precision.INT8,) for i in range(OPS)}).items():
+    for op, by in summary(rounds, {f"op{i}": (Precision.INT8,) for i in range(OPS)}).items():
         seconds = {Precision(name): value for name, (value, _) in by.items()}
         noise = {Precision(name): value for name, (_, value) in by.items()}
         gaps[op] = gap_between("Conv", Precision.FP32, Precision.INT8, seconds, noise)
