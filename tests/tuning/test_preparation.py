@@ -15,7 +15,7 @@ from autotune.adapter import Example, Feeds
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
-from autotune.errors import DeadlineReached, WorkspaceError
+from autotune.errors import WorkspaceError
 from autotune.evaluation import Evaluation, Evaluator
 from autotune.results.result import read_summary
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
@@ -23,6 +23,7 @@ from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.preparation import in_terms_of_prepared
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import Layer, NumpyModel, read
+from tests.tuning.scripted import script_speeds
 
 INT8 = QuantizationConfig(ops={"c": OpConfig(precision=Precision.INT8_DYNAMIC)})
 
@@ -92,26 +93,11 @@ def redundant(network: NumpyModel) -> NumpyModel:
 def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Scripted speedups of the prepared model and of quantized ones; accuracy is measured."""
     script = {"prepared": 2.0, "quantized": 3.0}
-    evaluate = Evaluator.evaluate
 
-    def scripted(self: Any, candidate: Any, **options: Any) -> Evaluation:
-        quantized = any(layer.weight_scheme for layer in candidate.layers)
-        speedup = script["quantized" if quantized else "prepared"]
-        interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
-        incumbent, worth_from = options.pop("incumbent", None), options.pop("worth_from", None)
-        slower = incumbent is not None and interval.high < (incumbent.speedup or 0.0)
-        slower = slower or (worth_from is not None and interval.low <= worth_from)
-        figures: dict[str, Any] = {"speedup": speedup, "speedup_interval": interval, "latency_decided": True}
-        if slower:
-            return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="slower")
-        found = evaluate(self, candidate, **options)
-        return dataclasses.replace(found, measurement=dataclasses.replace(found.measurement, **figures))
+    def speedup_of(candidate: NumpyModel) -> float:
+        return script["quantized" if any(layer.weight_scheme for layer in candidate.layers) else "prepared"]
 
-    def unraced(*_arguments: Any, **_options: Any) -> Any:
-        raise DeadlineReached("scripted: no race")
-
-    monkeypatch.setattr(Evaluator, "evaluate", scripted)
-    monkeypatch.setattr(Evaluator, "race", unraced)
+    script_speeds(monkeypatch, speedup_of)
     return script
 
 

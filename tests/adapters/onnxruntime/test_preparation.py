@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from onnx import helper
 import autotune
 from autotune.adapters import get_adapter
 from autotune.config import Precision, QuantizationConfig
-from autotune.criterion import Interval, Verdict
-from autotune.errors import DeadlineReached
-from autotune.evaluation import Evaluation, Evaluator
+from autotune.criterion import Verdict
+from autotune.evaluation import Evaluator
 from autotune.restriction import OpRestriction, SpaceRestriction
-from autotune.trial import Measurement, TrialState
+from autotune.trial import Measurement
+from tests.tuning.scripted import script_speeds
 
 FP32_ALONE = SpaceRestriction(op_name={"*": OpRestriction(precision=(Precision.FP32,))})
 
@@ -42,22 +41,7 @@ def _one_trial(model: onnx.ModelProto, images: Any, score: Any, **options: Any) 
 def prepared_speedup(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The scripted speedup of the prepared model; accuracy is measured."""
     script = [2.0]
-    evaluate = Evaluator.evaluate
-
-    def scripted(self: Any, candidate: Any, **options: Any) -> Evaluation:
-        interval = Interval(low=script[0] * 0.99, high=script[0] * 1.01, confidence=0.95)
-        figures: dict[str, Any] = {"speedup": script[0], "speedup_interval": interval, "latency_decided": True}
-        worth_from = options.pop("worth_from", None)
-        if worth_from is not None and interval.low <= worth_from:
-            return Evaluation(state=TrialState.PRUNED, measurement=Measurement(**figures), reason="no faster")
-        found = evaluate(self, candidate, **options)
-        return dataclasses.replace(found, measurement=dataclasses.replace(found.measurement, **figures))
-
-    def unraced(*_arguments: Any, **_options: Any) -> Any:
-        raise DeadlineReached("scripted: no race")
-
-    monkeypatch.setattr(Evaluator, "evaluate", scripted)
-    monkeypatch.setattr(Evaluator, "race", unraced)
+    script_speeds(monkeypatch, lambda _candidate: script[0])
     return script
 
 
