@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,89 +16,12 @@ import numpy as np
 import pytest
 
 import autotune
-from autotune.config import QuantizationConfig, Recipe
-from autotune.criterion import Criterion, Verdict
+from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached
 from autotune.evaluation import Evaluator
-from autotune.restriction import SpaceRestriction
-from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
-from autotune.trial import Trial
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
-
-PLAIN = SpaceRestriction(
-    recipe={"equalization": (False,), "bias_correction": ("none",), "weight_rounding": ("nearest",)}
-)
-CHEAP: dict[str, Any] = {
-    "framework": "numpy",
-    "warmup": 1,
-    "latency_max_s": 0.05,
-    "restriction": PLAIN,
-    "strategy": "random",
-}
-TOLERANT = Criterion(absolute=0.9)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 5000.0
-
-    def __call__(self) -> float:
-        self.now += 1e-4
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
-
-
-class SlowLoader:
-    """A data loader that takes a while for each batch."""
-
-    def __init__(self, batches: Sequence[Any], clock: Clock, seconds: float) -> None:
-        self.batches, self.clock, self.seconds, self.read = batches, clock, seconds, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.batches:
-            self.clock.now += self.seconds
-            self.read += 1
-            yield batch
-
-
-def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, name: str, seconds: float) -> None:
-    """Let a method of the adapter take a while."""
-    original = getattr(NumpyAdapter, name)
-
-    def slowed(self: Any, *args: Any, **options: Any) -> Any:
-        clock.now += seconds
-        return original(self, *args, **options)
-
-    monkeypatch.setattr(NumpyAdapter, name, slowed)
-
-
-def evaluation(images: Sequence[Any], clock: Clock, seconds: float) -> Callable[[Any], float]:
-    """An eval_fn whose calls of the model take a while each."""
-
-    def eval_fn(model: Any) -> float:
-        total = 0.0
-        for batch in images:
-            clock.now += seconds
-            total += float(np.abs(model(batch)).mean())
-        return 10.0 + total
-
-    return eval_fn
-
-
-def check(result: autotune.TuningResult, images: Sequence[Any], stage: str) -> None:
-    """The answer is fp32, it runs, nothing is claimed of it, and the reason says where the time went."""
-    assert result.verdict is Verdict.UNDECIDED
-    assert result.best.config.is_fp32
-    assert result.model(images[0]).shape == (8, 10)  # type: ignore[union-attr]  # one output
-    assert re.match(rf"timeout: the [\d.]+ s given to the run were up before {stage}", result.end_reason)
-    assert re.search(r"Give it [\d,]+ s or more \(`timeout_s`, or `--timeout`\)", result.end_reason)
+from tests.tuning.deadlines import CHEAP, TOLERANT, Clock, SlowLoader, check, evaluation, slow, slow_calls
 
 
 def test_a_model_that_takes_all_the_time_to_load(
@@ -225,22 +148,6 @@ def test_an_accuracy_that_took_all_the_time_is_known_to_the_next_run(
         assert score.calls <= 2, "fp32 once, and the candidate"
 
 
-def slow_calls(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
-    """Let every sample that a model runs take a while."""
-    original = NumpyAdapter.runner
-
-    def slow_runner(self: Any, model: Any, execution: Any) -> Any:
-        run = original(self, model, execution)
-
-        def slowed(feeds: Any) -> Any:
-            clock.now += seconds * len(feeds["data"])
-            return run(feeds)
-
-        return slowed
-
-    monkeypatch.setattr(NumpyAdapter, "runner", slow_runner)
-
-
 def test_samples_that_take_far_too_long_are_not_seen_to_the_last_minute(
     network: NumpyModel, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,96 +219,6 @@ def test_an_answer_found_before_stays_where_a_run_that_continues_has_no_time(
         third = tune(20)
     assert third.best.config.is_fp32
     assert (tmp_path / "best.npz").read_bytes() == kept, "fp32 for want of time replaces no answer"
-
-
-class Ponderer(Strategy):
-    """Takes a while over each proposal."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self.clock, self.seconds = clock, seconds
-
-    def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:  # noqa: ARG002
-        self.clock.now += self.seconds
-        config = problem.space.preferred
-        ops = dict(list(config.ops.items())[: len(trials)])
-        return Proposal(config=type(config)(ops=ops))
-
-
-def test_planning_that_takes_all_the_time_begins_no_trial(
-    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock
-) -> None:
-    tuner = autotune.Tuner(timeout_s=20, **{**CHEAP, "strategy": Ponderer(clock, 30)})
-    result = tuner.tune(network, images, score)
-    check(result, images, "the first candidate was prepared or measured")
-    assert score.calls == 1
-    assert result.baseline.measurement is not None
-    assert result.baseline.measurement.accuracy == 1.0
-
-
-def test_a_candidate_that_cannot_be_done_in_time_is_not_begun(
-    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow(monkeypatch, clock, "apply", 8)
-    tuner = autotune.Tuner(
-        timeout_s=20, criterion=TOLERANT, objective="size", **{**CHEAP, "strategy": Ponderer(clock, 0)}
-    )
-    result = tuner.tune(network, images, score)
-    assert len(result.history) == 3, "two candidates of 8 s, and no third"
-    assert re.match(r"timeout: a candidate takes 8(\.\d+)? s or more, and 3\.\d+ s are left", result.end_reason)
-    assert result.verdict is Verdict.MET
-
-
-def test_a_candidate_is_priced_by_its_own_recipe(
-    network: NumpyModel, images: Sequence[Any], score: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cheap recipe before it tells nothing of what a dear one takes: the run ended 10 s late."""
-    original = NumpyAdapter.apply
-
-    def priced(self: Any, model: Any, config: QuantizationConfig, statistics: Any) -> Any:
-        clock.now += 8 if config.recipe.equalization else 0.1
-        return original(self, model, config, statistics)
-
-    class Turns(Strategy):
-        def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:  # noqa: ARG002
-            ops = dict(list(problem.space.preferred.ops.items())[: 1 + len(trials) // 2])
-            return Proposal(config=QuantizationConfig(ops=ops, recipe=Recipe(equalization=len(trials) % 2 == 0)))
-
-    monkeypatch.setattr(NumpyAdapter, "apply", priced)
-    options = {**CHEAP, "strategy": Turns(), "restriction": SpaceRestriction()}
-    tuner = autotune.Tuner(timeout_s=12, criterion=TOLERANT, objective="size", **options)
-    result = tuner.tune(network, images, score)
-    assert len(result.history) == 4
-    assert re.match(r"timeout: a candidate takes 8(\.\d+)? s or more, and 3\.\d+ s are left", result.end_reason)
-
-
-def test_an_eval_fn_that_cannot_end_in_time_is_not_begun(
-    network: NumpyModel, images: Sequence[Any], clock: Clock
-) -> None:
-    """It takes 12 s, on the first candidate as on fp32, and 1 s is left."""
-    tuner = autotune.Tuner(
-        timeout_s=25.2, criterion=TOLERANT, objective="size", **{**CHEAP, "strategy": Ponderer(clock, 0)}
-    )
-    result = tuner.tune(network, images, evaluation(images, clock, 3))
-    assert len(result.history) == 2
-    assert re.match(r"timeout: a candidate takes 12(\.\d+)? s or more, and [01]\.\d+ s are left", result.end_reason)
-
-
-def test_a_metric_may_tell_after_its_first_samples_so_that_a_candidate_is_begun(
-    network: NumpyModel, images: Sequence[Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The fp32 model took 45 s; of the rest 12 s are kept for the finals, so that less than a quarter of it is left."""
-    slow_calls(monkeypatch, clock, 0.5)
-    started: list[int] = []
-
-    class Watch(autotune.Observer):
-        def trial_started(self, number: int, config: Any, note: str) -> None:  # noqa: ARG002
-            started.append(number)
-
-    data = [(batch, np.zeros(len(batch), np.int64)) for batch in images] * 2
-    tuner = autotune.Tuner(timeout_s=60, criterion=TOLERANT, objective="size", observer=Watch(), **CHEAP)
-    result = tuner.tune(network, images, metric="topk", eval_dataloader=data)
-    assert started == [0, 1]
-    check(result, images, "the first candidate was prepared or measured")
 
 
 @pytest.mark.parametrize("late", [1, 2])
