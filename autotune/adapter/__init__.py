@@ -1,6 +1,7 @@
 """What a framework adapter has to do (``contract.py``), and what it may do beyond that (``capabilities.py``)."""
 
 from autotune.adapter.capabilities import (
+    BatchReader,
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
@@ -11,6 +12,7 @@ from autotune.adapter.capabilities import (
     OwnStatistics,
     PortabilityCheck,
     Preparation,
+    SourceFramework,
     declared_options,
     given_model,
     host_of,
@@ -22,6 +24,7 @@ from autotune.adapter.example import Example
 __all__ = [
     "Adapter",
     "Array",
+    "BatchReader",
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
@@ -38,6 +41,7 @@ __all__ = [
     "PortabilityCheck",
     "Preparation",
     "Runner",
+    "SourceFramework",
     "Statistics",
     "TensorSpec",
     "declared_options",
