@@ -101,7 +101,7 @@ class Preparing(Generic[ModelT]):
         self._stages.announce("load")
         with self._stages.timed("load"):
             data.require_repeatable(loader, "dataloader")
-            example = Example(loader)
+            example = Example(loader, self._tuner.batch_axis)
             model = self.loaded = self._adapter.load(source_for(self._adapter, source, example), example)
             self._stages.timetable.require()
             if isinstance(self._adapter, Preparation):
