@@ -68,11 +68,13 @@ def export(source: nn.Module | torch.export.ExportedProgram, example: Example | 
     check_module(source)
     batches = [arguments(item, takes, _dtype(source.state_dict())) for item in items]
     first = batches[0]
+    if any(tensor.ndim and tensor.shape[0] == 0 for tensor in first.tensors.values()):
+        raise DataError(f"A batch must have at least one sample, but the first has none ({_shapes(first, takes)})")
     _run_once(source, first, takes)
     counted = _sample_axes(first, takes, None if example is None else example.batch_axis)
     free = _free_axes(batches, counted)
     try:
-        return Export(program=_export(source, _resized(first, free, counted), takes, free), example=first)
+        return Export(program=_export(source, _resized(first, counted), takes, free), example=first)
     except Exception as error:
         why = reason(error)
         if _depends_on_data(error):
@@ -165,24 +167,14 @@ def _sample_axes(example: Arguments, takes: Signature, named: int | Mapping[str,
     return {name: axis for name, axis in axes.items() if tensors[name].shape[axis] == lengths[0]}
 
 
-def _resized(example: Arguments, free: Mapping[str, set[int]], counted: Mapping[str, int]) -> Arguments:
-    """The example with a number of samples that torch takes neither for a constant nor for another free axis.
-
-    ``torch.export`` treats sizes of 0 and 1 as constants, and two free axes of one length as the same.
-    """
+def _resized(example: Arguments, counted: Mapping[str, int]) -> Arguments:
+    """The example with two samples where it has one: ``torch.export`` takes a size of 0 or 1 for a constant."""
     tensors = example.tensors
-    if not counted:
+    if all(tensors[name].shape[axis] > 1 for name, axis in counted.items()):
         return example
-    have = next(tensors[name].shape[axis] for name, axis in counted.items())
-    others = {
-        tensors[name].shape[axis] for name, axes in free.items() for axis in axes if axis != counted.get(name, None)
-    }
-    size = next(size for size in range(max(2, have), max(2, have) + len(others) + 1) if size not in others)
-    if size == have:
-        return example
-    samples = torch.arange(size) % max(1, have)
+    twice = torch.zeros(2, dtype=torch.int64)
     resized = {
-        name: tensor.index_select(counted[name], samples) if name in counted else tensor
+        name: tensor.index_select(counted[name], twice) if name in counted else tensor
         for name, tensor in tensors.items()
     }
     positional = tuple(resized[str(place)] for place in range(len(example.positional)))
