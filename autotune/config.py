@@ -1,4 +1,4 @@
-"""What one candidate is: a choice for every op, and for the graph as a whole."""
+"""A candidate's config: a choice for every op, and for the graph as a whole."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ class QuantizationConfig:
         return cls(ops=ops, recipe=Recipe.from_json(data.get("recipe", {})), prepared=data.get("prepared", False))
 
     def diff(self, other: QuantizationConfig) -> str:
-        """What changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""
+        """The changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""
         lines = [
             f"{name}: {self[name]} -> {other[name]}"
             for name in sorted({*self.ops, *other.ops})

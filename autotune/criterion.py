@@ -134,8 +134,8 @@ class Criterion:
     def samples_to_decide(self, loss: float, interval: Interval, samples: int) -> int | None:
         """About how many samples an evaluation needs until an interval no longer holds the target.
 
-        An interval narrows with the square root of the number of samples. What is asked is by how much its end must
-        come closer to the loss, if the loss stays what it is.
+        An interval narrows with the square root of the number of samples. The answer is the number with which the
+        interval's end comes as much closer to the loss as it has to, if the loss stays what it is.
 
         Args:
             loss: Measured.

@@ -22,12 +22,13 @@ from archspec.cpu.schema import CPUID_JSON
 _X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
 
 _PACKAGES = ("autotune-quantization", "numpy", "optuna")
-"""What computes or decides whatever the framework; an adapter names its own, see :func:`autotune.adapter.host_of`."""
+"""Packages that compute or decide whatever the framework; an adapter names its own, see
+:func:`autotune.adapter.host_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What a figure depends on besides the model.
+    """Everything besides the model that a figure depends on.
 
     Attributes:
         cpu: The processor's own name.
@@ -134,7 +135,7 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cpuid:
-    """What the CPU that executes this process says of itself.
+    """The features of the CPU that executes this process, read with its CPUID instruction.
 
     Attributes:
         name: Its brand.
@@ -161,7 +162,7 @@ def _cpuid() -> _Cpuid | None:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first core; empty elsewhere."""
+    """Linux's description of the first core; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

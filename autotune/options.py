@@ -13,16 +13,16 @@ from autotune.suggestion import suggestion
 
 
 class Touches(Flag):
-    """What another value of an option changes in a candidate."""
+    """Properties of a candidate that another value of an option changes."""
 
     VALUES = auto()
-    """What it computes, and with that its accuracy."""
+    """The values that it computes, and with that its accuracy."""
     KERNELS = auto()
     """How it is executed, and with that its latency. Alone, it leaves outputs as they are but for rounding."""
 
 
 class Price(StrEnum):
-    """What it takes to apply a value."""
+    """Effort of applying a value."""
 
     NOTHING = "nothing"
     SECONDS = "seconds"
@@ -39,10 +39,10 @@ class AdapterOption:
 
     Attributes:
         name: As users write it; none of a recipe's own fields.
-        values: What may be chosen, preferred ones first.
-        default: What a recipe means that does not name the option.
-        touches: What another value changes.
-        price: What it takes to apply a value that is not the default.
+        values: Values that may be chosen, preferred ones first.
+        default: Value of a recipe that does not name the option.
+        touches: Properties of a candidate that another value changes.
+        price: Effort of applying a value that is not the default.
         description: One sentence for users.
     """
 

@@ -1,4 +1,4 @@
-"""What one candidate chooses for its graph as a whole."""
+"""The choices of one candidate for its graph as a whole."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # What JSON and Optuna hand back are plain strings.
+        # JSON and Optuna hand back plain strings.
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
         object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
@@ -123,7 +123,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_json` wrote. What is no field is an option, which only the adapter knows.
+        """Read what :meth:`to_json` wrote. A key that is no field is an option, which only the adapter knows.
 
         Raises:
             ValueError: A value is not one of those known, or an option's is no text.
@@ -133,7 +133,7 @@ class Recipe:
 
 
 RECIPE_FIELDS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "options")
-"""What every adapter may offer; options are beside them."""
+"""Fields that every adapter may offer; options are beside them."""
 
 
 def recipe_names(options: Sequence[str]) -> tuple[str, ...]:

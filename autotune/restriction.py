@@ -1,4 +1,4 @@
-"""What a user allows of a tuning space: by op type, by op name, and for the graph."""
+"""The part of a tuning space that a user allows: by op type, by op name, and for the graph."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class OpRestriction:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRestriction:
-    """What a user allows of a space; the ``quantization`` section of an experiment.
+    """The part of a space that a user allows; the ``quantization`` section of an experiment.
 
     An op takes the restriction of its type; the fields that a restriction by name sets come before it, those of a later
     name before those of an earlier one.

@@ -71,7 +71,7 @@ class Rewriter:
         return name
 
     def projections(self, attention: onnx.NodeProto) -> tuple[str, Array, Array]:
-        """What query, key and value are made from, their matrices and their biases side by side; their nodes go."""
+        """The input of query, key and value, their matrices and their biases side by side; their nodes are removed."""
         matrices, biases, source = [], [], ""
         for tensor in attention.input[:3]:
             add = self.graph.producers[tensor]
@@ -307,7 +307,7 @@ def cut(feeds: Feeds, tokens: int) -> Feeds:
 
 
 def sqnr_db(expected: Array, actual: Array) -> float:
-    """Of the logits."""
+    """Signal-to-quantization-noise ratio of the logits in dB."""
     return float(10 * np.log10(np.square(expected).sum() / max(np.square(expected - actual).sum(), 1e-30)))
 
 

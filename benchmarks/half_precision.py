@@ -1,4 +1,4 @@
-"""What fp16 and bf16 are worth on this host: each op between two Casts beside float32, calls taking turns.
+"""Speedups of fp16 and bf16 on this host: each op between two Casts beside float32, calls taking turns.
 
 Run from the root of the repository: ``python benchmarks/half_precision.py``. It measures what ``autotune`` measures
 once per host before it offers these precisions, with more calls, and also where ONNX Runtime has no kernel of the type

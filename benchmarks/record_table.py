@@ -1,10 +1,10 @@
 """Record a space that is evaluated completely: groups of ops, int8 or fp32, under two calibration algorithms.
 
-What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512
-configs (of 8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from
-interleaved runs, the output error on calibration images, and the size. Recipes are left out: they
-would hide most of the losses that a search has to find its way around. Two configs that differ in the algorithm alone
-run the same kernels, so that they share one measured speedup. Run from the root of the repository:
+The result serves as a recorded table to test strategies without a model (``tests/strategies/data``): for each of the
+512 configs (of 8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from
+interleaved runs, the output error on calibration images, and the size. Recipes are left out: they would hide most of
+the losses that a search has to find its way around. Two configs that differ in the algorithm alone run the same
+kernels, so that they share one measured speedup. Run from the root of the repository:
 
     python benchmarks/record_table.py resnet20 tests/strategies/data/resnet20.json
 
@@ -197,7 +197,7 @@ class Recorder:
     """Measures one choice of groups after the other, and keeps what was measured in a folder.
 
     Args:
-        source: What to record.
+        source: The model and data to record.
         folder: Where outputs and speedups are kept until the table is complete.
         host: The machine, as this process sees it.
         groups: How many groups the ops are cut into.

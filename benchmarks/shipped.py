@@ -44,7 +44,7 @@ TARGET = 0.01
 """Relative loss."""
 
 _MEMORY_SHARE = 0.8
-"""Of the free memory, what the process that makes one of ONNX Runtime's own files may take."""
+"""Share of the free memory that the process may take that makes one of ONNX Runtime's own files."""
 
 Feeds = Mapping[str, Array]
 

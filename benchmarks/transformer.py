@@ -45,7 +45,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: What made the model.
+        name: Name of the tool that made the model.
         path: Where it lies; None where it could not be made.
         loss: Relative to fp32; negative where it answers better.
         speedup: Over the model as exported, with its interval.
@@ -108,7 +108,7 @@ def rivals(
 
         fused = optimize_model(str(cleaned), model_type="bert", num_heads=HEADS, hidden_size=HIDDEN)
         fused.save_model_to_file(str(folder / "fused.onnx"))
-        # Of tensors behind operators of ONNX Runtime's own, its quantizer does not know the type.
+        # Its quantizer does not know the type of tensors behind operators of ONNX Runtime's own.
         options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
         dynamic(folder / "fused.onnx", per_channel=True, extra_options=options)(target)
 
@@ -149,7 +149,7 @@ def ratio(slower: Path, faster: Path, feeds: Feeds, pairs: int) -> tuple[float, 
 def tuned(
     exported: Path, folder: Path, calibration: Any, evaluation: Any, trials: int
 ) -> tuple[Row, autotune.TuningResult]:
-    """What ``tune`` makes of the target alone."""
+    """Tune with the target alone."""
     start = time.perf_counter()
     tuner = autotune.Tuner(criterion=autotune.Criterion(relative=TARGET), max_trials=trials)
     result = tuner.tune(exported, calibration, metric="topk", eval_dataloader=evaluation)

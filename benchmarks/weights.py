@@ -1,4 +1,4 @@
-"""What weights in fewer bits give and cost: products and tables in blocks, and LSTM in dynamic int8.
+"""The effect and the price of weights in fewer bits: MatMuls and tables in blocks, and LSTM in dynamic int8.
 
     python benchmarks/weights.py [--minilm runs/minilm] [--texts 1200] [--pairs 60] [--seed 0] [--json FILE]
 
@@ -56,7 +56,7 @@ def speed(fp32: OnnxModel, candidate: OnnxModel, feeds: Feeds, pairs: int) -> fl
 
 
 def shipped_nearest(rows: Array, bits: int, block: int) -> Array:
-    """What ONNX Runtime's own kernel for rounding to nearest makes of a matrix (outputs, inputs)."""
+    """A matrix (outputs, inputs) rounded by ONNX Runtime's own kernel for rounding to nearest."""
     outputs, inputs = rows.shape
     count = -(-inputs // block)
     integers = np.zeros((outputs, count, block * bits // 8), np.uint8)
@@ -106,7 +106,7 @@ def rounding(model: OnnxModel, feeds: Sequence[Feeds]) -> list[dict[str, Any]]:
 
 
 def _inputs(model: OnnxModel, ops: Sequence[QuantizableOp], feeds: Feeds) -> dict[str, Array]:
-    """What ops read, (positions, values)."""
+    """Inputs of ops, (positions, values)."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     names = list(dict.fromkeys(op.activations[0] for op in ops))
@@ -160,7 +160,7 @@ class _Score:
         self._exact = self._answers(model)
 
     def row(self, model: OnnxModel, name: str, algorithm: str, faster: float, seconds: float) -> dict[str, Any]:
-        """What is said of one candidate."""
+        """The table's row of one candidate."""
         answers = self._answers(model)
         right = (self._exact.argmax(1) == self._labels).mean()
         return {

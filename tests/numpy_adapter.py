@@ -134,7 +134,7 @@ class NumpyAdapter:
         return (path,)
 
     def host_findings(self) -> Sequence[str]:
-        """What decides on speed here; see :class:`autotune.adapter.HostFindings`."""
+        """The findings that decide on speed here; see :class:`autotune.adapter.HostFindings`."""
         return ("integers are simulated in float32",)
 
     def saturating_ops(self, model: NumpyModel) -> Sequence[str]:

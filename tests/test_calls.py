@@ -1,4 +1,4 @@
-"""What running a model tells of its batch, on small graphs of the kinds that shapes alone do not tell apart."""
+"""Running a model tells its batch: small graphs of the kinds that shapes alone do not tell apart."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Attention:
         query: Name of the tensor of all heads' queries, before it is split into heads.
         key: Likewise.
         value: Likewise.
-        bias: What is added before the Softmax, of rank 4; None where nothing is.
+        bias: Tensor that is added before the Softmax, of rank 4; None where nothing is.
         heads: Their number.
         scale: Scale that the products of queries and keys are multiplied by.
         guarded: Whether a row that is masked with infinities altogether must give zeros; otherwise it gives NaN. Finite

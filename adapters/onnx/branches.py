@@ -1,6 +1,6 @@
 """Branches that the shapes of the data choose between: exporters write an ``If`` around a Squeeze, or a whole LSTM.
 
-What lies inside of an ``If`` cannot be quantized. Where its condition depends on shapes alone, and all of the data have
+Ops inside of an ``If`` cannot be quantized. Where its condition depends on shapes alone, and all of the data have
 shapes with which it comes out the same, the branch that is taken stands in its place.
 """
 
@@ -41,7 +41,7 @@ _BY_VALUE = frozenset(
         "Unique",
     }
 )
-"""What they write has a shape, or a value, that depends on more than the shapes that they read."""
+"""Ops whose outputs have a shape, or a value, that depends on more than the shapes that they read."""
 
 _DEEP = 8
 """Branches within branches, at the most."""
@@ -86,7 +86,7 @@ def take_branches(proto: onnx.ModelProto, batches: Sequence[Feeds], external_dir
         external_dir: Where the model's external data lies.
 
     Returns:
-        What a user should know of it; None where nothing was decided.
+        A note for the user; None where nothing was decided.
     """
     taken: list[str] = []
     for _ in range(_DEEP if batches else 0):

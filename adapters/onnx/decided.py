@@ -1,7 +1,7 @@
 """Branches that one small input chooses between: the sample rate of a voice detector, for example.
 
-What lies inside of an ``If`` cannot be quantized. Where the data always choose the same branch, that branch is the
-model: the input becomes a constant, and ONNX Runtime's folding takes the branch out.
+Ops inside of an ``If`` cannot be quantized. Where the data always choose the same branch, that branch is the model: the
+input becomes a constant, and ONNX Runtime's folding takes the branch out.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def fix_inputs(proto: onnx.ModelProto, values: Mapping[str, Array]) -> None:
 
 
 def fixed_note(values: Mapping[str, Array]) -> str:
-    """What a user should know of a model whose branch was chosen."""
+    """A note for the user of a model whose branch was chosen."""
     chosen = ", ".join(f"{name} = {np.asarray(value).reshape(-1)[0]}" for name, value in values.items())
     return (
         f"All of the data have {chosen}, which chooses between branches of the model: it is tuned for this value "

@@ -1,9 +1,9 @@
 """Join operators that an exporter wrote out, before anything is quantized: LayerNormalization, GELU and attention.
 
-What is joined is one op, and one op is all that the space offers. LayerNormalization and GELU become standard operators
-where the model's opset has them; attention, and the two in older models, become ONNX Runtime's own. The matrix products
-around an attention stay as they are, so that each has its own choice. The fused model must give what the original gives
-on inputs made up for it; a kind of operator for which it does not stays as exported.
+A joined pattern is one op, and one op is all that the space offers. LayerNormalization and GELU become standard
+operators where the model's opset has them; attention, and the two in older models, become ONNX Runtime's own. The
+matrix products around an attention stay as they are, so that each has its own choice. The fused model must give what
+the original gives on inputs made up for it; a kind of operator for which it does not stays as exported.
 
 Residual Add and LayerNormalization are not joined: ONNX Runtime's ``SkipLayerNormalization`` was measured at five times
 the time of the two (150 us instead of 30 for 64 x 384 values). Biases are fused by ONNX Runtime itself.
@@ -41,7 +41,7 @@ def fuse(model: OnnxModel, reference: Reference) -> OnnxModel:
 
     Args:
         model: Its tensors' types and shapes are known, as far as they can be.
-        reference: What the user's model gives.
+        reference: Outputs of the user's model.
     """
     for kind in _KINDS:
         model = _join(model, kind, reference)
@@ -53,7 +53,7 @@ class _Kind:
     """An operator that exporters write out.
 
     Attributes:
-        name: What it is called.
+        name: Name of the pattern.
         find: All of them in a graph.
         opset: From which on it is a standard operator.
     """

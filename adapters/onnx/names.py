@@ -25,7 +25,7 @@ def restore_names(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
     Args:
         before: The graph that was fused, its nodes under the user's names.
-        after: What it became; changed in place.
+        after: The graph after the change; its names are restored in place.
     """
     user = _UserGraph(before.graph)
     theirs = {node.name for node in before.graph.node}
@@ -59,7 +59,7 @@ class _UserGraph:
         self._add(graph, "", {value.name: str(value.name) for value in graph.input})
 
     def principal(self, node: onnx.NodeProto) -> str | None:
-        """Of the nodes that compute what a fused one writes from what it reads, that with the weight, or the last."""
+        """The user's node that a fused node stands for: of those it covers, the one with the weight, or the last."""
         ends = set(node.input)
         writers = self._writers.get(node.output[0], [])
         for writer in writers:

@@ -48,8 +48,8 @@ def prepare(
     """The same function as a graph that can be quantized.
 
     ONNX Runtime itself folds: its basic optimisations keep to the standard operators and do not depend on the CPU, and
-    it would do the same to the model before running it. What comes out is held against the user's model; where they
-    part, less is done.
+    it would do the same to the model before running it. The result is compared with the user's model; where they
+    differ, less is done.
 
     Args:
         given: The user's model.
@@ -130,8 +130,8 @@ def _cleaned(given: OnnxModel, fixed: Mapping[str, Array], shapes: Sequence[Feed
     proto = onnx.ModelProto()
     proto.CopyFrom(given.proto)
     notes = list(given.notes)
-    # What an exporter wrote down of the tensors inside may contradict the graph; PyTorch 2 writes such. It is all
-    # inferred anew later.
+    # The shapes that an exporter wrote down for inner tensors may contradict the graph; PyTorch 2 writes such. It is
+    # all inferred anew later.
     del proto.graph.value_info[:]
     _close_constants(proto, notes)
     name_nodes(proto)

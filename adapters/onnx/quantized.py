@@ -31,7 +31,7 @@ _INTEGER_OPS = frozenset(
 
 
 _RESCALING = frozenset({"Cast", "Mul", "Reshape"})
-"""What turns the sums of an integer op, and the scales of what it read, into its result."""
+"""Ops that turn the sums of an integer op, and the scales of what it read, into its result."""
 
 
 def is_pair(node: onnx.NodeProto) -> bool:

@@ -70,7 +70,7 @@ class OnnxRuntimeAdapter:
         """The model held against the user's own on their data; see :class:`autotune.adapter.Preparation`.
 
         Raises:
-            ModelError: What is prepared computes something else, whatever is left out.
+            ModelError: The prepared model computes something else, whatever is left out.
         """
         if model.given is None:
             return model
@@ -91,7 +91,7 @@ class OnnxRuntimeAdapter:
         return dataclasses.replace(model, given=given, batch_axes=axes)
 
     def space(self, model: OnnxModel) -> TuningSpace:
-        """What each op may become on this host; measures half precision for seconds where that was never done."""
+        """The choices of each op on this host; measures half precision for seconds where that was never done."""
         host = current_host(PACKAGES)
         return tuning_space(Graph(model.proto), host, half_speeds(host))
 

@@ -27,7 +27,7 @@ from autotune.notes import listed
 from autotune.space import TuningSpace
 
 PACKAGES = ("openvino",)
-"""Whose versions are part of the host's identity."""
+"""Packages whose versions are part of the host's identity."""
 
 
 class OpenVinoAdapter:
@@ -67,7 +67,7 @@ class OpenVinoAdapter:
         return dataclasses.replace(model, given=given, batch_axes=axes)
 
     def space(self, model: OpenVinoModel) -> TuningSpace:
-        """What each op may become on this host."""
+        """The choices of each op on this host."""
         return tuning_space(quantizable_ops(model.graph)[0], current_host(PACKAGES), half_types())
 
     def calibrate(self, model: OpenVinoModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:

@@ -35,7 +35,7 @@ def calibrate(
     Args:
         model: The fp32 model.
         batches: Iterated once.
-        seed: Of the subsample that feeds the histograms.
+        seed: Seed of the subsample that feeds the histograms.
         exposed_bytes: See :data:`~autotune.calibration.checks.EXPOSED_BYTES`.
 
     Raises:

@@ -73,7 +73,7 @@ class QuantizableOp:
         return self.weight
 
     def as_read(self, rows: Array) -> Array:
-        """What has the shape of :attr:`rows`, or ones beyond its first axis, in the layout that the node reads."""
+        """An array of the shape of :attr:`rows`, or with ones after its first axis, in the node's layout."""
         assert self.weight is not None
         if self.kind == "GroupConvolution":
             return rows.reshape(*self.weight.shape[:2], *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""What each op costs: OpenVINO's own profile of whole models, matched to the ops of the graph."""
+"""The latency of each op: OpenVINO's own profile of whole models, matched to the ops of the graph."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
 
 
 def _require_offered(ops: list[QuantizableOp], config: QuantizationConfig) -> str:
-    """What the config's ops that are not int8 compute in; see that it names ops of the model, and what OpenVINO has.
+    """The type in which ops compute that are not int8; checks the names of ops and the choices on the way.
 
     Raises:
         ApplyError: It does not, or it asks for two types of 16 bits.
@@ -110,7 +110,7 @@ class ActivationGrids:
     """Chooses the integers of the tensors that int8 ops read, and puts FakeQuantize nodes before the ops.
 
     Args:
-        statistics: Of the calibration.
+        statistics: Statistics of the calibration.
     """
 
     def __init__(self, statistics: CalibrationStatistics) -> None:

@@ -1,4 +1,4 @@
-"""What the recipe does to weights and biases of int8 ops, by the algorithms that all adapters share."""
+"""Changes that the recipe makes to weights and biases of int8 ops, by the algorithms that all adapters share."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def correct_constants(
         graph: The same with biases where they are to be corrected; stays as it is.
         grids: By op that becomes int8, with its grid.
         tensors: Scale, zero point and type of each tensor that is quantized.
-        recipe: Of the candidate.
-        statistics: Of the fp32 model.
+        recipe: The candidate's recipe.
+        statistics: Statistics of the fp32 model.
     """
     layers = OpenVinoGraph(graph.clone())
     known = {node.name: node for node in layers.nodes if isinstance(node, Layer)}

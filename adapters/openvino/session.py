@@ -72,8 +72,8 @@ class OpenVinoRunner:
             self._last = request
         try:
             for index, array in enumerate(arrays):
-                # One array that is run again and again, as for latency, is handed over once. What is converted is so
-                # anew in each call: the caller may have changed the values.
+                # One array that is run again and again, as for latency, is handed over once. A converted array is
+                # converted anew in each call: the caller may have changed the values.
                 if array is not self._set[index]:
                     ready = np.asarray(array, self._dtypes[index], order="C")
                     request.set_input_tensor(index, ov.Tensor(ready, shared_memory=ready.ndim > 0))

@@ -1,4 +1,4 @@
-"""What a framework adapter has to do (``contract.py``), and what it may do beyond that (``capabilities.py``)."""
+"""The contract of a framework adapter (``contract.py``), and its optional parts (``capabilities.py``)."""
 
 from autotune.adapter.capabilities import (
     CostModel,

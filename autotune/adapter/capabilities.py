@@ -1,4 +1,4 @@
-"""What an adapter may add to the contract; the core asks with ``isinstance`` and does without where it is missing."""
+"""Optional parts of the contract; the core asks with ``isinstance`` and does without where one is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autotune.space import TuningSpace
 
 @runtime_checkable
 class Preparation(Protocol):
-    """What an adapter adds to the contract where :meth:`Adapter.load` changes the graph before it is quantized.
+    """Optional part of the contract, for adapters whose :meth:`Adapter.load` changes the graph before it is quantized.
 
     The user's model is the baseline, as it was given; candidates are made of the prepared one.
     """
@@ -41,7 +41,7 @@ class Preparation(Protocol):
 
 @runtime_checkable
 class DeclaresOptions(Protocol):
-    """What an adapter adds to the contract where there are choices for the graph that it alone knows."""
+    """Optional part of the contract, for adapters with choices for the graph that they alone know."""
 
     options: Sequence[AdapterOption]
     """All of them with all of their values, in the order in which a recipe counts them; none is ever removed.
@@ -52,7 +52,7 @@ class DeclaresOptions(Protocol):
 
 @runtime_checkable
 class DeclaresPackages(Protocol):
-    """What an adapter adds to the contract where figures depend on versions of its framework."""
+    """Optional part of the contract, for adapters whose figures depend on versions of their framework."""
 
     packages: tuple[str, ...]
     """The distributions that compute, by the names under which they are installed.
@@ -63,7 +63,7 @@ class DeclaresPackages(Protocol):
 
 @runtime_checkable
 class PortabilityCheck(Protocol):
-    """What an adapter adds to the contract where a CPU's instructions decide on a candidate's accuracy."""
+    """Optional part of the contract, for adapters whose candidates' accuracy depends on a CPU's instructions."""
 
     def saturating_ops(self, model: Any) -> Sequence[str]:
         """Ops of a candidate whose sum of two products can exceed 16 bits, in graph order.
@@ -75,24 +75,24 @@ class PortabilityCheck(Protocol):
 
 @runtime_checkable
 class HostFindings(Protocol):
-    """What an adapter adds to the contract where its choices depend on what it measured of this host."""
+    """Optional part of the contract, for adapters whose choices depend on measurements of this host."""
 
     def host_findings(self) -> Sequence[str]:
-        """What was measured and what follows for the space, a line each; for people."""
+        """Measurements of this host and what follows from them for the space, a line each; for people."""
         ...
 
 
 @runtime_checkable
 class OwnStatistics(Protocol):
-    """What an adapter adds to the contract where calibration leaves something else than ``CalibrationStatistics``."""
+    """Optional part of the contract, for adapters with statistics other than ``CalibrationStatistics``."""
 
     statistics_type: type[Statistics]
-    """What :meth:`Adapter.calibrate` returns; a workspace keeps it with ``save`` and reads it with ``load``."""
+    """Type that :meth:`Adapter.calibrate` returns; a workspace keeps it with ``save`` and reads it with ``load``."""
 
 
 @runtime_checkable
 class DataDependentSpace(Protocol):
-    """What an adapter adds to the contract where calibration decides whether an op can be quantized."""
+    """Optional part of the contract, for adapters whose calibration decides whether an op can be quantized."""
 
     def calibrated_space(self, space: TuningSpace, model: Any, statistics: Any) -> tuple[TuningSpace, Sequence[str]]:
         """The space without the choices that the data rules out, and a line for each reason; called once per run."""
@@ -101,7 +101,7 @@ class DataDependentSpace(Protocol):
 
 @runtime_checkable
 class LocalErrors(Protocol):
-    """What an adapter adds to the contract where calibration alone tells how exact an op is in integers."""
+    """Optional part of the contract, for adapters that can tell from calibration how exact an int8 op is."""
 
     def local_errors(self, model: Any, config: QuantizationConfig, statistics: Any) -> Mapping[str, float]:
         """By op that ``config`` quantizes: noise to signal of what it reads and writes, weights included, added up.
@@ -113,7 +113,7 @@ class LocalErrors(Protocol):
 
 @runtime_checkable
 class CostModel(Protocol):
-    """What an adapter adds to the contract where its framework can profile: what single ops cost."""
+    """Optional part of the contract, for adapters whose framework can profile the latency of single ops."""
 
     def op_seconds(self, models: Sequence[Any], feeds: Feeds, execution: Execution) -> Sequence[Mapping[str, float]]:
         """By model, by op: seconds of its kernels in one call, without conversions; the models are run in turn.
@@ -136,7 +136,7 @@ class CostModel(Protocol):
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """What an adapter adds to the contract where its framework differentiates models; strategy ``hawq`` needs it.
+    """Optional part of the contract, for adapters whose framework differentiates models; strategy ``hawq`` needs it.
 
     The loss is the squared change of the model's outputs over their squared spread, of which the fp32 model is the
     minimum; it needs no labels.
@@ -154,7 +154,7 @@ class Differentiable(Protocol):
         Args:
             model: The fp32 model.
             feeds: One batch.
-            seed: Of the signs.
+            seed: Seed of the signs.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a recipe does to weights and biases once scales are chosen: GPTQ, fast and full bias correction, in one order.
+"""Changes to weights and biases once scales are chosen: GPTQ, fast and full bias correction, in order.
 
 Weights are rounded first. Fast bias correction makes up for their errors from statistics; full bias correction and GPTQ
 walk through the graph layer by layer, :mod:`.layerwise`, on the examples that calibration kept.
@@ -47,7 +47,7 @@ class QuantizedLayer:
 
     Attributes:
         layer: The layer.
-        scheme: Of its weight.
+        scheme: Scheme of the layer's weight.
         parameters: Scales and zero points of its weight, shape () or (outputs,).
         limits: Makes the limits of its integers; called when they are needed, since they may be larger than the weight.
     """
@@ -60,15 +60,15 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedGraph:
-    """What of a graph is quantized, and how.
+    """The layers and tensors of a graph that are quantized, and how.
 
     Attributes:
-        graph: Of the fp32 model.
+        graph: Graph of the fp32 model.
         layers: The int8 layers with a weight of their own.
         tensors: By tensor that is quantized: scale and zero point, both of shape (), and integer type.
         ranges: ``(low, high)`` of tensors at which fp32 values are cut even where they are not quantized, those that
             equalization has chosen for example.
-        blocks: What rounds the weights of layers that are stored in blocks, by layer; see :mod:`.blocks`.
+        blocks: Rounds the weights of layers that are stored in blocks, by layer; see :mod:`.blocks`.
     """
 
     graph: LayerGraph
@@ -84,7 +84,7 @@ def corrected_constants(
     """Weights and biases to quantize in place of the graph's own.
 
     Args:
-        quantized: What is quantized.
+        quantized: The quantized layers and tensors.
         recipe: How weights are rounded and biases corrected.
         statistics: With channel moments of what layers read, and with examples for what walks through the graph.
         axes: How samples lie in these.
@@ -157,7 +157,7 @@ class _LayerCorrection:
 
     @property
     def axis(self) -> int:
-        """Of the weight's output channels; only layers that have one are corrected."""
+        """Axis of the weight's output channels; only layers that have one are corrected."""
         return self.layer.axis or 0
 
     def constant(self, name: str) -> Array:
@@ -176,7 +176,7 @@ class _LayerCorrection:
         return each.limits().fake_quantize(weight, each.parameters, each.scheme, axis)
 
     def fast_shift(self, error: Array) -> Array | None:
-        """Of the mean output, from statistics; None where the input's channels were not observed."""
+        """Shift of the mean output by a weight's error; None where the input's channels were not observed."""
         observed = self.statistics.tensors.get(self.layer.source)
         if observed is None or observed.channels is None:
             return None

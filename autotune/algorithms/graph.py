@@ -1,4 +1,4 @@
-"""What an adapter tells of a model's graph, so that the recipes' algorithms work on it whatever the framework.
+"""The protocol by which an adapter describes a model's graph, so that recipes work on it whatever the framework.
 
 An adapter describes each node of its graph by one of the classes below, and implements the four members of
 :class:`LayerGraph`. A node may stand for several ops of the framework: a convolution and the addition of its bias, for
@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias
 from autotune.adapter import Array
 
 Values: TypeAlias = list[Array]
-"""What a tensor holds, an array for each chunk of examples."""
+"""Values of a tensor, an array for each chunk of examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Layer(Node):
 
     @property
     def groups(self) -> int:
-        """Of its convolution; 1 for a matrix product."""
+        """Groups of its convolution; 1 for a matrix product."""
         return 1 if self.convolution is None else self.convolution.groups
 
 
@@ -151,11 +151,11 @@ class LayerGraph(Protocol):
 
         Args:
             node: One of :attr:`nodes`.
-            values: What it reads, by name; all of them have as many chunks. Holds other tensors too.
+            values: Tensors that it reads, by name; all of them have as many chunks. Holds other tensors too.
             constants: In place of the graph's own, by name; those of other nodes too.
 
         Returns:
-            What it writes, by name, with as many chunks.
+            Tensors that it writes, by name, with as many chunks.
         """
         ...
 
@@ -164,7 +164,7 @@ class Connections:
     """Who writes and who reads each tensor and constant of a graph.
 
     Attributes:
-        nodes: Of the graph, in order.
+        nodes: Nodes of the graph, in order.
         outputs: Tensors that the model returns.
         writers: By tensor; inputs of the model and constants have none.
         readers: By tensor or constant, in order.

@@ -56,8 +56,8 @@ def activation_range(
                   gives way to that of least_error.
     mse           The range with the least expected squared error: a twelfth of the squared step for what lies inside,
                   the squared distance to the nearest end for what lies outside, the square of what becomes zero.
-    least_error   Of minmax, mse and the percentiles 99.999, 99.99 and 99.9, whichever has the least expected squared
-                  error for this tensor. What tells it from mse is that the weights keep all of their values.
+    least_error   The one of minmax, mse and the percentiles 99.999, 99.99 and 99.9 that has the least expected squared
+                  error for this tensor. Unlike with mse, the weights keep all of their values.
     ============  ======================================================================================================
 
     Where an algorithm leaves no more than the bins next to zero (99.99 % of a sparse tensor are zeros), the answer is
@@ -85,7 +85,7 @@ def noise_to_signal(statistics: TensorStatistics, low: float, high: float) -> fl
     inputs of a Concat do, may have hardly more than one step for itself.
 
     Args:
-        statistics: Of the tensor.
+        statistics: Statistics of the tensor.
         low: The least value that the integers can say.
         high: The largest.
     """
@@ -330,7 +330,7 @@ class _SquaredError:
         return np.asarray(rounding + below + above)
 
     def _spared(self, first: _Indices, last: _Indices, step: _Float64) -> _Float64:
-        """What the values within half a step of zero cost less than a twelfth of the step's square each.
+        """Error that values within half a step of zero are spared, against a twelfth of the step's square each.
 
         They become zero, and lose no more than they have: most of a spectrum, or of what an exp gives, is of that kind.
         """

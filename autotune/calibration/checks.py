@@ -1,4 +1,4 @@
-"""What every adapter sees to when it calibrates: whole batches, numbers in them, and parts that fit the memory."""
+"""Checks that every adapter makes when it calibrates: whole batches, numbers in them, and parts that fit the memory."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class HistogramCollector:
     all values at once would give, whatever their order and their parts.
 
     Args:
-        name: What the values are, for messages.
+        name: Description of the values, for messages.
         bins: How many bins to keep.
     """
 

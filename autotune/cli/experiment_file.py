@@ -86,7 +86,7 @@ def experiment_text(
 
     Args:
         model: As its adapter loaded it.
-        proposal: What its inputs and outputs say.
+        proposal: Guesses from the model's inputs and outputs.
         path: Path of the model, relative to the experiment file.
         framework: The name of its adapter.
         op_name: Any op, for the example.

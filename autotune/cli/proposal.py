@@ -1,4 +1,4 @@
-"""What a model's inputs and outputs say of the data that it reads and of how it may be scored without labels."""
+"""Guesses from a model's inputs and outputs: which data it reads, and how it may be scored without labels."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Score:
     Attributes:
         metric: Its name.
         options: Options of the metric.
-        kind: What the model seems to be, with an article.
-        blind: What the metric does not see.
+        kind: Kind of model that it seems to be, with an article.
+        blind: Errors that the metric does not see.
         labelled: How labels would be used, as YAML; empty where no built-in metric reads such labels.
     """
 
@@ -75,7 +75,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What a model's experiment file may hold.
+    """Entries for a model's experiment file.
 
     Attributes:
         inputs: Inputs of the model.

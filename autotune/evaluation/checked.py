@@ -20,7 +20,7 @@ class EvaluationEnded(BaseException):
 
 
 class CheckedModel:
-    """What ``eval_fn`` is given: ``model(inputs)`` returns one array, or a tuple where the model has several outputs.
+    """The model that ``eval_fn`` is given: ``model(inputs)`` returns an array, or a tuple of several outputs.
 
     Args:
         runner: Runs the model.
@@ -83,7 +83,7 @@ class CheckedModel:
             raise DeadlineReached("The time given to the run ended while accuracy was being evaluated")
 
     def judged_by(self, function: Callable[[CheckedModel], object]) -> object:
-        """What a user's function returns of this model.
+        """Call a user's function with this model and return its result.
 
         A function that catches an error of ours sees it once. Its next call of the model ends it, past every
         ``except Exception``; only ``except BaseException`` around the calls keeps it going, and what it returns then
@@ -91,7 +91,7 @@ class CheckedModel:
 
         Raises:
             TrialError: A call of the model failed, and the function caught it; or the time was up.
-            Exception: What the function itself raises.
+            Exception: Any exception of the function itself.
         """
         try:
             result = function(self)

@@ -37,11 +37,11 @@ _RACE_SESSIONS = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What came of measuring one candidate.
+    """Result of measuring one candidate.
 
     Attributes:
         state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the dearer ones needless.
-        measurement: What was measured.
+        measurement: The measurement.
         reason: Why it was pruned.
     """
 
@@ -60,8 +60,8 @@ class Evaluator(Generic[ModelT]):
         criterion: The accuracy target.
         latency: How latency is measured.
         feeds: One batch for latency, of ``latency.batch_size`` samples; or several of different shapes, which one
-            timed call runs all in this order. What is reported is their mean.
-        seed: Of the order of calls and samples, and of resampling.
+            timed call runs all in this order. The mean over them is reported.
+        seed: Seed of the order of calls and samples, and of resampling.
         cache: Folder in which the fp32 model's per-sample results are kept; None keeps nothing.
         on_progress: Told how many samples an accuracy evaluation has seen.
         clock: Times the calls; that of this process by default.
@@ -212,7 +212,7 @@ class Evaluator(Generic[ModelT]):
         model = self._checked(candidate, runner, deadline)
         score = self._scorer.candidate(model, self._progress, complete=needs_accuracy, rank=rank)
         if incumbent is not None and score.verdict is not Verdict.MISSED:
-            # What may be the answer is timed again, now that some time has passed.
+            # A candidate that may be the answer is timed again, now that some time has passed.
             compared = comparison.again()
         comparison.close()
         return Evaluation(
@@ -261,7 +261,7 @@ class Evaluator(Generic[ModelT]):
 
         Args:
             candidate: The model.
-            measured: What is known of it; its latency stays as it is.
+            measured: Its measurement so far; its latency stays as it is.
             deadline: A ``time.monotonic()`` value.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What is recorded of a measured candidate, and whether its latency alone leaves its accuracy of no use."""
+"""The record of a measured candidate, and whether its latency alone makes an accuracy evaluation useless."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def not_worth_it(compared: LatencyComparison, incumbent: Measurement | None, wor
 
 
 def measurement(size_bytes: int, compared: LatencyComparison, score: Score | None, *, calls: int) -> Measurement:
-    """What was measured; ``calls`` is how many calls of the model one timed call makes."""
+    """The measurement; ``calls`` is how many calls of the model one timed call makes."""
     measured = timed(Measurement(size_bytes=size_bytes), compared, calls=calls)
     return measured if score is None else with_score(measured, score)
 

@@ -30,7 +30,7 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
 
     Raises:
         InputError: Something that the experiment names cannot be used.
-        Exception: What the user's own functions raise, unchanged.
+        Exception: Exceptions of the user's own functions, unchanged.
     """
     if experiment.unfilled:
         raise ExperimentError("\n".join(experiment.unfilled))

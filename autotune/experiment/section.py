@@ -83,8 +83,8 @@ def _as_tuple(value: object) -> object:
     return value if isinstance(value, list) or value is None else [value]
 
 
-# The file is checked as strict JSON, where an enum is its text and a tuple a list. What a validator hands on counts as
-# Python, where strict would mean the enum and the tuple themselves.
+# The file is checked as strict JSON, where an enum is its text and a tuple a list. A value that a validator returns
+# counts as Python, where strict would mean the enum and the tuple themselves.
 _Lax = Field(strict=False)
 
 

@@ -53,7 +53,7 @@ def gain_text(objective: Objective, baseline: Measurement | None, measured: Meas
 
 
 def proof_text(summary: TuningSummary) -> str | None:
-    """What would prove the verdict where the interval of the loss holds the target; None where it does not."""
+    """Advice that would prove the verdict where the interval of the loss holds the target; None where it does not."""
     if summary.proven is not False:
         return None
     samples = summary.samples_to_decide

@@ -97,7 +97,7 @@ def _headline(result: TuningSummary) -> str:
 
 
 def _remarks(result: TuningSummary) -> str:
-    """What would prove the verdict, what is offered beside the answer, and how often the data held out was used."""
+    """Remarks: a way to prove the verdict, offers beside the answer, and uses of the held-out data."""
     texts = (proof_text(result), nearest_text(result), holdout_text(result))
     return "".join(f"<p>{_text(text)}.</p>" for text in texts if text is not None)
 

@@ -36,7 +36,7 @@ a missed target was the nearest candidate."""
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSummary:
-    """What a run found and how; what a report shows, and what a workspace keeps.
+    """Findings of a run and how they were made; a report shows them, and a workspace keeps them.
 
     Attributes:
         verdict: Whether a candidate keeps the accuracy target, as far as one had to.
@@ -49,21 +49,21 @@ class TuningSummary:
             keeps the target.
         nearest: Where fp32 is the answer because no candidate is known to keep the target, or to be faster: the one
             that came nearest. It is saved beside the answer.
-        objective: What the best model has least of.
+        objective: The figure that the best model has least of.
         end_reason: Why the search ended.
         interrupted: Whether the user ended it.
         criterion: The target.
         history: Every trial by number, the baseline first.
         op_types: The type of every op that could be tuned, by name.
-        costly_ops: Of the ops that were measured by themselves, those whose quantization costs most, worst first, with
-            their noise-to-signal ratio at the model's outputs; empty where the target is met.
+        costly_ops: The ops whose quantization costs most, among those that were measured by themselves, worst first,
+            with their noise-to-signal ratio at the model's outputs; empty where the target is met.
         saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
             accuracy may be another one; see ``Tuner.portable``.
         final: ``best`` on data that the search never saw, where some was held out. Its verdict is what the interval
             shows by itself.
         holdout_uses: How many candidates were measured on that data; each after the first had the wider an interval.
         races: Races of the finalists, whose figures they are.
-        notes: What a user should know of the model or the run.
+        notes: Notes on the model or the run for the user.
         seconds: Wall time by activity, with ``total``.
         host: The machine that the figures are of.
     """
@@ -212,7 +212,7 @@ class TuningSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningResult(TuningSummary):
-    """What a run returns: the summary, and the answer's model itself, which is fp32's where that is the answer."""
+    """Result of a run: the summary, and the answer's model itself, which is fp32's where that is the answer."""
 
     _run: Callable[[object], Array | tuple[Array, ...]]
     _save: Callable[[Path], tuple[Path, ...]]

@@ -39,13 +39,13 @@ THREADS = Execution(threads=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What the tests of one adapter share.
+    """The model, statistics and candidates that the tests of one adapter share.
 
     Attributes:
         adapter: The adapter.
-        model: What its ``load`` made of the source.
+        model: The model that its ``load`` returned for the source.
         batches: The calibration batches.
-        statistics: What its ``calibrate`` made of them.
+        statistics: The statistics that its ``calibrate`` returned.
     """
 
     adapter: Adapter[Any]

@@ -60,7 +60,7 @@ class Synthetic:
     """A made-up model: what each op costs and loses in int8, and how these combine.
 
     Attributes:
-        space: What may be chosen.
+        space: The choices that are allowed.
         seconds: By op, its time in fp32 and in int8.
         loss: By op, what its preferred int8 choice loses alone.
         crossing_s: Time of each change of precision along the chain.
@@ -89,7 +89,7 @@ class Synthetic:
     root: float | None = None
 
     def loss_of_op(self, op: str, choice: OpConfig) -> float:
-        """What one op loses by itself."""
+        """The loss that one op causes by itself."""
         if choice.precision is Precision.FP32:
             return 0.0
         if choice.precision is not Precision.INT8:
@@ -106,7 +106,7 @@ class Synthetic:
         return energy if self.root is None else self.root * energy**0.5
 
     def energy(self, config: QuantizationConfig) -> float:
-        """What adds up over ops."""
+        """The quantity that adds up over ops."""
         each = [self.loss_of_op(op.name, config[op.name]) for op in self.space.ops]
         each = [value * (0.9 if config.recipe.reduce_range else 1.0) for value in each]
         total = sum(each) + self.interaction * sum(2 * min(a, b) for a, b in pairwise(each))

@@ -1,4 +1,4 @@
-"""What follows the search of a run: the finals, the model that is the answer, and the result."""
+"""The steps after the search of a run: the finals, the model that is the answer, and the result."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Finishing(Generic[ModelT]):
 
     Args:
         tuner: The options.
-        adapter: Of the framework.
+        adapter: The framework's adapter.
         source: Where accuracy comes from.
-        stages: Of this run.
+        stages: Stages of this run.
         models: Its models.
     """
 
@@ -113,7 +113,7 @@ class Finishing(Generic[ModelT]):
 
         Args:
             model: The user's, as it was given.
-            space: Of this model, where it is known.
+            space: Space of this model, where it is known.
         """
         trial = Trial(
             number=0,
@@ -149,7 +149,7 @@ class Finishing(Generic[ModelT]):
         )
 
     def _runner(self, inputs: Sequence[TensorSpec], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
-        """What runs a model on one batch of any form that a loader may yield; it is opened at the first one."""
+        """A function that runs a model on one batch in any form; the session is opened at the first call."""
         runner = functools.cache(lambda: self._adapter.runner(model, Execution(threads=self._tuner.threads)))
 
         def run(batch: object) -> Array | tuple[Array, ...]:

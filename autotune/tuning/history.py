@@ -1,8 +1,8 @@
 """The history of a run: one Optuna study, and nothing beside it.
 
-What a killed run needs to continue, what several workers share and what reports read is in the study: its user
-attributes say what the run is about (model, data, space, criterion, host), each trial's say what was asked and what
-came of it.
+The study holds everything that a killed run needs to continue, that several workers share and that reports read: its
+user attributes say what the run is about (model, data, space, criterion, host), each trial's say what was asked and
+what came of it.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class History:
 
     Args:
         storage: Where the study lives: a workspace folder, an Optuna storage URL, or None for memory only.
-        identity: What the trials are about. A study with another identity is refused, so that figures of different
-            models, data, targets or hosts never meet in one table.
+        identity: Model, data and settings of the trials. A study with another identity is refused, so that figures of
+            different models, data, targets or hosts never meet in one table.
         multi_objective: Whether the study has three values instead of one.
 
     Raises:
@@ -137,7 +137,7 @@ class History:
         """Record which model a trial's config makes.
 
         Args:
-            opened: What :meth:`open` returned.
+            opened: The trial that :meth:`open` returned.
             model: The model's fingerprint.
 
         Returns:
@@ -153,7 +153,7 @@ class History:
         """Record what came of a trial.
 
         Args:
-            opened: What :meth:`open` returned.
+            opened: The trial that :meth:`open` returned.
             trial: Its outcome.
             objective: Which figure the sampler is told.
             target: The largest loss allowed, from which the sampler's constraint is made.
@@ -175,7 +175,8 @@ class History:
     def revise(self, trial: Trial) -> None:
         """Replace what is recorded of a finished trial, once more is known of it than its own time allowed.
 
-        What the sampler was told stays as it was: it has drawn on it. Trials of the same model share what is learnt.
+        The values that the sampler was told stay as they were: it has drawn on them. Trials of the same model share
+        what is learnt.
         """
         alike = [each for each in self.trials if each.same_as == trial.number]
         measurement = None if trial.measurement is None else trial.measurement.to_json()
@@ -193,7 +194,7 @@ class History:
     def keep(self, name: str, value: Any) -> None:
         """Store a JSON value beside the trials.
 
-        What was measured once for the run is kept here, so that a resumed run decides on the same figures.
+        Values that were measured once for the run are kept here, so that a resumed run decides on the same figures.
         """
         with _storage_errors(None):
             self._study.set_user_attr(_KEPT + name, value)

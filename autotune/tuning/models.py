@@ -32,7 +32,7 @@ class Models(Generic[ModelT]):
     """Makes and writes the models of trials.
 
     Args:
-        adapter: Of the framework.
+        adapter: The framework's adapter.
         criterion: The target, which a file names with what was measured.
         workspace: The folder to write to; None: nothing is written.
     """
@@ -63,10 +63,10 @@ class Models(Generic[ModelT]):
         """Keep the model of a trial that the finals may ask for, and free those that they will not ask for any more.
 
         Args:
-            model: What the trial measured.
+            model: The model that the trial measured.
             trial: One of ``trials``.
             trials: All so far.
-            objective: What to minimise.
+            objective: The figure to minimise.
         """
         wanted = {each.config for each in asked_for_again(trials, objective)}
         self._kept = {config: kept for config, kept in self._kept.items() if config in wanted}
@@ -97,7 +97,7 @@ class Models(Generic[ModelT]):
         return self._workspace is not None and bool(kept_files(self._workspace, BEST, self._adapter.suffix))
 
     def saver(self, model: ModelT, trial: Trial) -> Callable[[Path], tuple[Path, ...]]:
-        """What writes a model to the path that it is given, and says which files it wrote."""
+        """A function that writes a model to the path that it is given, and returns the files it wrote."""
         return lambda path: self._adapter.save(model, path, self._metadata(trial))
 
     def _write(self, model: ModelT, trial: Trial, name: str) -> None:
@@ -125,7 +125,7 @@ class Models(Generic[ModelT]):
             ) from error
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
-        """What goes into a saved model: how it was made, what it was measured at, and where."""
+        """Metadata of a saved model: how it was made, what it was measured at, and where."""
         host = host_of(self._adapter)
         measured = trial.measurement or Measurement()
         return {
@@ -143,7 +143,7 @@ def kept_files(workspace: Path, name: str, suffix: str) -> tuple[Path, ...]:
     Args:
         workspace: The folder.
         name: ``best`` or ``nearest``.
-        suffix: Of the adapter that wrote it.
+        suffix: Suffix of the adapter that wrote it.
     """
     listed = _manifest(workspace).get(name)
     if listed is None:  # a version that kept no list wrote it

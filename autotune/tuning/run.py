@@ -36,7 +36,7 @@ class Run(Generic[ModelT]):
 
     Args:
         tuner: The options.
-        adapter: Of the framework.
+        adapter: The framework's adapter.
         source: Where accuracy comes from.
     """
 

@@ -82,10 +82,10 @@ class Search(Generic[ModelT]):
     Args:
         adapter: Makes the candidates.
         model: The fp32 model.
-        statistics: Of its calibration.
+        statistics: Statistics of the model's calibration.
         evaluator: Measures the candidates.
         history: Where trials are recorded.
-        problem: What the strategy works on.
+        problem: The strategy's problem.
         strategy: Proposes the configs.
         limits: When to end at the latest.
         observer: Is told of every trial.
@@ -341,7 +341,7 @@ class Search(Generic[ModelT]):
                 self._on_best(candidate, trial)
 
     def _fastest(self, trials: Sequence[Trial]) -> Measurement | None:
-        """What a candidate must beat to be worth an accuracy evaluation; None where speed is not the objective.
+        """The measurement to beat for an accuracy evaluation; None where speed is not the objective.
 
         The fp32 model is one of those to beat.
         """
@@ -364,7 +364,7 @@ def _answers(earlier: Trial, proposal: Proposal) -> bool:
 
 
 def _same(number: int, proposal: Proposal, earlier: Trial, duration_s: float) -> Trial:
-    """What is recorded of a config that makes the same model, scales included, as an earlier one."""
+    """The trial that is recorded for a config that makes the same model, scales included, as an earlier one."""
     return dataclasses.replace(
         earlier,
         number=number,

@@ -20,7 +20,7 @@ _WORST = float("inf")
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What the trials come to.
+    """Conclusion from the trials.
 
     Attributes:
         best: The answer: the best candidate that keeps the target, else fp32.
@@ -103,11 +103,11 @@ def conclude(
     winner: Trial | None = None,
     raced: Mapping[int, bool | None] | None = None,
 ) -> Conclusion:
-    """What the trials come to.
+    """Conclusion from the trials.
 
     Args:
         trials: The baseline first.
-        objective: What to minimise under the target.
+        objective: The figure to minimise under the target.
         winner: The one that the finals chose, where there were any: proven faster than fp32, on all samples.
         raced: By number of the finalists that were raced: whether each is faster than fp32.
     """

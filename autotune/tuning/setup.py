@@ -66,7 +66,7 @@ class Preparing(Generic[ModelT]):
 
     Attributes:
         loaded: The user's model as soon as it is read, for an answer where the time is up before the rest is.
-        space: What may be chosen, likewise.
+        space: The choices that are allowed, likewise.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Preparing(Generic[ModelT]):
         self._stages.note(*model.notes, *([] if note is None else [note]), calls.note)
         if not space.tunable:
             self._stages.note("No op of this model can be quantized here")
-        # What executes alike has one name, so that a workspace from before there was a difference goes on.
+        # Models that execute alike have one name, so that a workspace from before there was a difference goes on.
         names = dict.fromkeys((given.fingerprint, model.fingerprint) if differs else (model.fingerprint,))
         history = self._open_history("-".join(names), space, fingerprint)
         statistics = self._calibrate(model, loader, fingerprint)

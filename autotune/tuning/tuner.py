@@ -44,7 +44,8 @@ class Tuner:
         criterion: The accuracy target; 1 % relative loss by default.
         strategy: A strategy's name, a strategy, or any Optuna sampler.
         strategy_options: For a strategy given by name.
-        objective: What to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker process.
+        objective: The figure to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker
+            process.
         max_trials: Candidates to try at the most.
         timeout_s: Wall time of one ``tune`` in seconds, calibration and baseline included.
         seed: Seed of every random choice.
@@ -59,7 +60,7 @@ class Tuner:
             None: nothing is kept.
         storage: Optuna storage URL for the history instead of a file in the workspace.
         framework: Name of the adapter.
-        restriction: What part of the space may be searched.
+        restriction: The part of the space that may be searched.
         portable: Admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too.
         interval_width: Half width that the interval of a speedup must reach, as a share of the speedup.
         latency_max_s: Wall time of one latency comparison in seconds; None sets no limit.
@@ -185,7 +186,7 @@ class Tuner:
 
         Raises:
             InputError: The model, the data, the target or an option cannot be used.
-            Exception: What the user's own ``eval_fn`` raises on the fp32 model, unchanged.
+            Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
         run = Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))
         return run(model, dataloader)

@@ -1,10 +1,10 @@
 """How a loss follows from an output error: in proportion to it, or to its square root.
 
 Where answers are judged by labels, decisions that flip go both ways: about as many wrong ones turn right as right ones
-turn wrong where fp32 is undecided. What is left is in proportion to the energy of the noise, and energies of ops add
-up. Where fp32 makes no mistake, since it is compared with its own answers, every flip is a loss. A decision flips where
-fp32 is closer to undecided than the noise is large, so that flips are in proportion to the *amplitude* of the noise. A
-loss of 1 % then takes a noise with a hundredth of the energy that loses 10 %, instead of a tenth.
+turn wrong where fp32 is undecided. The remaining loss is in proportion to the energy of the noise, and energies of ops
+add up. Where fp32 makes no mistake, since it is compared with its own answers, every flip is a loss. A decision flips
+where fp32 is closer to undecided than the noise is large, so that flips are in proportion to the *amplitude* of the
+noise. A loss of 1 % then takes a noise with a hundredth of the energy that loses 10 %, instead of a tenth.
 
 Measured on YOLOv8n against its own boxes, with more and more of its 163 ops in fp32: output errors of 0.0305, 0.0104,
 0.0055 and 0.0007 lose 8.6, 4.4, 4.3 and 1.4 %. In proportion that is 2.8 to 21 for each unit of error, by the square
@@ -111,7 +111,7 @@ def likelier(target: float, errors: Sequence[float], losses: Sequence[float]) ->
 
 
 def _log_likelihood(law: LossLaw, errors: Sequence[float], losses: Sequence[float]) -> float:
-    """Of log-normal losses around what is foretold, with a factor that all configs of a model share."""
+    """Log-likelihood of log-normal losses around the predicted ones, which share a factor of the model."""
     apart = [math.log(loss / law.foretold(error)) for error, loss in zip(errors, losses, strict=True)]
     count, total = len(apart), math.fsum(apart)
     shared, own = _MODELS_DIFFER**2, _CONFIGS_DIFFER**2

@@ -19,7 +19,7 @@ class LinearModel:
         mean: Prior mean, (n,).
         std: Prior standard deviation, (n,).
         features: One row per observation, (t, n).
-        observed: What was observed, (t,).
+        observed: Observed values, (t,).
         noise: Standard deviation of each observation, (t,).
     """
 

@@ -77,9 +77,9 @@ class Program:
     """Least cost within budgets of loss.
 
     Args:
-        gain: What each op adds to the cost when it is in fp32, (n,); negative for ops that are faster there.
-        loss: What each op loses when it is in int8, (n,), not negative.
-        conversions: What lies between the ops.
+        gain: Cost that each op adds when it is in fp32, (n,); negative for ops that are faster there.
+        loss: Loss that each op causes when it is in int8, (n,), not negative.
+        conversions: Conversions between the ops.
     """
 
     def __init__(self, *, gain: Vector, loss: Vector, conversions: Conversions) -> None:

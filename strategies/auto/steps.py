@@ -63,9 +63,9 @@ class Step:
     """A flag of a choice: when it is on, the op computes in ``after`` instead of ``before``.
 
     Attributes:
-        op: Whose step it is.
-        before: What it leaves.
-        after: What it comes to.
+        op: The op whose step it is.
+        before: The choice that the step leaves.
+        after: The choice that the step leads to.
         error: By how much the output error falls; 0 where it was not needed.
         opening_error: The same if the op started from what the first config gave it.
         needs: Position of the step before it; None for the first.
@@ -147,7 +147,7 @@ def gap_between(
 
 
 def certain_gaps(gaps: Mapping[str, Gap]) -> dict[str, float]:
-    """What of each gap is beyond doubt, in seconds; 0 where nothing is.
+    """The part of each gap that is beyond doubt, in seconds; 0 where nothing is.
 
     An op whose gap is within its noise is undecided. Undecided ops that are alike are decided together: 37 products
     that are 6 % faster each in another precision are 37 times as much seconds, and hardly more noise.
@@ -175,7 +175,7 @@ def is_faster(seconds: float, than: float) -> bool:
 def ladder(
     start: OpConfig, others: Mapping[OpConfig, float], start_error: float, seconds: Mapping[Precision, float]
 ) -> list[tuple[OpConfig, float]]:
-    """What lies between an op's start and fp32, with output errors: those on the convex hull of time and error.
+    """Choices between an op's start and fp32, with output errors: those on the convex hull of time and error.
 
     Args:
         start: Its fastest choice.

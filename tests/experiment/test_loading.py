@@ -34,7 +34,7 @@ def load(file: Path, text: str, *overrides: str) -> Experiment:
 
 
 def problems(file: Path, text: str, *overrides: str) -> list[str]:
-    """What is wrong, without the file's name."""
+    """The errors, without the file's name."""
     with pytest.raises(ExperimentError) as caught:
         load(file, text, *overrides)
     return [line.removeprefix(f"{file}:") for line in str(caught.value).splitlines()]

@@ -1,4 +1,4 @@
-"""What is prepared for a run, and what of it an adapter has a say in."""
+"""Preparations for a run, and the part that an adapter has a say in."""
 
 from __future__ import annotations
 

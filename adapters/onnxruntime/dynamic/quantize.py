@@ -74,7 +74,7 @@ def quantize_dynamically(
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
         model: Where the values of weights come from.
-        ops: Of the model; LSTMs and those of other precisions are passed over.
+        ops: The model's ops; LSTMs and those of other precisions are passed over.
         config: How.
     """
     dynamic = [op for op in ops if config[op.name].precision is Precision.INT8_DYNAMIC and op.node.op_type != "LSTM"]

@@ -28,7 +28,7 @@ LSTM_WEIGHTS = (1, 2)
 """Inputs of the kernel, and of LSTM itself, that are its matrices: of the inputs, and of the hidden state."""
 
 _STANDARD_INPUTS = 8
-"""Of LSTM; the kernel's scales and zero points follow."""
+"""Inputs of the standard LSTM; the kernel's scales and zero points follow."""
 
 
 def quantize_lstms(
@@ -39,7 +39,7 @@ def quantize_lstms(
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
         model: Where the values of weights come from.
-        ops: Of the model; those of other types and precisions are passed over.
+        ops: The model's ops; those of other types and precisions are passed over.
         config: How.
 
     Raises:

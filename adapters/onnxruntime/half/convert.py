@@ -207,7 +207,7 @@ def _passing(graph: Graph, wanted: Mapping[str, Precision]) -> dict[str, Precisi
             continue
         if not all(_read_only_in(name, graph, found, precision) for name in node.output if name):
             del found[node.name], passing[node.name]
-    # What is left may read from one that is not.
+    # A node that is left may read from one that is not.
     for node in graph.nodes:
         if node.name in passing and _written_in(node, graph, found) is not passing[node.name]:
             del found[node.name], passing[node.name]

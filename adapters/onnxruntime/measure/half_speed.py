@@ -70,7 +70,7 @@ class Case:
     """An op of a certain size.
 
     Attributes:
-        kind: What it is.
+        kind: Kind of op that is measured.
         source: Shape of what it reads: (rows, inputs), or (1, channels, height, width).
         outputs: Columns of the matrix, or output channels.
     """
@@ -197,7 +197,7 @@ def measure(
     """Measure fp16 and bf16 against float32, Casts included, both in turn, in one thread.
 
     Args:
-        cases: What to measure.
+        cases: Ops to measure.
         options: How long.
         without_kernel: Measure also what ONNX Runtime computes in float32 all the same.
     """

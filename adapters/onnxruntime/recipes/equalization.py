@@ -27,9 +27,9 @@ class Equalized:
 
     Attributes:
         model: Computes what the original does. The bound of a Clip is a ``Min`` of its own, one value per channel.
-        statistics: Of the equalized model, as far as scaling tells: extremes and channel moments.
+        statistics: Statistics of the equalized model, as far as scaling tells: extremes and channel moments.
         ranges: ``(low, high)`` in which to quantize the tensors whose channels were scaled.
-        notes: What was left as it is and why, a line each.
+        notes: Pairs that were left as they are and why, a line each.
     """
 
     model: OnnxModel

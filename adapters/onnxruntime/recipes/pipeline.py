@@ -37,7 +37,7 @@ class Prepared:
     Attributes:
         model: To be quantized.
         reference: Computes in fp32 what the original computes, with the nodes and tensors of ``model``.
-        statistics: Of both.
+        statistics: Statistics of both models.
         ranges: ``(low, high)`` of tensors whose range the recipe has chosen.
     """
 
@@ -48,7 +48,7 @@ class Prepared:
 
 
 def prepare_channels(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> Prepared:
-    """What comes before placement; ``model`` stays as it is."""
+    """Equalize and smooth a model before placement; ``model`` stays as it is."""
     recipe = config.recipe
     ranges: Mapping[str, tuple[float, float]] = {}
     if recipe.smooth_quant is not SmoothQuant.NONE:
@@ -80,11 +80,11 @@ def correct_constants(
 
     Args:
         prepared: The model.
-        placement: What is quantized.
+        placement: The ops and tensors that are quantized.
         config: How.
         activations: Scales by tensor.
         weights: Scales of the ops' weights by op.
-        blocks: What rounds the weights of ops that are stored in blocks, by op.
+        blocks: Rounds the weights of ops that are stored in blocks, by op.
     """
     graph = Graph(prepared.reference.proto)
     quantized = QuantizedGraph(

@@ -34,7 +34,7 @@ def insert_pairs(
 
     Args:
         proto: The model, its weights quantized; changed in place.
-        placement: What is quantized.
+        placement: The ops and tensors that are quantized.
         parameters: Scale, zero point and integer type of every tensor around int8 ops, by its name.
     """
     insertion = _Insertion(proto, parameters)

@@ -71,7 +71,7 @@ def quantize_weights(
         model: The fp32 model.
         ops: Those that become int8.
         config: How.
-        grids: What :func:`weight_grids` gave.
+        grids: The grids that :func:`weight_grids` returned.
     """
     nodes = {node.name: node for node in proto.graph.node}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}

@@ -54,7 +54,7 @@ LINEAR_SPREAD = 8.0
 """The same for other channels: 22.3, 22.9 and 22.4 dB with 6, 8 and 10."""
 
 _SHARE = 0.5
-"""Of the way, in logarithms, that channels read by a dense convolution go to one range."""
+"""Share of the way, in logarithms, that channels read by a dense convolution go to one range."""
 
 _LARGEST = 1e3
 """Factor. Channels that hardly ever leave zero need no more."""
@@ -66,15 +66,15 @@ _SETTLED = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Equalized:
-    """What has to change in a graph so that its channels are equalized and its outputs stay what they are.
+    """Changes to a graph that equalize its channels and leave its outputs as they are.
 
     Attributes:
         constants: Weights and biases by name, in place of the graph's own, each of the same shape.
         bounds: By the tensor that a Clip writes: the upper end of each channel in place of its own, float32, shape
             (C,). A quantized graph may do without: no range reaches beyond them.
-        statistics: Of the equalized graph, as far as scaling tells: extremes and channel moments.
+        statistics: Statistics of the equalized graph, as far as scaling tells: extremes and channel moments.
         ranges: ``(low, high)`` in which to quantize the tensors whose channels were scaled.
-        notes: What was left as it is and why, a line each.
+        notes: Pairs that were left as they are and why, a line each.
     """
 
     constants: Mapping[str, Array]
@@ -88,7 +88,7 @@ def equalize(graph: LayerGraph, config: QuantizationConfig, statistics: Calibrat
     """Scale the channels between all convolutions that can be served; no node is run.
 
     Args:
-        graph: Of the fp32 model.
+        graph: Graph of the fp32 model.
         config: Says which ops become int8, and whether their weights have a scale per tensor or per channel.
         statistics: With channel moments of the tensors between convolutions.
     """

@@ -49,9 +49,9 @@ def find_streams(
     """The streams that can be scaled, in graph order, and a line for each reason why others cannot.
 
     Args:
-        connections: Of the fp32 model.
-        constants: Of it.
-        layers: Of it, those whose weights may be changed.
+        connections: Connections of the fp32 model.
+        constants: Constants of the fp32 model.
+        layers: The model's layers whose weights may be changed.
         int8: Names of those that become int8. A stream without any of them gains nothing.
     """
     convs = {layer.name: layer for layer in layers if layer.convolution is not None}
@@ -128,7 +128,7 @@ class _Tied:
         return [*node.reads, node.writes[0]]
 
     def stream(self) -> Stream:
-        """What was taken in.
+        """The stream that was found.
 
         Raises:
             _Refusal: Its convolutions cannot be scaled.

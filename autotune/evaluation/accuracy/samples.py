@@ -140,7 +140,7 @@ class SampleStore:
         sizes_agree = all(
             batch.feeds[name].shape[axis] == batch.size for batch in batches for name, axis in axes.inputs.items()
         )
-        # What belongs to a call as a whole, such as a sampling rate, has to be the same in all.
+        # An input that belongs to a call as a whole, such as a sampling rate, has to be the same in all.
         whole = [name for name in first if axes.is_constant(name)]
         constant = all(np.array_equal(batch.feeds[name], first[name]) for batch in batches for name in whole)
         return len(shapes) == 1 and sizes_agree and constant

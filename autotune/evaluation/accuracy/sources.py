@@ -40,7 +40,7 @@ class LabelledData:
 
     Attributes:
         loader: Yields ``(inputs, labels)``, or ``inputs`` for label-free metrics; can be iterated again and again.
-        metrics: What to compute; the first is judged by the criterion.
+        metrics: Metrics to compute; the first is judged by the criterion.
         criteria: Targets of further metrics, by name. The verdict is the worst of all.
         holdout: Share of the samples that the search never sees, for a final figure without the luck of having been
             picked. None: 0.2 where there are at least 2,000 samples, else 0. 0 holds nothing out.

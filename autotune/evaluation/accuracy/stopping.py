@@ -51,7 +51,7 @@ class Stop:
     """Why an evaluation may end.
 
     Attributes:
-        outcome: What a full evaluation would find.
+        outcome: The verdict that a full evaluation would reach.
         certain: Whether this is arithmetic rather than a bet.
     """
 
@@ -230,7 +230,7 @@ class StoppingRule:
         return self._stop()
 
     def estimate(self) -> tuple[float, float, float]:
-        """What the losses of all units will add up to, from those seen: the sum, its variance, and the sum of squares.
+        """Sum of the losses of all units as predicted from those seen: the sum, its variance, and the sum of squares.
 
         Where the order is sorted, what lies beyond the point it has come to is estimated from the random draws that
         fell beyond it, since those before it are no sample of the rest.

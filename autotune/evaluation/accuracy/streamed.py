@@ -40,11 +40,11 @@ class SampleScorer:
 
     Args:
         source: The data and the metrics.
-        criterion: Of the first metric.
+        criterion: Criterion of the first metric.
         inputs: The inputs of the fp32 model.
-        seed: Of the holdout, the order of samples and resampling.
+        seed: Seed of the holdout, the order of samples and resampling.
         cache: Folder in which the fp32 model's records are kept; None keeps nothing.
-        key: Of the fp32 model, for the cache.
+        key: Fingerprint of the fp32 model, for the cache.
         axes: Which axes count samples; None: the first one of each input where it is free.
     """
 
@@ -242,7 +242,7 @@ class SampleScorer:
         )
 
     def _stopped(self, rule: StoppingRule, stop: Stop, done: int, criterion: Criterion) -> Score:
-        """What can be said after a part of the samples; ``criterion`` is that of this candidate."""
+        """Score after a part of the samples; ``criterion`` is that of this candidate."""
         assert self._baseline is not None
         scores = self._baseline.of(self._judged)[:, 0]
         total = len(scores)
@@ -281,7 +281,7 @@ class SampleScorer:
         *,
         holdout_rank: int | None = None,
     ) -> Score:
-        """What is to be said once all samples were seen; with ``holdout_rank``, those that were held out."""
+        """Score once all samples were seen; with ``holdout_rank``, of those that were held out."""
         before, after = self._figures(baseline), self._figures(candidate)
         if undefined := [name for name, figure in after.items() if not math.isfinite(figure)]:
             raise TrialError(f"Metric {undefined[0]!r} is not defined on these outputs: it is {after[undefined[0]]}")

@@ -36,13 +36,13 @@ _SENT = {
     "model": "the model as the adapter holds it",
     "feeds": "the batch that latency is measured on",
 }
-"""What a worker gets a copy of once, by what users call it. A candidate is sent with each trial."""
+"""Objects that a worker gets a copy of once, by what users call them. A candidate is sent with each trial."""
 _WHY = 'With isolation="process" a worker process gets a copy of it'
 _WAY_OUT = 'go without workers (isolation="none")'
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
-"""What a worker has left after the run's deadline to notice it by itself."""
+"""Seconds after the run's deadline that a worker has to notice it by itself."""
 _FREE_SHARE = 0.9
 _MIB = 2**20
 
@@ -58,7 +58,7 @@ class Isolation(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class IsolationOptions:
-    """What a trial may take.
+    """Limits of a trial.
 
     Attributes:
         trial_timeout_s: Seconds after which a trial fails; None sets no limit.
@@ -85,14 +85,14 @@ class IsolatedEvaluator(Generic[ModelT]):
     Latency in the worker is as in this process (``benchmarks/isolation.py``).
 
     Args:
-        isolation: What a trial may take.
+        isolation: Limits of a trial.
         adapter: See :class:`Evaluator`, as for all that follow.
         model: The fp32 model.
         source: Where accuracy comes from.
         criterion: The accuracy target.
         latency: How latency is measured.
         feeds: One batch for latency, or several of different shapes.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
         cache: Folder for the fp32 model's records; None: a temporary one, which the worker shares.
         on_progress: Told how many samples an accuracy evaluation has seen.
     """
@@ -276,7 +276,7 @@ class IsolatedEvaluator(Generic[ModelT]):
 
 
 AnyEvaluator: TypeAlias = Evaluator[ModelT] | IsolatedEvaluator[ModelT]
-"""What a run measures its candidates with."""
+"""The evaluators that a run can measure its candidates with."""
 
 
 class _Pool:

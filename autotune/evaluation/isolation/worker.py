@@ -152,7 +152,7 @@ def _evaluator(setup: str, progress: str, baseline: Measurement, deadline: float
 def _peak(evaluator: Evaluator[Any], model: Any) -> int:
     """Peak resident memory in bytes while a model is loaded and runs the latency batch; equal work for every model.
 
-    What earlier trials left is handed back to the system first, and the kernel's high-water mark reset.
+    Memory of earlier trials is first handed back to the system, and the kernel's high-water mark reset.
     """
     evaluator.open_baseline()
     gc.collect()

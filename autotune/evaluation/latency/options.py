@@ -13,8 +13,8 @@ FEWEST_ROUNDS = 5
 
 _COMPARISON_SHARE = 0.25
 _LEAST_COMPARISON_S = 2.0
-"""What a comparison of the search may take at the most, of what the fp32 model's evaluation took, and how little that
-can be."""
+"""Bounds of a comparison's time in the search: a share of the fp32 model's evaluation, and a least number of
+seconds."""
 
 
 class CacheState(StrEnum):

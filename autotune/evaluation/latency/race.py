@@ -36,7 +36,7 @@ def race_latency(
     All that are still in run once per round, in a random order, with the baseline among them. At each look a finalist
     leaves when the interval of its time over that of another lies above 1. The confidence is shared among all pairs,
     the baseline's included, and all looks (Bonferroni), so that a wrong thing is proven in at most ``1 - confidence``
-    of races. What a short heat leaves undecided runs a longer one.
+    of races. Finalists that a short heat leaves undecided run a longer one.
 
     Args:
         baseline: One call of the fp32 model, or one for each of its sessions.
@@ -46,7 +46,7 @@ def race_latency(
         seed: Seed of the order.
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls; that of this process by default.
-        pace: What the same sessions of the baseline took before.
+        pace: Earlier latencies of the same sessions of the baseline.
         fair_s: Seconds beyond which no further heat is run to tell equals apart, once it is known of each on which side
             of fp32 it lies; None: as many as the options allow.
 

@@ -44,8 +44,8 @@ class Writer:
     """A graph as it grows.
 
     Args:
-        opset: Of the standard operators.
-        seed: Of the constants.
+        opset: Opset of the standard operators.
+        seed: Seed of the constants.
     """
 
     def __init__(self, opset: int, seed: int) -> None:
@@ -371,7 +371,7 @@ WHOLE: dict[str, Callable[[onnx.ModelProto], None]] = {
     "constants as nodes": _constants_as_nodes,
     "maps": _maps,
 }
-"""What is done to a graph as a whole."""
+"""Changes to a graph as a whole."""
 
 
 def random_graph(
@@ -380,11 +380,11 @@ def random_graph(
     """The graph that the names of its layers describe.
 
     Args:
-        opset: Of the standard operators.
-        pictures: Of :data:`PICTURES`, in order; a convolution goes before them.
-        rows: Of :data:`ROWS`, in order; a pool goes before them, a Gemm after.
-        whole: Of :data:`WHOLE`.
-        seed: Of the constants and the batches.
+        opset: Opset of the standard operators.
+        pictures: Names from :data:`PICTURES`, in order; a convolution goes before them.
+        rows: Names from :data:`ROWS`, in order; a pool goes before them, a Gemm after.
+        whole: Names from :data:`WHOLE`.
+        seed: Seed of the constants and the batches.
         size: Samples in a batch.
     """
     writer = Writer(opset, seed)

@@ -19,7 +19,7 @@ def small_transformer(*, guarded: bool = True, older: bool = False, masked_with:
 
     Args:
         guarded: Whether rows that are masked altogether are guarded against.
-        masked_with: What is added to the scores of padding.
+        masked_with: Number that is added to the scores of padding.
         older: Whether attention is written as older exporters did: keys transposed at once, scores divided.
     """
     nodes = [
@@ -61,7 +61,7 @@ def small_transformer(*, guarded: bool = True, older: bool = False, masked_with:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    # What PyTorch's exporter writes of a tensor may contradict the graph.
+    # The shape that PyTorch's exporter writes of a tensor may contradict the graph.
     graph.value_info.append(helper.make_tensor_value_info("projected", TensorProto.FLOAT, [HIDDEN]))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 

@@ -163,7 +163,7 @@ def _inside(w: Writer, x: Rows) -> Rows:
 
 
 ROWS: Mapping[str, Callable[[Writer, Rows], Rows]] = {
-    # What is quantized already is left alone, and no op of a config.
+    # Ops that are quantized already are left alone, and are no ops of a config.
     **{name: layer for name, layer in random_graphs.ROWS.items() if name != "quantized"},
     **{
         f"gemm with bias {kind}": lambda w, x, kind=kind: _odd_gemm(w, x, kind)  # type: ignore[misc]
@@ -182,10 +182,10 @@ def random_op_graph(opset: int, pictures: list[str], rows: list[str], seed: int,
     """The graph that the names of its layers describe.
 
     Args:
-        opset: Of the standard operators.
-        pictures: Of :data:`PICTURES`, in order; a convolution goes before them.
-        rows: Of :data:`ROWS`, in order; a pool goes before them, a Gemm after.
-        seed: Of the constants and the batches.
+        opset: Opset of the standard operators.
+        pictures: Names from :data:`PICTURES`, in order; a convolution goes before them.
+        rows: Names from :data:`ROWS`, in order; a pool goes before them, a Gemm after.
+        seed: Seed of the constants and the batches.
         fixed: Whether the number of samples in a batch is written down.
     """
     writer = Writer(opset, seed)

@@ -215,7 +215,7 @@ def causal(length: int = 9) -> Array:
 
 
 def test_constant_mask_with_infinities_in_attention_that_stays_as_exported() -> None:
-    """Of rank 2, which the fused operator does not take."""
+    """The mask has rank 2, which the fused operator does not take."""
     model = assert_served(with_mask(causal()))
     assert "MultiHeadAttention" not in op_types(model)
     assert any("masked" in note and "infinite" in note for note in model.notes)

@@ -113,7 +113,7 @@ def test_gptq_is_more_accurate_than_the_one_that_onnx_runtime_ships(bits: int) -
     rows, x = normal(64, 256), correlated(2000, 256)
     moments = np.asarray(x.T @ x / len(x), np.float64)
     theirs = gptq(rows.T.copy(), moments, num_bits=bits, group_size=32).T
-    # What it makes is rounded once more, on the grid of its own ends: that is what it stores.
+    # Its weights are rounded once more, on the grid of their own ends, since these are stored.
     stored = np.asarray(qdq_tensor(np.ascontiguousarray(theirs), bits, 32, "asym", "uint")).reshape(rows.shape)
     ours, fresh = by_gptq(rows, x, bits), correlated(500, 256, seed=9)
     assert error_of(ours, rows, fresh) < min(error_of(theirs, rows, fresh), error_of(stored, rows, fresh))

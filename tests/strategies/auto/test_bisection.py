@@ -1,4 +1,4 @@
-"""What ``auto`` does where its predictions are worth nothing."""
+"""Behaviour of ``auto`` where its predictions are useless."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_measured_losses_tell_the_laws_apart() -> None:
     errors = [0.03, 0.01, 0.001]
     assert likelier(TARGET, [], []).root
     assert likelier(TARGET, errors, [0.5 * error**0.5 for error in errors]).root
-    # Of another model every decision is closer to the threshold.
+    # In another model every decision is closer to the threshold.
     assert likelier(TARGET, errors, [1.5 * error**0.5 for error in errors]).root
     # A cosine between outputs is 1 for fp32 as well.
     assert not likelier(TARGET, errors, [0.5 * error for error in errors]).root
@@ -73,7 +73,8 @@ def test_fp32_is_perfect_where_its_score_cannot_be_better(
 
 
 def least_cost(model: Synthetic) -> float:
-    """What no config that keeps the target costs less than: the least cost if ops could be quantized in part."""
+    """A bound that no config that keeps the target costs less than: the least cost if ops could be quantized in
+    part."""
     budget = (TARGET / (model.root or 1.0)) ** 2
     alone = {op: model.loss_of_op(op, model.space.preferred[op]) for op in model.loss}
     seconds = model.baseline_s

@@ -32,7 +32,7 @@ class BoxFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Image:
-    """What one image leaves, detections matched already: by class the scores, and by threshold hits and ignored."""
+    """Matched detections of one image: by class the scores, and by threshold hits and ignored."""
 
     truths: Mapping[int, int]
     detections: Mapping[int, tuple[Array, Array, Array]]

@@ -44,7 +44,7 @@ class Metric(ABC):
 
     @abstractmethod
     def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:
-        """What the figure needs to know of each sample of one batch.
+        """Per-sample values of one batch from which the figure is computed.
 
         Args:
             outputs: The model's outputs in graph order, the first dimension of each counts samples.

@@ -1,4 +1,4 @@
-"""What recipes cannot serve stays as it is, with a line that says what and why, and the model stays right."""
+"""Ops that recipes cannot serve stay as they are, with a line that says which and why, and the model stays right."""
 
 from __future__ import annotations
 
