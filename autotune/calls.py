@@ -90,7 +90,7 @@ def settled_axes(
     a recurrence, nodes of a graph and indices into another input do not.
 
     Args:
-        axes: As the shapes declare them.
+        axes: Batch axes as the shapes declare them.
         model: The fp32 model.
         feeds: A batch of the loader's.
         size: Samples in one call when latency is measured.

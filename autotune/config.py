@@ -127,7 +127,7 @@ class CalibrationAlgorithm:
 
     Attributes:
         method: The family.
-        percentile: For ``percentile`` only: the share of values, in percent, that the range covers.
+        percentile: Only for ``percentile``: the share of values, in percent, that the range covers.
     """
 
     method: CalibrationMethod
@@ -168,7 +168,7 @@ CALIBRATION_ALGORITHMS = (
     *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
     MSE,
 )
-"""Those that adapters offer, preferred ones first."""
+"""Calibration algorithms that adapters offer, preferred ones first."""
 
 
 @dataclass(frozen=True, kw_only=True)

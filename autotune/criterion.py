@@ -101,7 +101,7 @@ class Criterion:
         """Decide on a measured loss.
 
         Args:
-            loss: As :meth:`loss` gives it.
+            loss: Loss as :meth:`loss` returns it.
             interval: Two-sided interval of the loss. With ``confidence`` set it decides where it is given, and an
                 interval that holds the target leaves the verdict undecided.
         """

@@ -32,7 +32,7 @@ class Host:
 
     Attributes:
         cpu: The processor's own name.
-        architecture: As the operating system calls it: ``x86_64``, ``aarch64``.
+        architecture: Name by the operating system: ``x86_64``, ``aarch64``.
         features: Instruction set extensions, sorted.
         logical_cores: Hardware threads of the machine.
         physical_cores: Cores of the machine; None where nobody tells.
@@ -138,7 +138,7 @@ class _Cpuid:
     """The features of the CPU that executes this process, read with its CPUID instruction.
 
     Attributes:
-        name: Its brand.
+        name: Brand of the CPU.
         denied: The features, of those that archspec can ask for, that it does not have.
     """
 

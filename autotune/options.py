@@ -38,12 +38,12 @@ class AdapterOption:
     :class:`~autotune.recipe.Recipe`, under its own name; a value that is the default is left out.
 
     Attributes:
-        name: As users write it; none of a recipe's own fields.
+        name: Name as users write it; none of a recipe's own fields.
         values: Values that may be chosen, preferred ones first.
         default: Value of a recipe that does not name the option.
         touches: Properties of a candidate that another value changes.
         price: Effort of applying a value that is not the default.
-        description: One sentence for users.
+        description: A sentence for users.
     """
 
     name: str

@@ -20,7 +20,7 @@ def pickled(value: object, parts: Mapping[str, object], *, why: str, way_out: st
         error: Type of the error to raise.
 
     Raises:
-        AutotuneError: Something in it belongs to this process. ``error`` is the class that is raised.
+        AutotuneError: A part of the object belongs to this process. ``error`` is the class that is raised.
     """
     try:
         return bytes(cloudpickle.dumps(value))

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 
 class BiasCorrection(StrEnum):
-    """How the shift that quantized weights cause in an op's mean output is taken back through its bias."""
+    """How an op's bias is changed to remove the shift that quantized weights cause in its mean output."""
 
     NONE = "none"
     FAST = "fast"
-    """From the statistics alone."""
+    """The shift is computed from the statistics alone."""
     FULL = "full"
-    """From the quantized model's own activations on a few samples, op after op in graph order."""
+    """The shift is measured in the quantized model on a few samples, op after op in graph order."""
 
 
 class WeightRounding(StrEnum):
@@ -24,7 +24,7 @@ class WeightRounding(StrEnum):
 
     NEAREST = "nearest"
     GPTQ = "error_feedback"
-    """One input channel after the other, the error of each handed on to those that follow. ``gptq`` is read as well."""
+    """Rounds one input channel after the other and hands each error on to those that follow. Reads ``gptq`` as well."""
 
     @classmethod
     def _missing_(cls, value: object) -> WeightRounding | None:
@@ -43,7 +43,7 @@ class WeightOnly(StrEnum):
     HQQ = "hqq"
     """Scales are chosen for the least error of each block; no data is needed."""
     GPTQ = "gptq"
-    """One input channel after the other, the error of each handed on to those that follow, on a few samples."""
+    """GPTQ: one input channel after the other, the error of each handed on to those that follow, on a few samples."""
 
 
 class SmoothQuant(StrEnum):

@@ -19,7 +19,7 @@ class Measurement:
     Attributes:
         accuracy: The metric that the criterion judges, in its own unit, over ``samples`` samples.
         loss: Against the fp32 baseline, as the criterion defines it (a share for a relative criterion).
-        loss_interval: Where per-sample results are known.
+        loss_interval: Interval of the loss, where per-sample results are known.
         verdict: Whether the accuracy target is kept.
         metrics: All metrics, the judged one included.
         latency_ms: Median of one call.

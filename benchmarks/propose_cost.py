@@ -37,7 +37,7 @@ class InsightClock:
     """Insights that count the processor time they take.
 
     Args:
-        insights: Those that are computed.
+        insights: The insights that are computed.
     """
 
     def __init__(self, insights: Insights) -> None:

@@ -80,8 +80,8 @@ class Cifar10:
 
     Attributes:
         side: Side of the square input, in pixels.
-        mean: Per channel.
-        std: Per channel.
+        mean: Mean per channel.
+        std: Standard deviation per channel.
     """
 
     side: int
@@ -131,7 +131,7 @@ class Source:
 
     Attributes:
         path: The model's file.
-        data: Its images.
+        data: The images.
         first_group: How many ops the first group has; the others share the rest evenly.
         images: How many evaluation images are used.
     """
@@ -198,7 +198,7 @@ class Recorder:
 
     Args:
         source: The model and data to record.
-        folder: Where outputs and speedups are kept until the table is complete.
+        folder: Folder that keeps outputs and speedups until the table is complete.
         host: The machine, as this process sees it.
         groups: How many groups the ops are cut into.
     """

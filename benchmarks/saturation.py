@@ -63,11 +63,11 @@ class Task:
     """A model, what it is calibrated on, and what it is judged by.
 
     Attributes:
-        name: For the table.
-        model: In fp32.
+        name: Name in the table.
+        model: The fp32 model.
         statistics: Statistics of the calibration data.
         feeds: The evaluation data in batches.
-        single: One sample, for speed.
+        single: A single sample, for speed.
         labels: Labels of the evaluation data.
     """
 
@@ -184,7 +184,7 @@ def configs(task: Task, precision: Precision, granularity: Granularity, *, prefe
     space = ADAPTER.space(task.model)
     chosen = {op.name: space.nearest(op.name, choice) for op in space.ops if op.space_of(precision) is not None}
     if all(op.op_type != "Conv" for op in space.ops):
-        # In a transformer, only products with constant matrices.
+        # In a transformer, only MatMuls with constant matrices.
         chosen = {name: each for name, each in chosen.items() if each.weight is not None}
     more: dict[str, Any] = {"equalization": True, "bias_correction": BiasCorrection.FULL} if preferred else {}
     return [QuantizationConfig(ops=chosen, recipe=dataclasses.replace(kind, **more)) for kind in WEIGHTS.values()]

@@ -64,8 +64,8 @@ class Outcome:
     """One search.
 
     Attributes:
-        strategy: Its name.
-        problem: Its name.
+        strategy: Name of the strategy.
+        problem: Name of the problem.
         seed: Seed of the search, and of the synthetic model or the latency noise.
         reached: Evaluations, as shares of the data, until a config within 3 % of the optimum; None: not found.
         tried: The same in candidates, whatever was evaluated of them.

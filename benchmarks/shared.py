@@ -51,10 +51,10 @@ class Subject:
 
     Attributes:
         name: Name on the command line.
-        file: Its file in ``DATA``.
+        file: Name of its file in ``DATA``.
         size: Side of its square input, in pixels.
         mean: Mean of the red, green and blue values, which lie between 0 and 1.
-        deviation: Likewise.
+        deviation: Standard deviation of the same.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def path(self) -> Path:
-        """Where the model lies; without it the benchmark ends."""
+        """Path of the model; without it the benchmark ends."""
         return existing(DATA / self.file)
 
     def images(self, part: str, count: int) -> tuple[Images, Labels]:
@@ -129,7 +129,7 @@ def quantize_with_onnxruntime(
     Args:
         subject: The subject whose model is quantized.
         calibration: Given to the calibration one image at a time.
-        target: Where the model is written.
+        target: Path to which the model is written.
         percentile: Share of the values that ranges keep, in percent; all of them (min-max) by default.
         **changes: Arguments of ``quantize_static`` beyond these or instead of these.
 

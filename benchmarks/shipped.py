@@ -57,7 +57,7 @@ class Judged:
         what: How it was made.
         path: The file.
         loss: Relative, over all evaluation samples.
-        speed: Over fp32; None where it was not raced.
+        speed: Speedup over fp32; None where it was not raced.
     """
 
     what: str

@@ -59,7 +59,7 @@ class Shipped:
 
     Attributes:
         name: Name on the command line.
-        file: Its file below ``packages``.
+        file: Path of its file below ``packages``.
         what: The model's task and the figure that is counted, in a line.
         data: Makes ``count`` samples in batches from the folder of the packages and a seed.
         metric: Makes what judges them; a metric holds no state of a run.

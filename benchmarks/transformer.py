@@ -46,10 +46,10 @@ class Row:
 
     Attributes:
         name: Name of the tool that made the model.
-        path: Where it lies; None where it could not be made.
+        path: Path of the model; None where it could not be made.
         loss: Relative to fp32; negative where it answers better.
-        speedup: Over the model as exported, with its interval.
-        seconds: That making it took.
+        speedup: Speedup over the model as exported, with its interval.
+        seconds: Time that making it took.
         error: Why there is no model.
     """
 
@@ -94,7 +94,7 @@ def rivals(
     proto = onnx.load(exported)
     del proto.graph.value_info[:]
     onnx.save(proto, cleaned)
-    products = ["MatMul", "Gemm"]
+    matmuls = ["MatMul", "Gemm"]
     u8s8 = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
 
     def dynamic(source: Path, **options: Any) -> Callable[[Path], None]:
@@ -116,12 +116,10 @@ def rivals(
         "quantize_dynamic, as exported": dynamic(exported),
         "quantize_dynamic": dynamic(cleaned),
         "quantize_dynamic, per channel": dynamic(cleaned, per_channel=True),
-        "quantize_dynamic, products only, per channel": dynamic(
-            cleaned, per_channel=True, op_types_to_quantize=products
-        ),
+        "quantize_dynamic, MatMuls only, per channel": dynamic(cleaned, per_channel=True, op_types_to_quantize=matmuls),
         "onnxruntime.transformers, quantize_dynamic, per channel": fused_first,
         "quantize_static, all ops, per channel": static(per_channel=True),
-        "quantize_static, products only, per channel": static(per_channel=True, op_types_to_quantize=products),
+        "quantize_static, MatMuls only, per channel": static(per_channel=True, op_types_to_quantize=matmuls),
     }
     for index, (name, make) in enumerate(cases.items()):
         yield name, folder / f"rival{index}.onnx", make

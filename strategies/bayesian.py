@@ -157,7 +157,7 @@ def _refine(problem: Problem, trial: Trial, order: Sequence[str], tried: Set[str
     space, best = problem.space, trial.config
     if not order:
         return None
-    # An integer along the order, not a category: what is learnt of an op then tells something of its neighbours.
+    # An integer along the order, not a category: a result of an op then says something of its neighbours too.
     position = int(draw({"refine/op": IntDistribution(0, len(order) - 1)})["refine/op"]) if len(order) > 1 else 0
     shared = _common(best)
 
@@ -165,7 +165,7 @@ def _refine(problem: Problem, trial: Trial, order: Sequence[str], tried: Set[str
         quantized = space.by_name[op].preferred if shared is None else space.nearest(op, shared)
         return quantized if best[op] == FP32 else FP32
 
-    # Where the best keeps the target, an op given back is most likely to gain; where it does not, one taken away.
+    # Where the best keeps the target, quantizing an op again is most likely to gain; otherwise a fallback is.
     near = sorted(order, key=lambda op: ((best[op] == FP32) is not trial.met, abs(order.index(op) - position)))
     # Single ops first; pairs, which can swap one for another, once all of these are tried.
     for ops in (*((op,) for op in near), *itertools.combinations(near[:_PAIRED], 2)):

@@ -82,8 +82,8 @@ def take_branches(proto: onnx.ModelProto, batches: Sequence[Feeds], external_dir
 
     Args:
         proto: Changed in place.
-        batches: One of each shape that there is.
-        external_dir: Where the model's external data lies.
+        batches: One batch of each shape that occurs in the data.
+        external_dir: Folder of the model's external data.
 
     Returns:
         A note for the user; None where nothing was decided.

@@ -249,7 +249,7 @@ class _Expression:
     """Reads tensors as polynomials of others.
 
     Args:
-        graph: Where they are.
+        graph: Graph of the nodes.
         variables: By the name of a tensor, its powers in the polynomials.
     """
 

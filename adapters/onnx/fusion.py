@@ -55,7 +55,7 @@ class _Kind:
     Attributes:
         name: Name of the pattern.
         find: All of them in a graph.
-        opset: From which on it is a standard operator.
+        opset: First opset in which it is a standard operator.
     """
 
     name: str
@@ -131,7 +131,7 @@ def _fused(original: onnx.ModelProto, attentions: Sequence[Attention], *, expand
     """The graph with its attentions replaced.
 
     Args:
-        original: Left as it is.
+        original: The model, which is left as it is.
         attentions: The attentions that were fused.
         expand: Whether what is added to the scores has one row for all positions, which the operator wants repeated.
     """

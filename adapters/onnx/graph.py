@@ -187,7 +187,7 @@ def ancestors(tensor: str, graph: Graph, *, ends: Collection[str] = ()) -> Itera
 
     Args:
         tensor: A name.
-        graph: Its graph.
+        graph: Graph of the tensor.
         ends: Types of ops whose own inputs are not looked at.
 
     Yields:

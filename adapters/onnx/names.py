@@ -47,7 +47,7 @@ class _UserNode:
 
 
 class _UserGraph:
-    """Who writes a tensor in the user's graph, branches of ``If`` included, under the names of ONNX Runtime's inlining.
+    """Writers of tensors in the user's graph, branches of ``If`` included, under the names of ONNX Runtime's inlining.
 
     Args:
         graph: Its nodes have names.
@@ -149,7 +149,7 @@ def make_room(proto: onnx.ModelProto) -> None:
     Inputs and outputs keep theirs, and so do ops, which have none of these.
 
     Args:
-        proto: Its nodes have names of their own; changed in place.
+        proto: Model whose nodes have names of their own; changed in place.
     """
     fixed = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     graph = proto.graph

@@ -9,9 +9,9 @@ class GraphFormat(StrEnum):
     """How int8 ops are written into the graph."""
 
     QDQ = "qdq"
-    """As the fp32 op between DequantizeLinear and QuantizeLinear, which the runtime fuses when it loads the model."""
+    """The fp32 op stands between DequantizeLinear and QuantizeLinear; the runtime fuses them when it loads them."""
     QOPERATOR = "qoperator"
-    """As the integer kernel that comes of it, so that nothing is left to fuse."""
+    """The integer kernel itself stands in the graph, so that nothing is left to fuse."""
 
 
 class GraphOptimization(StrEnum):

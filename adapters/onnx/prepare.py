@@ -55,7 +55,7 @@ def prepare(
         given: The user's model.
         feeds: Data to compare on; where there are none, they are made up.
         fixed: Values of inputs that the model is prepared for alone.
-        shapes: One batch of each shape that it is prepared for alone; none where that is open.
+        shapes: One batch of each shape, where it is prepared for these alone; none where it is prepared for any.
 
     Raises:
         ModelError: ONNX Runtime cannot run the model.
@@ -296,7 +296,7 @@ def _typed(source: OnnxModel) -> OnnxModel:
 
 
 def _rename_shapes(proto: onnx.ModelProto) -> None:
-    """Rename the shapes that ONNX Runtime brought in where it made a Gemm of a product with fixed shapes.
+    """Rename the shapes that ONNX Runtime brought in where it made a Gemm of a MatMul with fixed shapes.
 
     When it does the same in a session, it takes the same names anew, and refuses the model because they are there.
     """

@@ -56,7 +56,7 @@ def quantized_part(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """The tensors that a quantized part writes: dequantized ones, and what rescales integers in a dynamic one.
 
     Args:
-        nodes: In topological order.
+        nodes: The nodes in topological order.
     """
     written: set[str] = set()
     scaled: set[str] = set()

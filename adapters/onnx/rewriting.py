@@ -16,7 +16,7 @@ def replace_nodes(proto: onnx.ModelProto, replacements: Mapping[str, Sequence[on
     """Put other nodes in the place of some, and drop the constants that nobody reads any more.
 
     Args:
-        proto: Its nodes have unique names; changed in place.
+        proto: Model whose nodes have unique names; changed in place.
         replacements: By the name of the node that goes, the nodes that come, in topological order.
     """
     replaced = {name for node in proto.graph.node if node.name in replacements for name in node.input}

@@ -123,7 +123,7 @@ def optimized_graph(
 
     Args:
         proto: The model.
-        external_dir: Where its external data lies.
+        external_dir: Folder of its external data.
         level: How far it goes. The default leaves out what only changes the memory layout for this CPU.
 
     Raises:

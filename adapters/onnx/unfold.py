@@ -27,7 +27,7 @@ class Origin:
     """The nodes that compute a constant.
 
     Attributes:
-        nodes: In topological order; the last one writes the constant.
+        nodes: The nodes in topological order; the last one writes the constant.
         constants: Constants that they read.
         digest: Digest of the constant's values: a recipe may have changed them since.
     """

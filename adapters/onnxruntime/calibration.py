@@ -50,7 +50,7 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
         channel_axes: The axis that counts channels, for each tensor whose channel moments are wanted.
         batches: Iterated once.
         seed: Seed of the subsample that feeds the histograms.
-        external_dir: Where the files lie that hold the model's external data.
+        external_dir: Folder of the files that hold the model's external data.
         axes: Which axes count samples; None: the first one of each input where it is free.
         exposed_bytes: A batch whose named tensors take more is run again for each part of them, so that memory stays
             bounded at the price of time. A smaller batch costs neither.

@@ -55,9 +55,9 @@ def weight_only_grids(
     """By op: the grid of its weight, for those that ``config`` wants with 4-bit or 8-bit weights.
 
     Args:
-        model: Where the values of weights come from.
+        model: The model that holds the values of weights.
         ops: The model's ops.
-        config: How.
+        config: The config that says how.
 
     Raises:
         ApplyError: A weight holds infinities, or what is no number.
@@ -102,7 +102,7 @@ def quantize_weights_only(
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
-        model: Where the values of weights come from.
+        model: The model that holds the values of weights.
         ops: The model's ops; those without a grid are passed over.
         grids: The grids that :func:`weight_only_grids` returned.
     """

@@ -83,7 +83,7 @@ class OpenVinoAdapter:
     ) -> tuple[TuningSpace, Sequence[str]]:
         """The space without what the data rules out, and what OpenVINO computes in fp32 anyway.
 
-        See :class:`autotune.adapter.DataDependentSpace`. To quantize the latter would cost accuracy for nothing.
+        See :class:`autotune.adapter.DataDependentSpace`. To quantize the latter would cost accuracy and gain no speed.
         """
         names, notes = beyond_integers(quantizable_ops(model.graph)[0], statistics)
         space = without(space, names, Precision.INT8)

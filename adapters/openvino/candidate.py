@@ -49,7 +49,7 @@ def lines_on_floats(floats: str, rest: Sequence[str]) -> list[str]:
     """Notes for the user on the type in which ops compute that are not int8.
 
     Args:
-        floats: That type, as OpenVINO calls it.
+        floats: The type, as OpenVINO calls it.
         rest: Ops that the config leaves in fp32.
     """
     if not half_types():

@@ -1,6 +1,6 @@
 """The graph as the recipes' algorithms see it: nodes that can be run one at a time.
 
-See :class:`autotune.algorithms.graph.LayerGraph`. A convolution or product and the Add of its bias are one node.
+See :class:`autotune.algorithms.graph.LayerGraph`. A convolution or MatMul and the Add of its bias are one node.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Bias:
     """The constant that is added to what an op writes.
 
     Args:
-        op: With a weight.
+        op: An op with a weight.
     """
 
     def __init__(self, op: QuantizableOp) -> None:
@@ -81,7 +81,7 @@ class OpenVinoGraph:
     """See :class:`autotune.algorithms.graph.LayerGraph`.
 
     Args:
-        graph: In fp32; taken apart, so that it is of no use afterwards.
+        graph: The fp32 graph; it is taken apart, so that it is of no use afterwards.
     """
 
     def __init__(self, graph: ov.Model) -> None:
@@ -141,7 +141,7 @@ class OpenVinoGraph:
             inputs = [port for port in node.inputs() if not _is_fixed(port.get_source_output().get_node())]
             read = dict.fromkeys(tensor_name(port.get_source_output()) for port in inputs)
             writes = tuple(tensor_name(port) for port in last.outputs())
-            # The Add at the end of a Gemm bears the op's own name, where its bias is a product.
+            # The Add at the end of a Gemm bears the op's own name, where its bias is a MatMul.
             made = Node(name=f"{writes[0]}/node", reads=tuple(read), writes=writes)
             if op is not None:
                 made = _layer(op, made, has_bias=last is not node)

@@ -121,7 +121,7 @@ def _checked(
 
     Args:
         graph: The model's graph; its ops are named in place.
-        name: For messages.
+        name: Name for messages.
         file_bytes: Size of the file; None where there is none.
         unnamed: Places of the ops, in graph order, whose names are no user's; None: to be found out.
     """

@@ -30,7 +30,7 @@ class QuantizableOp:
         name: The node's name, that of the ONNX node where the model was one.
         node: The node.
         activations: Places of the inputs that are quantized as activations.
-        weight: The constant weight as the node reads it; None for products and sums of two activations.
+        weight: The constant weight as the node reads it; None for MatMuls and sums of two activations.
     """
 
     name: str
@@ -55,7 +55,7 @@ class QuantizableOp:
 
     @property
     def transposed(self) -> bool:
-        """Whether a product's constant matrix has its outputs along the last axis but one."""
+        """Whether a MatMul's constant matrix has its outputs along the last axis but one."""
         return self.kind == "MatMul" and bool(self.node.get_attributes()["transpose_b"])
 
     @property

@@ -144,7 +144,7 @@ class ActivationGrids:
                 self._grids[name] = parameters, dataclasses.replace(scheme, symmetric=False)
 
     def tensors(self) -> dict[str, tuple[AffineParameters, QuantizedType]]:
-        """By tensor: its scale, zero point and type. Where a product reads it otherwise, what other ops read counts."""
+        """By tensor: its scale, zero point and type. Where a MatMul reads it otherwise, what other ops read counts."""
         factors_first = sorted(self._grids.items(), key=lambda item: not item[0].endswith(_AS_FACTOR))
         return {
             name.removesuffix(_AS_FACTOR): (parameters, scheme.dtype) for name, (parameters, scheme) in factors_first

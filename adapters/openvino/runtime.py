@@ -23,7 +23,7 @@ _NARROW = _INTEGERS | {"bf16", "f16"}
 
 
 def kernels(model: ov.CompiledModel, ops: Mapping[str, ov.Node]) -> dict[str, tuple[str, ...]]:
-    """By the name of a kernel: the ops that became part of it, convolutions and products before sums.
+    """By the name of a kernel: the ops that became part of it, convolutions and MatMuls before sums.
 
     Args:
         model: Compiled.

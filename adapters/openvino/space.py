@@ -37,7 +37,7 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[
     """The space of a prepared model.
 
     Args:
-        ops: Those that can be int8.
+        ops: The ops that can be int8.
         host: The machine that will run it.
         half_types: Types besides fp32 that OpenVINO computes in there, as it calls them. One model has one of them, so
             that the first is offered: with bf16 in the processor's matrix unit, ResNet-20 ran at 3.5 times fp32's

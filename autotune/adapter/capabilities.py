@@ -30,7 +30,7 @@ class Preparation(Protocol):
         Holds it against the user's own on the first batch, and does less to it where the two part.
 
         Raises:
-            ModelError: They part whatever is left out.
+            ModelError: Their outputs differ whatever is left out.
         """
         ...
 
@@ -153,7 +153,7 @@ class Differentiable(Protocol):
 
         Args:
             model: The fp32 model.
-            feeds: One batch.
+            feeds: A batch.
             seed: Seed of the signs.
         """
         ...

@@ -123,7 +123,7 @@ class Adapter(Protocol[ModelT]):
     """
 
     name: str
-    """As users write it after ``framework:``."""
+    """Name as users write it after ``framework:``."""
 
     suffix: str
     """Suffix of the path that :meth:`save` is given and :meth:`load` reads, the dot included; empty for a folder."""

@@ -41,7 +41,7 @@ def mean_difference(values: Values, target: Values, axis: int) -> Array:
 
     Args:
         values: Arrays with their channels along ``axis``.
-        target: As many, of the same shapes.
+        target: As many outputs, of the same shapes.
         axis: 1 for what convolutions write, -1 for what matrix products do.
 
     Returns:

@@ -33,7 +33,7 @@ _SHARES = (1.0, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Shares of a block's range from which HQQ starts; the first is RTN's."""
 
 _TURNS = 3
-"""From each of them; more change nothing."""
+"""Refinements from each of these starts; more of them change nothing."""
 
 _AT_ONCE = 1 << 22
 """Values that are worked on together: what is needed besides them stays small."""

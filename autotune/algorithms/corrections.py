@@ -86,7 +86,7 @@ def corrected_constants(
     Args:
         quantized: The quantized layers and tensors.
         recipe: How weights are rounded and biases corrected.
-        statistics: With channel moments of what layers read, and with examples for what walks through the graph.
+        statistics: Statistics with channel moments of the layers' inputs, and examples for walks through it.
         axes: How samples lie in these.
 
     Returns:

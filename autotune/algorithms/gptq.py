@@ -167,7 +167,7 @@ def convolution_moments(convolution: Convolution, kernel: Sequence[int], inputs:
 
     Args:
         convolution: How it goes over its inputs; its pads are known.
-        kernel: Its spatial shape.
+        kernel: Spatial shape of the kernel.
         inputs: Batches of the convolution's input, each of shape (N, C, spatial...).
 
     Returns:

@@ -27,7 +27,7 @@ class Node:
     """A node that the algorithms only run.
 
     Attributes:
-        name: As configs name it where it can be quantized.
+        name: Name by which configs know it where it can be quantized.
         reads: Names of the tensors and constants that it reads, each once; those that graphs inside of it read, too.
         writes: Names of the tensors that it writes, the one that matters first.
     """
@@ -62,7 +62,7 @@ class Convolution:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer(Node):
-    """A convolution or a matrix product that multiplies a tensor by a constant weight; it writes one tensor.
+    """A convolution or a MatMul that multiplies a tensor by a constant weight; it writes one tensor.
 
     Attributes:
         source: The tensor.
@@ -150,9 +150,9 @@ class LayerGraph(Protocol):
         """Run one node in fp32.
 
         Args:
-            node: One of :attr:`nodes`.
+            node: A node of :attr:`nodes`.
             values: Tensors that it reads, by name; all of them have as many chunks. Holds other tensors too.
-            constants: In place of the graph's own, by name; those of other nodes too.
+            constants: Constants in place of the graph's own, by name; those of other nodes too.
 
         Returns:
             Tensors that it writes, by name, with as many chunks.
@@ -161,7 +161,7 @@ class LayerGraph(Protocol):
 
 
 class Connections:
-    """Who writes and who reads each tensor and constant of a graph.
+    """Writers and readers of each tensor and constant of a graph.
 
     Attributes:
         nodes: Nodes of the graph, in order.

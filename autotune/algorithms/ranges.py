@@ -1,4 +1,4 @@
-"""From a tensor's statistics to the range of values that is quantized."""
+"""Choice of the range of values that is quantized, from a tensor's statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Indices = npt.NDArray[np.integer[Any]]
 _Float64 = npt.NDArray[np.float64]
 
 _KL_BINS = 4096
-"""At most; at least half of it are used. Finer ones hold so few values that their own noise looks like divergence."""
+"""Most bins; at least half of it are used. Finer ones hold so few values that their own noise looks like divergence."""
 
 _THRESHOLDS = 512
 """Thresholds tried where only one end is searched."""
@@ -228,7 +228,7 @@ class _Divergence:
 
         Args:
             first: The first bin of each range, shape (candidates,).
-            last: One past its last bin.
+            last: Index after its last bin.
         """
         divergence = np.full(first.shape, np.inf)
         full = self._mass[last] - self._mass[first] >= (1.0 - _MOST_SATURATED) * self._mass[-1]
@@ -316,7 +316,7 @@ class _SquaredError:
 
     @classmethod
     def of(cls, grid: _Grid, scheme: TensorScheme) -> _SquaredError:
-        """For the number of steps that 8 bits give."""
+        """The errors of a grid for the number of steps that 8 bits give."""
         return cls(grid, 127 if scheme.symmetric else 255)
 
     def __call__(self, first: _Indices, last: _Indices) -> _Float64:
@@ -347,8 +347,8 @@ def _best_ends(grid: _Grid, cost: _Divergence | _SquaredError, size: int, *, nar
     ever closer around the best.
 
     Args:
-        grid: To choose from.
-        cost: To minimise.
+        grid: Grid to choose from.
+        cost: Cost to minimise.
         size: Size of the first grid, per side.
         narrowest: Bins in a range, at least; the whole grid where it has no more.
     """

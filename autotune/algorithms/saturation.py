@@ -67,7 +67,7 @@ class WeightLimits:
     """Which integers a weight may become.
 
     Attributes:
-        reduce_range: Those of 7 bits, see :func:`~autotune.algorithms.affine.integer_range`.
+        reduce_range: Limits of 7 bits, see :func:`~autotune.algorithms.affine.integer_range`.
         order: Positions in the flat weight in the order in which a kernel sums them up, shape (summed, outputs), where
             no two neighbours of one sign may sum to more than :data:`LARGEST_PAIR`; None where there is no such bound.
             For symmetric s8 alone: the integers' signs are those of the weights.
@@ -126,7 +126,7 @@ class WeightLimits:
 
         Args:
             shape: Shape of the weight.
-            axis: Its output channels; a row is the rest of the weight, flat.
+            axis: Axis of the output channels; a row is the rest of the weight, flat.
 
         Returns:
             Shape (2, inputs), -1 where there is none; None without an order.
@@ -158,7 +158,7 @@ def weight_limits(order: _Integers | None, scheme: TensorScheme, recipe: Recipe)
 
 
 def _within_pairs(columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The same, the larger of two neighbours taken back where they sum to more, both where both exceed half of it.
+    """Rows whose neighbours stay in the sum: the larger one is reduced, or both where both exceed half of it.
 
     One pass is enough: an integer that comes nearer to zero cannot break the pair before it.
     """

@@ -37,9 +37,9 @@ class Site:
     """A tensor that can be smoothed.
 
     Attributes:
-        tensor: Its name.
+        tensor: Name of the tensor.
         constants: Constants of the node that writes it: those that are divided along with it, each a vector.
-        layers: All that read it, products with constant matrices.
+        layers: All layers that read it, MatMuls with constant matrices.
     """
 
     tensor: str
@@ -65,7 +65,7 @@ class Smoothed:
 
 
 def smoothing_sites(connections: Connections) -> list[Site]:
-    """The tensors that only products with constant matrices read, and whose writer can take the division."""
+    """The tensors that only MatMuls with constant matrices read, and whose writer can take the division."""
     sites = []
     for node in connections.nodes:
         if not isinstance(node, Scaled) or not all(connections.read_once(name) for name in node.vectors):
@@ -83,8 +83,8 @@ def smooth(graph: LayerGraph, config: QuantizationConfig, statistics: Calibratio
 
     Args:
         graph: Graph of the fp32 model.
-        config: Says which ops become int8, and by its recipe how alpha is chosen.
-        statistics: With channel moments of the tensors along their last axis.
+        config: The config, which says which ops become int8, and by its recipe how alpha is chosen.
+        statistics: Statistics with channel moments of the tensors along their last axis.
     """
     tensors = dict(statistics.tensors)
     constants: dict[str, Array] = {}

@@ -53,7 +53,7 @@ def require_sound(weight: str, values: npt.NDArray[Any], tensor: str) -> None:
 
     Args:
         weight: How the message names the weight.
-        values: Its values.
+        values: Values of the tensor.
         tensor: A tensor that NaN reached.
 
     Raises:
@@ -71,7 +71,7 @@ def parts_within(limit: int, sizes: Mapping[str, int], names: Sequence[str]) -> 
     """Share tensors out, in their order, so that those of one part take no more than ``limit`` bytes together.
 
     Args:
-        limit: In bytes; a tensor that exceeds it is a part of its own.
+        limit: Largest part in bytes; a tensor that exceeds it is a part of its own.
         sizes: By tensor, in bytes.
         names: The tensors.
     """

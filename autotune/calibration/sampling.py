@@ -44,7 +44,7 @@ class SampledHistogramCollector:
 
     Args:
         name: Name of the tensor, for messages.
-        random: Where the subsample starts.
+        random: Generator that draws where the subsample starts.
         subsample: How many values of the first array estimate the bulk; None to bin every value.
     """
 

@@ -32,7 +32,7 @@ class TensorStatistics:
         maximum: Largest of all values.
         count: How many values there were.
         histogram: Counts of all values: exact in the tails, scaled up from a subsample in the bulk of a large tensor.
-        channels: Per channel, where the tensor was given a channel axis.
+        channels: Moments per channel, where the tensor was given a channel axis.
     """
 
     minimum: float

@@ -84,7 +84,7 @@ class ProgressDisplay(Observer):
             self._print(Text(_HEADING, style="bold"))
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """A note for the user."""
         self._print(Text("Note: ", style="yellow").append(text, style="default"))
 
     def trial_started(self, number: int, config: QuantizationConfig, note: str) -> None:  # noqa: ARG002

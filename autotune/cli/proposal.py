@@ -59,7 +59,7 @@ class Score:
     """How a model may be scored without labels.
 
     Attributes:
-        metric: Its name.
+        metric: Name of the metric.
         options: Options of the metric.
         kind: Kind of model that it seems to be, with an article.
         blind: Errors that the metric does not see.
@@ -98,7 +98,7 @@ class Proposal:
 
     @property
     def stack_axis(self) -> int | None:
-        """Where an archive's rows are stacked to a batch; None where a row is a call."""
+        """Axis along which an archive's rows are stacked to a batch; None where a row is a call."""
         axes = {self.axes.inputs.get(spec.name) for spec in self.data}
         return axes.pop() if len(axes) == 1 else None
 

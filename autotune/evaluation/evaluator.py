@@ -56,14 +56,14 @@ class Evaluator(Generic[ModelT]):
     Args:
         adapter: Makes models ready to run.
         model: The fp32 model.
-        source: Where accuracy comes from.
+        source: Source of the accuracy: a user's function, or metrics over data.
         criterion: The accuracy target.
         latency: How latency is measured.
         feeds: One batch for latency, of ``latency.batch_size`` samples; or several of different shapes, which one
             timed call runs all in this order. The mean over them is reported.
         seed: Seed of the order of calls and samples, and of resampling.
         cache: Folder in which the fp32 model's per-sample results are kept; None keeps nothing.
-        on_progress: Told how many samples an accuracy evaluation has seen.
+        on_progress: Called with the number of samples that an accuracy evaluation has seen.
         clock: Times the calls; that of this process by default.
 
     Raises:
@@ -196,7 +196,7 @@ class Evaluator(Generic[ModelT]):
 
         Raises:
             ApplyError: The framework refuses the candidate.
-            OutputError: Its outputs are not finite, or of another shape than fp32's.
+            OutputError: The candidate's outputs are not finite, or of another shape than fp32's.
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed.
         """

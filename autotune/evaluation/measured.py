@@ -14,7 +14,7 @@ def not_worth_it(compared: LatencyComparison, incumbent: Measurement | None, wor
     """Why the accuracy of a candidate is not worth an evaluation, by its latency; None where it is.
 
     Args:
-        compared: Its latency.
+        compared: Latency of the candidate beside fp32's.
         incumbent: The fastest so far that keeps the target; None where speed is not the objective.
         worth_from: The speedup that it must be proven to exceed; None asks for none.
     """

@@ -25,11 +25,11 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
     """Tune the model of an experiment.
 
     Args:
-        experiment: As :func:`load_experiment` read it.
+        experiment: The experiment as :func:`load_experiment` read it.
         observer: Is told what the run does.
 
     Raises:
-        InputError: Something that the experiment names cannot be used.
+        InputError: An input that the experiment names cannot be used.
         Exception: Exceptions of the user's own functions, unchanged.
     """
     if experiment.unfilled:

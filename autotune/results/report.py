@@ -261,7 +261,7 @@ def _latency(measured: Measurement) -> str:
 
 
 def _undecided(measured: Measurement) -> str:
-    """Says so where the machine was too busy for the interval that was asked for."""
+    """Remark for a machine that was too busy for the interval that was asked for."""
     return " (undecided)" if measured.latency_decided is False else ""
 
 

@@ -156,7 +156,7 @@ class Synthetic:
         }
 
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
-        """As a profile gives it: seconds of each op by precision, off by up to 10 %."""
+        """Seconds of each op by precision as a profile gives them, off by up to 10 %."""
         found = {}
         for op, (fp32, int8) in self.seconds.items():
             further = {precision: seconds for precision, (seconds, _) in self.further.get(op, {}).items()}
@@ -179,7 +179,7 @@ class Synthetic:
         return {name: tuple(names[i + 1 : i + 2]) for i, name in enumerate(names)}
 
     def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
-        """Nothing is known of it."""
+        """No noise is known."""
         return {}
 
     def crossing_latency(self) -> Mapping[str, float]:
@@ -192,7 +192,7 @@ class Synthetic:
         return speed, speed
 
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
-        """As if there were gradients."""
+        """Sensitivities as if there were gradients."""
         return {op: 3 * loss * (0.6 + 0.8 * _hash(op + "hessian")) for op, loss in self.loss.items()}
 
     def problem(self, seed: int = 0, objective: Objective = Objective.LATENCY, target: float = 0.01) -> Problem:

@@ -54,12 +54,12 @@ def settle(
     ends before, the answer is what is known by then.
 
     Args:
-        history: The trials; what is learnt of them here is recorded in it.
-        evaluator: That of the search.
+        history: The trials; new figures of theirs are recorded in it.
+        evaluator: Evaluator of the search.
         candidate: Makes a trial's model.
         objective: The figure to minimise.
         deadline: A ``time.monotonic()`` value.
-        note: Told what the user should know.
+        note: Called with notes for the user.
     """
     return _Finals(history, evaluator, candidate, objective, deadline, note).answer()
 

@@ -40,9 +40,9 @@ class Finishing(Generic[ModelT]):
     Args:
         tuner: The options.
         adapter: The framework's adapter.
-        source: Where accuracy comes from.
+        source: Source of the accuracy: a user's function, or metrics over data.
         stages: Stages of this run.
-        models: Its models.
+        models: Models of this run.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class History:
     """The trials of one run, in one Optuna study.
 
     Args:
-        storage: Where the study lives: a workspace folder, an Optuna storage URL, or None for memory only.
+        storage: Place of the study: a workspace folder, an Optuna storage URL, or None for memory only.
         identity: Model, data and settings of the trials. A study with another identity is refused, so that figures of
             different models, data, targets or hosts never meet in one table.
         multi_objective: Whether the study has three values instead of one.
@@ -154,7 +154,7 @@ class History:
 
         Args:
             opened: The trial that :meth:`open` returned.
-            trial: Its outcome.
+            trial: Outcome of the trial.
             objective: Which figure the sampler is told.
             target: The largest loss allowed, from which the sampler's constraint is made.
         """
@@ -371,7 +371,7 @@ def require_writable(folder: Path) -> None:
     """See that files can be made in a folder, before hours are spent.
 
     Raises:
-        WorkspaceError: They cannot.
+        WorkspaceError: The files cannot be written.
     """
     probe = folder / ".autotune-probe"
     try:

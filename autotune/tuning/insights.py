@@ -67,7 +67,7 @@ MEASURED_ALONE = "sensitivity measured"
 """Name under which the history keeps the ops whose sensitivity is a figure of their own, and no share of a group's."""
 
 _KEPT_RUNNERS = 2
-"""One side of a comparison is the best config, again and again."""
+"""Runners that are kept: one side of a comparison is the best config, again and again."""
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -81,15 +81,15 @@ class MeasuredInsights(Generic[ModelT]):
     Args:
         adapter: Makes and runs the candidates.
         model: The fp32 model.
-        space: Its ops.
+        space: Space of the model's ops.
         statistics: Statistics of the model's calibration.
         feeds: A few calibration batches, the same for every op.
-        latency_feeds: One batch for profiles.
+        latency_feeds: A batch for profiles.
         execution: How candidates run.
-        history: Where the figures are kept.
+        history: History that keeps the figures.
         stopwatch: Counts the time that they cost.
         timeout_s: The time given to the run in seconds.
-        deadline: When the run ends at the latest, a value of ``clock``.
+        deadline: Latest end of the run, a value of ``clock``.
         clock: Seconds since some moment.
     """
 

@@ -64,7 +64,7 @@ class Models(Generic[ModelT]):
 
         Args:
             model: The model that the trial measured.
-            trial: One of ``trials``.
+            trial: The model's trial, one of ``trials``.
             trials: All so far.
             objective: The figure to minimise.
         """

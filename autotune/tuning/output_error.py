@@ -39,7 +39,7 @@ def output_error(
 
     Args:
         expected: By batch, by output.
-        actual: The same.
+        actual: The same outputs of the candidate.
         outputs: The model's specification of each output; only an axis of a fixed length can be the channels.
 
     Returns:

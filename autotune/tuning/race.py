@@ -18,7 +18,7 @@ class Finalist:
 
     Attributes:
         number: Number of the trial.
-        speedup: Over fp32, from this race's own calls.
+        speedup: Speedup over fp32, from this race's own calls.
         interval: Interval of the speedup.
         searched: The speedup that was measured during the search.
         latency_ms: Median of one call in this race.

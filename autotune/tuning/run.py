@@ -37,7 +37,7 @@ class Run(Generic[ModelT]):
     Args:
         tuner: The options.
         adapter: The framework's adapter.
-        source: Where accuracy comes from.
+        source: Source of the accuracy: a user's function, or metrics over data.
     """
 
     def __init__(self, tuner: Tuner, adapter: Adapter[ModelT], source: UserFunction | LabelledData) -> None:

@@ -37,7 +37,7 @@ class SearchEnd:
     """Why a search ended.
 
     Attributes:
-        reason: In words.
+        reason: Reason in words.
         interrupted: Whether the user ended it.
         timed_out: Whether the time was up.
     """
@@ -49,11 +49,11 @@ class SearchEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When a search ends at the latest.
+    """Limits at which a search ends.
 
     Attributes:
         max_trials: Trials in the history, the baseline not counted.
-        deadline: As ``time.monotonic()`` counts, in seconds.
+        deadline: Latest end in seconds, a value of ``time.monotonic()``.
     """
 
     max_trials: int | None = None
@@ -84,10 +84,10 @@ class Search(Generic[ModelT]):
         model: The fp32 model.
         statistics: Statistics of the model's calibration.
         evaluator: Measures the candidates.
-        history: Where trials are recorded.
+        history: History that records the trials.
         problem: The strategy's problem.
         strategy: Proposes the configs.
-        limits: When to end at the latest.
+        limits: Limits of the search.
         observer: Is told of every trial.
         stopwatch: Counts the time of each activity.
         on_best: Called with the candidate and its trial whenever a new best keeps the target.

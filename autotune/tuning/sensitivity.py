@@ -42,7 +42,7 @@ def sensitivities(
     """By op, the output error that it causes, as far as there was time to tell it from that of its neighbours.
 
     Args:
-        ops: In graph order, so that ops of one block stay together.
+        ops: Names in graph order, so that ops of one block stay together.
         error_of: Measures the output error with these ops quantized and no other; infinite where that fails.
         affordable: Whether there is time for so many measurements more.
         local: How exact each op is by itself, a ratio of noise to signal; ops that are not in it count as usual ones.

@@ -60,7 +60,7 @@ class Preparing(Generic[ModelT]):
     Args:
         tuner: The options.
         adapter: Adapter of the framework.
-        source: Where accuracy comes from.
+        source: Source of the accuracy: a user's function, or metrics over data.
         multi_objective: Whether the strategy's study keeps loss and speed apart.
         stages: Stages of this run.
 

@@ -99,7 +99,7 @@ class Timetable:
         """Called with how much of the stage is done.
 
         Raises:
-            DeadlineReached: At this pace it takes far more than the time that is left.
+            DeadlineReached: At this pace the evaluation takes far more than the time that is left.
         """
         if not done or total is None:
             return

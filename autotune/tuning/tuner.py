@@ -43,7 +43,7 @@ class Tuner:
     Attributes:
         criterion: The accuracy target; 1 % relative loss by default.
         strategy: A strategy's name, a strategy, or any Optuna sampler.
-        strategy_options: For a strategy given by name.
+        strategy_options: Options of a strategy that is given by name.
         objective: The figure to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker
             process.
         max_trials: Candidates to try at the most.
@@ -197,7 +197,7 @@ class Tuner:
         """Where accuracy comes from.
 
         Raises:
-            InputError: Both ways are given, or none, or half of one, or an option that goes with the other.
+            InputError: Both ways of scoring are given, or none, or half of one, or an option that goes with the other.
             CriterionError: A metric and its criterion disagree on what is better.
         """
         if (eval_fn is None) == (metric is None):

@@ -76,7 +76,7 @@ class Auto(PlannedStrategy):
             spare: How many configs as fast as the best may be tried for less loss; 0 for none.
 
         Raises:
-            StrategyError: One of the first two is less than 1, or ``spare`` is negative.
+            StrategyError: ``patience`` or ``templates`` is less than 1, or ``spare`` is negative.
         """
         super().__init__()
         for name, value in (("patience", patience), ("templates", templates)):

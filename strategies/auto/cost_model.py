@@ -26,7 +26,7 @@ class Costs:
 
     Args:
         problem: The problem whose profile it is.
-        steps: Those from the fastest config towards fp32.
+        steps: The steps from the fastest config towards fp32.
         complete: Whether all of them taken are the baseline, since no other op is quantized.
     """
 

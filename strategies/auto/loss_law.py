@@ -103,7 +103,7 @@ def likelier(target: float, errors: Sequence[float], losses: Sequence[float]) ->
     Args:
         target: The loss that is allowed.
         errors: Output errors of configs, positive.
-        losses: Their losses, positive.
+        losses: Losses of the same, positive.
     """
     root, proportional = LossLaw(target=target, root=True), LossLaw(target=target)
     odds = _SELF_COMPARED + _log_likelihood(root, errors, losses) - _log_likelihood(proportional, errors, losses)

@@ -92,7 +92,7 @@ class Program:
         return choices @ self._gain + self._conversions.cost(choices)
 
     def solve(self, budgets: Sequence[float]) -> list[Flags]:
-        """For each budget a choice, true for fp32, of nearly the least cost; none where no choice keeps to it."""
+        """A choice for each budget, true for fp32, of nearly the least cost; none where no choice keeps to it."""
         if not len(self._gain):
             return []
         self._cuts = [self._cut(0.0), self._cut(None)]

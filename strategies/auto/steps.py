@@ -80,7 +80,7 @@ class Step:
 
 
 def single_steps(problem: Problem, config: QuantizationConfig) -> list[Step]:
-    """From each op's choice in a config to fp32 at once."""
+    """Steps from each op's choice in a config to fp32 at once."""
     return [Step(op=op, before=config[op], after=FP32) for op in can_fall_back(problem.space) if config[op] != FP32]
 
 
@@ -149,7 +149,7 @@ def gap_between(
 def certain_gaps(gaps: Mapping[str, Gap]) -> dict[str, float]:
     """The part of each gap that is beyond doubt, in seconds; 0 where nothing is.
 
-    An op whose gap is within its noise is undecided. Undecided ops that are alike are decided together: 37 products
+    An op whose gap is within its noise is undecided. Undecided ops that are alike are decided together: 37 MatMuls
     that are 6 % faster each in another precision are 37 times as much seconds, and hardly more noise.
     """
     certain = {op: math.copysign(max(abs(gap.seconds) - gap.doubt, 0.0), gap.seconds) for op, gap in gaps.items()}
@@ -178,7 +178,7 @@ def ladder(
     """Choices between an op's start and fp32, with output errors: those on the convex hull of time and error.
 
     Args:
-        start: Its fastest choice.
+        start: Fastest choice of the op.
         others: The errors of others that are offered.
         start_error: Output error of the start.
         seconds: By precision.
@@ -217,8 +217,8 @@ def steps_of(op: str, rungs: Sequence[tuple[OpConfig, float]], opening_error: fl
     """The steps along a ladder.
 
     Args:
-        op: Its name.
-        rungs: As :func:`ladder` gives them.
+        op: Name of the op.
+        rungs: Choices as :func:`ladder` returns them.
         opening_error: The error of what the first config gave the op; its share is the same for every step.
         position: Position of the first step among all.
     """

@@ -166,7 +166,7 @@ class Table:
         }
 
     def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
-        """Nothing is known of it."""
+        """No noise is known."""
         return {}
 
     def crossing_latency(self) -> Mapping[str, float]:

@@ -33,7 +33,7 @@ OPTIONS = (FORMAT, OPTIMIZATION)
 """Options that the ONNX Runtime adapter declares; see :class:`autotune.adapter.DeclaresOptions`."""
 
 METADATA_KEY = "autotune:optimization"
-"""Where a saved model says how it was run when it was measured."""
+"""Metadata key under which a saved model says how it was run when it was measured."""
 
 _ORT_CONFIG_KEY = "ort_config"
 """Session options that ONNX Runtime itself takes from a model where ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1."""

@@ -36,7 +36,7 @@ def op_limits(node: onnx.NodeProto, shape: Sequence[int], scheme: TensorScheme, 
     """The limits of an op's weight.
 
     Args:
-        node: In fp32.
+        node: The fp32 node.
         shape: Shape of the op's weight.
         scheme: How the weight is quantized.
         recipe: The candidate's recipe.

@@ -46,7 +46,7 @@ _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 
 
 _FEW_MATMULS = 4
-"""From as many constant matrices on, a model without convolutions counts as a transformer: see :func:`_op_space`."""
+"""A model without convolutions counts as a transformer with so many constant matrices: see :func:`_op_space`."""
 
 
 def tuning_space(graph: Graph, host: Host, half: HalfSpeeds | None = None) -> TuningSpace:

@@ -44,9 +44,9 @@ def compute_in_half(
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
-        model: Where the values of constants come from.
+        model: The model that holds the values of constants.
         ops: Ops of the model; those of other precisions are passed over.
-        config: How.
+        config: The config that says how.
         statistics: Say how large the values are that an fp16 op reads and writes.
 
     Returns:

@@ -89,7 +89,7 @@ def _from_json(data: Mapping[str, Any], fingerprint: str) -> HalfSpeeds:
     Raises:
         ValueError: It is of another format or host, or a value is not one of those known.
         TypeError: It is no such object, or a value is of the wrong type.
-        KeyError: Something is missing.
+        KeyError: An entry is missing.
     """
     if (data["format_version"], data["host"]) != (_FORMAT_VERSION, fingerprint):
         raise ValueError("of another format or host")

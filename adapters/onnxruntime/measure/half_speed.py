@@ -123,7 +123,7 @@ class HalfFigure:
 
     Attributes:
         kind: Kind of the op.
-        work: Its multiplications.
+        work: Number of its multiplications.
         precision: FP16 or BF16.
         kernel: Whether ONNX Runtime computes in it; otherwise it computes in float32, or refuses the model.
         speedup: Float32's time over that of the op between Casts; None where it was not measured.

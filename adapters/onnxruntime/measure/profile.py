@@ -28,7 +28,7 @@ _QUARTER = 0.25
 """A kernel's time is the lower quartile of its calls: another process makes calls longer, never shorter."""
 _KERNEL = "_kernel_time"
 _FUSED = "fused "
-"""Before the name of a Gemm whose activation is computed with it."""
+"""Prefix of the name of a Gemm whose activation is computed with it."""
 # Suffixes that ONNX Runtime appends to a node's name when it fuses it or changes its memory layout.
 _RENAMED = re.compile(r"(_nchwc|_token_\d+)+$")
 
@@ -42,7 +42,7 @@ def profile(
 
     Args:
         models: Candidates of one fp32 model, itself included.
-        feeds: One batch.
+        feeds: A batch.
         execution: How they run.
         optimize: Whether ONNX Runtime may change the graph.
 

@@ -58,7 +58,7 @@ def equalize(model: OnnxModel, config: QuantizationConfig, statistics: Calibrati
     Args:
         model: The fp32 model; left as it is.
         config: Says which ops become int8, and whether their weights have a scale per tensor or per channel.
-        statistics: With channel moments of the tensors between convolutions.
+        statistics: Statistics with channel moments of the tensors between convolutions.
     """
     graph = Graph(model.proto)
     found = equalization.equalize(OnnxGraph(model, quantizable_ops(graph)[0]), config, statistics)

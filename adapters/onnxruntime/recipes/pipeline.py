@@ -35,7 +35,7 @@ class Prepared:
     """A model whose channels are as the recipe wants them.
 
     Attributes:
-        model: To be quantized.
+        model: The model to quantize.
         reference: Computes in fp32 what the original computes, with the nodes and tensors of ``model``.
         statistics: Statistics of both models.
         ranges: ``(low, high)`` of tensors whose range the recipe has chosen.
@@ -81,7 +81,7 @@ def correct_constants(
     Args:
         prepared: The model.
         placement: The ops and tensors that are quantized.
-        config: How.
+        config: The config that says how.
         activations: Scales by tensor.
         weights: Scales of the ops' weights by op.
         blocks: Rounds the weights of ops that are stored in blocks, by op.

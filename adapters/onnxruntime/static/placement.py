@@ -20,7 +20,7 @@ class ScaleGroup:
     """Tensors that are quantized alike, since the ops between them keep the integers as they are.
 
     Attributes:
-        tensors: Their names.
+        tensors: Names of the tensors.
         observed: The tensor whose statistics give the range.
         low: Lower bound of a Clip or Relu among them.
         high: Upper bound of the same.

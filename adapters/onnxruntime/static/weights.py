@@ -37,8 +37,8 @@ def weight_grids(
 
     Args:
         model: The fp32 model.
-        ops: Those that become int8.
-        config: How.
+        ops: The ops that become int8.
+        config: The config that says how.
         activations: Parameters of the tensors that the ops read.
     """
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
@@ -69,8 +69,8 @@ def quantize_weights(
     Args:
         proto: A copy of the model's message; changed in place.
         model: The fp32 model.
-        ops: Those that become int8.
-        config: How.
+        ops: The ops that become int8.
+        config: The config that says how.
         grids: The grids that :func:`weight_grids` returned.
     """
     nodes = {node.name: node for node in proto.graph.node}

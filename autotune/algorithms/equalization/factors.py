@@ -90,7 +90,7 @@ def equalize(graph: LayerGraph, config: QuantizationConfig, statistics: Calibrat
     Args:
         graph: Graph of the fp32 model.
         config: Says which ops become int8, and whether their weights have a scale per tensor or per channel.
-        statistics: With channel moments of the tensors between convolutions.
+        statistics: Statistics with channel moments of the tensors between convolutions.
     """
     connections = Connections(graph.nodes, graph.outputs)
     # Half precision may not hold channels that are scaled up.

@@ -22,7 +22,7 @@ class ConvPair:
         second: Reads ``read``.
         written: The tensor that the first one writes.
         read: The tensor that the second one reads: ``written`` itself, or what the activation makes of it.
-        activation: Between the two; None where there is none.
+        activation: The activation between the two; None where there is none.
     """
 
     first: Layer

@@ -25,8 +25,8 @@ class Stream:
     """Tensors with the same channels, and the convolutions at the ends.
 
     Attributes:
-        tensors: In graph order.
-        rectified: Those of them that a Relu wrote.
+        tensors: Tensors in graph order.
+        rectified: The tensors among them that a Relu wrote.
         writers: Convolutions that write into it.
         readers: Convolutions that read from it.
         channels: How many channels it has.
@@ -94,7 +94,7 @@ class _Tied:
         """Take in a tensor and all that hangs on it.
 
         Raises:
-            _Refusal: Something hangs on it that factors do not pass.
+            _Refusal: An op reads or writes it that factors do not pass.
         """
         pending = [tensor]
         while pending:

@@ -131,7 +131,7 @@ class RecordCache:
     """The fp32 model's records in a folder.
 
     Args:
-        folder: Where; None keeps nothing.
+        folder: Folder of the cache; None keeps nothing.
         key: Key of the model.
     """
 

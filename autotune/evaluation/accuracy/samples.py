@@ -23,9 +23,9 @@ class Chunk:
     """Samples that are run together.
 
     Attributes:
-        samples: Their positions in the data set.
+        samples: Positions of the samples in the data set.
         feeds: The model's inputs.
-        labels: In the form of the loader's; None where there are none.
+        labels: Labels in the loader's form; None where there are none.
         axes: How samples lie in inputs and outputs.
     """
 

@@ -12,7 +12,7 @@ from autotune.evaluation.accuracy.sources import UserFunction, read_score
 from autotune.evaluation.checked import CheckedModel
 
 Progress: TypeAlias = Callable[[int, int | None], None]
-"""Told how many samples are done, and of how many where that is known."""
+"""Called with the number of samples that are done, and of all samples where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

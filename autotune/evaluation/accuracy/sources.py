@@ -1,4 +1,4 @@
-"""Where accuracy comes from: the user's own function, or metrics over labelled data."""
+"""Sources of accuracy: the user's own function, or metrics over labelled data."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def check_direction(source: UserFunction | LabelledData, criterion: Criterion) -
     """See that metrics and criteria agree on whether a larger figure is a better one.
 
     Raises:
-        CriterionError: They contradict each other.
+        CriterionError: The criterion and the metrics contradict each other.
     """
     if isinstance(source, UserFunction):
         return

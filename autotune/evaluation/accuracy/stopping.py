@@ -1,4 +1,4 @@
-"""When the evaluation of a candidate may end before all samples were seen, and the order that gets it there soonest.
+"""Rule by which an evaluation ends before all samples were seen, and the order that gets it there soonest.
 
 The fp32 model's score on every sample is known, so a candidate's verdict is a question about a finite sum: whether the
 losses of all samples add up to more than the target allows. Two kinds of evidence end an evaluation:
@@ -88,7 +88,7 @@ class Population:
         difficulty: Array | None,
         any_order: bool,
     ) -> Population:
-        """From the fp32 model's score of each sample.
+        """Make the order from the fp32 model's score of each sample.
 
         Args:
             scores: Shape (samples,).

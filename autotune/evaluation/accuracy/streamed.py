@@ -109,7 +109,7 @@ class SampleScorer:
 
         Args:
             model: The candidate.
-            progress: Told how far it is.
+            progress: Called with the number of samples that are done.
             complete: Whether all samples must be seen.
             rank: Which candidate of the search it is, from 1; how sure its verdict must be follows from it.
 
@@ -155,7 +155,7 @@ class SampleScorer:
         Args:
             reference: The fp32 model.
             model: The candidate.
-            progress: Told how far it is.
+            progress: Called with the number of samples that are done.
             rank: Which candidate it is that is measured there, from 1; its interval is as much wider.
         """
         if not self.holds_out:
@@ -218,7 +218,7 @@ class SampleScorer:
         return concatenate(parts)
 
     def _rule(self, baseline: Records) -> StoppingRule | None:
-        """When the evaluation of a candidate may end; None where nothing can be said before its end."""
+        """The rule by which an evaluation may end early; None where nothing can be said before its end."""
         assert self._store is not None
         if not self._source.early_stopping or not isinstance(self._judged, MeanMetric):
             return None

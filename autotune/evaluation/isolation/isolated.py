@@ -48,12 +48,12 @@ _MIB = 2**20
 
 
 class Isolation(StrEnum):
-    """Where candidates run."""
+    """The process in which candidates run."""
 
     NONE = "none"
-    """In this process: nothing to start, and a crash in native code ends the run."""
+    """Candidates run in this process: nothing to start, and a crash in native code ends the run."""
     PROCESS = "process"
-    """In a worker process: a crash, a hang or a flood of memory ends the trial and not the run."""
+    """Candidates run in a worker process: a crash, a hang or a flood of memory ends the trial, not the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +88,13 @@ class IsolatedEvaluator(Generic[ModelT]):
         isolation: Limits of a trial.
         adapter: See :class:`Evaluator`, as for all that follow.
         model: The fp32 model.
-        source: Where accuracy comes from.
+        source: Source of the accuracy: a user's function, or metrics over data.
         criterion: The accuracy target.
         latency: How latency is measured.
         feeds: One batch for latency, or several of different shapes.
         seed: Seed of every random choice.
         cache: Folder for the fp32 model's records; None: a temporary one, which the worker shares.
-        on_progress: Told how many samples an accuracy evaluation has seen.
+        on_progress: Called with the number of samples that an accuracy evaluation has seen.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Write down what the worker starts with, before anything is measured that would be lost.
 
         Raises:
-            InputError: Something of it cannot be sent to another process.
+            InputError: A part of it cannot be sent to another process.
         """
         if not self._setup_path.exists():
             parts = {what: self._setup[name] for name, what in _SENT.items()}
@@ -200,7 +200,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Measure a candidate in the worker; see :meth:`Evaluator.evaluate`.
 
         Raises:
-            TrialError: As there, and where the worker died or took more time or memory than a trial may.
+            TrialError: As in the other evaluator, and where the worker died or exceeded the time or memory of a trial.
             DeadlineReached: The deadline passed.
         """
         asked = (incumbent, needs_accuracy, rank, worth_from)

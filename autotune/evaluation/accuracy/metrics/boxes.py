@@ -19,7 +19,7 @@ _CANDIDATES = 1000
 """Boxes of the best scores that suppression looks at, per image."""
 
 _MOST_DETECTIONS = 300
-"""Per image."""
+"""Most detections per image."""
 
 
 class BoxLayout(StrEnum):

@@ -20,7 +20,7 @@ class Average(StrEnum):
     BINARY = "binary"
     """The figure of the positive class alone."""
     MICRO = "micro"
-    """From the counts of all classes together."""
+    """One figure from the counts of all classes together."""
     MACRO = "macro"
     """The mean over classes that occur among labels or predictions."""
 
@@ -199,7 +199,7 @@ def probabilities(scores: Array, metric: str, *, logits: bool) -> Array:
     """Scores as probabilities over their last axis.
 
     Raises:
-        DataError: They are said to be probabilities and are not, or logits and look like probabilities.
+        DataError: The outputs are said to be probabilities and are not, or logits and look like probabilities.
     """
     sums = scores.sum(axis=-1)
     fits = bool((scores >= -1e-6).all() and (np.abs(sums - 1) < 1e-2).all())

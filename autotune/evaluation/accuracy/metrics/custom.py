@@ -20,7 +20,7 @@ class SampleFunction(MeanMetric):
     Args:
         function: ``function(outputs, labels)`` for one batch, ``outputs`` one array or a tuple; returns a number for
             each sample, shape (samples,).
-        name: Under which the figure is reported.
+        name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         low: The least that the function can return for a sample; bounds let evaluations end early.
         high: The largest.
@@ -62,7 +62,7 @@ class FigureFunction(Metric):
     Args:
         function: ``function(outputs, labels)``; ``outputs`` is one array or a tuple, ``labels`` an array, a list, or a
             dict of them, in the form in which the loader gives them. Returns a number.
-        name: Under which the figure is reported.
+        name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         resamples: Resamples of the paired bootstrap: how often the function is called on each candidate for its
             interval.

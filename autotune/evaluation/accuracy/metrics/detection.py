@@ -18,7 +18,7 @@ from autotune.evaluation.accuracy.metrics.metric import Metric, output_at
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _MOST_DETECTIONS = 100
-"""Per image and class."""
+"""Most detections per image and class."""
 
 
 class BoxFormat(StrEnum):

@@ -20,11 +20,11 @@ class Metric(ABC):
     A metric whose figure is the mean over samples is a :class:`MeanMetric`, whose evaluation can also end early.
 
     Attributes:
-        name: Under which the figure is reported.
+        name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         label_free: Whether it compares with the fp32 model's own outputs and reads no labels.
         resamples: Resamples of the paired bootstrap, for figures that are no mean; fewer where a figure is dear.
-        undefined: When its figure is NaN and what to do then; for the message where fp32's own is.
+        undefined: Advice for the message where fp32's figure is NaN: when that happens and what to do.
     """
 
     name: str
@@ -119,10 +119,10 @@ def class_labels(labels: Any, samples: int, classes: int | None, metric: str) ->
         labels: Integers of shape (samples,) or (samples, 1).
         samples: How many the outputs have.
         classes: How many classes the outputs have; None: any.
-        metric: For the message.
+        metric: Name of the metric, for the message.
 
     Raises:
-        DataError: They have another length or shape, are no integers, or no class of the outputs.
+        DataError: Labels have another length or shape, are no integers, or no class of the outputs.
     """
     array = np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:

@@ -70,7 +70,7 @@ class RootMeanSquaredError(Metric):
         return MeanSquaredError(self._output).records(outputs, labels, reference)
 
     def figure(self, records: Array) -> float:
-        """In the unit of the labels."""
+        """The figure in the unit of the labels."""
         return math.sqrt(records.mean())
 
 
@@ -136,7 +136,7 @@ def _values(outputs: tuple[Array, ...], index: int, labels: Any, metric: str) ->
     """Output and labels as float64, shape (samples, values) both.
 
     Raises:
-        DataError: Their shapes differ, or labels are no numbers.
+        DataError: Shapes of outputs and labels differ, or labels are no numbers.
     """
     output = output_at(outputs, index, metric)
     truth = np.asarray(labels)

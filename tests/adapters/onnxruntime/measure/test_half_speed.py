@@ -132,7 +132,7 @@ def test_int8_stays_first_and_fp32_comes_after() -> None:
     assert not any(p.precision is Precision.FP16 for op in plain.ops for p in op.precisions)
 
 
-def test_products_of_a_transformer_prefer_what_they_did() -> None:
+def test_matmuls_of_a_transformer_prefer_what_they_did() -> None:
     graph = Graph(ADAPTER.load(small_transformer()).proto)
     both = tuning_space(graph, host_of(ADAPTER), everything_faster(Precision.FP16, Precision.BF16))
     plain = tuning_space(graph, host_of(ADAPTER))

@@ -29,7 +29,7 @@ CHOICES = [choice for choice in SmoothQuant if choice is not SmoothQuant.NONE]
 
 
 def pre_norm(seed: int = 0, *, large: float = 30.0, channels: int = 24, norm: str = "layer") -> onnx.ModelProto:
-    """A normalization with some large channels, read by two products, as before the block of a transformer."""
+    """A normalization with some large channels, read by two MatMuls, as before the block of a transformer."""
     rng = np.random.default_rng(seed)
     scale = np.where(rng.random(channels) < 0.1, large, 1.0).astype(np.float32)
     scale[0] = large
