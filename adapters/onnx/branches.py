@@ -44,7 +44,7 @@ _BY_VALUE = frozenset(
 """Ops whose outputs have a shape, or a value, that depends on more than the shapes that they read."""
 
 _DEEP = 8
-"""Branches within branches, at the most."""
+"""Greatest depth of branches within branches."""
 
 _MOST_SHAPES = 64
 

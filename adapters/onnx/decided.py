@@ -18,7 +18,7 @@ from autotune.adapters.onnx.names import rename_reads
 from autotune.notes import listed
 
 _FIXED = "/fixed"
-"""After an input's name: the constant that is read in its place."""
+"""Suffix after an input's name, of the constant that is read in its place."""
 
 
 def deciding_inputs(proto: onnx.ModelProto) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A model's graph, indexed: who writes a tensor, who reads it, what is constant."""
+"""A model's graph, indexed: writers and readers of tensors, and constants."""
 
 from __future__ import annotations
 

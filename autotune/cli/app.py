@@ -1,4 +1,4 @@
-"""The commands by name, and how what goes wrong in them is told."""
+"""The commands by name, and the messages of their errors."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def check(
     ops: Annotated[bool, typer.Option("--ops", help="List every op that can saturate.")] = False,
     framework: Annotated[str, typer.Option(help="The framework that runs it.")] = "onnxruntime",
 ) -> None:
-    """Tell whether a tuned model is as accurate on other CPUs: which ops can saturate there, and what comes of it."""
+    """Tell whether a tuned model is as accurate on other CPUs: which ops can saturate there, and how outputs change."""
     console = Console()
 
     def say(text: Text | str) -> None:

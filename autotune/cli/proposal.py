@@ -156,7 +156,7 @@ def _next_state(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> TensorSpec |
 
 
 def _stems(name: str, decoration: re.Pattern[str]) -> set[str]:
-    """A state's name with and without what tells the one before from the one after."""
+    """A state's name with and without the part that distinguishes before and after."""
     text = re.sub(r"(past|present)(_key_values?)?", "kv", name.lower())
     return {text, decoration.sub("", text) or text}
 

@@ -40,7 +40,7 @@ class Evaluation:
     """Result of measuring one candidate.
 
     Attributes:
-        state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the dearer ones needless.
+        state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the more expensive ones needless.
         measurement: The measurement.
         reason: Why it was pruned.
     """
@@ -170,7 +170,7 @@ class Evaluator(Generic[ModelT]):
         """Make ready what no trial should be charged for; called before each trial. Here there is nothing."""
 
     def close(self) -> None:
-        """Let go of what a run held; the evaluator is not used after this. Here there is nothing."""
+        """Release the resources of a run; the evaluator is not used after this. Does nothing here."""
 
     def evaluate(
         self,

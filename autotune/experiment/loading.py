@@ -32,7 +32,7 @@ _WORDS = {
     "model_attributes_type": "must be a section with keys of its own",
     "dict_type": "must be keys and values",
 }
-"""Messages for people who write YAML, in place of pydantic's, which speak of Python."""
+"""Messages for people who write YAML, in place of pydantic's, which name Python types."""
 
 
 _PLACEHOLDER = re.compile(r"<[^<>]+>")

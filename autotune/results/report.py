@@ -136,7 +136,7 @@ def _at(measured: Measurement, latency_ms: float | None) -> Measurement:
 
 
 def _races(result: TuningSummary) -> str:
-    """Every race: who took part, what was measured there and in the search, and what it proved."""
+    """Every race: its finalists, their figures there and in the search, and what it proved."""
     words = {True: "faster", False: "not faster", None: "undecided"}
     parts = []
     for race in result.races:

@@ -43,7 +43,7 @@ HOLDOUT = "holdout"
 """Key of :meth:`History.keep`: by number, what was measured of trials on the data held out."""
 
 _REVISION = "revision:"
-"""Before a trial's number, the key of :meth:`History.keep` for what :meth:`History.revise` was told."""
+"""Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
 
 _CONFIG, _NOTE, _MEASUREMENT = "autotune:config", "autotune:note", "autotune:measurement"
 _STATE, _REASON, _DURATION, _DUPLICATE = (

@@ -250,7 +250,7 @@ class MeasuredInsights(Generic[ModelT]):
             return error
 
         def affordable(count: int) -> bool:
-            # The first one also runs the fp32 model and is of all ops, so that it is the dearest.
+            # The first one also runs the fp32 model and is of all ops, so that it is the most expensive.
             share = _SHARE_OF_SENSITIVITY * self._allowance_s - (self._clock() - started)
             left = max(min(share, self._left_s(started)), self._left_s(started, checked_s))
             return left > count * min(took, default=0.0)

@@ -8,7 +8,7 @@ from autotune.config import QuantizationConfig, Recipe
 from autotune.trial import Measurement, Trial
 
 _FASTEST = 4.0
-"""How many times as fast as fp32 a candidate's evaluation is at the most, before one was evaluated."""
+"""Largest speedup assumed for a candidate's evaluation before one was evaluated."""
 
 
 class Prices:

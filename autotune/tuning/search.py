@@ -332,7 +332,7 @@ class Search(Generic[ModelT]):
             self._hand_out(candidate, trial)
 
     def _hand_out(self, candidate: ModelT, trial: Trial) -> None:
-        """Give a measured candidate to whoever keeps it."""
+        """Hand a measured candidate to the places that keep models."""
         known = self._history.trials
         self._on_measured(candidate, trial, known)
         new_best = incumbent(known, self._problem.objective)
@@ -377,7 +377,7 @@ def _same(number: int, proposal: Proposal, earlier: Trial, duration_s: float) ->
 
 
 def _describe(error: Exception) -> str:
-    """One line that says what failed; ours speak for themselves, others are named by their type."""
+    """A line that says what failed; errors of other libraries are named by their type."""
     cause = error.__cause__
     lines = str(error).strip().splitlines()
     first = lines[0] if lines else ""

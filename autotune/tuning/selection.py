@@ -66,7 +66,7 @@ def next_rank(trials: Sequence[Trial]) -> int:
 
 
 def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:
-    """The candidates that keep the target and may be the fastest, which a race is to tell; most is proven first.
+    """The candidates that keep the target and may be the fastest, for a race to decide; those with most proof first.
 
     Who may be the fastest lies with its interval above what is proven of any other, and of fp32. The limit counts those
     that are decided. Half as many undecided ones come on top: a wide interval neither keeps others out nor is itself

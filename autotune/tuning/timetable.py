@@ -123,7 +123,7 @@ class Timetable:
         )
 
     def suggested_s(self) -> float:
-        """Seconds in which a run like this one should find an answer, as far as can be told; two digits count."""
+        """Seconds in which a run like this one should find an answer, estimated; two digits count."""
         assert self._timeout_s is not None
         now = time.monotonic()
         stage = now - self._stage_began
@@ -168,7 +168,7 @@ class ShortenedBatches:
         self.cut = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches; what those before it took, read and worked on, tells what a batch will take."""
+        """The batches; the time of earlier ones, for reading and work, predicts that of the next."""
         began = time.monotonic()
         took, done = 0.0, 0
         batches = iter(self._batches)

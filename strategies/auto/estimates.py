@@ -216,7 +216,7 @@ class Estimates:
         criterion = self._problem.criterion
         law = LossLaw(target=criterion.target, root=self._perfect)
         beyond = law.hopeless * (1.0 if is_telling(self._problem, config) else _QUICKER)
-        return criterion.relative is not None and law.foretold(error) > beyond * criterion.target
+        return criterion.relative is not None and law.predicted(error) > beyond * criterion.target
 
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""

@@ -179,7 +179,7 @@ def _steps(
     focus: set[str],
     error_of: _ErrorOf,
 ) -> list[Step]:
-    """The steps of every op; those of the most sensitive ones lead over what lies between."""
+    """The steps of every op; those of the most sensitive ones go through the choices in between."""
     latency = latency_of(problem)
     steps: list[Step] = []
     for op in errors:

@@ -79,7 +79,7 @@ def find_pairs(
 
 
 def _pair(connections: Connections, convs: Mapping[str, Layer], second: Layer) -> ConvPair | str:
-    """The pair that ends in ``second``; else why not, empty where there is nothing to tell."""
+    """The pair that ends in ``second``; else the reason, empty where none is worth a note."""
     read = written = second.source
     node = connections.writers.get(read)
     if node is None:

@@ -40,7 +40,7 @@ class Stream:
 
 
 class _Refusal(Exception):
-    """Why the channels of a stream stay as they are; empty where there is nothing to tell."""
+    """Reason why a stream's channels stay as they are; empty where none is worth a note."""
 
 
 def find_streams(
@@ -91,7 +91,7 @@ class _Tied:
         self._readers: dict[str, Layer] = {}
 
     def take(self, tensor: str) -> None:
-        """Take in a tensor and all that hangs on it.
+        """Add a tensor to the stream, and all tensors that must be scaled with it.
 
         Raises:
             _Refusal: An op reads or writes it that factors do not pass.

@@ -108,7 +108,7 @@ class _Race:
         return all(self._faster[member] is not None for member in self.alive)
 
     def look(self) -> None:
-        """Prove what can be proven by now; who is slower than another is out."""
+        """Compare the finalists on the calls so far; one that is proven slower than another leaves."""
         width = self._options.interval_width
         slower: set[int] = set()
         close = True

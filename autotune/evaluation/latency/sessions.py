@@ -32,7 +32,7 @@ def open_sessions(
     clock: Clock,
     spare_first: bool = False,
 ) -> list[Call]:
-    """Sessions of one model, as timed calls: as many as asked for, or fewer where they are dear.
+    """Sessions of one model, as timed calls: as many as asked for, or fewer where they are expensive.
 
     Args:
         first: A session that is open already, and has run.

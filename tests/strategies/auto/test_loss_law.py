@@ -31,7 +31,7 @@ def test_additive_losses_turn_back_into_losses(law: LossLaw) -> None:
         back = law.losses(np.array([law.additive(loss)]))
         assert back[0] == pytest.approx(loss)
     assert law.additive(TARGET) == pytest.approx(TARGET)
-    assert law.losses(np.array([law.scale * 0.01]))[0] == pytest.approx(law.foretold(0.01))
+    assert law.losses(np.array([law.scale * 0.01]))[0] == pytest.approx(law.predicted(0.01))
     near = (law.additive(0.0101) - law.additive(0.0099)) / 2
     assert law.noise(0.01, 1e-4) == pytest.approx(near, rel=1e-3)
     # A loss of nothing is not known for certain either.

@@ -23,7 +23,7 @@ class Metric(ABC):
         name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         label_free: Whether it compares with the fp32 model's own outputs and reads no labels.
-        resamples: Resamples of the paired bootstrap, for figures that are no mean; fewer where a figure is dear.
+        resamples: Resamples of the paired bootstrap, for figures that are no mean; fewer where a figure is expensive.
         undefined: Advice for the message where fp32's figure is NaN: when that happens and what to do.
     """
 
