@@ -17,6 +17,7 @@ import onnxruntime
 from autotune.adapter import Execution, Feeds
 from autotune.adapters.onnx.graph import Graph, ancestors, outer_reads, subgraphs
 from autotune.adapters.onnx.names import name_nodes, rename_reads
+from autotune.adapters.onnx.rewriting import set_nodes
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.errors import ApplyError
 from autotune.notes import listed
@@ -207,8 +208,7 @@ def _drop_unread(proto: onnx.ModelProto) -> None:
         if not wanted.isdisjoint(node.output):
             wanted.update((*node.input, *outer_reads(node)))
             kept.append(node)
-    del proto.graph.node[:]
-    proto.graph.node.extend(reversed(kept))
+    set_nodes(proto, reversed(kept))
 
 
 def _defined(graph: onnx.GraphProto) -> set[str]:

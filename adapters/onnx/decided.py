@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.graph import Graph, ancestors
 from autotune.adapters.onnx.names import rename_reads
+from autotune.adapters.onnx.rewriting import add_constant
 from autotune.notes import listed
 
 _FIXED = "/fixed"
@@ -67,7 +67,7 @@ def fix_inputs(proto: onnx.ModelProto, values: Mapping[str, Array]) -> None:
         return
     rename_reads(proto.graph, {name: f"{name}{_FIXED}" for name in values})
     for name, value in values.items():
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"{name}{_FIXED}"))
+        add_constant(proto, f"{name}{_FIXED}", value)
 
 
 def fixed_note(values: Mapping[str, Array]) -> str:

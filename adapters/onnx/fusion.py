@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from autotune.adapters.onnx.attention import Attention, find_attention
 from autotune.adapters.onnx.compare import TOLERANCE, Reference, Unknown
@@ -32,7 +32,14 @@ from autotune.adapters.onnx.decomposed import (
 )
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
+from autotune.adapters.onnx.rewriting import (
+    CONTRIB_DOMAIN,
+    add_constant,
+    drop_unread,
+    replace_nodes,
+    require_contrib_domain,
+    set_nodes,
+)
 from autotune.errors import ApplyError
 
 
@@ -170,7 +177,7 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention, expanded: set
     if attention.guarded:
         # On the result, which is smaller than the scores by the length of the sequence over the size of a head.
         zero = f"{name}/zero"
-        proto.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), zero))
+        add_constant(proto, zero, np.zeros((), np.float32))
         nodes.append(helper.make_node("IsNaN", [fused], [f"{fused}/is_nan"], f"{name}/is_nan"))
         nodes.append(helper.make_node("Where", [f"{fused}/is_nan", zero, fused], [output], f"{name}/guard"))
     return nodes
@@ -179,7 +186,7 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention, expanded: set
 def _rows(proto: onnx.ModelProto, bias: str, query: str, output: str) -> list[onnx.NodeProto]:
     """Repeat a bias of shape (batch or 1, heads or 1, 1, keys) for each row of the scores."""
     for name, values in ((f"{output}/one", [1]), (f"{output}/two", [1, 1])):
-        proto.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        add_constant(proto, name, np.array(values, np.int64))
     return [
         helper.make_node("Shape", [query], [f"{output}/dims"], f"{output}/dims"),
         helper.make_node("Gather", [f"{output}/dims", f"{output}/one"], [f"{output}/length"], f"{output}/length"),
@@ -200,8 +207,7 @@ def _drop_dead(proto: onnx.ModelProto) -> None:
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
             needed.update(name for name in node.input if name)
     constants = set(graph.initializers)
-    del proto.graph.node[:]
-    proto.graph.node.extend(reversed(kept))
+    set_nodes(proto, reversed(kept))
     drop_unread(proto, constants)
     values = [value for value in proto.graph.value_info if value.name in needed]
     copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.rewriting import replace_nodes
+from autotune.adapters.onnx.rewriting import add_constant, replace_nodes
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 from autotune.algorithms import quantize, weight_parameters
 from autotune.algorithms.saturation import weight_limits
@@ -194,4 +194,4 @@ class _Rewriting:
         return name
 
     def _add(self, name: str, values: Array) -> None:
-        self._proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        add_constant(self._proto, name, np.ascontiguousarray(values))

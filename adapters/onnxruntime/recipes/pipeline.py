@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import add_constant
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
@@ -127,7 +127,7 @@ def _with_biases(model: OnnxModel, config: QuantizationConfig) -> OnnxModel:
         assert op.weight is not None
         size = graph.initializers[op.weight].dims[op.weight_axis or 0]
         name = f"{op.name}/bias"
-        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(size, np.float32), name))
+        add_constant(proto, name, np.zeros(size, np.float32))
         inputs = [*list(nodes[op.name].input)[:2], name]
         del nodes[op.name].input[:]
         nodes[op.name].input.extend(inputs)
