@@ -9,8 +9,8 @@ import openvino as ov
 from openvino import opset13 as opset
 
 from autotune.adapter import Array
+from autotune.adapters.openvino.biases import Bias, bias_name, give_bias, weight_name
 from autotune.adapters.openvino.candidate import HALF, Candidate, lines_on_floats
-from autotune.adapters.openvino.layers import Bias, bias_name, give_bias, weight_name
 from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.recipes import correct_constants

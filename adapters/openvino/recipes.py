@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import openvino as ov
 
 from autotune.adapter import Array
-from autotune.adapters.openvino.layers import OpenVinoGraph, weight_name
+from autotune.adapters.openvino.biases import weight_name
+from autotune.adapters.openvino.layers import OpenVinoGraph
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, tensor_name
 from autotune.adapters.openvino.weights import WeightGrid
