@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import openvino as ov
 from openvino import opset13 as opset
 
 from autotune.adapter import Array
@@ -48,10 +49,14 @@ class Bias:
         self.add.input(self.place).replace_source_output(constant.output(0))
 
 
-def give_bias(op: QuantizableOp) -> None:
-    """Add zeros to what an op writes where nothing is added yet, so that there is something to correct."""
+def give_bias(op: QuantizableOp) -> ov.Output | None:
+    """Add zeros to what an op writes where nothing is added yet, so that there is something to correct.
+
+    Returns:
+        The sum; None where there is a bias already, or the op has no channels.
+    """
     if not op.has_channels or bias_of(op) is not None:
-        return
+        return None
     readers = list(op.node.output(0).get_target_inputs())
     names = op.node.output(0).get_names()
     rank = op.node.get_output_partial_shape(0).rank.get_length()
@@ -62,3 +67,4 @@ def give_bias(op: QuantizableOp) -> None:
         reader.replace_source_output(add.output(0))
     op.node.output(0).set_names(set())
     add.output(0).set_names(names)  # it may be an output of the model
+    return add.output(0)
