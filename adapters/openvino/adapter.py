@@ -10,6 +10,7 @@ from autotune.adapter import Example, Execution, Feeds, Runner
 from autotune.adapters.openvino import profile
 from autotune.adapters.openvino.calibration import calibrate
 from autotune.adapters.openvino.candidate import HALF, Candidate
+from autotune.adapters.openvino.channels import can_be_smoothed
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import quantizable_ops
@@ -68,7 +69,8 @@ class OpenVinoAdapter:
 
     def space(self, model: OpenVinoModel) -> TuningSpace:
         """The choices of each op on this host."""
-        return tuning_space(quantizable_ops(model.graph)[0], current_host(PACKAGES), half_types())
+        ops, _ = quantizable_ops(model.graph)
+        return tuning_space(ops, current_host(PACKAGES), half_types(), smoothing=can_be_smoothed(model.graph))
 
     def calibrate(self, model: OpenVinoModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """Gather the statistics of all tensors that an int8 op reads.

@@ -13,6 +13,7 @@ from autotune.config import (
     Granularity,
     Precision,
     QuantizedType,
+    SmoothQuant,
     TensorScheme,
     WeightRounding,
 )
@@ -33,7 +34,9 @@ _PER_CHANNEL = dataclasses.replace(_PER_TENSOR, granularity=Granularity.PER_CHAN
 _HALF = {"bf16": Precision.BF16, "f16": Precision.FP16}
 
 
-def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[str] = ()) -> TuningSpace:
+def tuning_space(
+    ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[str] = (), *, smoothing: bool = False
+) -> TuningSpace:
     """The space of a prepared model.
 
     Args:
@@ -42,6 +45,7 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[
         half_types: Types besides fp32 that OpenVINO computes in there, as it calls them. One model has one of them, so
             that the first is offered: with bf16 in the processor's matrix unit, ResNet-20 ran at 3.5 times fp32's
             speed, with fp16 beside it at 0.6.
+        smoothing: Whether SmoothQuant has something to act on.
     """
     half = tuple(PrecisionSpace(precision=_HALF[name]) for name in half_types[:1])
     weights = any(op.has_channels for op in ops)
@@ -51,10 +55,12 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[
         recipe=RecipeSpace(
             reduce_range=(False, True) if host.saturates_u8s8 else (False,),
             bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
+            equalization=(True, False) if convolutions else (False,),
             bias_correction=(BiasCorrection.FAST, BiasCorrection.FULL, BiasCorrection.NONE)
             if convolutions
             else (BiasCorrection.NONE,),
             weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ) if weights else (WeightRounding.NEAREST,),
+            smooth_quant=tuple(SmoothQuant) if smoothing else (SmoothQuant.NONE,),
         ),
     )
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,13 +84,22 @@ class Equalized:
     notes: tuple[str, ...]
 
 
-def equalize(graph: LayerGraph, config: QuantizationConfig, statistics: CalibrationStatistics) -> Equalized:
+def equalize(
+    graph: LayerGraph,
+    config: QuantizationConfig,
+    statistics: CalibrationStatistics,
+    *,
+    quantized: Collection[str] | None = None,
+) -> Equalized:
     """Scale the channels between all convolutions that can be served; no node is run.
 
     Args:
         graph: Graph of the fp32 model.
         config: Says which ops become int8, and whether their weights have a scale per tensor or per channel.
         statistics: Statistics with channel moments of the tensors between convolutions.
+        quantized: The tensors that become integers; channels of no other tensor are scaled, so that a bound in
+            :attr:`Equalized.bounds` is that of a tensor whose range takes its place. None: all that int8 layers read or
+            write.
     """
     connections = Connections(graph.nodes, graph.outputs)
     # Half precision may not hold channels that are scaled up.
@@ -102,8 +111,11 @@ def equalize(graph: LayerGraph, config: QuantizationConfig, statistics: Calibrat
     int8 = {layer.name for layer in layers if config[layer.name].precision is Precision.INT8}
     streams, notes = find_streams(connections, graph.constants, layers, int8)
     streams = [stream for stream in streams if _serves_stream(stream, config, statistics)]
+    if quantized is not None:
+        streams = [stream for stream in streams if not set(quantized).isdisjoint(stream.tensors)]
     pairs, more = find_pairs(connections, layers, int8, tied={name for stream in streams for name in stream.tensors})
     pairs = [pair for pair in pairs if _channels(statistics, pair.read) is not None and _serves(pair, config)]
+    pairs = [pair for pair in pairs if quantized is None or pair.read in quantized]
     served = [layer for pair in pairs for layer in (pair.first, pair.second)]
     served += [layer for stream in streams for layer in (*stream.writers, *stream.readers)]
     names = {name for layer in served for name in (layer.weight, layer.bias) if name}

@@ -28,7 +28,8 @@ from autotune.config import (
     WeightRounding,
 )
 from tests.adapters.onnx.graphs import build, node, normal, small_cnn
-from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
+from tests.adapters.onnx.recipe_graphs import chain
+from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, config, prepared, run, sqnr_db
 
 pytestmark = pytest.mark.numeric
 
