@@ -19,8 +19,9 @@ from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
+from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
-from autotune.tuning.search import Limits, Search, SearchEnd
+from autotune.tuning.search import Search
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 import numpy as np
@@ -20,6 +19,7 @@ from autotune.observer import Observer
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import History, OpenTrial
+from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.preparation import PREPARATION, in_terms_of_prepared
 from autotune.tuning.prices import Prices
 from autotune.tuning.selection import incumbent, next_rank
@@ -30,50 +30,6 @@ _WORTH_A_TRIAL = 1.05
 
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchEnd:
-    """Why a search ended.
-
-    Attributes:
-        reason: In words.
-        interrupted: Whether the user ended it.
-        timed_out: Whether the time was up.
-    """
-
-    reason: str
-    interrupted: bool = False
-    timed_out: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When a search ends at the latest.
-
-    Attributes:
-        max_trials: Trials in the history, the baseline not counted.
-        deadline: As ``time.monotonic()`` counts, in seconds.
-    """
-
-    max_trials: int | None = None
-    deadline: float | None = None
-
-    def reached(self, trials: int) -> SearchEnd | None:
-        """The end where a limit is reached, or None."""
-        if self.max_trials is not None and trials >= self.max_trials:
-            return SearchEnd(reason=f"max_trials: {trials} were tried")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return SearchEnd(reason="timeout: the time is up", timed_out=True)
-        return None
-
-    def too_late(self, price_s: float) -> SearchEnd | None:
-        """The end where what takes ``price_s`` seconds cannot be done in time, or None."""
-        if self.deadline is None or time.monotonic() + price_s < self.deadline:
-            return None
-        left = max(0.0, self.deadline - time.monotonic())
-        reason = f"timeout: a candidate takes {price_s:.3g} s or more, and {left:.3g} s are left for it"
-        return SearchEnd(reason=reason, timed_out=True)
 
 
 class Search(Generic[ModelT]):
