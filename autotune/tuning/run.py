@@ -66,19 +66,18 @@ class Run(Generic[ModelT]):
     def _run(self, setup: Setup[ModelT]) -> TuningResult:
         search = Search(
             adapter=self._adapter,
-            model=setup.model,
-            statistics=setup.statistics,
+            sides=setup.sides,
+            baseline=setup.baseline,
             evaluator=setup.evaluator,
             history=setup.history,
-            problem=setup.problem,
             strategy=self._strategy,
             limits=Limits(max_trials=self._tuner.max_trials, deadline=self._stages.deadline),
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,
-            on_measured=partial(self._models.keep_for_finals, objective=setup.problem.objective),
+            on_measured=partial(self._models.keep_for_finals, objective=setup.objective),
             admit=self._admit,
-            given=setup.given if setup.differs else None,
+            note=self._stages.note,
         )
         try:
             self._stages.begin("baseline")

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 from optuna.samplers import BaseSampler
 
 from autotune import data
-from autotune.adapters import get_adapter
+from autotune.adapter import Adapter
+from autotune.adapters import adapter_names, get_adapter
 from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
-from autotune.errors import InputError
+from autotune.errors import InputError, MissingDependencyError
 from autotune.evaluation import (
     CacheState,
     Isolation,
@@ -29,11 +30,17 @@ from autotune.evaluation import (
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
+from autotune.runtimes import RuntimesAdapter
 from autotune.strategy import Objective, Strategy
+from autotune.suggestion import suggestion
 from autotune.tuning.run import Run
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+
+
+DEFAULT_FRAMEWORK = "onnxruntime"
+"""The framework of a model where the user names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,9 @@ class Tuner:
             None: nothing is kept.
         storage: Optuna storage URL for the history instead of a file in the workspace.
         framework: Name of the adapter.
+        runtimes: Names of several adapters: the fastest model on any of them is the answer. The baseline is fp32 on the
+            one that runs it fastest. A runtime that is not installed or cannot run the model is left out, and a note
+            says why. None: ``framework`` alone.
         restriction: What part of the space may be searched.
         portable: Admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too.
         interval_width: Half width that the interval of a speedup must reach, as a share of the speedup.
@@ -93,7 +103,8 @@ class Tuner:
     sampling_size: int | None = 100
     workspace: str | Path | None = None
     storage: str | None = None
-    framework: str = "onnxruntime"
+    framework: str = DEFAULT_FRAMEWORK
+    runtimes: Sequence[str] | None = None
     restriction: SpaceRestriction = field(default_factory=SpaceRestriction)
     portable: bool = False
     interval_width: float = 0.03
@@ -122,6 +133,7 @@ class Tuner:
         if self.objective not in list(Objective):
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()
+        self._check_runtimes()
         assert self.latency_options  # the options check themselves when they are made
 
     def _check_isolation(self) -> None:
@@ -139,6 +151,17 @@ class Tuner:
         for name in ("trial_timeout_s", "trial_memory_bytes"):
             if getattr(self, name) is not None:
                 raise InputError(f'`{name}` needs isolation="process": nothing can end a trial inside of this process')
+
+    def _check_runtimes(self) -> None:
+        if self.runtimes is None:
+            return
+        require_runtimes(self.runtimes)
+        object.__setattr__(self, "runtimes", tuple(self.runtimes))
+        if self.framework != DEFAULT_FRAMEWORK and self.framework not in self.runtimes:
+            raise InputError(
+                f"`framework` must be one of `runtimes` where both are given, but {self.framework!r} is none of "
+                f"{', '.join(self.runtimes)}. Leave it out: every runtime reads the model itself"
+            )
 
     @property
     def latency_options(self) -> LatencyOptions:
@@ -187,8 +210,21 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: What the user's own ``eval_fn`` raises on the fp32 model, unchanged.
         """
-        run = Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))
+        run = Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))
         return run(model, dataloader)
+
+    def _adapter(self) -> Adapter[Any]:
+        """The adapter of the framework, or one that stands for those of all runtimes."""
+        if self.runtimes is None:
+            return get_adapter(self.framework)
+        adapters: dict[str, Adapter[Any]] = {}
+        missing: dict[str, Exception] = {}
+        for name in self.runtimes:
+            try:
+                adapters[name] = get_adapter(name)
+            except MissingDependencyError as error:
+                missing[name] = error
+        return RuntimesAdapter(adapters, missing)
 
     def _source(
         self, eval_fn: EvalFunction | None, metric: Metrics | None, eval_dataloader: Iterable[object] | None
@@ -227,6 +263,25 @@ class Tuner:
         )
         check_direction(source, self.criterion)
         return source
+
+
+def require_runtimes(names: Sequence[str]) -> None:
+    """See that a list of runtimes can be asked for.
+
+    Raises:
+        InputError: It is empty, or a name is none of an adapter, or appears twice.
+    """
+    known = adapter_names()
+    if isinstance(names, str) or not names:
+        raise InputError(f"`runtimes` must list one adapter or more, of {', '.join(known)}, but got {names!r}")
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"`runtimes` must name adapters, but got {name!r}{suggestion(name, known)}. "
+                f"There are: {', '.join(known)}"
+            )
+    if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
+        raise InputError(f"`runtimes` must name each adapter once, but got {', '.join(twice)} more than once")
 
 
 def tune(
