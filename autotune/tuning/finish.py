@@ -16,6 +16,7 @@ from autotune.errors import TrialError
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.portability import saturation_note
 from autotune.results.result import TuningResult
+from autotune.runtimes import RuntimeModel
 from autotune.space import TuningSpace
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
@@ -102,6 +103,8 @@ class Finishing(Generic[ModelT]):
             notes=self._stages.notes,
             seconds=self._stages.stopwatch.seconds,
             host=str(host_of(self._adapter)),
+            baseline_runtime=setup.baseline.runtime,
+            fp32_speeds={} if setup.fp32 is None else setup.fp32.speeds,
             _run=self._runner(best.inputs, best),
             _save=self._models.saver(best, conclusion.best),
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
@@ -145,6 +148,7 @@ class Finishing(Generic[ModelT]):
             notes=self._stages.notes,
             seconds=self._stages.stopwatch.seconds,
             host=str(host_of(self._adapter)),
+            baseline_runtime=model.runtime if isinstance(model, RuntimeModel) else None,
             _run=self._runner(model.inputs, model),
             _save=self._models.saver(model, trial),
         )

@@ -94,11 +94,14 @@ class Run(Generic[ModelT]):
 
     def _note_preparation(self, history: History) -> None:
         """Say what of the speed is owed to preparation, which is no merit of any quantization."""
-        prepared = next((trial for trial in history.trials if trial.config.prepared), None)
-        if prepared is not None and prepared.speedup is not None:
+        for prepared in history.trials:
+            if not prepared.config.prepared or prepared.speedup is None:
+                continue
+            runtime = prepared.config.runtime
+            on, than = ("", "model that was given") if runtime is None else (f" on {runtime}", "baseline")
             self._stages.note(
-                f"Preparation alone, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the model "
-                f"that was given (trial {prepared.number})"
+                f"Preparation alone{on}, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the "
+                f"{than} (trial {prepared.number})"
             )
 
     def _unmeasured(self) -> TuningResult:

@@ -30,7 +30,7 @@ from autotune.runtimes.opening import open_all
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import SETUP, History, require_writable
+from autotune.tuning.history import RUNTIMES, SETUP, History, require_writable
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
 
 _INSIGHT_SAMPLES = 8
-
-RUNTIMES = "runtimes"
-"""Key of :meth:`History.keep`: how fast fp32 is on each runtime, where a run has several; see :class:`Fp32Speeds`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 
 from autotune import data
 from autotune.adapter import Adapter
-from autotune.adapters import adapter_names, get_adapter
+from autotune.adapters import get_adapter
 from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
 from autotune.errors import InputError, MissingDependencyError
@@ -31,8 +31,8 @@ from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
 from autotune.runtimes import RuntimesAdapter
+from autotune.runtimes.names import broken_rule_of
 from autotune.strategy import Objective, Strategy
-from autotune.suggestion import suggestion
 from autotune.tuning.run import Run
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
@@ -155,7 +155,8 @@ class Tuner:
     def _check_runtimes(self) -> None:
         if self.runtimes is None:
             return
-        require_runtimes(self.runtimes)
+        if rule := broken_rule_of(self.runtimes):
+            raise InputError(f"`runtimes` {rule}")
         object.__setattr__(self, "runtimes", tuple(self.runtimes))
         if self.framework != DEFAULT_FRAMEWORK and self.framework not in self.runtimes:
             raise InputError(
@@ -263,25 +264,6 @@ class Tuner:
         )
         check_direction(source, self.criterion)
         return source
-
-
-def require_runtimes(names: Sequence[str]) -> None:
-    """See that a list of runtimes can be asked for.
-
-    Raises:
-        InputError: It is empty, or a name is none of an adapter, or appears twice.
-    """
-    known = adapter_names()
-    if isinstance(names, str) or not names:
-        raise InputError(f"`runtimes` must list one adapter or more, of {', '.join(known)}, but got {names!r}")
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"`runtimes` must name adapters, but got {name!r}{suggestion(name, known)}. "
-                f"There are: {', '.join(known)}"
-            )
-    if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
-        raise InputError(f"`runtimes` must name each adapter once, but got {', '.join(twice)} more than once")
 
 
 def tune(
