@@ -11,10 +11,12 @@ from autotune.adapter.capabilities import (
     OwnStatistics,
     PortabilityCheck,
     Preparation,
+    SuffixByModel,
     declared_options,
     given_model,
     host_of,
     statistics_type,
+    suffix_of,
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
 from autotune.adapter.example import Example
@@ -39,9 +41,11 @@ __all__ = [
     "Preparation",
     "Runner",
     "Statistics",
+    "SuffixByModel",
     "TensorSpec",
     "declared_options",
     "given_model",
     "host_of",
     "statistics_type",
+    "suffix_of",
 ]

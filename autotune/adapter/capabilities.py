@@ -159,6 +159,15 @@ class Differentiable(Protocol):
         ...
 
 
+@runtime_checkable
+class SuffixByModel(Protocol):
+    """What an adapter adds to the contract where models are written under different endings."""
+
+    def suffix_of(self, model: Any) -> str:
+        """The ending of the path that :meth:`Adapter.save` writes a model to, the dot included."""
+        ...
+
+
 def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
     """The user's model as the file has it, of what ``load`` returned."""
     return adapter.as_given(model) if isinstance(adapter, Preparation) else model
@@ -167,6 +176,11 @@ def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
 def statistics_type(adapter: Adapter[Any]) -> type[Statistics]:
     """The type of what an adapter's calibration leaves: its own, or the project's."""
     return adapter.statistics_type if isinstance(adapter, OwnStatistics) else CalibrationStatistics
+
+
+def suffix_of(adapter: Adapter[ModelT], model: ModelT) -> str:
+    """The ending of the path that an adapter writes a model to."""
+    return adapter.suffix_of(model) if isinstance(adapter, SuffixByModel) else adapter.suffix
 
 
 def declared_options(adapter: Adapter[Any]) -> tuple[AdapterOption, ...]:

@@ -11,7 +11,7 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.results.result import TuningResult
-from autotune.tuning.tuner import Tuner
+from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner
 
 _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
     ExperimentError: ("quantization",),
@@ -71,7 +71,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         sampling_size=experiment.calibration.sampling_size,
         workspace=experiment.workspace,
         storage=tuning.storage,
-        framework=experiment.model.framework,
+        framework=experiment.model.framework if experiment.runtimes is None else DEFAULT_FRAMEWORK,
+        runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
         portable=tuning.portable,
         observer=observer,

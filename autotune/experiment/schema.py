@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -17,17 +16,19 @@ from pydantic import (
     model_validator,
 )
 
-from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity, Precision, QuantizedType
+from autotune.config import Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
 from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
 from autotune.experiment.datasets import Dataset
 from autotune.experiment.section import (
+    Algorithms,
     Bytes,
     FilePath,
     GranularityText,
     OneOrMore,
     Reference,
+    Runtimes,
     Section,
     broken_rule,
     only,
@@ -74,20 +75,6 @@ _EXCLUDED = {
 }
 
 
-def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
-    for text in values:
-        if text in [str(method) for method in CalibrationMethod]:
-            continue
-        try:
-            CalibrationAlgorithm.parse(text)
-        except ValueError:
-            methods = ", ".join(CalibrationMethod)
-            raise broken_rule(
-                f"must be one of {methods}, or a percentile such as percentile:99.99, but got {text!r}"
-            ) from None
-    return values
-
-
 class WeightScheme(Section):
     """Choices allowed for weights."""
 
@@ -107,7 +94,7 @@ class WeightScheme(Section):
 class ActivationScheme(WeightScheme):
     """Choices allowed for the tensors that an op reads."""
 
-    algorithm: Annotated[OneOrMore[str], AfterValidator(_is_algorithm)] | None = None
+    algorithm: Algorithms | None = None
     """Calibration algorithms: least_error, minmax, kl, mse, percentile (any), or one, such as percentile:99.99."""
 
 
@@ -362,6 +349,9 @@ class Experiment(Section):
 
     model: Model
     """The trained fp32 model."""
+    runtimes: Runtimes | None = None
+    """Runtimes to search, such as `[onnxruntime, openvino]`; the answer is the fastest model on any of them. By default
+    `model.framework` alone."""
     calibration: Calibration
     """The data from which ranges are learnt."""
     quantization: Quantization = Quantization()

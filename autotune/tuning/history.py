@@ -37,6 +37,9 @@ CONSTRAINT = "loss"
 
 SETUP = "setup"
 """Key of :meth:`History.keep`: what a reader needs to make sense of the trials of a run that did not end."""
+RUNTIMES = "runtimes"
+"""Key of :meth:`History.keep`: which runtime's fp32 is the baseline, and how fast fp32 is on each, where a run has
+several."""
 SUMMARY = "summary"
 """Key of :meth:`History.keep`: what the run came to."""
 HOLDOUT = "holdout"

@@ -30,6 +30,7 @@ from autotune.tuning.history import History
 from autotune.tuning.output_error import output_error
 from autotune.tuning.profiles import summary
 from autotune.tuning.sensitivity import sensitivities
+from autotune.tuning.side import SideHistory
 from autotune.tuning.stopwatch import Stopwatch
 
 _WORTH_A_PROFILE = 0.1
@@ -103,7 +104,7 @@ class MeasuredInsights(Generic[ModelT]):
         feeds: Sequence[Feeds],
         latency_feeds: Feeds,
         execution: Execution,
-        history: History,
+        history: History | SideHistory,
         stopwatch: Stopwatch,
         timeout_s: float | None = None,
         deadline: float | None = None,

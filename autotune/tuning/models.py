@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, ModelT, host_of
+from autotune.adapter import Adapter, ModelT, host_of, suffix_of
 from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
@@ -51,12 +51,13 @@ class Models(Generic[ModelT]):
             TrialError: It cannot be made a second time.
         """
         if trial.config.is_fp32:
-            return setup.given
+            return setup.baseline.given
         if self._best is not None and self._best[0] == trial.config:
             return self._best[1]
         # Finalists are raced, seen to the end, and one is the answer: made once, since making one takes seconds.
         if trial.config not in self._kept:
-            self._kept[trial.config] = self._adapter.apply(setup.model, trial.config, setup.statistics)
+            side = setup.side_of(trial)
+            self._kept[trial.config] = self._adapter.apply(side.model, trial.config, side.statistics)
         return self._kept[trial.config]
 
     def keep_for_finals(self, model: ModelT, trial: Trial, trials: Sequence[Trial], objective: Objective) -> None:
@@ -105,7 +106,7 @@ class Models(Generic[ModelT]):
         if self._workspace is None:
             return
         before = kept_files(self._workspace, name, self._adapter.suffix)
-        path = self._workspace / f"{name}{self._adapter.suffix}"
+        path = self._workspace / f"{name}{suffix_of(self._adapter, model)}"
         written = self._adapter.save(model, path, self._metadata(trial))
         self._list(name, written)
         for file in set(before) - set(written):

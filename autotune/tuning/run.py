@@ -19,8 +19,9 @@ from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
+from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
-from autotune.tuning.search import Limits, Search, SearchEnd
+from autotune.tuning.search import Search
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
 
@@ -65,19 +66,18 @@ class Run(Generic[ModelT]):
     def _run(self, setup: Setup[ModelT]) -> TuningResult:
         search = Search(
             adapter=self._adapter,
-            model=setup.model,
-            statistics=setup.statistics,
+            sides=setup.sides,
+            baseline=setup.baseline,
             evaluator=setup.evaluator,
             history=setup.history,
-            problem=setup.problem,
             strategy=self._strategy,
             limits=Limits(max_trials=self._tuner.max_trials, deadline=self._stages.deadline),
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,
-            on_measured=partial(self._models.keep_for_finals, objective=setup.problem.objective),
+            on_measured=partial(self._models.keep_for_finals, objective=setup.objective),
             admit=self._admit,
-            given=setup.given if setup.differs else None,
+            note=self._stages.note,
         )
         try:
             self._stages.begin("baseline")
@@ -94,11 +94,14 @@ class Run(Generic[ModelT]):
 
     def _note_preparation(self, history: History) -> None:
         """Say what of the speed is owed to preparation, which is no merit of any quantization."""
-        prepared = next((trial for trial in history.trials if trial.config.prepared), None)
-        if prepared is not None and prepared.speedup is not None:
+        for prepared in history.trials:
+            if not prepared.config.prepared or prepared.speedup is None:
+                continue
+            runtime = prepared.config.runtime
+            on, than = ("", "model that was given") if runtime is None else (f" on {runtime}", "baseline")
             self._stages.note(
-                f"Preparation alone, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the model "
-                f"that was given (trial {prepared.number})"
+                f"Preparation alone{on}, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the "
+                f"{than} (trial {prepared.number})"
             )
 
     def _unmeasured(self) -> TuningResult:

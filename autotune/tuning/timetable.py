@@ -28,6 +28,7 @@ small the model is."""
 
 _STAGES = {
     "load": "the model was loaded and the data were read",
+    "runtimes": "the fp32 model was timed on all runtimes",
     "calibrate": "the calibration data ran through the model",
     "baseline": "the fp32 model itself was measured",
     "search": "the first candidate was prepared or measured",

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 from optuna.samplers import BaseSampler
 
 from autotune import data
+from autotune.adapter import Adapter
 from autotune.adapters import get_adapter
 from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
-from autotune.errors import InputError
+from autotune.errors import InputError, MissingDependencyError
 from autotune.evaluation import (
     CacheState,
     Isolation,
@@ -29,11 +30,17 @@ from autotune.evaluation import (
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
+from autotune.runtimes import RuntimesAdapter
+from autotune.runtimes.names import broken_rule_of
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+
+
+DEFAULT_FRAMEWORK = "onnxruntime"
+"""The framework of a model where the user names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,9 @@ class Tuner:
             None: nothing is kept.
         storage: Optuna storage URL for the history instead of a file in the workspace.
         framework: Name of the adapter.
+        runtimes: Names of several adapters: the fastest model on any of them is the answer. The baseline is fp32 on the
+            one that runs it fastest. A runtime that is not installed or cannot run the model is left out, and a note
+            says why. None: ``framework`` alone.
         restriction: The part of the space that may be searched.
         portable: Admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too.
         interval_width: Half width that the interval of a speedup must reach, as a share of the speedup.
@@ -94,7 +104,8 @@ class Tuner:
     sampling_size: int | None = 100
     workspace: str | Path | None = None
     storage: str | None = None
-    framework: str = "onnxruntime"
+    framework: str = DEFAULT_FRAMEWORK
+    runtimes: Sequence[str] | None = None
     restriction: SpaceRestriction = field(default_factory=SpaceRestriction)
     portable: bool = False
     interval_width: float = 0.03
@@ -123,6 +134,7 @@ class Tuner:
         if self.objective not in list(Objective):
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()
+        self._check_runtimes()
         assert self.latency_options  # the options check themselves when they are made
 
     def _check_isolation(self) -> None:
@@ -140,6 +152,18 @@ class Tuner:
         for name in ("trial_timeout_s", "trial_memory_bytes"):
             if getattr(self, name) is not None:
                 raise InputError(f'`{name}` needs isolation="process": nothing can end a trial inside of this process')
+
+    def _check_runtimes(self) -> None:
+        if self.runtimes is None:
+            return
+        if rule := broken_rule_of(self.runtimes):
+            raise InputError(f"`runtimes` {rule}")
+        object.__setattr__(self, "runtimes", tuple(self.runtimes))
+        if self.framework != DEFAULT_FRAMEWORK and self.framework not in self.runtimes:
+            raise InputError(
+                f"`framework` must be one of `runtimes` where both are given, but {self.framework!r} is none of "
+                f"{', '.join(self.runtimes)}. Leave it out: every runtime reads the model itself"
+            )
 
     @property
     def latency_options(self) -> LatencyOptions:
@@ -188,8 +212,21 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
-        run = Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))
+        run = Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))
         return run(model, dataloader)
+
+    def _adapter(self) -> Adapter[Any]:
+        """The adapter of the framework, or one that stands for those of all runtimes."""
+        if self.runtimes is None:
+            return get_adapter(self.framework)
+        adapters: dict[str, Adapter[Any]] = {}
+        missing: dict[str, Exception] = {}
+        for name in self.runtimes:
+            try:
+                adapters[name] = get_adapter(name)
+            except MissingDependencyError as error:
+                missing[name] = error
+        return RuntimesAdapter(adapters, missing)
 
     def _source(
         self, eval_fn: EvalFunction | None, metric: Metrics | None, eval_dataloader: Iterable[object] | None
