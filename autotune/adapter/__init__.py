@@ -1,6 +1,7 @@
 """The contract of a framework adapter (``contract.py``), and its optional parts (``capabilities.py``)."""
 
 from autotune.adapter.capabilities import (
+    BatchReader,
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
@@ -11,6 +12,7 @@ from autotune.adapter.capabilities import (
     OwnStatistics,
     PortabilityCheck,
     Preparation,
+    SourceFramework,
     SuffixByModel,
     declared_options,
     given_model,
@@ -24,6 +26,7 @@ from autotune.adapter.example import Example
 __all__ = [
     "Adapter",
     "Array",
+    "BatchReader",
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
@@ -40,6 +43,7 @@ __all__ = [
     "PortabilityCheck",
     "Preparation",
     "Runner",
+    "SourceFramework",
     "Statistics",
     "SuffixByModel",
     "TensorSpec",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,7 @@ class Example:
         Raises:
             DataError: The loader is empty.
         """
-        item = next(iter(self._loader), None)
-        if item is None:
-            raise DataError("The data loader must yield at least one batch, but it is empty")
+        item = self.items(1)[0]
         if looks_labelled(item, inputs):
             assert isinstance(item, (tuple, list))
             item = item[0]
@@ -44,6 +43,20 @@ class Example:
         if isinstance(item, (tuple, list)) and not (inputs == 1 and len(item) != 1):
             return tuple(np.asarray(value) for value in item)
         return (np.asarray(item),)
+
+    def items(self, count: int) -> Sequence[object]:
+        """The first items of the loader as it yields them, labels included.
+
+        Args:
+            count: How many at the most.
+
+        Raises:
+            DataError: The loader is empty.
+        """
+        items = list(itertools.islice(iter(self._loader), count))
+        if not items:
+            raise DataError("The data loader must yield at least one batch, but it is empty")
+        return items
 
 
 def looks_labelled(item: object, inputs: int) -> bool:

@@ -23,7 +23,7 @@ from autotune.adapter import (
 )
 from autotune.batch import BatchAxes, axes_of
 from autotune.config import QuantizationConfig
-from autotune.runtimes.source import source_for
+from autotune.source import source_for
 from autotune.space import TuningSpace
 
 

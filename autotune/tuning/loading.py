@@ -11,7 +11,7 @@ from autotune.adapter import Adapter, Example, Execution, ModelT, Preparation
 from autotune.batch import axes_of
 from autotune.calls import told_batch_axes
 from autotune.portability import portable_space
-from autotune.runtimes.source import source_for
+from autotune.source import source_for
 from autotune.space import TuningSpace
 from autotune.tuning.stages import Stages
 

@@ -27,10 +27,11 @@ from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isol
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import open_all
+from autotune.source import OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import RUNTIMES, SETUP, History, require_writable
+from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History, require_writable
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
@@ -123,7 +124,7 @@ class Preparing(Generic[ModelT]):
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
-        self._tell(loaded, calls)
+        self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
         fp32 = self._fp32_speeds(loaded, calls, history)
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
@@ -151,8 +152,10 @@ class Preparing(Generic[ModelT]):
         if self.loaded is None:
             self.loaded = _held(runtime, model)
 
-    def _tell(self, loaded: Sequence[Loaded], calls: Calls) -> None:
+    def _tell(self, source: object, loaded: Sequence[Loaded], calls: Calls) -> None:
         """Note what a user should know of the models as they were read."""
+        if isinstance(source, OwnSource):
+            self._stages.note(*source.notes)
         for each in loaded:
             on = "" if each.runtime is None else f"{each.runtime}: "
             self._stages.note(*(f"{on}{note}" for note in (*each.model.notes, each.note) if note is not None))
@@ -244,7 +247,7 @@ class Preparing(Generic[ModelT]):
         identity = {
             "model": ", ".join(_identity(each) for each in loaded),
             "space": hashlib.sha256(spaces.encode()).hexdigest()[:16],
-            "calibration data": calibration_data,
+            CALIBRATION_DATA: calibration_data,
             "criterion": str(self._tuner.criterion),
             "objective": str(self._tuner.objective),
             "evaluation": self._source.identity,

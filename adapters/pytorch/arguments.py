@@ -1,0 +1,195 @@
+"""What of a data loader's batch a module's ``forward`` is given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autotune.adapter.example import looks_labelled
+from autotune.errors import DataError
+
+_LABELS = ("labels", "label")
+"""Keys under which batches of Hugging Face's collators carry labels; with them, its models return a loss as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """The inputs that a ``forward`` takes.
+
+    Attributes:
+        names: Names of its parameters, in order.
+        required: How many of them have no default.
+        any_position: Whether it takes further inputs by position.
+        any_name: The name of the parameter that takes further inputs by name; None where there is none.
+    """
+
+    names: tuple[str, ...]
+    required: int
+    any_position: bool = False
+    any_name: str | None = None
+
+    def takes(self, name: str) -> bool:
+        """Whether it takes an input of this name."""
+        return name in self.names or (self.any_name is not None and name not in _LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The tensors of one batch: by position, or by name where the loader names them."""
+
+    positional: tuple[torch.Tensor, ...] = ()
+    named: Mapping[str, torch.Tensor]
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of them, by name or by position as text."""
+        return {**{str(place): each for place, each in enumerate(self.positional)}, **self.named}
+
+
+def uncompiled(source: nn.Module | torch.export.ExportedProgram) -> nn.Module | torch.export.ExportedProgram:
+    """The module that ``torch.compile`` was given, of what it returned, which prefixes all names."""
+    return getattr(source, "_orig_mod", source)
+
+
+def signature(source: nn.Module | torch.export.ExportedProgram) -> Signature:
+    """The inputs of a module's ``forward``, or of an exported program."""
+    source = uncompiled(source)
+    if not isinstance(source, nn.Module):
+        names = tuple(str(name) for name in source.graph_signature.user_inputs)
+        return Signature(names=names, required=len(names))
+    parameters = inspect.signature(source.forward).parameters.values()
+    plain = [each for each in parameters if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+    named = [each for each in plain if each.name not in _LABELS or each.default is Parameter.empty]
+    return Signature(
+        names=tuple(each.name for each in named),
+        required=sum(each.default is Parameter.empty for each in named),
+        any_position=any(each.kind is Parameter.VAR_POSITIONAL for each in parameters),
+        any_name=next((each.name for each in parameters if each.kind is Parameter.VAR_KEYWORD), None),
+    )
+
+
+def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
+    """What ``forward`` is given of one item of a data loader.
+
+    Args:
+        item: ``inputs`` or ``(inputs, labels)``; ``inputs`` is an array or tensor, a tuple or list in the order of
+            ``forward``, or a dict by the names of its parameters. Further keys of a dict are left out.
+        takes: The inputs of ``forward``.
+        dtype: That of the module's floating point weights.
+
+    Raises:
+        DataError: An input is missing, there are more of them than ``forward`` takes, or one is no array.
+    """
+    if looks_labelled(item, max(1, takes.required)):
+        assert isinstance(item, (tuple, list))
+        item = item[0]
+    if isinstance(item, Mapping):
+        names = [*takes.names, *(str(name) for name in item if str(name) not in takes.names)]
+        kept = {name: _tensor(item[name], name, dtype) for name in names if name in item and takes.takes(name)}
+        missing = [name for name in takes.names[: takes.required] if name not in kept]
+        if missing or not kept:
+            raise DataError(
+                f"A batch must have the inputs that `forward` takes ({', '.join(takes.names)}), but {_list(missing)} "
+                f"is not among {_list(item)}. Name the keys of the loader's dict like the parameters"
+            )
+        return Arguments(named=kept)
+    values = list(item) if isinstance(item, (tuple, list)) and _are_arrays(item) else [item]
+    most = len(values) if takes.any_position else len(takes.names)
+    if not takes.required <= len(values) <= most:
+        wanted = str(most) if takes.required == most else f"{takes.required} to {most}"
+        raise DataError(
+            f"A batch must have {wanted} inputs, which `forward` takes ({', '.join(takes.names)}), but has "
+            f"{len(values)}. With labels a batch of several inputs is `((input, input), labels)`"
+        )
+    return Arguments(
+        positional=tuple(_tensor(value, f"input {place}", dtype) for place, value in enumerate(values)), named={}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorReader:
+    """Makes arrays of tensors; see :class:`autotune.adapter.BatchReader`.
+
+    Attributes:
+        takes: The inputs of the module.
+    """
+
+    takes: Signature
+
+    def __call__(self, item: object) -> object:
+        """One item of a loader with arrays for tensors, labels included."""
+        if not looks_labelled(item, max(1, self.takes.required)):
+            return self.inputs(item)
+        assert isinstance(item, (tuple, list))
+        return self.inputs(item[0]), _array(item[1])
+
+    def inputs(self, inputs: object) -> object:
+        """Inputs with arrays for tensors; what the module does not take of a dict is left out."""
+        if isinstance(inputs, Mapping):
+            kept = [name for name in inputs if self.takes.takes(str(name))]
+            return {
+                str(name): _array(inputs[name]) for name in kept or inputs
+            }  # none: what reads it says which it wants
+        if isinstance(inputs, (tuple, list)) and _are_arrays(inputs):
+            return tuple(_array(each) for each in inputs)
+        return _array(inputs)
+
+    def called(self, positional: Sequence[object], named: Mapping[str, object]) -> object:
+        """The batch of a call as users write it, ``model(x)``, ``model(a, b)`` or ``model(**batch)``.
+
+        Raises:
+            DataError: It has more inputs than the module takes, or one of them twice.
+        """
+        if not named and len(positional) == 1:
+            return self.inputs(positional[0])
+        if not named:
+            return self.inputs(tuple(positional))
+        names = self.takes.names[: len(positional)]
+        twice = [name for name in names if name in named]
+        if len(names) < len(positional) or twice:
+            raise DataError(
+                f"A call must give each input once ({', '.join(self.takes.names)}), but has {len(positional)} by "
+                f"position and {', '.join(named)} by name"
+            )
+        return self.inputs({**dict(zip(names, positional, strict=True)), **named})
+
+
+def _array(value: object) -> object:
+    """A tensor as an array; any other value as it is. NumPy has no bfloat16, which becomes float32."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def as_tensor(value: object) -> torch.Tensor:
+    """An array or tensor as a tensor on the CPU without gradients."""
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+
+
+def _tensor(value: object, name: str, dtype: torch.dtype) -> torch.Tensor:
+    try:
+        tensor = as_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"An input must be a tensor or an array of numbers, but {name!r} is a {type(value).__name__} "
+            f"({error}). Convert it in the loader"
+        ) from None
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _are_arrays(item: Sequence[Any]) -> bool:
+    """Whether a tuple or list holds inputs, and is not itself one that Python writes as lists of numbers."""
+    return bool(item) and all(hasattr(each, "shape") for each in item)
+
+
+def _list(names: object) -> str:
+    assert isinstance(names, (Mapping, Sequence))
+    return ", ".join(repr(str(name)) for name in names) or "none of them"

@@ -1,0 +1,213 @@
+"""Exports a module: ``torch.export`` with a free batch axis where the module allows one."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autotune.adapter import Example
+from autotune.adapters.pytorch.arguments import Arguments, Signature, arguments, signature, uncompiled
+from autotune.adapters.pytorch.checks import check_module, check_output, check_program
+from autotune.adapters.pytorch.quiet import first_line, place, quiet, reason
+from autotune.errors import DataError, ModelError
+
+_LOOKED_AT = 8
+"""Batches whose shapes are compared: an axis in which they differ stays free, such as the length of texts."""
+
+_WAY_OUT = (
+    "Use `torch.where` or `torch.cond` in place of Python's `if`, and sizes in place of values; or pass what "
+    "`torch.export.export` makes of the module"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """An exported module.
+
+    Attributes:
+        program: In evaluation mode, on the CPU, with one tensor as its output.
+        example: The first batch of the user's data as the program takes it.
+        notes: What a user should know, a line each.
+    """
+
+    program: torch.export.ExportedProgram
+    example: Arguments
+    notes: tuple[str, ...] = ()
+
+
+def exported(source: nn.Module | torch.export.ExportedProgram, example: Example | None) -> torch.export.ExportedProgram:
+    """The program of a module, or an exported program once it is checked; see :func:`export`."""
+    return export(source, example).program
+
+
+def export(source: nn.Module | torch.export.ExportedProgram, example: Example | None) -> Export:
+    """Export a module with the first batch of the user's data as its example.
+
+    The number of samples is free, and so is every other axis in which the first batches differ. Where the module does
+    not allow that, all axes are as the first batch has them, and a note says why.
+
+    Args:
+        source: A module, or a program that the user exported, which stays as it is.
+        example: The user's data.
+
+    Raises:
+        ModelError: The module cannot be exported, or is none that can be tuned; the message says why.
+        DataError: There is no example, or one that ``forward`` does not take.
+    """
+    source = uncompiled(source)
+    takes, items = signature(source), _items(example)
+    if not isinstance(source, nn.Module):
+        check_program(source)
+        return Export(program=source, example=arguments(items[0], takes, _dtype(source.state_dict)))
+    check_module(source)
+    batches = [arguments(item, takes, _dtype(source.state_dict())) for item in items]
+    first = batches[0]
+    _run_once(source, first, takes)
+    free = _free_axes(batches)
+    try:
+        return Export(program=_export(source, _resized(first, free), takes, free), example=first)
+    except Exception as error:
+        why = reason(error)
+        if _depends_on_data(error):
+            raise ModelError(
+                "The control flow of a module must not depend on values of its inputs, but torch.export says: "
+                f"{why}. {_WAY_OUT}"
+            ) from error
+    try:
+        program = _export(source, first, takes, {})
+    except Exception as error:
+        raise ModelError(
+            f"A module must be one that torch.export takes, but it says: {reason(error)}. {_WAY_OUT}"
+        ) from error
+    note = (
+        f"The module is exported for batches of the first one's shape alone ({_shapes(first, takes)}), since "
+        f"torch.export says: {why}"
+    )
+    return Export(program=program, example=first, notes=(note,))
+
+
+def _items(example: Example | None) -> Sequence[object]:
+    if example is None:
+        raise ModelError(
+            "A module can only be read with a batch of data to export it with, but there is none. Give a data loader, "
+            "or export it to a file: `torch.onnx.export(module, inputs, path, dynamo=True)`"
+        )
+    return example.items(_LOOKED_AT)
+
+
+def _dtype(state: Mapping[str, Any]) -> torch.dtype:
+    """Element type of the first floating point weight, which examples are cast to."""
+    kinds = (each.dtype for each in state.values() if isinstance(each, torch.Tensor) and each.is_floating_point())
+    return next(kinds, torch.float32)
+
+
+def _run_once(module: nn.Module, example: Arguments, takes: Signature) -> None:
+    """Run the module as it is, so that what is wrong with it or with the data shows with the user's own words.
+
+    Raises:
+        DataError: It does not run on the first batch.
+        ModelError: It does not return one tensor.
+    """
+    try:
+        with torch.no_grad():
+            output = module(*example.positional, **example.named)
+    except Exception as error:
+        raise DataError(
+            f"A module must run on the first batch of the data loader ({_shapes(example, takes)}), but it raised "
+            f"{type(error).__name__}: {first_line(error)}{place(error)}. Make the loader yield what `forward` takes"
+        ) from error
+    check_output(output)
+
+
+def _shapes(example: Arguments, takes: Signature) -> str:
+    tensors = example.tensors
+    names = (
+        [*takes.names[: len(example.positional)], *list(tensors)[len(takes.names) :]] if example.positional else tensors
+    )
+    return ", ".join(
+        f"{name} {str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}"
+        for name, each in zip(names, tensors.values(), strict=True)
+    )
+
+
+def _free_axes(batches: Sequence[Arguments]) -> dict[str, set[int]]:
+    """By input: its first axis where the inputs share its length, and every axis in which batches differ."""
+    first = batches[0].tensors
+    lengths = [tensor.shape[0] for tensor in first.values() if tensor.ndim]
+    free = {name: {0} for name, tensor in first.items() if tensor.ndim and tensor.shape[0] == lengths[0]}
+    for other in batches[1:]:
+        for name, tensor in other.tensors.items():
+            before = first.get(name)
+            if before is not None and before.ndim == tensor.ndim:
+                differing = {axis for axis in range(1, tensor.ndim) if tensor.shape[axis] != before.shape[axis]}
+                free[name] = free.get(name, set()) | differing
+    return {name: axes for name, axes in free.items() if axes}
+
+
+def _resized(example: Arguments, free: Mapping[str, set[int]]) -> Arguments:
+    """The example with a number of samples that torch takes neither for a constant nor for another free axis.
+
+    ``torch.export`` treats sizes of 0 and 1 as constants, and two free axes of one length as the same.
+    """
+    tensors = example.tensors
+    counted = [name for name, axes in free.items() if 0 in axes]
+    if not counted:
+        return example
+    have = tensors[counted[0]].shape[0]
+    others = {tensors[name].shape[axis] for name, axes in free.items() for axis in axes if axis != 0}
+    size = next(size for size in range(max(2, have), max(2, have) + len(others) + 1) if size not in others)
+    if size == have:
+        return example
+    samples = torch.arange(size) % max(1, have)
+    resized = {name: tensor[samples] if name in counted else tensor for name, tensor in tensors.items()}
+    positional = tuple(resized[str(place)] for place in range(len(example.positional)))
+    return replace(example, positional=positional, named={name: resized[name] for name in example.named})
+
+
+def _export(
+    module: nn.Module, example: Arguments, takes: Signature, free: Mapping[str, set[int]]
+) -> torch.export.ExportedProgram:
+    dims = {
+        name: dict.fromkeys(sorted(free.get(name, ())), torch.export.Dim.DYNAMIC) or None for name in example.tensors
+    }
+    shapes: dict[str, Any] | tuple[Any, ...] = dims
+    if not example.named:
+        own = tuple(dims.values())[: len(takes.names)]
+        shapes = (*own, tuple(dims.values())[len(own) :]) if takes.any_position else own
+    with quiet(), _explicit_parameters(module, example, takes):
+        return torch.export.export(module, example.positional, dict(example.named), dynamic_shapes=shapes, strict=False)
+
+
+@contextlib.contextmanager
+def _explicit_parameters(module: nn.Module, example: Arguments, takes: Signature) -> Iterator[None]:
+    """A ``forward(**inputs)`` with a parameter for each input: ``torch.export`` frees no axis of what is in ``**``."""
+    if takes.any_name is None or not example.named:
+        yield
+        return
+    forward = module.forward
+
+    def explicit(*args: object, **named: object) -> object:
+        return forward(*args, **named)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    explicit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what `inspect` reads first
+        [inspect.Parameter(name, kind) for name in example.named]
+    )
+    before = vars(module).get("forward")
+    vars(module)["forward"] = explicit
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
+        if before is not None:
+            vars(module)["forward"] = before
+
+
+def _depends_on_data(error: Exception) -> bool:
+    return any(kind.__name__ == "GuardOnDataDependentSymNode" for kind in type(error).__mro__)
