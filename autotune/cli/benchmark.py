@@ -34,7 +34,9 @@ from autotune.evaluation.latency.sessions import open_sessions
 def benchmark(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL MODEL...", help="The first one is compared against.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads inside of one call.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one call.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples in one call; 1 unless given, or unless the models fix another.")
+    ] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before the first one that counts.")] = 10,
     shapes: Annotated[
         list[str] | None,
@@ -57,16 +59,17 @@ def benchmark(
         raise InputError(f"A comparison needs two models or more, but got {len(models)}")
     if cores_per_instance is not None and instances is None:
         raise InputError("`--cores-per-instance` goes with `--instances`, which says how many processes there are")
+    adapter = get_adapter(framework)
+    loaded = [given_model(adapter, adapter.load(path)) for path in models]
+    axes = declared_axes(loaded[0].inputs, loaded[0].outputs)
+    feeds = _random_feeds(loaded[0].inputs, axes, batch_size or 1, _parse_shapes(shapes or ()), seed)
+    samples = _samples(models[0], axes, feeds, batch_size)
+    options = LatencyOptions(threads=threads, batch_size=samples, warmup=warmup)
     serving = None
     if instances is not None:
         serving = ThroughputOptions(
-            instances=instances, cores_per_instance=cores_per_instance or 1, batch_size=batch_size, warmup=warmup
+            instances=instances, cores_per_instance=cores_per_instance or 1, batch_size=samples, warmup=warmup
         )
-    adapter = get_adapter(framework)
-    options = LatencyOptions(threads=threads, batch_size=batch_size, warmup=warmup)
-    loaded = [given_model(adapter, adapter.load(path)) for path in models]
-    axes = declared_axes(loaded[0].inputs, loaded[0].outputs)
-    feeds = _random_feeds(loaded[0].inputs, axes, batch_size, _parse_shapes(shapes or ()), seed)
     for path, model in zip(models[1:], loaded[1:], strict=True):
         _require_same_inputs(models[0], loaded[0].inputs, path, model.inputs)
     calls = [_sessions(adapter, model, options, feeds) for model in loaded]
@@ -166,6 +169,18 @@ def _random_feeds(
         else:
             feeds[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)
     return feeds
+
+
+def _samples(path: Path, axes: BatchAxes, feeds: Feeds, batch_size: int | None) -> int:
+    """How many samples a call has, which must be the number that the user gives."""
+    samples = axes.size(feeds)
+    if batch_size not in (None, samples):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise InputError(
+            f"`--batch-size {batch_size}` needs inputs whose batch is free, but a call of {path} has {samples} "
+            f"({shapes}). Leave `--batch-size` out, or export the model with a free batch axis"
+        )
+    return samples
 
 
 def _shape(spec: TensorSpec, axes: BatchAxes, batch_size: int) -> tuple[int, ...]:

@@ -177,6 +177,7 @@ class Preparing(Generic[ModelT]):
         if self._workspace is not None:
             require_writable(self._workspace)
         identity = {
+            "framework": self._adapter.name,
             "model": model,
             "space": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
             "calibration data": calibration_data,
