@@ -65,11 +65,7 @@ def benchmark(
     feeds = _random_feeds(loaded[0].inputs, axes, batch_size or 1, _parse_shapes(shapes or ()), seed)
     samples = _samples(models[0], axes, feeds, batch_size)
     options = LatencyOptions(threads=threads, batch_size=samples, warmup=warmup)
-    serving = None
-    if instances is not None:
-        serving = ThroughputOptions(
-            instances=instances, cores_per_instance=cores_per_instance or 1, batch_size=samples, warmup=warmup
-        )
+    serving = _serving(instances, cores_per_instance or 1, samples, warmup)
     for path, model in zip(models[1:], loaded[1:], strict=True):
         _require_same_inputs(models[0], loaded[0].inputs, path, model.inputs)
     calls = [_sessions(adapter, model, options, feeds) for model in loaded]
@@ -85,11 +81,7 @@ def benchmark(
     if serving is not None:
         _print_throughput(console, models, throughputs, serving)
     if not all(comparison.decided for comparison in comparisons):
-        console.print(
-            f"A speedup whose interval is wider than {options.interval_width:.0%} either way is undecided: the machine "
-            "is busy, or sessions of one model differ by more than that.",
-            highlight=False,
-        )
+        _print_undecided(console, options)
 
 
 def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[LatencyComparison]) -> Table:
@@ -104,6 +96,21 @@ def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[L
         figures = (number_text(value, 3) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
         table.add_row(Text(path.name if distinct else str(path)), *figures, speedup, bytes_text(size))
     return table
+
+
+def _serving(instances: int | None, cores: int, samples: int, warmup: int) -> ThroughputOptions | None:
+    """How throughput is measured; None where it is not asked for."""
+    if instances is None:
+        return None
+    return ThroughputOptions(instances=instances, cores_per_instance=cores, batch_size=samples, warmup=warmup)
+
+
+def _print_undecided(console: Console, options: LatencyOptions) -> None:
+    console.print(
+        f"A speedup whose interval is wider than {options.interval_width:.0%} either way is undecided: the machine "
+        "is busy, or sessions of one model differ by more than that.",
+        highlight=False,
+    )
 
 
 def _print_throughput(
