@@ -20,6 +20,7 @@ from loky import ProcessPoolExecutor
 
 from autotune.adapter import Adapter, Execution, Feeds, ModelT, Runner
 from autotune.atomic import replacing
+from autotune.bounds import require_least
 from autotune.cores import usable_cores
 from autotune.errors import InputError
 from autotune.evaluation.lifeline import follow
@@ -53,15 +54,9 @@ class ThroughputOptions:
     rounds: int = 5
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("instances", 1),
-            ("cores_per_instance", 1),
-            ("batch_size", 1),
-            ("warmup", 0),
-            ("rounds", 1),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name} >= {least}` must hold, but got {getattr(self, name)}")
+        require_least(1, InputError, instances=self.instances, cores_per_instance=self.cores_per_instance)
+        require_least(1, InputError, batch_size=self.batch_size, rounds=self.rounds)
+        require_least(0, InputError, warmup=self.warmup)
         if not self.window_s > 0:
             raise InputError(f"`window_s > 0` must hold, but got {self.window_s}")
         available = len(usable_cores())
