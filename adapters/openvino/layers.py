@@ -53,7 +53,7 @@ class Bias:
                 self.values = np.asarray(stored, np.float32).reshape(-1)
 
     def replace(self, values: Array) -> None:
-        """Let the Add read other values."""
+        """Make the Add read other values."""
         assert self.add is not None
         rank = self._op.node.get_output_partial_shape(0).rank.get_length()
         shape = (1, -1, *[1] * (rank - 2)) if self._op.convolves else (-1,)

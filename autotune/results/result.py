@@ -155,7 +155,7 @@ class TuningSummary:
         return write_report(self, Path(path))
 
     def to_json(self) -> dict[str, Any]:
-        """All but the trials, which are in the history."""
+        """The summary as JSON, without the trials, which are in the history."""
         return {
             "format": SUMMARY_FORMAT,
             "verdict": str(self.verdict),

@@ -18,7 +18,7 @@ from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 
 _MOST_MISSES = 8
-"""After as many halvings the loss allowed for is 1/256 of the target."""
+"""Halvings of the allowed loss at the most, which then is 1/256 of the target."""
 
 
 _REACHES = 3

@@ -148,7 +148,7 @@ class _Race:
         )
 
     def _spread(self) -> Spread:
-        """Between sessions, from all that ran: each over the rounds that it ran."""
+        """Spread between sessions, from all that ran: each over the rounds that it ran."""
         return Spread({member: self._contest.figures([member])[member] for member in range(self._contest.models)})
 
     def result(self) -> RaceResult:

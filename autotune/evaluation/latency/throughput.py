@@ -28,7 +28,7 @@ from autotune.pickling import pickled
 
 _POLL_S = 0.01
 _HEADSTART_S = 0.1
-"""Between the moment when all are ready and the first window: more than a poll."""
+"""Seconds between the moment when all are ready and the first window: more than a poll."""
 
 _Windows: TypeAlias = list[list[float]]
 
@@ -151,7 +151,7 @@ def _publish(path: Path, text: str) -> None:
 
 
 def _instance(payload: bytes, folder: str, index: int, cores: Sequence[int]) -> _Windows:
-    """One process: samples per second by model, by round."""
+    """Run one process, and return samples per second by model, by round."""
     if cores:
         os.sched_setaffinity(0, cores)  # before the framework counts its cores and starts threads
     adapter, models, feeds, options = cloudpickle.loads(payload)

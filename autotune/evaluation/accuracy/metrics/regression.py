@@ -107,7 +107,7 @@ class R2(_Pairs):
     name = "r2"
 
     def figure(self, records: Array) -> float:
-        """At most 1; NaN where the labels do not vary."""
+        """The figure, at most 1; NaN where the labels do not vary."""
         predicted, truth = records.T
         spread = ((truth - truth.mean()) ** 2).sum()
         return float(1 - ((truth - predicted) ** 2).sum() / spread) if spread > 0 else math.nan
@@ -119,7 +119,7 @@ class Pearson(_Pairs):
     name = "pearson"
 
     def figure(self, records: Array) -> float:
-        """Between -1 and 1; NaN where either does not vary."""
+        """The figure, between -1 and 1; NaN where either does not vary."""
         return _correlation(*records.T)
 
 
@@ -129,7 +129,7 @@ class Spearman(_Pairs):
     name = "spearman"
 
     def figure(self, records: Array) -> float:
-        """Between -1 and 1; NaN where either does not vary."""
+        """The figure, between -1 and 1; NaN where either does not vary."""
         from scipy.stats import rankdata  # noqa: PLC0415  takes a second to import, which a run without it need not wait
 
         return _correlation(rankdata(records[:, 0]), rankdata(records[:, 1]))
