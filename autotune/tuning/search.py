@@ -220,7 +220,7 @@ class Search(Generic[ModelT]):
 
     @contextlib.contextmanager
     def _untried_on_failure(self, opened: OpenTrial) -> Iterator[None]:
-        """Let a config count as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
+        """Count a config as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
         try:
             yield
         except BaseException:

@@ -245,6 +245,7 @@ class Preparing(Generic[ModelT]):
             require_writable(self._workspace)
         spaces = ", ".join(repr(each.space) for each in loaded)
         identity = {
+            "framework": self._adapter.name,
             "model": ", ".join(_identity(each) for each in loaded),
             "space": hashlib.sha256(spaces.encode()).hexdigest()[:16],
             CALIBRATION_DATA: calibration_data,

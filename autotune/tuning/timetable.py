@@ -23,7 +23,7 @@ _AFTER_BASELINE = 3
 """Evaluations of the fp32 model that insights, a few candidates and their finals take."""
 
 _LEAST_SUGGESTED_S = 30.0
-"""No less is ever suggested: what is measured of ops, a few comparisons and a race take that on a busy machine, however
+"""Shortest time that is ever suggested: measuring ops, comparisons and a race take that on a busy machine, however
 small the model is."""
 
 _STAGES = {
