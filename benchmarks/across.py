@@ -5,9 +5,6 @@ Run from the root of the repository: ``python benchmarks/across.py --json result
 all evaluation samples, the speed over fp32 from one race of all answers in one process, the seconds that each run took,
 and the speed of the run over both relative to the better of the others, which must not be below 0.97. Every answer is
 loaded from its file for the race.
-
-``--alone`` also times fp32 and the answers of each runtime in a process that has loaded no other one: how much two
-runtimes in one process disturb each other.
 """
 
 from __future__ import annotations
@@ -65,15 +62,15 @@ def pictures(subject: Subject, options: argparse.Namespace) -> Case:
     )
 
 
-def texts(folder: Path) -> Case:
+def texts(folder: Path, options: argparse.Namespace) -> Case:
     """The sentence classifier of ``minilm.py``."""
     from transformer import read  # noqa: PLC0415  imports ONNX Runtime's own quantizers, which are not needed here
 
     return Case(
         name="minilm",
         path=existing(folder / "minilm.onnx"),
-        calibration=read(folder, "calibration"),
-        evaluation=read(folder, "evaluation"),
+        calibration=read(folder, "calibration", options.calibration),
+        evaluation=read(folder, "evaluation", options.images),
     )
 
 
@@ -100,13 +97,14 @@ def compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         for way, runtimes in ways.items():
             results[way], seconds[way] = tune(case, options, **runtimes)
+            print(f"{case.name}, {way}: {seconds[way]:.1f} s, {results[way].end_reason}", flush=True)
             runtime = results[way].runtime or way
             saved = results[way].save(Path(folder) / f"{way}{adapter.adapters[runtime].suffix}")
             models[way] = _model(adapter, runtime, saved)
     speeds = race(adapter, models, case, options)
     better = max(speeds[name] for name in NAMES)
     relative = speeds[BOTH] / better
-    show(case, results, seconds, speeds, models, losses(adapter, models, case, options))
+    show(case, results, seconds, speeds, models, losses(adapter, models, case))
     verdict = "kept" if relative >= LEAST else "NOT KEPT"
     print(f"both over the better one: {relative:.3f} (at least {LEAST} {verdict}); answer on {results[BOTH].runtime}")
     for note in results[BOTH].notes:
@@ -139,9 +137,7 @@ def race(
     return {name: 1.0 if index == 0 else outcome.speedups[index - 1] for index, name in enumerate(models)}
 
 
-def losses(
-    adapter: RuntimesAdapter, models: Mapping[str, RuntimeModel], case: Case, options: argparse.Namespace
-) -> dict[str, float]:
+def losses(adapter: RuntimesAdapter, models: Mapping[str, RuntimeModel], case: Case) -> dict[str, float]:
     """By name, the relative loss of accuracy over all evaluation samples, against fp32 on the first runtime."""
     accuracies = {}
     for name, model in models.items():
@@ -184,7 +180,7 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argument_parser(__doc__)
     parser.add_argument("subjects", nargs="*", default=list(SUBJECTS), help=f"of {list(SUBJECTS)}, minilm")
-    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000, help="images or texts that accuracy is measured on")
     parser.add_argument("--calibration", type=int, default=200)
     parser.add_argument("--minilm", type=Path, metavar="FOLDER", help="what minilm.py wrote")
     parser.add_argument("--race-s", type=float, default=20.0, help="seconds of the final race for each answer")
@@ -193,7 +189,9 @@ def main() -> None:
     if any(name not in known for name in options.subjects):
         sys.exit(f"A subject must be one of {', '.join(known)}, but got {' '.join(options.subjects)}")
     names = [*options.subjects, *(["minilm"] if options.minilm and "minilm" not in options.subjects else [])]
-    cases = (texts(options.minilm) if name == "minilm" else pictures(SUBJECTS[name], options) for name in names)
+    cases = (
+        texts(options.minilm, options) if name == "minilm" else pictures(SUBJECTS[name], options) for name in names
+    )
     results = {case.name: compare(case, options) for case in cases}
     write_result(options.json, "across", options.seed, results)
 
