@@ -101,11 +101,12 @@ def test_a_strategy_sees_its_own_runtime_alone(tune: Tune, monkeypatch: pytest.M
     assert [trial.speedup for trial in last[1:]] == pytest.approx([1.3, 1.2])
 
 
+@pytest.mark.parametrize("needs_accuracy", [False, True])
 def test_what_is_slower_than_the_best_on_any_runtime_costs_no_accuracy(
-    tune: Tune, monkeypatch: pytest.MonkeyPatch, score: Any
+    needs_accuracy: bool, tune: Tune, monkeypatch: pytest.MonkeyPatch, score: Any
 ) -> None:
     script(monkeypatch, lambda runtime, _: {"hare": 1.5, "tortoise": 1.4}[runtime], {"hare": 1.0, "tortoise": 0.99})
-    result = tune(OneByOne(limit=1))
+    result = tune(OneByOne(limit=1, needs_accuracy=needs_accuracy))
     first, second = result.history[1:]
     assert (first.config.runtime, first.state) == ("hare", TrialState.COMPLETED)
     assert (second.config.runtime, second.state) == ("tortoise", TrialState.PRUNED)

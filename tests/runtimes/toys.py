@@ -112,8 +112,9 @@ def script(
 class OneByOne(Strategy):
     """First all ops of a space as preferred, then one less each time; remembers what it saw."""
 
-    def __init__(self, limit: int = 3) -> None:
+    def __init__(self, limit: int = 3, *, needs_accuracy: bool = False) -> None:
         self.limit = limit
+        self.needs_accuracy = needs_accuracy
         self.seen: list[tuple[str, Sequence[Trial]]] = []
 
     def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:  # noqa: ARG002
@@ -124,7 +125,8 @@ class OneByOne(Strategy):
         if tried >= self.limit:
             return Exhausted(reason="exhausted: that was all")
         ops = problem.space.ops[tried:]
-        return Proposal(config=QuantizationConfig(ops={op.name: op.preferred for op in ops}), note=f"{len(ops)} ops")
+        config = QuantizationConfig(ops={op.name: op.preferred for op in ops})
+        return Proposal(config=config, note=f"{len(ops)} ops", needs_accuracy=self.needs_accuracy)
 
 
 def files(folder: Path, stem: str) -> list[str]:
