@@ -101,6 +101,17 @@ def test_nothing_is_given_up_while_nothing_keeps_the_target() -> None:
     assert order(turns({"a": 4.0, "b": 1.7}), trials) == "b"
 
 
+def test_a_side_of_which_nothing_was_timed_is_not_given_up() -> None:
+    sides = [side("a", 0.5), side("b", 0.5)]
+    probes: dict[str | None, list[Probe]] = {"a": [Probe(what="all", speedup=2.0, high=2.0)], "b": []}
+    running: Turns[Any] = Turns(sides, probes, Objective.LATENCY, print)
+    assert order(running, [FP32, trial(1, "a", 2.0)]) == "b"
+    failed = Trial(
+        number=2, config=QuantizationConfig(ops={"op": DYNAMIC}, runtime="b"), state=TrialState.FAILED, reason="x"
+    )
+    assert order(running, [FP32, trial(1, "a", 2.0), failed, trial(3, "a", 2.0)]) == "b"
+
+
 def test_the_side_that_may_be_the_fastest_is_never_given_up() -> None:
     assert order(turns({"a": 0.5, "b": 0.4}), [FP32]) == "a"
 
