@@ -103,6 +103,7 @@ def test_a_run_from_an_experiment_file(command: Command, network_file: Path, tmp
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     outcome = command("run", tmp_path / "experiment.yaml", "-o", "tuned.onnx")
     assert outcome.status in (0, 3), outcome  # speed may be undecided on a busy machine
+    assert "strategy auto, runtimes onnxruntime, openvino" in outcome.out
     assert "Comparing the runtimes" in outcome.out
     assert "The baseline is fp32 on o" in outcome.out
     assert "Baseline (fp32 on o" in outcome.out

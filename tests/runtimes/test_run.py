@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.criterion import Verdict
-from autotune.errors import ExperimentError, InputError, ModelError
+from autotune.errors import DeadlineReached, ExperimentError, InputError, ModelError
 from autotune.restriction import OpRestriction, SpaceRestriction
 from autotune.results.result import read_summary
 from autotune.strategy import Strategy
@@ -243,6 +243,28 @@ def test_the_time_ends_before_anything_was_measured(tune: Tune) -> None:
     result = tune(timeout_s=1e-3)
     assert result.verdict is Verdict.UNDECIDED
     assert result.baseline_runtime == "hare"
+
+
+@pytest.mark.parametrize(
+    ("where", "tried"), [("autotune.tuning.setup.compare_fp32", False), ("autotune.runtimes.probes.Probes._time", True)]
+)
+def test_the_time_ends_while_runtimes_are_compared(
+    where: str, tried: bool, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script(monkeypatch, close, {"hare": 1.0, "tortoise": 0.99})
+
+    def late(*_arguments: Any, **_options: Any) -> Any:
+        raise DeadlineReached("scripted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, late)
+        result = tune(timeout_s=60, workspace=tmp_path)
+    assert result.verdict is Verdict.UNDECIDED
+    assert result.best.number == 0
+    assert result.baseline_runtime == "hare"
+    assert (result.baseline.loss is not None) is tried
+    again = tune(timeout_s=60, workspace=tmp_path)
+    assert again.verdict is Verdict.MET
 
 
 @pytest.mark.parametrize(
