@@ -34,8 +34,7 @@ class PytorchAdapter:
     packages = PACKAGES
 
     def load(self, source: object, example: Example | None = None) -> PytorchModel:
-        """Read a ``torch.nn.Module``, which is exported with ``example``, a ``torch.export.ExportedProgram``, or the
-        path of a package that :meth:`save` wrote.
+        """Read a module, which is exported with ``example``, an exported program, or a package that was saved here.
 
         Raises:
             ModelError: It is missing, corrupt, or cannot be exported.

@@ -25,7 +25,7 @@ def scale_name(node: str) -> str:
     return f"{node}_weight_scale"
 
 
-class Kernels(CustomGraphPass):  # type: ignore[misc]  # torch has no types
+class Kernels(CustomGraphPass):
     """A pass over Inductor's graph that changes nothing.
 
     Args:
@@ -52,9 +52,9 @@ class Kernels(CustomGraphPass):  # type: ignore[misc]  # torch has no types
                 self._read_integer(node, binary="binary" in text)
             name = (node.meta.get("custom") or {}).get(OP)
             value = node.meta.get("val")
-            if name in self._half and isinstance(value, torch.Tensor) and value.dtype is torch.bfloat16:
-                if any(kernel in text for kernel in _NARROW_KERNELS):
-                    self.narrow.add(name)
+            half = isinstance(value, torch.Tensor) and value.dtype is torch.bfloat16
+            if name in self._half and half and any(kernel in text for kernel in _NARROW_KERNELS):
+                self.narrow.add(name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kernels:
         """Itself: Inductor copies its options, and what it finds is wanted here."""

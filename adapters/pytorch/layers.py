@@ -1,7 +1,7 @@
 """The graph as the recipes' algorithms see it: nodes that can be run one at a time.
 
-See :class:`autotune.algorithms.graph.LayerGraph`. What writes a number or several tensors is part of the nodes that read
-it.
+See :class:`autotune.algorithms.graph.LayerGraph`. What writes a number or several tensors is part of the nodes that
+read it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class PytorchGraph:
         if (ends := _clip(node)) is not None:
             low, high = ends
             return Clip(name=name, reads=reads, writes=writes, low=low, high=high)
-        if node.target is ATEN.layer_norm.default and len(node.args[1]) == 1:  # type: ignore[arg-type]  # its shape
+        if node.target is ATEN.layer_norm.default and len(node.args[1]) == 1:
             vectors = tuple(str(each.target) for each in node.args[2:4] if constant_of(self._module, each) is not None)
             if len(vectors) == len([each for each in node.args[2:4] if each is not None]) > 0:
                 return Scaled(name=name, reads=reads, writes=writes, vectors=vectors)
@@ -109,14 +109,14 @@ class PytorchGraph:
             source=source.name,
             weight=op.weight,
             axis=0,
-            bias=None if values is None else str(bias.target),  # type: ignore[union-attr]  # a node, as it has a value
+            bias=str(bias.target) if values is not None and isinstance(bias, fx.Node) else None,
             convolution=convolution_of(node) if op.convolves else None,
         )
 
 
 def convolution_of(node: fx.Node) -> Convolution:
     """How a convolution goes over what it reads."""
-    axes = node.args[1].meta["val"].ndim - 2  # type: ignore[union-attr]  # the weight
+    axes = node.args[1].meta["val"].ndim - 2
     given = dict(enumerate(node.args))
     strides, pads, dilations = (_each(given.get(place, default), axes) for place, default in ((3, 1), (4, 0), (5, 1)))
     groups = given.get(6, 1)
@@ -137,13 +137,14 @@ def _clip(node: fx.Node) -> tuple[float, float] | None:
     if node.target not in _CLAMP or not isinstance(node.args[0], fx.Node):
         return None
     default = (-1.0, 1.0) if node.target is _HARDTANH else (-math.inf, math.inf)
-    low, high = (*node.args[1:3], *default[len(node.args[1:3]) :])
+    given: list[Any] = list(node.args[1:3])
+    low, high = given + list(default[len(given) :])
     if node.target is ATEN.clamp_max.default:
         low, high = -math.inf, node.args[1]
     ends = [default[place] if end is None else end for place, end in enumerate((low, high))]
     if any(isinstance(end, fx.Node) for end in ends):
         return math.nan, math.nan
-    return float(ends[0]), float(ends[1])  # type: ignore[arg-type]  # numbers, since no node
+    return float(ends[0]), float(ends[1])
 
 
 def _parts(node: fx.Node) -> tuple[tuple[fx.Node, ...], list[str]]:

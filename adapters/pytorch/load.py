@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from autotune.adapter import Example
+from autotune.adapter import Example, TensorSpec
 from autotune.adapters.pytorch.checks import check_program
 from autotune.adapters.pytorch.export import export
 from autotune.adapters.pytorch.fold import fold_batch_norms
@@ -37,7 +38,7 @@ def read_model(source: object, example: Example | None) -> PytorchModel:
     if isinstance(source, PytorchModel):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return read_package(Path(source))
+        return _from_package(Path(source))
     if isinstance(source, torch.export.ExportedProgram):
         check_program(source)
         return _prepared(source, ())
@@ -45,6 +46,23 @@ def read_model(source: object, example: Example | None) -> PytorchModel:
         made = export(source, example)
         return _prepared(made.program, made.notes)
     raise ModelError(f"A model must be {_ACCEPTED}, but got a {type(source).__name__}")
+
+
+def _from_package(path: Path) -> PytorchModel:
+    content, said = read_package(path)
+    return PytorchModel(
+        graph=None,
+        package=content,
+        identity=said["fingerprint"],
+        inputs=tuple(map(_spec, said["inputs"])),
+        outputs=tuple(map(_spec, said["outputs"])),
+        told=tuple(said["notes"]),
+    )
+
+
+def _spec(stored: list[Any]) -> TensorSpec:
+    name, dtype, shape = stored
+    return TensorSpec(name=name, dtype=np.dtype(dtype), shape=tuple(shape))
 
 
 def _prepared(program: torch.export.ExportedProgram, told: tuple[str, ...]) -> PytorchModel:
@@ -76,8 +94,8 @@ def require_compiler() -> None:
         found = None
     if found is None:
         raise MissingDependencyError(
-            "The adapter 'pytorch' needs a C++ compiler, with which Inductor compiles models, but there is none. Install "
-            "the package g++ (`apt-get install g++` on Debian and Ubuntu), or name another one in the variable CXX"
+            "The adapter 'pytorch' needs a C++ compiler, with which Inductor compiles models, but there is none. "
+            "Install the package g++ (`apt-get install g++` on Debian and Ubuntu), or name one in the variable CXX"
         )
 
 

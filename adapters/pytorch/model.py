@@ -14,6 +14,7 @@ from torch import fx
 from autotune.adapter import TensorSpec
 from autotune.adapters.pytorch.graph import array, graph_fingerprint, is_tensor, quiet
 from autotune.adapters.pytorch.ops import QuantizableOp
+from autotune.adapters.pytorch.package import lines_on_kernels, package_bytes
 from autotune.adapters.pytorch.stored import restored_graph, stored_graph
 from autotune.batch import BatchAxes
 from autotune.config import Precision
@@ -69,16 +70,12 @@ class PytorchModel:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the package, which is compiled for it where it is not yet."""
-        from autotune.adapters.pytorch.package import package_bytes  # a package is made of a model
-
+        """Size of the package; of the constants alone while there is none, since compiling one takes seconds."""
         return package_bytes(self)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know: also which ops Inductor leaves in fp32, once it has compiled the model."""
-        from autotune.adapters.pytorch.package import lines_on_kernels
-
         return (*self.told, *lines_on_kernels(self))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -100,4 +100,4 @@ def nodes_by_name(module: fx.GraphModule) -> dict[str, fx.Node]:
 
 def argument_names(node: fx.Node, places: Sequence[int]) -> list[str]:
     """Names of the nodes at some places of the arguments."""
-    return [node.args[place].name for place in places]  # type: ignore[union-attr]  # tensors, as `quantizable_ops` saw
+    return [node.args[place].name for place in places]

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from autotune.adapter import TensorSpec
-from autotune.adapters.pytorch.graph import quiet
+from autotune.adapters.pytorch.graph import constant, quiet
 from autotune.adapters.pytorch.kernels import Kernels
 from autotune.atomic import replacing
 from autotune.errors import ApplyError, ModelError
@@ -74,8 +73,15 @@ def is_compiled(model: PytorchModel) -> bool:
 
 
 def package_bytes(model: PytorchModel) -> int:
-    """Size of the package in bytes."""
-    return len(model.package) if model.package is not None else package_file(model).stat().st_size
+    """Size of the package in bytes; of the graph's constants where it is not compiled."""
+    if model.package is not None:
+        return len(model.package)
+    file = _cached(model)
+    if file.exists():
+        return file.stat().st_size
+    assert model.graph is not None
+    names = {str(node.target) for node in model.graph.graph.nodes if node.op == "get_attr"}
+    return sum(constant(model.graph, name).nbytes for name in names)
 
 
 def package_with(model: PytorchModel, metadata: Mapping[str, str]) -> bytes:
@@ -95,14 +101,12 @@ def package_with(model: PytorchModel, metadata: Mapping[str, str]) -> bytes:
         return path.read_bytes()
 
 
-def read_package(path: Path) -> PytorchModel:
-    """The model of a package.
+def read_package(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a package, and what it says of itself.
 
     Raises:
         ModelError: The file is missing, is no package, or none that was saved here.
     """
-    from autotune.adapters.pytorch.model import PytorchModel
-
     content = _content(path)
     try:
         said = _description(path)
@@ -111,8 +115,7 @@ def read_package(path: Path) -> PytorchModel:
             f"{path} must be an AOTInductor package that was saved here, but it is corrupt, cut off or of another kind "
             f"({type(error).__name__}). Give the module or the exported program itself, or save it again"
         ) from error
-    specs = {name: tuple(map(_spec_from, said[name])) for name in ("inputs", "outputs")}
-    return PytorchModel(graph=None, package=content, identity=said["fingerprint"], told=tuple(said["notes"]), **specs)
+    return content, said
 
 
 def lines_on_kernels(model: PytorchModel) -> tuple[str, ...]:
@@ -188,11 +191,6 @@ def _content(path: Path) -> bytes:
 
 def _spec_to(spec: TensorSpec) -> list[Any]:
     return [spec.name, spec.dtype.name, list(spec.shape)]
-
-
-def _spec_from(stored: list[Any]) -> TensorSpec:
-    name, dtype, shape = stored
-    return TensorSpec(name=name, dtype=np.dtype(dtype), shape=tuple(shape))
 
 
 def _prune(folder: Path) -> None:

@@ -21,8 +21,8 @@ def apply_config(model: PytorchModel, config: QuantizationConfig, statistics: Ca
     An int8 op reads its activations through a quantize and a dequantize node with the range that the config's algorithm
     finds in the statistics, or, where it is dynamic, with one that is found in every call; and its weight through a
     dequantize node of integers. Inductor makes one kernel of such an op, and of the activation and the residual sum
-    behind it. A sum that a convolution's kernel takes over reads what the convolution wrote as it is, and its other side
-    quantized. In bf16, an op reads its input and writes its output through a conversion.
+    behind it. A sum that a convolution's kernel takes over reads what the convolution wrote as it is, and its other
+    side quantized. In bf16, an op reads its input and writes its output through a conversion.
 
     Raises:
         ApplyError: The config names an op that cannot be quantized or a precision that there is not, or a tensor has no

@@ -22,7 +22,7 @@ def saturating_ops(model: PytorchModel) -> tuple[str, ...]:
         if op.weight is None or model.asked.get(op.name) not in _INTEGERS:
             continue
         real = nodes[op.node].args[1]
-        integers = constant(model.graph, str(real.args[0].target)).numpy()  # type: ignore[union-attr]  # as inserted
+        integers = constant(model.graph, str(real.args[0].target)).numpy()
         columns = summed_columns(op, integers)
         if columns is not None and can_saturate(columns):
             found.append(op.name)

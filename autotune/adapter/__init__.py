@@ -1,6 +1,7 @@
 """What a framework adapter has to do (``contract.py``), and what it may do beyond that (``capabilities.py``)."""
 
 from autotune.adapter.capabilities import (
+    Compiles,
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
@@ -14,6 +15,7 @@ from autotune.adapter.capabilities import (
     declared_options,
     given_model,
     host_of,
+    quick_runner,
     statistics_type,
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
@@ -22,6 +24,7 @@ from autotune.adapter.example import Example
 __all__ = [
     "Adapter",
     "Array",
+    "Compiles",
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
@@ -43,5 +46,6 @@ __all__ = [
     "declared_options",
     "given_model",
     "host_of",
+    "quick_runner",
     "statistics_type",
 ]

@@ -22,8 +22,8 @@ from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import Answer, provisional, settle
 from autotune.tuning.history import SUMMARY, require_writable
 from autotune.tuning.insights import MEASURED_ALONE
+from autotune.tuning.limits import SearchEnd
 from autotune.tuning.models import Models
-from autotune.tuning.search import SearchEnd
 from autotune.tuning.selection import Conclusion, finalists
 from autotune.tuning.setup import Setup, op_types
 from autotune.tuning.stages import Stages

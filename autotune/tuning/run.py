@@ -19,8 +19,9 @@ from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
+from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
-from autotune.tuning.search import Limits, Search, SearchEnd
+from autotune.tuning.search import Search
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
 
@@ -71,7 +72,12 @@ class Run(Generic[ModelT]):
             history=setup.history,
             problem=setup.problem,
             strategy=self._strategy,
-            limits=Limits(max_trials=self._tuner.max_trials, deadline=self._stages.deadline),
+            limits=Limits(
+                max_trials=self._tuner.max_trials,
+                deadline=self._stages.deadline,
+                max_compilations=self._tuner.max_compilations,
+                compilation_max_s=self._tuner.compilation_max_s,
+            ),
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 import numpy as np
@@ -19,7 +18,9 @@ from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.observer import Observer
 from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.compilations import Compilations, no_gain
 from autotune.tuning.history import History, OpenTrial
+from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.preparation import PREPARATION, in_terms_of_prepared
 from autotune.tuning.prices import Prices
 from autotune.tuning.selection import incumbent, next_rank
@@ -30,50 +31,6 @@ _WORTH_A_TRIAL = 1.05
 
 MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchEnd:
-    """Why a search ended.
-
-    Attributes:
-        reason: In words.
-        interrupted: Whether the user ended it.
-        timed_out: Whether the time was up.
-    """
-
-    reason: str
-    interrupted: bool = False
-    timed_out: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When a search ends at the latest.
-
-    Attributes:
-        max_trials: Trials in the history, the baseline not counted.
-        deadline: As ``time.monotonic()`` counts, in seconds.
-    """
-
-    max_trials: int | None = None
-    deadline: float | None = None
-
-    def reached(self, trials: int) -> SearchEnd | None:
-        """The end where a limit is reached, or None."""
-        if self.max_trials is not None and trials >= self.max_trials:
-            return SearchEnd(reason=f"max_trials: {trials} were tried")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return SearchEnd(reason="timeout: the time is up", timed_out=True)
-        return None
-
-    def too_late(self, price_s: float) -> SearchEnd | None:
-        """The end where what takes ``price_s`` seconds cannot be done in time, or None."""
-        if self.deadline is None or time.monotonic() + price_s < self.deadline:
-            return None
-        left = max(0.0, self.deadline - time.monotonic())
-        reason = f"timeout: a candidate takes {price_s:.3g} s or more, and {left:.3g} s are left for it"
-        return SearchEnd(reason=reason, timed_out=True)
 
 
 class Search(Generic[ModelT]):
@@ -131,6 +88,7 @@ class Search(Generic[ModelT]):
         self._given = given
         self._doing = ""
         self._prices = Prices()
+        self._compilations = Compilations(limits.max_compilations, limits.compilation_max_s)
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
@@ -182,11 +140,23 @@ class Search(Generic[ModelT]):
             self._limits = dataclasses.replace(self._limits, deadline=self._limits.deadline - reserve_s)
         try:
             self._try_preparation()
+            if reason := self._no_gain():
+                return SearchEnd(reason=reason)
             return self._run()
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
         except DeadlineReached:
             return SearchEnd(reason=f"timeout: the time is up{self._doing}", timed_out=True)
+
+    def _no_gain(self) -> str | None:
+        """Why no candidate can be faster than fp32, where it is for speed that they would be compiled."""
+        if self._problem.objective is not Objective.LATENCY:
+            return None
+        self._doing = ", while one candidate was compiled to see whether that pays"
+        space, statistics = self._problem.space, self._statistics
+        evaluator, deadline = self._evaluator, self._limits.deadline
+        with self._stopwatch("insights"):
+            return no_gain(self._adapter, self._model, space, statistics, evaluator, self._history, deadline=deadline)
 
     def _try_preparation(self) -> None:
         """Make the prepared model a trial where it is faster by itself than the user's.
@@ -258,6 +228,8 @@ class Search(Generic[ModelT]):
             self._doing = ""
             if end := self._limits.reached(len(shown) - 1):
                 return end
+            if reason := self._compilations.spent():
+                return SearchEnd(reason=reason)
             self._doing = ", while the next candidate was planned"
             opened = self._history.open(self._sampler())
             with self._untried_on_failure(opened), self._stopwatch("propose"):
@@ -273,7 +245,8 @@ class Search(Generic[ModelT]):
                     return SearchEnd(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
                 continue
             repeats = 0
-            if end := self._limits.too_late(self._prices.least_s(proposal.config, trials[0])):
+            least_s = self._prices.least_s(proposal.config, trials[0]) + self._compilations.shortest_s
+            if end := self._limits.too_late(least_s):
                 self._history.discard(opened)
                 return end
             self._doing = f", while trial {opened.number} was made and measured"
@@ -312,7 +285,9 @@ class Search(Generic[ModelT]):
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
-            self._prices.evaluated(outcome.measurement, time.monotonic() - made)
+            compiled_s = outcome.compiled_s
+            self._compilations.add(compiled_s)
+            self._prices.evaluated(outcome.measurement, time.monotonic() - made - (compiled_s or 0.0))
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it

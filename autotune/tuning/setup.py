@@ -24,7 +24,7 @@ from autotune.adapter import (
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls, told_batch_axes
-from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
+from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.portability import portable_space
 from autotune.space import TuningSpace
 from autotune.strategy import Insights, Objective, Problem
@@ -236,7 +236,7 @@ class Preparing(Generic[ModelT]):
         }
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
-        return Evaluator(**options)
+        return evaluator_of(**options)
 
 
 def op_types(space: TuningSpace) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""What a run may spend on compiling candidates, and whether compiling pays here at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autotune.adapter import Adapter, Compiles, ModelT, Statistics
+from autotune.errors import TrialError
+from autotune.evaluation import AnyEvaluator
+from autotune.space import TuningSpace
+from autotune.tuning.history import History
+
+PROBE = "compiled probe"
+"""Key of :meth:`History.keep`: speedup over fp32 of all ops in the adapter's preferred precision, and both ends of its
+interval."""
+
+
+class Compilations:
+    """Counts the compilations of a run and their seconds.
+
+    Args:
+        most: How many candidates may be compiled; None for any number.
+        max_s: Seconds that compiling may take in all, after which nothing more is compiled; None for no limit.
+    """
+
+    def __init__(self, most: int | None = None, max_s: float | None = None) -> None:
+        self._most = most
+        self._max_s = max_s
+        self._count = 0
+        self._seconds = 0.0
+        self.shortest_s = 0.0
+        """The shortest one so far, in seconds: what the next candidate takes at the least."""
+
+    def add(self, seconds: float | None) -> None:
+        """Called with what compiling a candidate took; None where it was not compiled."""
+        if seconds is None:
+            return
+        self._count += 1
+        self._seconds += seconds
+        self.shortest_s = min(seconds, self.shortest_s or seconds)
+
+    def spent(self) -> str | None:
+        """Why nothing more may be compiled; None where something may."""
+        if self._most is not None and self._count >= self._most:
+            return f"max_compilations: {self._count} candidates were compiled"
+        if self._max_s is not None and self._seconds >= self._max_s:
+            return f"compilation_max_s: compiling took {self._seconds:.0f} of the {self._max_s:g} s given to it"
+        return None
+
+
+def no_gain(
+    adapter: Adapter[ModelT],
+    model: ModelT,
+    space: TuningSpace,
+    statistics: Statistics,
+    evaluator: AnyEvaluator[ModelT],
+    history: History,
+    *,
+    deadline: float | None,
+) -> str | None:
+    """Why no candidate is worth its compilation; None where one may be.
+
+    Candidates of other frameworks cost no more than a comparison. Where each has to be compiled, one is compiled first:
+    every op in its preferred precision, without what takes seconds to apply. Where that runs no faster than fp32, there
+    is nothing to be had of the others. The figure is kept for a run that continues.
+
+    Raises:
+        DeadlineReached: The deadline passed.
+    """
+    if not isinstance(adapter, Compiles) or not space.tunable:
+        return None
+    found: Any = history.kept(PROBE)
+    if found is None:
+        try:
+            candidate = adapter.apply(model, space.quick(space.preferred), statistics)
+            compared = evaluator.speed_of(candidate, deadline=deadline)
+        except TrialError:
+            return None  # another candidate may be one that it compiles
+        found = [compared.speedup, compared.interval.low, compared.interval.high]
+        history.keep(PROBE, found)
+    speedup, _, high = found
+    if high > 1.0:
+        return None
+    return (
+        f"given up early: with every op in its preferred precision, the compiled model runs at {speedup:.2f}x fp32's "
+        "speed, so that no other candidate was compiled"
+    )
