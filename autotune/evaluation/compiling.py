@@ -11,7 +11,6 @@ from autotune.adapter import Array, Compiles, ModelT, Runner
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached
 from autotune.evaluation.evaluator import Evaluator
-from autotune.evaluation.latency import LatencyComparison
 from autotune.evaluation.measured import Asked, Evaluation, with_score
 from autotune.trial import Measurement, TrialState
 
@@ -70,7 +69,7 @@ class CompilingEvaluator(Evaluator[ModelT]):
         known = score if self._same(quick, compiled) else None
         return dataclasses.replace(self._measured(candidate, asked, known, deadline), compiled_s=seconds)
 
-    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> LatencyComparison:
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
         """Compile a candidate where it is not yet, and time it; see :meth:`Evaluator.speed_of`."""
         self._require_time(deadline)
         self._compiled(candidate, deadline)

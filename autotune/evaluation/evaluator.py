@@ -21,7 +21,6 @@ from autotune.evaluation.latency import (
     Call,
     Clock,
     Comparison,
-    LatencyComparison,
     LatencyOptions,
     Pace,
     RaceResult,
@@ -197,13 +196,13 @@ class Evaluator(Generic[ModelT]):
         asked = Asked(incumbent=incumbent, needs_accuracy=needs_accuracy, rank=rank, worth_from=worth_from)
         return self._measured(candidate, asked, None, deadline)
 
-    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> LatencyComparison:
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
         """Time a candidate against the fp32 model, and do no more; raises what :meth:`evaluate` does."""
         sessions = self._opened(candidate, self._search_latency, deadline)[1]
         comparison = self._comparison(sessions, self._search_latency, deadline)
         compared = comparison.run()
         comparison.close()
-        return compared
+        return timed(Measurement(), compared, calls=len(self._batches))
 
     def _measured(self, candidate: ModelT, asked: Asked, score: Score | None, deadline: float | None) -> Evaluation:
         """Measure what is worth it; ``score`` is the accuracy where it is known."""
@@ -211,10 +210,11 @@ class Evaluator(Generic[ModelT]):
         comparison = self._comparison(sessions, self._search_latency, deadline)
         compared = comparison.run()
         calls = len(self._batches)
-        pruned = None if asked.needs_accuracy else not_worth_it(compared, asked.incumbent, asked.worth_from)
+        wanted = asked.needs_accuracy or score is not None
+        pruned = None if wanted else not_worth_it(compared, asked.incumbent, asked.worth_from)
         if pruned is not None:
             comparison.close()
-            figures = measurement(candidate.size_bytes, compared, score, calls=calls)
+            figures = measurement(candidate.size_bytes, compared, None, calls=calls)
             return Evaluation(state=TrialState.PRUNED, measurement=figures, reason=pruned)
         if score is None:
             model = self._checked(candidate, runner, deadline)

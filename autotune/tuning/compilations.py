@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from autotune.adapter import Adapter, Compiles, ModelT, Statistics
+from autotune.config import QuantizationConfig
 from autotune.errors import TrialError
 from autotune.evaluation import AnyEvaluator
 from autotune.space import TuningSpace
+from autotune.trial import Measurement
 from autotune.tuning.history import History
 
 PROBE = "compiled probe"
-"""Key of :meth:`History.keep`: speedup over fp32 of all ops in the adapter's preferred precision, and both ends of its
-interval."""
+"""Key of :meth:`History.keep`: speedup over fp32 of all ops in the adapter's preferred precision, and the upper end of
+its interval."""
 
 
 class Compilations:
@@ -48,6 +51,21 @@ class Compilations:
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoGain:
+    """A candidate that shows that none is worth its compilation.
+
+    Attributes:
+        reason: Why the search ends with it.
+        config: Every op in its preferred precision.
+        measured: Its speed; None where an earlier run measured and recorded it.
+    """
+
+    reason: str
+    config: QuantizationConfig
+    measured: Measurement | None
+
+
 def no_gain(
     adapter: Adapter[ModelT],
     model: ModelT,
@@ -57,7 +75,7 @@ def no_gain(
     history: History,
     *,
     deadline: float | None,
-) -> str | None:
+) -> NoGain | None:
     """Why no candidate is worth its compilation; None where one may be.
 
     Candidates of other frameworks cost no more than a comparison. Where each has to be compiled, one is compiled first:
@@ -69,19 +87,22 @@ def no_gain(
     """
     if not isinstance(adapter, Compiles) or not space.tunable:
         return None
+    config = space.quick(space.preferred)
     found: Any = history.kept(PROBE)
+    measured = None
     if found is None:
         try:
-            candidate = adapter.apply(model, space.quick(space.preferred), statistics)
-            compared = evaluator.speed_of(candidate, deadline=deadline)
+            measured = evaluator.speed_of(adapter.apply(model, config, statistics), deadline=deadline)
         except TrialError:
             return None  # another candidate may be one that it compiles
-        found = [compared.speedup, compared.interval.low, compared.interval.high]
+        assert measured.speedup_interval is not None
+        found = [measured.speedup, measured.speedup_interval.high]
         history.keep(PROBE, found)
-    speedup, _, high = found
+    speedup, high = found
     if high > 1.0:
         return None
-    return (
+    reason = (
         f"given up early: with every op in its preferred precision, the compiled model runs at {speedup:.2f}x fp32's "
         "speed, so that no other candidate was compiled"
     )
+    return NoGain(reason=reason, config=config, measured=measured)

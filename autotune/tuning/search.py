@@ -140,23 +140,39 @@ class Search(Generic[ModelT]):
             self._limits = dataclasses.replace(self._limits, deadline=self._limits.deadline - reserve_s)
         try:
             self._try_preparation()
-            if reason := self._no_gain():
-                return SearchEnd(reason=reason)
-            return self._run()
+            return self._given_up() or self._run()
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
         except DeadlineReached:
             return SearchEnd(reason=f"timeout: the time is up{self._doing}", timed_out=True)
 
-    def _no_gain(self) -> str | None:
-        """Why no candidate can be faster than fp32, where it is for speed that they would be compiled."""
+    def _given_up(self) -> SearchEnd | None:
+        """The end where candidates would be compiled for their speed, and that gains nothing; recorded as a trial."""
         if self._problem.objective is not Objective.LATENCY:
             return None
         self._doing = ", while one candidate was compiled to see whether that pays"
-        space, statistics = self._problem.space, self._statistics
-        evaluator, deadline = self._evaluator, self._limits.deadline
-        with self._stopwatch("insights"):
-            return no_gain(self._adapter, self._model, space, statistics, evaluator, self._history, deadline=deadline)
+        space, statistics, evaluator = self._problem.space, self._statistics, self._evaluator
+        deadline, started = self._limits.deadline, time.monotonic()
+        with self._stopwatch("evaluate"):
+            found = no_gain(self._adapter, self._model, space, statistics, evaluator, self._history, deadline=deadline)
+        if found is None:
+            return None
+        if found.measured is not None:
+            opened, note = self._history.open(RandomSampler(seed=self._problem.seed)), "compiled to see whether it pays"
+            self._history.start(opened, found.config, note)
+            self._observer.trial_started(opened.number, found.config, note)
+            trial = Trial(
+                number=opened.number,
+                config=found.config,
+                state=TrialState.PRUNED,
+                measurement=found.measured,
+                reason=f"not faster than fp32: {found.measured.speedup:.2f}x",
+                duration_s=time.monotonic() - started,
+                note=note,
+            )
+            self._record(opened, trial)
+        self._observer.note(found.reason)
+        return SearchEnd(reason=found.reason)
 
     def _try_preparation(self) -> None:
         """Make the prepared model a trial where it is faster by itself than the user's.

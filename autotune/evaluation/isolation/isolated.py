@@ -27,7 +27,7 @@ from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
 from autotune.evaluation.compiling import evaluator_of
 from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
-from autotune.evaluation.latency import LatencyComparison, LatencyOptions, RaceResult
+from autotune.evaluation.latency import LatencyOptions, RaceResult
 from autotune.evaluation.measured import Evaluation
 from autotune.pickling import pickled
 from autotune.trial import Measurement
@@ -209,9 +209,9 @@ class IsolatedEvaluator(Generic[ModelT]):
         result: Evaluation = self._run(worker.evaluate, candidate, *asked, deadline=deadline)
         return result
 
-    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> LatencyComparison:
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
         """Time a candidate in the worker; see :meth:`Evaluator.speed_of`."""
-        result: LatencyComparison = self._run(worker.speed_of, candidate, deadline=deadline)
+        result: Measurement = self._run(worker.speed_of, candidate, deadline=deadline)
         return result
 
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:

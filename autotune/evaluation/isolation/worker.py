@@ -21,7 +21,6 @@ import psutil
 from autotune.errors import AutotuneError, TrialError
 from autotune.evaluation.compiling import evaluator_of
 from autotune.evaluation.evaluator import Evaluator
-from autotune.evaluation.latency import LatencyComparison
 from autotune.evaluation.lifeline import follow
 from autotune.evaluation.measured import Evaluation
 from autotune.trial import Measurement
@@ -80,7 +79,7 @@ def evaluate(setup: str, progress: str, payload: bytes, baseline: Measurement, l
 def speed_of(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:
     """Time a candidate; the payload is the candidate."""
 
-    def task(evaluator: Evaluator[Any], deadline: float | None) -> LatencyComparison:
+    def task(evaluator: Evaluator[Any], deadline: float | None) -> Measurement:
         (candidate,) = cloudpickle.loads(payload)
         return evaluator.speed_of(candidate, deadline=deadline)
 
