@@ -49,7 +49,7 @@ class TestPytorch(AdapterSuite):
         return get_adapter("pytorch")
 
     def source(self) -> object:
-        return importlib.import_module("tests.adapters.pytorch.modules").exported_cnn()
+        return importlib.import_module("tests.adapters.pytorch.networks").exported_cnn()
 
     def batches(self) -> Sequence[Feeds]:
         rng = np.random.default_rng(1)
