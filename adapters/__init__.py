@@ -7,11 +7,19 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Any, cast
 
-from autotune.adapter import Adapter
+from autotune.adapter import Adapter, SourceFramework
 from autotune.errors import InputError, MissingDependencyError
 from autotune.suggestion import nearest
 
-__all__ = ["ADAPTERS", "ENTRY_POINT_GROUP", "Registration", "adapter_names", "get_adapter"]
+__all__ = [
+    "ADAPTERS",
+    "ENTRY_POINT_GROUP",
+    "FRAMEWORKS",
+    "Registration",
+    "adapter_names",
+    "get_adapter",
+    "source_framework",
+]
 
 ENTRY_POINT_GROUP = "autotune.adapters"
 """Other distributions register an adapter class under this group of entry points."""
@@ -39,6 +47,12 @@ ADAPTERS: dict[str, Registration] = {
 }
 
 
+FRAMEWORKS: dict[str, Registration] = {
+    "torch": Registration(module="autotune.adapters.pytorch.source", attribute="TorchSource", extra="pytorch"),
+}
+"""Frameworks whose own objects can be given as models, by the package that the classes of these objects come from."""
+
+
 def adapter_names() -> tuple[str, ...]:
     """All names that :func:`get_adapter` knows: those built in, then those of other distributions."""
     others = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
@@ -55,6 +69,26 @@ def get_adapter(name: str) -> Adapter[Any]:
     registration = ADAPTERS.get(name)
     if registration is None:
         return _from_entry_point(name)
+    return cast("Adapter[Any]", _made(registration, f"The adapter {name!r}"))
+
+
+def source_framework(source: object) -> SourceFramework | None:
+    """The framework that an object is a model of; None for paths, bytes and what no framework here knows.
+
+    Raises:
+        MissingDependencyError: A package that reads the object is not installed.
+    """
+    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
+    for package in packages & set(FRAMEWORKS):
+        made = _made(FRAMEWORKS[package], f"A model of {package!r}")
+        assert isinstance(made, SourceFramework)
+        if made.owns(source):
+            return made
+    return None
+
+
+def _made(registration: Registration, what: str) -> object:
+    """An object of a registered class; what it imports is imported now."""
     try:
         module = importlib.import_module(registration.module)
     except ModuleNotFoundError as error:
@@ -62,10 +96,11 @@ def get_adapter(name: str) -> Adapter[Any]:
             raise
         extra = f"[{registration.extra}]" if registration.extra else ""
         raise MissingDependencyError(
-            f"The adapter {name!r} needs the package {error.name!r}, which is not installed. "
+            f"{what} needs the package {error.name!r}, which is not installed. "
             f"Install it with `pip install 'autotune-quantization{extra}'`"
         ) from error
-    return cast("Adapter[Any]", getattr(module, registration.attribute)())
+    made: object = getattr(module, registration.attribute)()
+    return made
 
 
 def _from_entry_point(name: str) -> Adapter[Any]:

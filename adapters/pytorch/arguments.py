@@ -53,8 +53,14 @@ class Arguments:
         return {**{str(place): each for place, each in enumerate(self.positional)}, **self.named}
 
 
+def uncompiled(source: nn.Module | torch.export.ExportedProgram) -> nn.Module | torch.export.ExportedProgram:
+    """The module that ``torch.compile`` was given, of what it returned, which prefixes all names."""
+    return getattr(source, "_orig_mod", source)
+
+
 def signature(source: nn.Module | torch.export.ExportedProgram) -> Signature:
     """The inputs of a module's ``forward``, or of an exported program."""
+    source = uncompiled(source)
     if not isinstance(source, nn.Module):
         names = tuple(str(name) for name in source.graph_signature.user_inputs)
         return Signature(names=names, required=len(names))
@@ -105,6 +111,62 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
     return Arguments(
         positional=tuple(_tensor(value, f"input {place}", dtype) for place, value in enumerate(values)), named={}
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorReader:
+    """Makes arrays of tensors; see :class:`autotune.adapter.BatchReader`.
+
+    Attributes:
+        takes: The inputs of the module.
+    """
+
+    takes: Signature
+
+    def __call__(self, item: object) -> object:
+        """One item of a loader with arrays for tensors, labels included."""
+        if not looks_labelled(item, max(1, self.takes.required)):
+            return self.inputs(item)
+        assert isinstance(item, (tuple, list))
+        return self.inputs(item[0]), _array(item[1])
+
+    def inputs(self, inputs: object) -> object:
+        """Inputs with arrays for tensors; what the module does not take of a dict is left out."""
+        if isinstance(inputs, Mapping):
+            kept = [name for name in inputs if self.takes.takes(str(name))]
+            return {
+                str(name): _array(inputs[name]) for name in kept or inputs
+            }  # none: what reads it says which it wants
+        if isinstance(inputs, (tuple, list)) and _are_arrays(inputs):
+            return tuple(_array(each) for each in inputs)
+        return _array(inputs)
+
+    def called(self, positional: Sequence[object], named: Mapping[str, object]) -> object:
+        """The batch of a call as users write it, ``model(x)``, ``model(a, b)`` or ``model(**batch)``.
+
+        Raises:
+            DataError: It has more inputs than the module takes, or one of them twice.
+        """
+        if not named and len(positional) == 1:
+            return self.inputs(positional[0])
+        if not named:
+            return self.inputs(tuple(positional))
+        names = self.takes.names[: len(positional)]
+        twice = [name for name in names if name in named]
+        if len(names) < len(positional) or twice:
+            raise DataError(
+                f"A call must give each input once ({', '.join(self.takes.names)}), but has {len(positional)} by "
+                f"position and {', '.join(named)} by name"
+            )
+        return self.inputs({**dict(zip(names, positional, strict=True)), **named})
+
+
+def _array(value: object) -> object:
+    """A tensor as an array; any other value as it is. NumPy has no bfloat16, which becomes float32."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def as_tensor(value: object) -> torch.Tensor:

@@ -21,11 +21,16 @@ def check_module(module: nn.Module) -> None:
     Raises:
         ModelError: It is not; the message names the first part that is to blame.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            "A module must be one of Python's, but got TorchScript, which torch.export does not read. Give the module "
+            "that it was made of, or what `torch.export.export` makes of it"
+        )
     _check_devices((*module.named_parameters(), *module.named_buffers()), "Call `.cpu()` on it")
     for name, part in module.named_modules():
         if part.training:
             raise ModelError(
-                f"A module must be in evaluation mode, but {_part(module, name)} is in training mode, where dropout "
+                f"A module must be in evaluation mode, but {_part(part, name)} is in training mode, where dropout "
                 "and batch norm compute something else. Call `.eval()` on the module"
             )
         if isinstance(part, _BatchNorm) and part.running_mean is None:

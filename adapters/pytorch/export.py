@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
-import linecache
-import logging
-import traceback
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from autotune.adapter import Example
-from autotune.adapters.pytorch.arguments import Arguments, Signature, arguments, signature
+from autotune.adapters.pytorch.arguments import Arguments, Signature, arguments, signature, uncompiled
 from autotune.adapters.pytorch.checks import check_module, check_output, check_program
+from autotune.adapters.pytorch.quiet import first_line, place, quiet, reason
 from autotune.errors import DataError, ModelError
 
 _LOOKED_AT = 8
 """Batches whose shapes are compared: an axis in which they differ stays free, such as the length of texts."""
-
-_OWN_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-"""Folders whose lines of a traceback are not the user's."""
 
 _WAY_OUT = (
     "Use `torch.where` or `torch.cond` in place of Python's `if`, and sizes in place of values; or pass what "
@@ -68,6 +60,7 @@ def export(source: nn.Module | torch.export.ExportedProgram, example: Example | 
         ModelError: The module cannot be exported, or is none that can be tuned; the message says why.
         DataError: There is no example, or one that ``forward`` does not take.
     """
+    source = uncompiled(source)
     takes, items = signature(source), _items(example)
     if not isinstance(source, nn.Module):
         check_program(source)
@@ -80,21 +73,21 @@ def export(source: nn.Module | torch.export.ExportedProgram, example: Example | 
     try:
         return Export(program=_export(source, _resized(first, free), takes, free), example=first)
     except Exception as error:
-        reason = _reason(error)
+        why = reason(error)
         if _depends_on_data(error):
             raise ModelError(
                 "The control flow of a module must not depend on values of its inputs, but torch.export says: "
-                f"{reason}. {_WAY_OUT}"
+                f"{why}. {_WAY_OUT}"
             ) from error
     try:
         program = _export(source, first, takes, {})
     except Exception as error:
         raise ModelError(
-            f"A module must be one that torch.export takes, but it says: {_reason(error)}. {_WAY_OUT}"
+            f"A module must be one that torch.export takes, but it says: {reason(error)}. {_WAY_OUT}"
         ) from error
     note = (
         f"The module is exported for batches of the first one's shape alone ({_shapes(first, takes)}), since "
-        f"torch.export says: {reason}"
+        f"torch.export says: {why}"
     )
     return Export(program=program, example=first, notes=(note,))
 
@@ -127,7 +120,7 @@ def _run_once(module: nn.Module, example: Arguments, takes: Signature) -> None:
     except Exception as error:
         raise DataError(
             f"A module must run on the first batch of the data loader ({_shapes(example, takes)}), but it raised "
-            f"{type(error).__name__}: {_first_line(error)}{_place(error)}. Make the loader yield what `forward` takes"
+            f"{type(error).__name__}: {first_line(error)}{place(error)}. Make the loader yield what `forward` takes"
         ) from error
     check_output(output)
 
@@ -187,7 +180,7 @@ def _export(
     if not example.named:
         own = tuple(dims.values())[: len(takes.names)]
         shapes = (*own, tuple(dims.values())[len(own) :]) if takes.any_position else own
-    with _quiet(), _explicit_parameters(module, example, takes):
+    with quiet(), _explicit_parameters(module, example, takes):
         return torch.export.export(module, example.positional, dict(example.named), dynamic_shapes=shapes, strict=False)
 
 
@@ -216,42 +209,5 @@ def _explicit_parameters(module: nn.Module, example: Arguments, takes: Signature
             vars(module)["forward"] = before
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the messages and warnings of PyTorch's exporters, which are about its own code, graphs among them."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _depends_on_data(error: Exception) -> bool:
     return any(kind.__name__ == "GuardOnDataDependentSymNode" for kind in type(error).__mro__)
-
-
-def _reason(error: Exception) -> str:
-    """What torch says in one line, and the user's line that it is about."""
-    return f"{_first_line(error)}{_place(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # A violated constraint says in its first line that it is one, and in its second which and why.
-    told = lines[1] if lines[0].startswith("Constraints violated") and len(lines) > 1 else lines[0]
-    return told.split(". If you're")[0].split("  (Size-like")[0].split(" (unhinted")[0].rstrip(". ")
-
-
-def _place(error: Exception) -> str:
-    """The innermost line of the user's own code in a traceback."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        file = frame.f_code.co_filename
-        if not file.startswith(("<", *_OWN_CODE)):
-            code = linecache.getline(file, line).strip()
-            return f" ({Path(file).name}, line {line}: `{code}`)" if code else f" ({Path(file).name}, line {line})"
-    return ""

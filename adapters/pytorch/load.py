@@ -17,11 +17,12 @@ from autotune.adapter import Example, TensorSpec
 from autotune.adapters.pytorch.checks import check_program
 from autotune.adapters.pytorch.export import export
 from autotune.adapters.pytorch.fold import fold_batch_norms
-from autotune.adapters.pytorch.graph import flat_graph, is_tensor, quiet, without_writes
+from autotune.adapters.pytorch.graph import flat_graph, is_tensor, without_writes
 from autotune.adapters.pytorch.model import PytorchModel, input_specs, output_specs
 from autotune.adapters.pytorch.names import program_names
 from autotune.adapters.pytorch.ops import quantizable_ops
 from autotune.adapters.pytorch.package import read_package
+from autotune.adapters.pytorch.quiet import quiet
 from autotune.errors import MissingDependencyError, ModelError
 
 _ACCEPTED = "a torch.nn.Module, a torch.export.ExportedProgram or the path of a package that was saved here"

@@ -12,9 +12,10 @@ import torch
 from torch import fx
 
 from autotune.adapter import TensorSpec
-from autotune.adapters.pytorch.graph import array, graph_fingerprint, is_tensor, quiet
+from autotune.adapters.pytorch.graph import array, graph_fingerprint, is_tensor
 from autotune.adapters.pytorch.ops import QuantizableOp
 from autotune.adapters.pytorch.package import lines_on_kernels, package_bytes
+from autotune.adapters.pytorch.quiet import quiet
 from autotune.adapters.pytorch.stored import restored_graph, stored_graph
 from autotune.batch import BatchAxes
 from autotune.config import Precision

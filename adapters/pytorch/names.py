@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,11 @@ _FUNCTIONS = {
 }
 """What one function is called before and after it is decomposed."""
 
-_WEIGHTED = frozenset({"conv", "linear", "conv_transpose2d", "conv_transpose1d", "matmul"})
+_WEIGHTED = frozenset({"conv", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul"})
+"""Functions that multiply by a weight, after which they are named."""
+
+_MAIN = _WEIGHTED | {"batch_norm", "group_norm", "layer_norm", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""Functions that do the work of a module of ``torch.nn``, beside which others only make ready."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +65,22 @@ def op_names(ops: Sequence[NamedOp]) -> list[str]:
         ops: In graph order.
     """
     calls: defaultdict[str, set[str]] = defaultdict(set)
+    main_calls: defaultdict[str, set[str]] = defaultdict(set)
     parts: Counter[str] = Counter()
     mains: Counter[str] = Counter()
     for op in ops:
         calls[op.path].add(op.call)
         parts[op.call] += 1
         mains[op.call] += op.main
+        if op.function in _MAIN:
+            main_calls[op.path].add(op.call)
     wanted = []
     for op in ops:
-        base = op.path if op.builtin and len(calls[op.path]) == 1 else _joined(op.path, op.function)
+        alone = {op.call} in (calls[op.path], main_calls[op.path])
+        base = op.path if op.builtin and alone else _joined(op.path, op.function)
         if op.weight is not None:
             base = _owner(op.weight)
-        elif parts[op.call] > 1 and not (op.main and mains[op.call] == 1):
+        if parts[op.call] > 1 and not (op.main and mains[op.call] == 1):
             base = _joined(base, op.kind)
         wanted.append(base or op.function)
     return _distinct(wanted)
@@ -87,18 +95,28 @@ def program_names(program: torch.export.ExportedProgram) -> dict[str, str]:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path, kind = stack[-1] if stack else ("", "")
         function = function_name(getattr(node.target, "overloadpacket", node.target).__name__)
-        weights = [parameters[arg.name] for arg in node.all_input_nodes if arg.name in parameters]
-        weight = weights[0] if weights and function in _WEIGHTED else None
+        read = [arg.name for arg in node.all_input_nodes]
         ops.append(
             NamedOp(
                 path=module_path(path),
                 function=function,
                 call=node.name,
                 builtin=is_builtin(kind),
-                weight=weight,
+                weight=weight_of(function, read, parameters),
             )
         )
     return dict(zip((node.name for node in nodes), op_names(ops), strict=True))
+
+
+def weight_of(function: str, read: Sequence[str], parameters: Mapping[str, str]) -> str | None:
+    """The parameter that a call multiplies by; None where it does not multiply, or by none.
+
+    Args:
+        function: What is called.
+        read: Names of the nodes that it reads, in order.
+        parameters: By name of a node of the program, the parameter that it is.
+    """
+    return next((parameters[name] for name in read if name in parameters), None) if function in _WEIGHTED else None
 
 
 def function_name(name: str) -> str:

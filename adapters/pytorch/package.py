@@ -17,8 +17,9 @@ from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from autotune.adapter import TensorSpec
-from autotune.adapters.pytorch.graph import constant, quiet
+from autotune.adapters.pytorch.graph import constant
 from autotune.adapters.pytorch.kernels import Kernels
+from autotune.adapters.pytorch.quiet import quiet
 from autotune.atomic import replacing
 from autotune.errors import ApplyError, ModelError
 from autotune.notes import listed

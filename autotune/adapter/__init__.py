@@ -1,6 +1,7 @@
 """What a framework adapter has to do (``contract.py``), and what it may do beyond that (``capabilities.py``)."""
 
 from autotune.adapter.capabilities import (
+    BatchReader,
     Compiles,
     CostModel,
     DataDependentSpace,
@@ -12,6 +13,7 @@ from autotune.adapter.capabilities import (
     OwnStatistics,
     PortabilityCheck,
     Preparation,
+    SourceFramework,
     declared_options,
     given_model,
     host_of,
@@ -24,6 +26,7 @@ from autotune.adapter.example import Example
 __all__ = [
     "Adapter",
     "Array",
+    "BatchReader",
     "Compiles",
     "CostModel",
     "DataDependentSpace",
@@ -41,6 +44,7 @@ __all__ = [
     "PortabilityCheck",
     "Preparation",
     "Runner",
+    "SourceFramework",
     "Statistics",
     "TensorSpec",
     "declared_options",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Runner, Statistics
+from autotune.adapter.example import Example
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
 from autotune.host import Host, current_host
@@ -185,6 +186,62 @@ def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) 
     if isinstance(adapter, Compiles):
         return adapter.quick_runner(model, execution)
     return adapter.runner(model, execution)
+
+
+class BatchReader(Protocol):
+    """Makes arrays of a framework's tensors. It can be pickled, and does not hold the model."""
+
+    def __call__(self, item: object) -> object:
+        """One item of a loader: arrays for tensors, labels included, without inputs that the model does not take."""
+        ...
+
+    def inputs(self, inputs: object) -> object:
+        """The same for inputs without labels."""
+        ...
+
+
+@runtime_checkable
+class SourceFramework(Protocol):
+    """A framework whose own objects users give as models, and whose tensors their loaders and functions work with.
+
+    It is found by the package of the object's class (``autotune.adapters.FRAMEWORKS``), so that the core imports no
+    framework to find out whose object it has. Runtimes that do not read the object itself get ONNX made of it.
+    """
+
+    name: str
+    """The adapter that reads the framework's objects themselves, as users write it after ``framework:``."""
+
+    def owns(self, source: object) -> bool:
+        """Whether an object is a model of this framework."""
+        ...
+
+    def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:
+        """The bytes of an ONNX file that computes the same, and what a user should know, a line each.
+
+        Args:
+            source: A model of this framework.
+            example: The first batches of the user's data.
+
+        Raises:
+            ModelError: The model cannot be converted; the message says why.
+            DataError: There is no example, or one that the model does not take.
+        """
+        ...
+
+    def reader(self, source: Any) -> BatchReader:
+        """What makes arrays of the batches for a model of this framework."""
+        ...
+
+    def module(self, call: Callable[[object], Any], read: BatchReader) -> Callable[..., Any]:
+        """A tuned model as a model of this framework, which gives tensors, or arrays where it is given arrays.
+
+        It can be pickled where ``call`` can.
+
+        Args:
+            call: Runs the tuned model on one batch of arrays: a tuple in graph order or a dict by input name.
+            read: As :meth:`reader` returned it.
+        """
+        ...
 
 
 def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:

@@ -217,6 +217,7 @@ class TuningResult(TuningSummary):
     _run: Callable[[object], Array | tuple[Array, ...]]
     _save: Callable[[Path], tuple[Path, ...]]
     _save_nearest: Callable[[Path], tuple[Path, ...]] | None = None
+    _as_module: Callable[[Callable[[object], Any]], Callable[..., Any]] | None = None
 
     def model(self, inputs: object) -> Array | tuple[Array, ...]:
         """Run the answer's model on one batch.
@@ -228,6 +229,21 @@ class TuningResult(TuningSummary):
             One array, or a tuple where the model has several outputs.
         """
         return self._run(inputs)
+
+    def module(self) -> Any:
+        """The answer's model as a model of the framework that the user's model came from: an ``nn.Module`` of PyTorch.
+
+        It takes and gives the framework's tensors, whatever runtime executes it.
+
+        Raises:
+            InputError: The user's model was no framework's own object.
+        """
+        if self._as_module is None:
+            raise InputError(
+                "`module()` needs a model that was given as a framework's own object, such as an nn.Module, but this "
+                "one was given as a file. `model(batch)` runs the answer on arrays"
+            )
+        return self._as_module(self._run)
 
     def save(self, path: str | Path) -> Path:
         """Write the answer's model, with its config, measured loss, host and our version in its metadata.

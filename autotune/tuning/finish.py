@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
-from autotune import data
-from autotune.adapter import Adapter, Array, Execution, ModelT, PortabilityCheck, TensorSpec, host_of
+from autotune.adapter import Adapter, Execution, ModelT, PortabilityCheck, TensorSpec, host_of
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
 from autotune.errors import TrialError
@@ -27,6 +25,7 @@ from autotune.tuning.models import Models
 from autotune.tuning.selection import Conclusion, finalists
 from autotune.tuning.setup import Setup, op_types
 from autotune.tuning.stages import Stages
+from autotune.tuning.tuned import TunedModel
 
 if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
@@ -148,15 +147,8 @@ class Finishing(Generic[ModelT]):
             _save=self._models.saver(model, trial),
         )
 
-    def _runner(self, inputs: Sequence[TensorSpec], model: ModelT) -> Callable[[object], Array | tuple[Array, ...]]:
-        """What runs a model on one batch of any form that a loader may yield; it is opened at the first one."""
-        runner = functools.cache(lambda: self._adapter.runner(model, Execution(threads=self._tuner.threads)))
-
-        def run(batch: object) -> Array | tuple[Array, ...]:
-            outputs = runner()(data.as_feeds(batch, inputs, where="the batch"))
-            return outputs[0] if len(outputs) == 1 else outputs
-
-        return run
+    def _runner(self, inputs: Sequence[TensorSpec], model: ModelT) -> TunedModel[ModelT]:
+        return TunedModel(self._adapter, model, inputs, Execution(threads=self._tuner.threads))
 
     def _nearest(self, setup: Setup[ModelT], trial: Trial | None) -> tuple[ModelT, Trial] | None:
         """The model to offer beside the answer; None where there is none, or it cannot be made a second time."""

@@ -42,6 +42,13 @@ SUMMARY = "summary"
 HOLDOUT = "holdout"
 """Key of :meth:`History.keep`: by number, what was measured of trials on the data held out."""
 
+CALIBRATION_DATA = "calibration data"
+"""Key of the identity: a hash of what the data loader yields."""
+_SHUFFLED = (
+    " Nothing else differs, so that the likely cause is a data loader that shuffles: it yields other batches in each "
+    "run. Give it a fixed order (`shuffle=False`, or a sampler with a seed of its own) and start anew."
+)
+
 _REVISION = "revision:"
 """Before a trial's number, the key of :meth:`History.keep` for what :meth:`History.revise` was told."""
 
@@ -239,8 +246,9 @@ class History:
         differing = [key for key in {**identity, **stored} if identity.get(key) != stored.get(key)]
         if differing:
             lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
+            hint = _SHUFFLED if differing == [CALIBRATION_DATA] else ""
             raise WorkspaceError(
-                f"{storage} holds trials of another run ({lines}). Choose another workspace, or delete that one"
+                f"{storage} holds trials of another run ({lines}).{hint} Choose another workspace, or delete that one"
             )
 
     def _drop_interrupted(self) -> None:

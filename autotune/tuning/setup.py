@@ -26,9 +26,10 @@ from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls, told_batch_axes
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.portability import portable_space
+from autotune.source import OwnSource, source_for
 from autotune.space import TuningSpace
 from autotune.strategy import Insights, Objective, Problem
-from autotune.tuning.history import SETUP, History, require_writable
+from autotune.tuning.history import CALIBRATION_DATA, SETUP, History, require_writable
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.stages import Stages
 
@@ -97,7 +98,8 @@ class Preparing(Generic[ModelT]):
         self._stages.announce("load")
         with self._stages.timed("load"):
             data.require_repeatable(loader, "dataloader")
-            model = self.loaded = self._adapter.load(source, Example(loader))
+            example = Example(loader)
+            model = self.loaded = self._adapter.load(source_for(self._adapter, source, example), example)
             self._stages.timetable.require()
             if isinstance(self._adapter, Preparation):
                 feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
@@ -113,7 +115,8 @@ class Preparing(Generic[ModelT]):
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
-        self._stages.note(*model.notes, *([] if note is None else [note]), calls.note)
+        converted = source.notes if isinstance(source, OwnSource) else ()
+        self._stages.note(*converted, *model.notes, *([] if note is None else [note]), calls.note)
         if not space.tunable:
             self._stages.note("No op of this model can be quantized here")
         # What executes alike has one name, so that a workspace from before there was a difference goes on.
@@ -179,7 +182,7 @@ class Preparing(Generic[ModelT]):
         identity = {
             "model": model,
             "space": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
-            "calibration data": calibration_data,
+            CALIBRATION_DATA: calibration_data,
             "criterion": str(self._tuner.criterion),
             "objective": str(self._tuner.objective),
             "evaluation": self._source.identity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from autotune.evaluation import (
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
+from autotune.source import as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 
@@ -177,7 +179,8 @@ class Tuner:
         """Tune a model.
 
         Args:
-            model: A path or the framework's own object.
+            model: A path or the framework's own object: an ``nn.Module`` or a ``torch.export.ExportedProgram`` too,
+                for every runtime. Loader and ``eval_fn`` may then work with tensors.
             dataloader: Calibration data: an iterable that can be iterated again and yields ``inputs`` or
                 ``(inputs, labels)``; ``inputs`` is an array, a tuple in graph order or a dict by input name.
             eval_fn: Called with a callable, ``model(inputs)`` gives one array or a tuple; returns the accuracy, or
@@ -195,8 +198,16 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: What the user's own ``eval_fn`` raises on the fp32 model, unchanged.
         """
-        run = Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))
-        return run(model, dataloader)
+        own = as_source(model)
+        if own is None:
+            return Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))(
+                model, dataloader
+            )
+        data.require_repeatable(dataloader, "dataloader")
+        own.note_surplus(dataloader)
+        accuracy = self._source(eval_fn, metric, eval_dataloader)
+        run = Run(self, get_adapter(self.framework), own.accuracy(accuracy))
+        return dataclasses.replace(run(own, own.loader(dataloader)), _as_module=own.module)
 
     def _source(
         self, eval_fn: EvalFunction | None, metric: Metrics | None, eval_dataloader: Iterable[object] | None

@@ -9,7 +9,7 @@ from torch.nn import functional
 BATCH = 4
 
 
-class Block(nn.Module):  # type: ignore[misc]  # torch has no types
+class Block(nn.Module):
     """Two convolutions with batch normalization, and what goes past them."""
 
     def __init__(self, channels: int) -> None:
@@ -24,7 +24,7 @@ class Block(nn.Module):  # type: ignore[misc]  # torch has no types
         return functional.relu(self.bn2(self.conv2(y)) + x)
 
 
-class SmallCnn(nn.Module):  # type: ignore[misc]  # torch has no types
+class SmallCnn(nn.Module):
     """A stem, a residual block, a depthwise convolution, a wide one and a head."""
 
     def __init__(self, width: int = 64) -> None:
@@ -42,7 +42,7 @@ class SmallCnn(nn.Module):  # type: ignore[misc]  # torch has no types
         return self.head(x.mean((2, 3)))
 
 
-class Encoder(nn.Module):  # type: ignore[misc]  # torch has no types
+class Encoder(nn.Module):
     """Products with constant matrices around a normalization, and one between two activations."""
 
     def __init__(self, width: int = 32) -> None:
