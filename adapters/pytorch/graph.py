@@ -108,17 +108,10 @@ def graph_fingerprint(module: fx.GraphModule) -> str:
                 value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else repr(value).encode()
             )
         elif node.op == "placeholder":
-            digest.update(f"input {node.target} {_described(node)}".encode())
+            digest.update(f"input {node.target}".encode())
         else:
             digest.update(f"{node.op} {node.target} {arguments!r}".encode())
     return digest.hexdigest()[:16]
-
-
-def _described(node: fx.Node) -> str:
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        return ""
-    return f"{value.dtype} {[dim if isinstance(dim, int) else 'free' for dim in value.shape]}"
 
 
 def _writes_in_place(node: fx.Node) -> bool:

@@ -21,9 +21,10 @@ from autotune.algorithms.graph import Clip, Convolution, Layer, Node, Scaled, Su
 
 _HARDTANH = ATEN.hardtanh.default
 _RELU = ATEN.relu.default
+_RELU6 = ATEN.relu6.default
 _CLAMP = (ATEN.clamp.default, _HARDTANH, ATEN.clamp_min.default, ATEN.clamp_max.default)
 
-CLIPS = (_RELU, *_CLAMP)
+CLIPS = (_RELU, _RELU6, *_CLAMP)
 """Activations that cut."""
 
 
@@ -134,6 +135,8 @@ def _clip(node: fx.Node) -> tuple[float, float] | None:
     """The ends of an activation that cuts; NaN where one is computed. None for any other node."""
     if node.target is _RELU:
         return 0.0, math.inf
+    if node.target is _RELU6:
+        return 0.0, 6.0
     if node.target not in _CLAMP or not isinstance(node.args[0], fx.Node):
         return None
     default = (-1.0, 1.0) if node.target is _HARDTANH else (-math.inf, math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,7 +56,9 @@ class PytorchModel:
         if self.identity is not None:
             return self.identity
         assert self.graph is not None
-        return graph_fingerprint(self.graph)
+        free = [[dim if isinstance(dim, int) else None for dim in spec.shape] for spec in self.inputs]
+        kinds = [spec.dtype.name for spec in self.inputs]
+        return hashlib.sha256(f"{graph_fingerprint(self.graph)} {kinds} {free}".encode()).hexdigest()[:16]
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:

@@ -50,12 +50,13 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(x)
         scores = torch.softmax(self.query(y) @ self.key(y).transpose(-1, -2), -1)
-        return self.out(scores @ y) + x
+        return self.out(scores @ self.value(y)) + x
 
 
 def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
