@@ -2,6 +2,7 @@
 
 from autotune.adapter.capabilities import (
     BatchReader,
+    Compiles,
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
@@ -17,6 +18,7 @@ from autotune.adapter.capabilities import (
     declared_options,
     given_model,
     host_of,
+    quick_runner,
     statistics_type,
     suffix_of,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "Adapter",
     "Array",
     "BatchReader",
+    "Compiles",
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
@@ -50,6 +53,7 @@ __all__ = [
     "declared_options",
     "given_model",
     "host_of",
+    "quick_runner",
     "statistics_type",
     "suffix_of",
 ]

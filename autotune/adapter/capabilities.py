@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Statistics
+from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Runner, Statistics
 from autotune.adapter.example import Example
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
@@ -167,6 +167,34 @@ class SuffixByModel(Protocol):
     def suffix_of(self, model: Any) -> str:
         """The ending of the path that :meth:`Adapter.save` writes a model to, the dot included."""
         ...
+
+
+@runtime_checkable
+class Compiles(Protocol):
+    """What an adapter adds to the contract where :meth:`Adapter.runner` compiles a model, which takes seconds.
+
+    What compiles is told from what computes: accuracy is judged on a form that needs no compiler, and only a candidate
+    that may win is compiled. The core counts compilations and their time.
+    """
+
+    def quick_runner(self, model: Any, execution: Execution) -> Runner:
+        """What computes as the compiled model does, but for rounding; how fast it runs says nothing.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        ...
+
+    def is_compiled(self, model: Any) -> bool:
+        """Whether :meth:`Adapter.runner` has nothing left to compile."""
+        ...
+
+
+def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) -> Runner:
+    """What computes as a model does and is ready at once: for outputs, not for times."""
+    if isinstance(adapter, Compiles):
+        return adapter.quick_runner(model, execution)
+    return adapter.runner(model, execution)
 
 
 class BatchReader(Protocol):

@@ -110,8 +110,7 @@ class Probes(Generic[ModelT]):
         candidate = self._adapter.apply(side.model, side.config(config), side.statistics)
         self._admit(candidate)
         self._evaluator.prepare(deadline=self._deadline)
-        # No speed is worth an accuracy evaluation here.
-        measured = self._evaluator.evaluate(candidate, worth_from=math.inf, deadline=self._deadline).measurement
+        measured = self._evaluator.speed_of(candidate, deadline=self._deadline)
         assert measured.speedup is not None
         interval = measured.speedup_interval
         return Probe(what=what, speedup=measured.speedup, high=measured.speedup if interval is None else interval.high)

@@ -20,6 +20,7 @@ from autotune.adapter import (
     ModelT,
     Runner,
     Statistics,
+    quick_runner,
 )
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.errors import TrialError
@@ -371,7 +372,7 @@ class MeasuredInsights(Generic[ModelT]):
     @cached_property
     def _expected(self) -> list[tuple[Array, ...]]:
         """The fp32 outputs, of as many of the feeds as are run in a short time; the first ones always."""
-        run = self._adapter.runner(self._model, self._execution)
+        run = quick_runner(self._adapter, self._model, self._execution)
         enough = self._history.kept("insight batches") or len(self._feeds)
         found: list[tuple[Array, ...]] = []
         started = self._clock()
@@ -383,5 +384,5 @@ class MeasuredInsights(Generic[ModelT]):
         return found
 
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
-        run = self._adapter.runner(model, self._execution)
+        run = quick_runner(self._adapter, model, self._execution)
         return [run(feeds) for feeds in self._feeds[: len(self._expected)]]

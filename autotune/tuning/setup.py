@@ -23,7 +23,7 @@ from autotune.adapter import (
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
-from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
+from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import open_all
@@ -311,7 +311,7 @@ class Preparing(Generic[ModelT]):
         }
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
-        return Evaluator(**options)
+        return evaluator_of(**options)
 
 
 def _held(runtime: str | None, model: Any) -> Any:

@@ -272,6 +272,7 @@ def test_overrides(file: Path) -> None:
         file, MINIMAL, "tuning.exit_policy={timeout: 5}", "tuning.exit_policy.max_trials=7", "model.path=b.onnx"
     )
     assert (experiment.tuning.exit_policy.timeout, experiment.tuning.exit_policy.max_trials) == (5.0, 7)
+    assert experiment.model.path is not None
     assert experiment.model.path.name == "b.onnx"
 
 

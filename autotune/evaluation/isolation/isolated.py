@@ -24,9 +24,11 @@ from autotune.criterion import Criterion
 from autotune.errors import DeadlineReached, InputError, TrialError
 from autotune.evaluation.accuracy.score import Progress
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
-from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.compiling import evaluator_of
+from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
 from autotune.evaluation.latency import LatencyOptions, RaceResult
+from autotune.evaluation.measured import Evaluation
 from autotune.pickling import pickled
 from autotune.trial import Measurement
 
@@ -126,7 +128,7 @@ class IsolatedEvaluator(Generic[ModelT]):
             "cache": cache or Path(self._folder.name),
         }
         self._model = model
-        self._local: Evaluator[ModelT] = Evaluator(**self._setup, on_progress=on_progress)
+        self._local: Evaluator[ModelT] = evaluator_of(**self._setup, on_progress=on_progress)
         self._baseline: Measurement | None = None
         self._pool: _Pool | None = None
 
@@ -205,6 +207,11 @@ class IsolatedEvaluator(Generic[ModelT]):
         """
         asked = (incumbent, needs_accuracy, rank, worth_from)
         result: Evaluation = self._run(worker.evaluate, candidate, *asked, deadline=deadline)
+        return result
+
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
+        """Time a candidate in the worker; see :meth:`Evaluator.speed_of`."""
+        result: Measurement = self._run(worker.speed_of, candidate, deadline=deadline)
         return result
 
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
