@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -12,10 +11,9 @@ import pytest
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Interval
 from autotune.errors import ApplyError
-from autotune.evaluation import Evaluation
 from autotune.runtimes.probes import Probe, Probes
 from autotune.strategy import Objective, Problem
-from autotune.trial import Measurement, TrialState
+from autotune.trial import Measurement
 from autotune.tuning.history import History
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
@@ -39,12 +37,10 @@ class Scripted:
     def prepare(self, *, deadline: float | None) -> None:
         """Nothing is needed."""
 
-    def evaluate(self, candidate: QuantizationConfig, *, worth_from: float, deadline: float | None) -> Evaluation:  # noqa: ARG002
-        assert worth_from == math.inf  # no speed is worth an accuracy
+    def speed_of(self, candidate: QuantizationConfig, *, deadline: float | None) -> Measurement:  # noqa: ARG002
         self.asked.append(candidate)
         self.now += self._seconds
-        measured = Measurement(speedup=2.0, speedup_interval=Interval(low=1.9, high=2.1, confidence=0.95))
-        return Evaluation(state=TrialState.PRUNED, measurement=measured, reason="timed")
+        return Measurement(speedup=2.0, speedup_interval=Interval(low=1.9, high=2.1, confidence=0.95))
 
 
 @pytest.fixture
