@@ -27,7 +27,7 @@ def replacing_all(paths: Sequence[Path], *, durable: bool = True) -> Iterator[li
     choose a format by it, and those of one call begin alike, since some name a second file after the first.
 
     Args:
-        paths: Where the files go.
+        paths: Final paths of the files.
         durable: Whether a file is on the disk before it takes its place, so that it survives a loss of power.
 
     Raises:

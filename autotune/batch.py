@@ -15,7 +15,7 @@ from autotune.errors import InputError
 from autotune.suggestion import suggestion
 
 BatchAxis: TypeAlias = int | Mapping[str, int]
-"""What a user names: one axis for all inputs and outputs, or an axis by the name of each that has one."""
+"""Batch axis as a user names it: one for all inputs and outputs, or one by the name of each that has one."""
 
 _BATCH = re.compile(r"^(n|b|bs|bsz)$|batch", re.IGNORECASE)
 """Names under which exporters and people write the number of samples."""
@@ -28,7 +28,7 @@ class Origin(StrEnum):
     """Why an axis is taken to count samples."""
 
     NAMED = "named"
-    """The user says so."""
+    """The user names the axis."""
     SYMBOL = "symbol"
     """Inputs and outputs share the axis by a name that means a batch."""
     SHARED = "shared"
@@ -38,7 +38,7 @@ class Origin(StrEnum):
     FIXED = "fixed"
     """The first axis has one size in inputs and outputs."""
     NONE = "none"
-    """There is none: a call is one sample."""
+    """No axis counts samples: a call is one sample."""
 
     @property
     def certain(self) -> bool:
@@ -96,7 +96,7 @@ class BatchAxes:
 
 @runtime_checkable
 class BatchChoice(Protocol):
-    """What an adapter adds to the contract where it reads the batch axes of a model when it calibrates or applies."""
+    """Optional part of the contract, for adapters that read the batch axes of a model when they calibrate or apply."""
 
     def with_batch_axes(self, model: Any, axes: BatchAxes) -> Any:
         """The same model, for which :func:`axes_of` gives ``axes``; called once, after :meth:`Adapter.load`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec
+from autotune.adapter import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec, quick_runner
 from autotune.batch import BatchAxes, BatchAxis, BatchChoice, Origin, declared_axes, without_axes
 from autotune.data import Batch, first_batch
 from autotune.errors import InputError, TrialError
@@ -75,7 +75,7 @@ def told_batch_axes(
         return model, None
     declared = declared_axes(model.inputs, model.outputs, named)
     feeds = first_batch(loader, model.inputs, declared).feeds
-    axes, note = settled_axes(declared, model, feeds, size, adapter.runner(model, execution))
+    axes, note = settled_axes(declared, model, feeds, size, quick_runner(adapter, model, execution))
     told: ModelT = adapter.with_batch_axes(model, axes)
     return told, note
 
@@ -90,7 +90,7 @@ def settled_axes(
     a recurrence, nodes of a graph and indices into another input do not.
 
     Args:
-        axes: As the shapes declare them.
+        axes: Batch axes as the shapes declare them.
         model: The fp32 model.
         feeds: A batch of the loader's.
         size: Samples in one call when latency is measured.
@@ -196,10 +196,17 @@ def _note(calls: Sequence[Feeds], axes: BatchAxes, size: int) -> str:
     else:
         shapes = f"of calls with {shapes}"
     if axes.origin is Origin.NONE:
-        return f"Latency is {shapes}. A call is one sample, as the data loader gives it"
+        ignored = "" if size == 1 else f"; `batch_size={size}` needs an axis that counts samples, see `batch_axis`"
+        return f"Latency is {shapes}. A call is one sample, as the data loader gives it{ignored}"
     if axes.resizable:
         return f"Latency is {shapes}: batch {size}"
-    return f"Latency is {shapes}: the data loader's batch of {axes.size(calls[0])}"
+    given = axes.size(calls[0])
+    if given == size:
+        return f"Latency is {shapes}: batch {given}, which the model fixes"
+    return (
+        f"Latency is {shapes}: batch {given}, which the model fixes, not `batch_size={size}`. To measure that, export "
+        "the model with a free batch axis"
+    )
 
 
 def _refused(axes: BatchAxes, outputs: Sequence[TensorSpec], why: str) -> tuple[BatchAxes, str | None]:

@@ -1,4 +1,4 @@
-"""What one candidate is: a choice for every op, and for the graph as a whole."""
+"""A candidate's config: a choice for every op, and for the graph as a whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Precision(StrEnum):
     INT8_WEIGHT = "int8_weight"
     """Weights are stored in 8 bits, a scale for each block of them; the op computes with what they stand for."""
     INT4_WEIGHT = "int4_weight"
-    """The same with 4 bits."""
+    """Weights of 4 bits; otherwise as with 8."""
     FP16 = "fp16"
     """IEEE 754 binary16: weights are stored in it, and the op computes in it between two conversions."""
     BF16 = "bf16"
@@ -127,7 +127,7 @@ class CalibrationAlgorithm:
 
     Attributes:
         method: The family.
-        percentile: For ``percentile`` only: the share of values, in percent, that the range covers.
+        percentile: Only for ``percentile``: the share of values, in percent, that the range covers.
     """
 
     method: CalibrationMethod
@@ -168,7 +168,7 @@ CALIBRATION_ALGORITHMS = (
     *(CalibrationAlgorithm(CalibrationMethod.PERCENTILE, percent) for percent in (99.999, 99.99, 99.9)),
     MSE,
 )
-"""Those that adapters offer, preferred ones first."""
+"""Calibration algorithms that adapters offer, preferred ones first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,17 +235,22 @@ class QuantizationConfig:
             they are the default then; so is ``weight_only`` without an op that is stored so.
         prepared: Without a quantized op: whether this is the model that the adapter prepared, and not the user's own as
             it was given. Candidates with a quantized op are made of the prepared one anyway.
+        runtime: The runtime that executes the model, in a run over several of them, by the name of its adapter. None in
+            a run of one framework, and for the user's model, which is measured on the baseline's runtime alone.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     prepared: bool = False
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
         kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
         object.__setattr__(self, "ops", kept)
         object.__setattr__(self, "prepared", self.prepared and not kept)
+        if self.is_fp32:
+            object.__setattr__(self, "runtime", None)
         if not kept:
             object.__setattr__(self, "recipe", Recipe())
         elif not self.stores_weights_only:
@@ -298,6 +303,8 @@ class QuantizationConfig:
             data["recipe"] = recipe
         if self.prepared:
             data["prepared"] = True
+        if self.runtime is not None:
+            data["runtime"] = self.runtime
         return data
 
     @classmethod
@@ -312,11 +319,17 @@ class QuantizationConfig:
         for entry in data["ops"]:
             choice = OpConfig.from_json({key: value for key, value in entry.items() if key != "names"})
             ops.update(dict.fromkeys(entry["names"], choice))
-        return cls(ops=ops, recipe=Recipe.from_json(data.get("recipe", {})), prepared=data.get("prepared", False))
+        return cls(
+            ops=ops,
+            recipe=Recipe.from_json(data.get("recipe", {})),
+            prepared=data.get("prepared", False),
+            runtime=data.get("runtime"),
+        )
 
     def diff(self, other: QuantizationConfig) -> str:
-        """What changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""
-        lines = [
+        """The changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""
+        lines = [f"runtime: {self.runtime} -> {other.runtime}"] if self.runtime != other.runtime else []
+        lines += [
             f"{name}: {self[name]} -> {other[name]}"
             for name in sorted({*self.ops, *other.ops})
             if self[name] != other[name]

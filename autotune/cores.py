@@ -6,7 +6,7 @@ import os
 
 
 def usable_cores() -> list[int]:
-    """Their numbers, sorted; those of the machine where the system does not tell."""
+    """Numbers of the cores that this process may use, sorted; all of the machine's where the system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

@@ -9,7 +9,7 @@ from enum import StrEnum
 from autotune.errors import CriterionError
 
 _MOST_SAMPLES = 1_000_000
-"""More than this no evaluation set has: what only more would decide lies on the target."""
+"""Largest evaluation set that is considered: a loss that only a larger one would decide lies on the target."""
 
 
 class Verdict(StrEnum):
@@ -101,7 +101,7 @@ class Criterion:
         """Decide on a measured loss.
 
         Args:
-            loss: As :meth:`loss` gives it.
+            loss: Loss as :meth:`loss` returns it.
             interval: Two-sided interval of the loss. With ``confidence`` set it decides where it is given, and an
                 interval that holds the target leaves the verdict undecided.
         """
@@ -134,8 +134,8 @@ class Criterion:
     def samples_to_decide(self, loss: float, interval: Interval, samples: int) -> int | None:
         """About how many samples an evaluation needs until an interval no longer holds the target.
 
-        An interval narrows with the square root of the number of samples. What is asked is by how much its end must
-        come closer to the loss, if the loss stays what it is.
+        An interval narrows with the square root of the number of samples. The answer is the number with which the
+        interval's end comes as much closer to the loss as it has to, if the loss stays what it is.
 
         Args:
             loss: Measured.

@@ -56,7 +56,7 @@ class Emulator:
     """A program that runs this interpreter as another CPU.
 
     Attributes:
-        program: Its path.
+        program: Path of the program.
         cpus: The CPU models that it knows.
     """
 
@@ -87,11 +87,11 @@ class Emulator:
         """Run a model on every batch as a CPU would.
 
         Args:
-            model: Its file.
+            model: File of the model.
             framework: The name of the adapter that reads it.
             batches: Inputs by name.
-            cpu: One of :attr:`cpus`.
-            on_progress: Told how many batches are done.
+            cpu: Name of one of :attr:`cpus`.
+            on_progress: Called with the number of batches that are done.
 
         Raises:
             InputError: The emulator does not know the CPU.

@@ -25,7 +25,7 @@ class AutotuneError(Exception):
 
 
 class InputError(AutotuneError):
-    """Something the user gave cannot be used."""
+    """An input of the user's cannot be used."""
 
 
 class ModelError(InputError):

@@ -17,7 +17,7 @@ class Granularity:
     PER_TENSOR: ClassVar[PerTensor]
     PER_CHANNEL: ClassVar[PerAxis]
     PLAIN: ClassVar[tuple[Granularity, ...]]
-    """Those that need no size."""
+    """Granularities that need no size."""
 
     @staticmethod
     def parse(text: str) -> Granularity:
@@ -37,7 +37,7 @@ class Granularity:
         return PerGroup(int(size))
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-        # What needs no size is one object in every process, so that comparing by identity is right as well.
+        # A granularity without a size is one object in every process, so that comparing by identity is right as well.
         return Granularity.parse, (str(self),)
 
 

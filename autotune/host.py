@@ -22,16 +22,17 @@ from archspec.cpu.schema import CPUID_JSON
 _X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
 
 _PACKAGES = ("autotune-quantization", "numpy", "optuna")
-"""What computes or decides whatever the framework; an adapter names its own, see :func:`autotune.adapter.host_of`."""
+"""Packages that compute or decide whatever the framework; an adapter names its own, see
+:func:`autotune.adapter.host_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What a figure depends on besides the model.
+    """Everything besides the model that a figure depends on.
 
     Attributes:
         cpu: The processor's own name.
-        architecture: As the operating system calls it: ``x86_64``, ``aarch64``.
+        architecture: Name by the operating system: ``x86_64``, ``aarch64``.
         features: Instruction set extensions, sorted.
         logical_cores: Hardware threads of the machine.
         physical_cores: Cores of the machine; None where nobody tells.
@@ -134,10 +135,10 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cpuid:
-    """What the CPU that executes this process says of itself.
+    """The features of the CPU that executes this process, read with its CPUID instruction.
 
     Attributes:
-        name: Its brand.
+        name: Brand of the CPU.
         denied: The features, of those that archspec can ask for, that it does not have.
     """
 
@@ -161,7 +162,7 @@ def _cpuid() -> _Cpuid | None:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first core; empty elsewhere."""
+    """Linux's description of the first core; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -13,20 +13,20 @@ from autotune.suggestion import suggestion
 
 
 class Touches(Flag):
-    """What another value of an option changes in a candidate."""
+    """Properties of a candidate that another value of an option changes."""
 
     VALUES = auto()
-    """What it computes, and with that its accuracy."""
+    """The values that it computes, and with that its accuracy."""
     KERNELS = auto()
     """How it is executed, and with that its latency. Alone, it leaves outputs as they are but for rounding."""
 
 
 class Price(StrEnum):
-    """What it takes to apply a value."""
+    """Effort of applying a value."""
 
     NOTHING = "nothing"
     SECONDS = "seconds"
-    """So much that figures of many configs are taken without it."""
+    """So many seconds that figures of many configs are taken without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,12 @@ class AdapterOption:
     :class:`~autotune.recipe.Recipe`, under its own name; a value that is the default is left out.
 
     Attributes:
-        name: As users write it; none of a recipe's own fields.
-        values: What may be chosen, preferred ones first.
-        default: What a recipe means that does not name the option.
-        touches: What another value changes.
-        price: What it takes to apply a value that is not the default.
-        description: One sentence for users.
+        name: Name as users write it; none of a recipe's own fields.
+        values: Values that may be chosen, preferred ones first.
+        default: Value of a recipe that does not name the option.
+        touches: Properties of a candidate that another value changes.
+        price: Effort of applying a value that is not the default.
+        description: A sentence for users.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What other processes get a copy of, checked before it is sent."""
+"""Objects that other processes get a copy of, checked before they are sent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def pickled(value: object, parts: Mapping[str, object], *, why: str, way_out: st
     """A value as bytes that another process reads, closures and functions of a notebook included.
 
     Args:
-        value: What to send.
-        parts: What it is made of, by what a user calls it; the first that cannot be sent is named.
-        why: What the copy is for, as the beginning of a sentence.
-        way_out: What to do without a copy, as the end of one.
-        error: What to raise.
+        value: The object to send.
+        parts: Parts of the object, by what a user calls them; the first that cannot be sent is named.
+        why: Purpose of the copy, as the beginning of a sentence.
+        way_out: Advice for going on without a copy, as the end of a sentence.
+        error: Type of the error to raise.
 
     Raises:
-        AutotuneError: Something in it belongs to this process. ``error`` is the class that is raised.
+        AutotuneError: A part of the object belongs to this process. ``error`` is the class that is raised.
     """
     try:
         return bytes(cloudpickle.dumps(value))

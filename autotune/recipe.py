@@ -1,4 +1,4 @@
-"""What one candidate chooses for its graph as a whole."""
+"""The choices of one candidate for its graph as a whole."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Self
 
 
 class BiasCorrection(StrEnum):
-    """How the shift that quantized weights cause in an op's mean output is taken back through its bias."""
+    """How an op's bias is changed to remove the shift that quantized weights cause in its mean output."""
 
     NONE = "none"
     FAST = "fast"
-    """From the statistics alone."""
+    """The shift is computed from the statistics alone."""
     FULL = "full"
-    """From the quantized model's own activations on a few samples, op after op in graph order."""
+    """The shift is measured in the quantized model on a few samples, op after op in graph order."""
 
 
 class WeightRounding(StrEnum):
@@ -24,7 +24,7 @@ class WeightRounding(StrEnum):
 
     NEAREST = "nearest"
     GPTQ = "error_feedback"
-    """One input channel after the other, the error of each handed on to those that follow. ``gptq`` is read as well."""
+    """Rounds one input channel after the other and hands each error on to those that follow. Reads ``gptq`` as well."""
 
     @classmethod
     def _missing_(cls, value: object) -> WeightRounding | None:
@@ -39,11 +39,11 @@ class WeightOnly(StrEnum):
     """How weights that are stored in blocks of 4 or 8 bits are rounded."""
 
     RTN = "rtn"
-    """Each to the nearest value between the block's ends."""
+    """Each weight is rounded to the nearest value between the block's ends."""
     HQQ = "hqq"
     """Scales are chosen for the least error of each block; no data is needed."""
     GPTQ = "gptq"
-    """One input channel after the other, the error of each handed on to those that follow, on a few samples."""
+    """GPTQ: one input channel after the other, the error of each handed on to those that follow, on a few samples."""
 
 
 class SmoothQuant(StrEnum):
@@ -89,7 +89,7 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # What JSON and Optuna hand back are plain strings.
+        # JSON and Optuna hand back plain strings.
         object.__setattr__(self, "bias_correction", BiasCorrection(self.bias_correction))
         object.__setattr__(self, "weight_rounding", WeightRounding(self.weight_rounding))
         object.__setattr__(self, "smooth_quant", SmoothQuant(self.smooth_quant))
@@ -123,7 +123,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_json` wrote. What is no field is an option, which only the adapter knows.
+        """Read what :meth:`to_json` wrote. A key that is no field is an option, which only the adapter knows.
 
         Raises:
             ValueError: A value is not one of those known, or an option's is no text.
@@ -133,7 +133,7 @@ class Recipe:
 
 
 RECIPE_FIELDS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "options")
-"""What every adapter may offer; options are beside them."""
+"""Fields that every adapter may offer; options are beside them."""
 
 
 def recipe_names(options: Sequence[str]) -> tuple[str, ...]:

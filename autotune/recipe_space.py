@@ -1,4 +1,4 @@
-"""What may be chosen for the graph as a whole."""
+"""The choices that are allowed for the graph as a whole."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RecipeSpace:
         return self.by_name[name].values
 
     def value(self, recipe: Recipe, name: str) -> Any:
-        """What a recipe says of a field or an option, an option's default included."""
+        """A recipe's value of a field or an option, an option's default included."""
         return recipe[name] if name in RECIPE_FIELDS else self.by_name[name].of(recipe.options)
 
     def made(self, values: Mapping[str, Any]) -> Recipe:

@@ -1,10 +1,10 @@
-"""What a user allows of a tuning space: by op type, by op name, and for the graph."""
+"""The part of a tuning space that a user allows: by op type, by op name, and for the graph."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,7 @@ class OpRestriction:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRestriction:
-    """What a user allows of a space; the ``quantization`` section of an experiment.
+    """The part of a space that a user allows; the ``quantization`` section of an experiment.
 
     An op takes the restriction of its type; the fields that a restriction by name sets come before it, those of a later
     name before those of an earlier one.
@@ -121,6 +121,33 @@ class SpaceRestriction:
             ops.append(_restrict(offered, wanted, named=op.name in self.op_name))
         return TuningSpace(ops=tuple(ops), recipe=self._restrict_recipe(space.recipe))
 
+    def among(self, spaces: Sequence[TuningSpace]) -> list[SpaceRestriction]:
+        """For each of several spaces, in their order, the part of this that is about something in it.
+
+        Runtimes have ops, types and options of their own. What is in no space stays in every part, so that
+        :meth:`apply` tells the user.
+        """
+
+        def part(mapping: Mapping[str, Any], known: Sequence[bool]) -> dict[str, Any]:
+            return {name: value for (name, value), here in zip(mapping.items(), known, strict=True) if here}
+
+        def there(names: Mapping[str, Any], has: Callable[[TuningSpace, str], bool]) -> list[list[bool]]:
+            known = {name: [has(space, name) for space in spaces] for name in names}
+            return [[known[name][i] or not any(known[name]) for name in names] for i in range(len(spaces))]
+
+        types = there(self.op_type, lambda space, name: any(op.op_type == name for op in space.ops))
+        ops = there(self.op_name, lambda space, pattern: bool(_matching(space, pattern)))
+        recipes = there(self.recipe, lambda space, name: name in space.recipe.names)
+        return [
+            dataclasses.replace(
+                self,
+                op_type=part(self.op_type, types[i]),
+                op_name=part(self.op_name, ops[i]),
+                recipe=part(self.recipe, recipes[i]),
+            )
+            for i in range(len(spaces))
+        ]
+
     def _without_excluded(self, op: OpSpace) -> OpSpace:
         kept = tuple(within for within in op.precisions if within.precision not in self.excluded)
         return dataclasses.replace(op, precisions=kept or op.precisions)
@@ -136,9 +163,7 @@ class SpaceRestriction:
                 )
         matched = {}
         for pattern in self.op_name:
-            names = frozenset({pattern} & set(space.by_name))
-            if not names and _GLOB & set(pattern):
-                names = frozenset(fnmatch.filter(space.by_name, pattern))
+            names = _matching(space, pattern)
             if not names:
                 raise ExperimentError(
                     f"`quantization.op_name` must name ops that can be quantized, but {pattern!r} matches none"
@@ -163,6 +188,14 @@ class SpaceRestriction:
                     f"({_listed(offered)}), but it allows {_listed(allowed)}"
                 )
         return recipe.restricted(kept)
+
+
+def _matching(space: TuningSpace, pattern: str) -> frozenset[str]:
+    """The ops that a name or a pattern stands for."""
+    names = frozenset({pattern} & set(space.by_name))
+    if not names and _GLOB & set(pattern):
+        names = frozenset(fnmatch.filter(space.by_name, pattern))
+    return names
 
 
 def _restrict(op: OpSpace, wanted: OpRestriction, *, named: bool) -> OpSpace:

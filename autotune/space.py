@@ -77,7 +77,7 @@ class OpSpace:
     Attributes:
         name: The node's name in the graph.
         op_type: The graph's own name for the kind of op.
-        precisions: What it may compute in, the adapter's preference first.
+        precisions: Precisions that it may compute in, the adapter's preference first.
     """
 
     name: str
@@ -168,7 +168,7 @@ class TuningSpace:
     def nearest(self, op: str, wanted: OpConfig) -> OpConfig:
         """The choice of ``op`` that agrees with ``wanted`` in most fields, the precision first.
 
-        What strategies use to apply one choice to many ops that do not all offer it.
+        Strategies use it to apply one choice to many ops that do not all offer it.
         """
         space = self.by_name[op]
         if wanted in space:

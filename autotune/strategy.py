@@ -76,7 +76,7 @@ class Insights(Protocol):
     def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
         """How many times as fast ``other`` runs as ``config``: both ends of the interval, from calls in turns.
 
-        Of both without what recipes do to values, which takes seconds and changes no kernel. Zeros where one of them
+        Both run without what recipes do to values, which takes seconds and changes no kernel. Zeros where one of them
         cannot be run.
         """
         ...
@@ -95,11 +95,11 @@ class Problem:
     """The problem that a strategy solves; the same object for every call of one run.
 
     Attributes:
-        space: What may be chosen.
+        space: The choices that are allowed.
         criterion: The accuracy target.
-        objective: What to minimise under it.
+        objective: The figure to minimise under it.
         seed: Seed of every random choice.
-        insights: What can be learnt of the ops at less than an evaluation's price.
+        insights: Cheap per-op measurements: sensitivity, latency, output error.
     """
 
     space: TuningSpace
@@ -114,7 +114,7 @@ class Proposal:
     """The next config to try.
 
     Attributes:
-        config: What to try.
+        config: The config to try.
         note: Why, in a few words for the trial table.
         needs_accuracy: Ask for the accuracy even of a candidate that is slower than the best so far, which otherwise
             is pruned before its accuracy is evaluated.

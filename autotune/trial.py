@@ -19,17 +19,17 @@ class Measurement:
     Attributes:
         accuracy: The metric that the criterion judges, in its own unit, over ``samples`` samples.
         loss: Against the fp32 baseline, as the criterion defines it (a share for a relative criterion).
-        loss_interval: Where per-sample results are known.
+        loss_interval: Interval of the loss, where per-sample results are known.
         verdict: Whether the accuracy target is kept.
         metrics: All metrics, the judged one included.
         latency_ms: Median of one call.
-        latency_p90_ms: What 90 % of the calls stay under.
-        latency_p99_ms: What 99 % of the calls stay under.
+        latency_p90_ms: Latency that 90 % of the calls stay under.
+        latency_p99_ms: Latency that 99 % of the calls stay under.
         latency_decided: Whether the speedup's interval became as narrow as was asked for, or a race told a finalist
             from fp32; else the machine was too busy to tell within the time of one comparison.
         baseline_ms: Median of one call of fp32, timed in turn with those of ``latency_ms``: their quotient is
             the speedup. None in what earlier versions stored.
-        latency_cache: What the processor's caches held when a timed call began: ``warm`` in blocks of calls of one
+        latency_cache: State of the processor's caches when a timed call began: ``warm`` in blocks of calls of one
             model, ``cold`` in calls in turn. None in what earlier versions stored, where it was ``cold``.
         latency_sessions: Sessions of the candidate that took part.
         speedup: Baseline over candidate, from interleaved runs.
@@ -99,7 +99,7 @@ class TrialState(StrEnum):
     PRUNED = "pruned"
     """Dropped early, since what was measured already rules it out; ``reason`` says why."""
     FAILED = "failed"
-    """Nothing usable was measured; ``reason`` says why."""
+    """The trial measured nothing usable; ``reason`` says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,13 @@ class Trial:
 
     Attributes:
         number: Position in the history; 0 is the fp32 baseline.
-        config: What was asked.
+        config: The config that was asked for.
         state: How far it has come.
-        measurement: What was measured; None for a trial that runs or failed.
+        measurement: The figures that were measured; None for a trial that runs or failed.
         reason: Why it failed or was pruned.
         duration_s: Wall time it took, in seconds.
         note: Why the strategy proposed it, in its own words.
-        params: What a sampler drew, by parameter.
+        params: Values that a sampler drew, by parameter.
         same_as: Number of an earlier trial whose config makes the same model, scales included, so that it was not
             evaluated again: measurement, state and reason are that trial's. None for every other trial.
     """

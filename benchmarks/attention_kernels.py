@@ -2,17 +2,17 @@
 
     python benchmarks/attention_kernels.py runs/minilm [--tokens 16 64 128] [--rounds 40] [--json kernels.json]
 
-All variants compute the other products in dynamic int8. One text, one thread, three sessions of each variant, calls in
-random turns: the median time of today's graph (three products that share their quantized input, then
+All variants compute the other MatMuls in dynamic int8. One text, one thread, three sessions of each variant, calls in
+random turns: the median time of today's graph (three MatMuls that share their quantized input, then
 ``MultiHeadAttention``) divided by the variant's, above 1 where the variant is faster, and in brackets that of its
 slowest and its fastest session: two sessions of one model differ by some percent for as long as they live. Time is that
 of the calling thread's CPU, which other processes stretch less. SQNR is that of the logits against fp32, and says
 whether the variant still computes the model.
 
 - ``guarded``: each result checked for NaN, as the exporter writes it and masks with infinities need it.
-- ``packed``: the matrices of query, key and value side by side as one of [384, 1152], and a Split after the product.
+- ``packed``: the matrices of query, key and value side by side as one of [384, 1152], and a Split after the MatMul.
 - ``mask``: ``MultiHeadAttention`` with a mask of 0 and 1 for each token instead of a number for each pair of them.
-- ``Attention``: ONNX Runtime's operator that has the three products inside, in fp32. Takes the same mask.
+- ``Attention``: ONNX Runtime's operator that has the three MatMuls inside, in fp32. Takes the same mask.
 - ``QAttention``: its int8 form, per channel, its input quantized dynamically or with a range from calibration.
 - ``EmbedLayerNormalization``: lookups, their sum and normalization in one; ``QEmbedLayerNormalization``: int8 tables.
 - ``fixed shapes``: today's graph of a model whose inputs have one shape; ``joined``: its residuals as Add, so that ONNX
@@ -71,7 +71,7 @@ class Rewriter:
         return name
 
     def projections(self, attention: onnx.NodeProto) -> tuple[str, Array, Array]:
-        """What query, key and value are made from, their matrices and their biases side by side; their nodes go."""
+        """The input of query, key and value, their matrices and their biases side by side; their nodes are removed."""
         matrices, biases, source = [], [], ""
         for tensor in attention.input[:3]:
             add = self.graph.producers[tensor]
@@ -83,7 +83,7 @@ class Rewriter:
         return source, np.concatenate(matrices, 1), np.concatenate(biases)
 
     def finish(self) -> None:
-        """Replace."""
+        """Replace the nodes."""
         replace_nodes(self.proto, self.replacements)
 
 
@@ -95,12 +95,12 @@ def number(node: onnx.NodeProto, attribute: str) -> float:
 
 
 def attentions(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The fused ones."""
+    """The fused attentions."""
     return [node for node in proto.graph.node if node.op_type == "MultiHeadAttention"]
 
 
 def pack(proto: onnx.ModelProto) -> None:
-    """One product for query, key and value."""
+    """One MatMul for query, key and value."""
     rewriter = Rewriter(proto)
     for attention in attentions(proto):
         source, matrix, bias = rewriter.projections(attention)
@@ -152,7 +152,7 @@ def use_mask(proto: onnx.ModelProto) -> None:
 
 
 def use_attention(proto: onnx.ModelProto) -> None:
-    """The operator with the products inside."""
+    """The operator with the MatMuls inside."""
     rewriter = Rewriter(proto)
     masks = [mask32()]
     for attention in attentions(proto):
@@ -307,7 +307,7 @@ def cut(feeds: Feeds, tokens: int) -> Feeds:
 
 
 def sqnr_db(expected: Array, actual: Array) -> float:
-    """Of the logits."""
+    """Signal-to-quantization-noise ratio of the logits in dB."""
     return float(10 * np.log10(np.square(expected).sum() / max(np.square(expected - actual).sum(), 1e-30)))
 
 

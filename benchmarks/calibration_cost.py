@@ -1,4 +1,4 @@
-"""What calibration costs beside a plain fp32 pass, and what the histograms' subsample changes in the ranges.
+"""The time of calibration beside a plain fp32 pass, and the effect of the histograms' subsample on the ranges.
 
 Run from the root of the repository: ``python benchmarks/calibration_cost.py``. A round runs the plain model over all
 images and then calibrates on them, session and ranges of all algorithms for all tensors included; rounds alternate, so

@@ -113,7 +113,7 @@ def _evaluate(rule: StoppingRule, losses: npt.NDArray[np.float64]) -> tuple[Outc
 
 
 def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a search might try, by what it changes: schemes, calibration, and more and more ops left in fp32."""
+    """Configs that a search might try: schemes, calibration, and more and more ops left in fp32."""
     nodes = onnx.load(SUBJECT.path).graph.node
     convolutions = [node.name for node in nodes if node.op_type == "Conv"]
     rest = [node.name for node in nodes if node.op_type in ("Gemm", "GlobalAveragePool")]

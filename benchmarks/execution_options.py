@@ -1,4 +1,4 @@
-"""What execution options change: QDQ or QOperator, and how far ONNX Runtime optimizes, calls taking turns.
+"""The effect of execution options: QDQ or QOperator, and how far ONNX Runtime optimizes, calls taking turns.
 
     python benchmarks/execution_options.py [--minilm runs/minilm] [--pairs 400] [--json FILE]
 

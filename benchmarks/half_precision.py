@@ -1,8 +1,8 @@
-"""What fp16 and bf16 are worth on this host: each op between two Casts beside float32, calls taking turns.
+"""Speedups of fp16 and bf16 on this host: each op between two Casts beside float32, calls taking turns.
 
 Run from the root of the repository: ``python benchmarks/half_precision.py``. It measures what ``autotune`` measures
 once per host before it offers these precisions, with more calls, and also where ONNX Runtime has no kernel of the type
-and computes in float32 all the same. Then every convolution and product of the two image models in fp16.
+and computes in float32 all the same. Then every convolution and MatMul of the two image models in fp16.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def _call(model: onnx.ModelProto) -> Call:
 
 
 def row(load: int, name: str, found: Sequence[LatencyComparison], seconds: float) -> dict[str, object]:
-    """What the repeats of one comparison come to."""
+    """Summary of the repeats of one comparison."""
     logs = np.log([each.speedup for each in found])
     pooled = float(np.exp(logs.mean()))
     same = name == "equals"
@@ -158,7 +158,7 @@ class SimulatedClock:
         return self._now_s
 
     def time(self, call: Call) -> Reading:
-        """What the call says that it takes."""
+        """The time that the call says it takes."""
         nanoseconds = call()
         assert isinstance(nanoseconds, int)
         self._now_s += nanoseconds / 1e9
@@ -171,7 +171,7 @@ def simulate(spread: float, searches: int, seed: int) -> list[dict[str, object]]
     Args:
         spread: Standard deviation between sessions of one model, as a share.
         searches: How many.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     generator = np.random.default_rng(seed)
     dropped = {"interval under the best figure": 0, "interval under the best interval": 0}

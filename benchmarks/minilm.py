@@ -42,11 +42,11 @@ PACKAGES = {
     "torch": r"(py)?torch",
     "Bio": r"biopython|\bbio\b",
 }
-"""What each is imported as, and how its texts name it."""
+"""The module that each package is imported as, and its name in texts."""
 TOKENS = 64
 CALIBRATION, EVALUATION = 128, 1600
 _LENGTH = (160, 350)
-"""Of a text, in characters; 350 are about 64 tokens. Shorter ones say too little, and longer ones are cut."""
+"""Length of a text in characters; 350 are about 64 tokens. Shorter ones say too little, and longer ones are cut."""
 _PARAGRAPH = 40
 """Characters that a paragraph needs to count as prose."""
 _CODE = re.compile(r">>>|::|[|=_`*{}<>\\]|--")

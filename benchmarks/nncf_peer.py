@@ -20,7 +20,7 @@ import openvino as ov
 
 
 def timed(make: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What a call gives, and its seconds."""
+    """The result of a call, and its seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     made = make()
     return made, {"wall_s": time.perf_counter() - wall, "processor_s": time.process_time() - processor}

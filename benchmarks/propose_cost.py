@@ -1,12 +1,12 @@
-"""What a proposal costs: 500 ops, a history of 200 trials, every strategy.
+"""The time of a proposal: 500 ops, a history of 200 trials, every strategy.
 
 Run from the root of the repository:
 
     python benchmarks/propose_cost.py
 
 In processor time, for each strategy: the median and the largest of the proposals of a run that goes on, and the
-first one after a resume, when the whole history is read again. What the synthetic model takes to compute its insights,
-in whose place a real one runs inferences, is taken off, and so is garbage collection.
+first one after a resume, when the whole history is read again. The time in which the synthetic model computes its
+insights, in whose place a real one runs inferences, is subtracted, and so is garbage collection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class InsightClock:
     """Insights that count the processor time they take.
 
     Args:
-        insights: Those that are computed.
+        insights: The insights that are computed.
     """
 
     def __init__(self, insights: Insights) -> None:

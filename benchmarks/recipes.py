@@ -1,4 +1,4 @@
-"""What each recipe gives and costs, on real models: accuracy and latency with and without, and seconds per candidate.
+"""Effect and price of each recipe on real models: accuracy, latency, and seconds per candidate.
 
     python benchmarks/recipes.py [--images 5000] [--pairs 60] [--seed 0] [--json FILE]
 
@@ -64,7 +64,7 @@ _CASES: tuple[tuple[str, str, Granularity, dict[str, Any]], ...] = (
 
 
 def logits(run: Runner, pixels: Array) -> Array:
-    """What a model answers, in batches of 10."""
+    """Outputs of a model, in batches of 10."""
     return np.concatenate([run({"data": pixels[start : start + 10]})[0] for start in range(0, len(pixels), 10)])
 
 

@@ -1,10 +1,10 @@
 """Record a space that is evaluated completely: groups of ops, int8 or fp32, under two calibration algorithms.
 
-What comes out is what strategies are tested on without a model (``tests/strategies/data``): for each of the 512
-configs (of 8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from
-interleaved runs, the output error on calibration images, and the size. Recipes are left out: they
-would hide most of the losses that a search has to find its way around. Two configs that differ in the algorithm alone
-run the same kernels, so that they share one measured speedup. Run from the root of the repository:
+The result serves as a recorded table to test strategies without a model (``tests/strategies/data``): for each of the
+512 configs (of 8 groups) which images of a fixed part of the evaluation set it answers rightly, the speedup from
+interleaved runs, the output error on calibration images, and the size. Recipes are left out: they would hide most of
+the losses that a search has to find its way around. Two configs that differ in the algorithm alone run the same
+kernels, so that they share one measured speedup. Run from the root of the repository:
 
     python benchmarks/record_table.py resnet20 tests/strategies/data/resnet20.json
 
@@ -80,8 +80,8 @@ class Cifar10:
 
     Attributes:
         side: Side of the square input, in pixels.
-        mean: Per channel.
-        std: Per channel.
+        mean: Mean per channel.
+        std: Standard deviation per channel.
     """
 
     side: int
@@ -131,7 +131,7 @@ class Source:
 
     Attributes:
         path: The model's file.
-        data: Its images.
+        data: The images.
         first_group: How many ops the first group has; the others share the rest evenly.
         images: How many evaluation images are used.
     """
@@ -197,8 +197,8 @@ class Recorder:
     """Measures one choice of groups after the other, and keeps what was measured in a folder.
 
     Args:
-        source: What to record.
-        folder: Where outputs and speedups are kept until the table is complete.
+        source: The model and data to record.
+        folder: Folder that keeps outputs and speedups until the table is complete.
         host: The machine, as this process sees it.
         groups: How many groups the ops are cut into.
     """

@@ -73,7 +73,7 @@ def tune(
 
 
 def compare(subject: Subject, options: argparse.Namespace, python: Path) -> dict[str, Any]:
-    """Quantize one model in all three ways, and race what comes of it."""
+    """Quantize one model in all three ways, and race the results."""
     calibration = subject.batches("calibration", options.calibration, batch=10)
     evaluation = subject.batches("evaluation", options.images)
     adapter = get_adapter("openvino")

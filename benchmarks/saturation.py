@@ -63,12 +63,12 @@ class Task:
     """A model, what it is calibrated on, and what it is judged by.
 
     Attributes:
-        name: For the table.
-        model: In fp32.
-        statistics: Of the calibration data.
+        name: Name in the table.
+        model: The fp32 model.
+        statistics: Statistics of the calibration data.
         feeds: The evaluation data in batches.
-        single: One sample, for speed.
-        labels: Of the evaluation data.
+        single: A single sample, for speed.
+        labels: Labels of the evaluation data.
     """
 
     name: str
@@ -184,14 +184,14 @@ def configs(task: Task, precision: Precision, granularity: Granularity, *, prefe
     space = ADAPTER.space(task.model)
     chosen = {op.name: space.nearest(op.name, choice) for op in space.ops if op.space_of(precision) is not None}
     if all(op.op_type != "Conv" for op in space.ops):
-        # Of a transformer, products with matrices alone.
+        # In a transformer, only MatMuls with constant matrices.
         chosen = {name: each for name, each in chosen.items() if each.weight is not None}
     more: dict[str, Any] = {"equalization": True, "bias_correction": BiasCorrection.FULL} if preferred else {}
     return [QuantizationConfig(ops=chosen, recipe=dataclasses.replace(kind, **more)) for kind in WEIGHTS.values()]
 
 
 def answers(model: OnnxModel, feeds: Sequence[Feeds]) -> Array:
-    """What a model computes, all batches in one."""
+    """Outputs of a model, all batches in one."""
     run = ADAPTER.runner(model, Execution())
     return np.concatenate([run(each)[0] for each in feeds])
 
@@ -212,7 +212,7 @@ def medians(models: Sequence[OnnxModel], sample: Feeds, pairs: int) -> list[floa
 
 
 def emulated(model: OnnxModel, feeds: Sequence[Feeds]) -> Array:
-    """What a model computes as a Haswell runs it."""
+    """Outputs of a model as a Haswell computes them."""
     emulator = find_emulator()
     if emulator is None:
         sys.exit(f"--emulated needs an emulator: {ADVICE}")

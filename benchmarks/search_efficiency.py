@@ -64,9 +64,9 @@ class Outcome:
     """One search.
 
     Attributes:
-        strategy: Its name.
-        problem: Its name.
-        seed: Of the search, and of the synthetic model or the latency noise.
+        strategy: Name of the strategy.
+        problem: Name of the problem.
+        seed: Seed of the search, and of the synthetic model or the latency noise.
         reached: Evaluations, as shares of the data, until a config within 3 % of the optimum; None: not found.
         tried: The same in candidates, whatever was evaluated of them.
         met: As ``reached``, until the target was kept by something cheaper than fp32.
@@ -238,7 +238,7 @@ def comparison(outcomes: list[Outcome], problem: str) -> str:
 
 
 def over_all(outcomes: list[Outcome], problems: Sequence[str], name: str) -> str:
-    """What one strategy needs on all problems together, and the share of it that ``auto`` needs."""
+    """Evaluations that one strategy needs on all problems together, and the share of them that ``auto`` needs."""
     own, auto = (sum(median_of(outcomes, problem, each) for problem in problems) for each in (name, "auto"))
     missed = sum(median_of(outcomes, problem, name) > BUDGET for problem in problems)
     return f"| {name} | {own:.1f} | {missed}/{len(problems)} | {auto / own:.2f} |"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: real models and their data, fair comparisons, and result files that can be compared.
+"""Code that the benchmarks share: real models and their data, fair comparisons, and result files that can be compared.
 
 A benchmark imports this module first: where ``autotune`` is not installed, it is then found in the checkout.
 """
@@ -50,11 +50,11 @@ class Subject:
     """A real model and what its inputs need.
 
     Attributes:
-        name: What it is called on the command line.
-        file: Its file in ``DATA``.
+        name: Name on the command line.
+        file: Name of its file in ``DATA``.
         size: Side of its square input, in pixels.
-        mean: Of the red, green and blue values, which lie between 0 and 1.
-        deviation: Likewise.
+        mean: Mean of the red, green and blue values, which lie between 0 and 1.
+        deviation: Standard deviation of the same.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def path(self) -> Path:
-        """Where the model lies; without it the benchmark ends."""
+        """Path of the model; without it the benchmark ends."""
         return existing(DATA / self.file)
 
     def images(self, part: str, count: int) -> tuple[Images, Labels]:
@@ -127,10 +127,10 @@ def quantize_with_onnxruntime(
     """ONNX Runtime's own ``quantize_static`` at its best on x86: preprocessed, u8 activations, s8 weights per channel.
 
     Args:
-        subject: Whose model is quantized.
+        subject: The subject whose model is quantized.
         calibration: Given to the calibration one image at a time.
-        target: Where the model is written.
-        percentile: Of the values that ranges keep; all of them (min-max) by default.
+        target: Path to which the model is written.
+        percentile: Share of the values that ranges keep, in percent; all of them (min-max) by default.
         **changes: Arguments of ``quantize_static`` beyond these or instead of these.
 
     Returns:

@@ -41,10 +41,10 @@ import autotune
 from autotune.evaluation import LatencyOptions, race_latency
 
 TARGET = 0.01
-"""Relative loss."""
+"""Target: relative loss."""
 
 _MEMORY_SHARE = 0.8
-"""Of the free memory, what the process that makes one of ONNX Runtime's own files may take."""
+"""Share of the free memory that the process may take that makes one of ONNX Runtime's own files."""
 
 Feeds = Mapping[str, Array]
 
@@ -57,7 +57,7 @@ class Judged:
         what: How it was made.
         path: The file.
         loss: Relative, over all evaluation samples.
-        speed: Over fp32; None where it was not raced.
+        speed: Speedup over fp32; None where it was not raced.
     """
 
     what: str

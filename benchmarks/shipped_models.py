@@ -58,9 +58,9 @@ class Shipped:
     """A model and what it is judged by.
 
     Attributes:
-        name: What it is called on the command line.
-        file: Its file below ``packages``.
-        what: What it does and what is counted, in a line.
+        name: Name on the command line.
+        file: Path of its file below ``packages``.
+        what: The model's task and the figure that is counted, in a line.
         data: Makes ``count`` samples in batches from the folder of the packages and a seed.
         metric: Makes what judges them; a metric holds no state of a run.
         samples: Evaluation samples.
@@ -195,7 +195,7 @@ def _exact_match(folder: Path) -> Metric:
 
 
 def _read(scores: Array, alphabet: list[str]) -> str:
-    """What greedy CTC decoding makes of scores of shape (steps, characters)."""
+    """Greedy CTC decoding of scores of shape (steps, characters)."""
     best = scores.argmax(axis=1)
     changed = np.concatenate([[True], best[1:] != best[:-1]])
     return "".join(alphabet[index] for index in best[changed])
@@ -283,13 +283,13 @@ class BoxF1(Metric):
         )
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1."""
+        """The figure, between 0 and 1."""
         found, expected, same = records.sum(axis=0)
         return float(2 * same / max(1.0, found + expected))
 
 
 def _boxes(places: Array, threshold: float = 0.25, overlap: float = 0.45) -> Array:
-    """What is left after non-maximum suppression: corners, score and class, shape (boxes, 6)."""
+    """Boxes after non-maximum suppression: corners, score and class, shape (boxes, 6)."""
     scores = places[4:].max(axis=0)
     kept = np.flatnonzero(scores >= threshold)
     kept = kept[np.argsort(-scores[kept], kind="stable")]

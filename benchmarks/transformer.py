@@ -45,11 +45,11 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: What made the model.
-        path: Where it lies; None where it could not be made.
+        name: Name of the tool that made the model.
+        path: Path of the model; None where it could not be made.
         loss: Relative to fp32; negative where it answers better.
-        speedup: Over the model as exported, with its interval.
-        seconds: That making it took.
+        speedup: Speedup over the model as exported, with its interval.
+        seconds: Time that making it took.
         error: Why there is no model.
     """
 
@@ -94,7 +94,7 @@ def rivals(
     proto = onnx.load(exported)
     del proto.graph.value_info[:]
     onnx.save(proto, cleaned)
-    products = ["MatMul", "Gemm"]
+    matmuls = ["MatMul", "Gemm"]
     u8s8 = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
 
     def dynamic(source: Path, **options: Any) -> Callable[[Path], None]:
@@ -108,7 +108,7 @@ def rivals(
 
         fused = optimize_model(str(cleaned), model_type="bert", num_heads=HEADS, hidden_size=HIDDEN)
         fused.save_model_to_file(str(folder / "fused.onnx"))
-        # Of tensors behind operators of ONNX Runtime's own, its quantizer does not know the type.
+        # Its quantizer does not know the type of tensors behind operators of ONNX Runtime's own.
         options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
         dynamic(folder / "fused.onnx", per_channel=True, extra_options=options)(target)
 
@@ -116,12 +116,10 @@ def rivals(
         "quantize_dynamic, as exported": dynamic(exported),
         "quantize_dynamic": dynamic(cleaned),
         "quantize_dynamic, per channel": dynamic(cleaned, per_channel=True),
-        "quantize_dynamic, products only, per channel": dynamic(
-            cleaned, per_channel=True, op_types_to_quantize=products
-        ),
+        "quantize_dynamic, MatMuls only, per channel": dynamic(cleaned, per_channel=True, op_types_to_quantize=matmuls),
         "onnxruntime.transformers, quantize_dynamic, per channel": fused_first,
         "quantize_static, all ops, per channel": static(per_channel=True),
-        "quantize_static, products only, per channel": static(per_channel=True, op_types_to_quantize=products),
+        "quantize_static, MatMuls only, per channel": static(per_channel=True, op_types_to_quantize=matmuls),
     }
     for index, (name, make) in enumerate(cases.items()):
         yield name, folder / f"rival{index}.onnx", make
@@ -149,7 +147,7 @@ def ratio(slower: Path, faster: Path, feeds: Feeds, pairs: int) -> tuple[float, 
 def tuned(
     exported: Path, folder: Path, calibration: Any, evaluation: Any, trials: int
 ) -> tuple[Row, autotune.TuningResult]:
-    """What ``tune`` makes of the target alone."""
+    """Tune with the target alone."""
     start = time.perf_counter()
     tuner = autotune.Tuner(criterion=autotune.Criterion(relative=TARGET), max_trials=trials)
     result = tuner.tune(exported, calibration, metric="topk", eval_dataloader=evaluation)

@@ -2,7 +2,7 @@
 
     python benchmarks/weight_kernels.py [--calls 60] [--seed 0] [--json FILE]
 
-*Products*: a matrix of 384 x 1,536 and 1, 8 and 64 rows, zero points whole or fractions. *Tables*: 30,522 rows of 384
+*MatMuls*: a matrix of 384 x 1,536 and 1, 8 and 64 rows, zero points whole or fractions. *Tables*: 30,522 rows of 384
 values, of which 1, 64 and 512 are read. Microseconds on one thread, medians, calls taking turns.
 """
 
@@ -64,7 +64,7 @@ def blocks(random: np.random.Generator, shape: tuple[int, int], bits: int, block
     ]
 
 
-def products(rows: int, calls: int, seed: int) -> dict[str, float]:
+def matmuls(rows: int, calls: int, seed: int) -> dict[str, float]:
     """Microseconds by kernel, for a number of rows of activations."""
     random = np.random.default_rng(seed)
     x = random.standard_normal((rows, INPUTS)).astype(np.float32)
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=60)
     options = parser.parse_args()
     result: dict[str, Any] = {}
-    for title, counts, measure in (("products", (1, 8, 64), products), ("tables", (1, 64, 512), tables)):
+    for title, counts, measure in (("MatMuls", (1, 8, 64), matmuls), ("tables", (1, 64, 512), tables)):
         columns = {count: measure(count, options.calls, options.seed) for count in counts}
         result[title] = columns
         print(f"\n{title}\n")

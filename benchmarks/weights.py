@@ -1,8 +1,8 @@
-"""What weights in fewer bits give and cost: products and tables in blocks, and LSTM in dynamic int8.
+"""The effect and the price of weights in fewer bits: MatMuls and tables in blocks, and LSTM in dynamic int8.
 
     python benchmarks/weights.py [--minilm runs/minilm] [--texts 1200] [--pairs 60] [--seed 0] [--json FILE]
 
-Three tables. *Rounding*: the error of single products of MiniLM on texts that no algorithm saw, beside what ONNX
+Three tables. *Rounding*: the error of single MatMuls of MiniLM on texts that no algorithm saw, beside what ONNX
 Runtime ships (its 4-bit and 8-bit kernels for rounding to nearest, and the GPTQ in its package). *MiniLM*: the whole
 model, of which ``benchmarks/minilm.py`` says what it is; without ``--minilm`` both are left out. *LSTM*: handwritten
 digits, read row by row; the recurrent weights are random, as PyTorch draws them, and a linear head is fitted to the
@@ -56,7 +56,7 @@ def speed(fp32: OnnxModel, candidate: OnnxModel, feeds: Feeds, pairs: int) -> fl
 
 
 def shipped_nearest(rows: Array, bits: int, block: int) -> Array:
-    """What ONNX Runtime's own kernel for rounding to nearest makes of a matrix (outputs, inputs)."""
+    """A matrix (outputs, inputs) rounded by ONNX Runtime's own kernel for rounding to nearest."""
     outputs, inputs = rows.shape
     count = -(-inputs // block)
     integers = np.zeros((outputs, count, block * bits // 8), np.uint8)
@@ -86,7 +86,7 @@ def rounded(rows: Array, seen: Array, bits: int, block: int) -> Mapping[str, Arr
 
 
 def rounding(model: OnnxModel, feeds: Sequence[Feeds]) -> list[dict[str, Any]]:
-    """Error of single products, the mean over some of MiniLM's, in dB below their outputs."""
+    """Error of single MatMuls, the mean over some of MiniLM's, in dB below their outputs."""
     graph = Graph(model.proto)
     ops = [op for op in quantizable_ops(graph)[0] if op.node.op_type == "MatMul" and op.weight is not None]
     ops = ops[:: max(1, len(ops) // MATRICES)][:MATRICES]
@@ -106,7 +106,7 @@ def rounding(model: OnnxModel, feeds: Sequence[Feeds]) -> list[dict[str, Any]]:
 
 
 def _inputs(model: OnnxModel, ops: Sequence[QuantizableOp], feeds: Feeds) -> dict[str, Array]:
-    """What ops read, (positions, values)."""
+    """Inputs of ops, (positions, values)."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     names = list(dict.fromkeys(op.activations[0] for op in ops))
@@ -121,25 +121,25 @@ def minilm(folder: Path, texts: int, pairs: int, seed: int) -> tuple[list[dict[s
     feeds = [batch for batch, _ in read(folder, "calibration", 100)]
     statistics = ADAPTER.calibrate(model, feeds, seed=seed)
     space = ADAPTER.space(model)
-    products = [op.name for op in space.ops if op.op_type == "MatMul" and op.space_of(Precision.INT4_WEIGHT)]
+    matmuls = [op.name for op in space.ops if op.op_type == "MatMul" and op.space_of(Precision.INT4_WEIGHT)]
     tables = [op.name for op in space.ops if op.op_type == "Gather"]
     eight, four = OpConfig(precision=Precision.INT8_WEIGHT), OpConfig(precision=Precision.INT4_WEIGHT)
-    dynamic = {name: space.by_name[name].preferred for name in products}
-    cases: list[tuple[str, dict[str, OpConfig], WeightOnly]] = [("products dynamic int8", dynamic, WeightOnly.RTN)]
+    dynamic = {name: space.by_name[name].preferred for name in matmuls}
+    cases: list[tuple[str, dict[str, OpConfig], WeightOnly]] = [("MatMuls dynamic int8", dynamic, WeightOnly.RTN)]
     for choice in (eight, four):
-        cases += [(f"products {choice}", dict.fromkeys(products, choice), each) for each in reversed(WeightOnly)]
+        cases += [(f"MatMuls {choice}", dict.fromkeys(matmuls, choice), each) for each in reversed(WeightOnly)]
         cases += [
             (f"tables {choice}", dict.fromkeys(tables, choice), each) for each in (WeightOnly.HQQ, WeightOnly.RTN)
         ]
-    cases.append(("products dynamic int8, tables int4", dynamic | dict.fromkeys(tables, four), WeightOnly.HQQ))
-    cases.append(("everything int4", dict.fromkeys([*products, *tables], four), WeightOnly.GPTQ))
+    cases.append(("MatMuls dynamic int8, tables int4", dynamic | dict.fromkeys(tables, four), WeightOnly.HQQ))
+    cases.append(("everything int4", dict.fromkeys([*matmuls, *tables], four), WeightOnly.GPTQ))
     evaluation = read(folder, "evaluation", texts)
     one = {name: array[:1] for name, array in evaluation[0][0].items()}
     score = _Score(model, [batch for batch, _ in evaluation], np.concatenate([labels for _, labels in evaluation]))
     rows = [score.row(model, "fp32", "", 1.0, 0.0)]
     for name, ops, algorithm in cases:
         candidate, seconds = _applied(model, ops, algorithm, statistics)
-        shown = "" if name == "products dynamic int8" else str(algorithm)
+        shown = "" if name == "MatMuls dynamic int8" else str(algorithm)
         rows.append(score.row(candidate, name, shown, speed(model, candidate, one, pairs), seconds))
     return rounding(model, feeds), rows
 
@@ -160,7 +160,7 @@ class _Score:
         self._exact = self._answers(model)
 
     def row(self, model: OnnxModel, name: str, algorithm: str, faster: float, seconds: float) -> dict[str, Any]:
-        """What is said of one candidate."""
+        """The table's row of one candidate."""
         answers = self._answers(model)
         right = (self._exact.argmax(1) == self._labels).mean()
         return {

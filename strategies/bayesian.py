@@ -12,6 +12,7 @@ from typing import Any, Literal
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 
+from autotune.bounds import require_least
 from autotune.config import FP32, CalibrationAlgorithm, OpConfig, QuantizationConfig, TensorScheme
 from autotune.errors import MissingDependencyError, StrategyError
 from autotune.space import TuningSpace
@@ -55,8 +56,7 @@ class Bayesian(Strategy):
         """
         if model not in ("tpe", "gp"):
             raise StrategyError(f"`model` must be 'tpe' or 'gp', but got {model!r}")
-        if explore < 1:
-            raise StrategyError(f"`explore >= 1` must hold, but got {explore}")
+        require_least(1, StrategyError, explore=explore)
         if model == "gp" and importlib.util.find_spec("torch") is None:
             raise MissingDependencyError(
                 "Strategy 'bayesian' with model='gp' needs PyTorch, which Optuna's Gaussian process is built on: "
@@ -157,7 +157,7 @@ def _refine(problem: Problem, trial: Trial, order: Sequence[str], tried: Set[str
     space, best = problem.space, trial.config
     if not order:
         return None
-    # An integer along the order, not a category: what is learnt of an op then tells something of its neighbours.
+    # An integer along the order, not a category: a result of an op then says something of its neighbours too.
     position = int(draw({"refine/op": IntDistribution(0, len(order) - 1)})["refine/op"]) if len(order) > 1 else 0
     shared = _common(best)
 
@@ -165,7 +165,7 @@ def _refine(problem: Problem, trial: Trial, order: Sequence[str], tried: Set[str
         quantized = space.by_name[op].preferred if shared is None else space.nearest(op, shared)
         return quantized if best[op] == FP32 else FP32
 
-    # Where the best keeps the target, an op given back is most likely to gain; where it does not, one taken away.
+    # Where the best keeps the target, quantizing an op again is most likely to gain; otherwise a fallback is.
     near = sorted(order, key=lambda op: ((best[op] == FP32) is not trial.met, abs(order.index(op) - position)))
     # Single ops first; pairs, which can swap one for another, once all of these are tried.
     for ops in (*((op,) for op in near), *itertools.combinations(near[:_PAIRED], 2)):

@@ -1,4 +1,4 @@
-"""From fp32 towards int8, one op type at a time."""
+"""Strategy that goes from fp32 towards int8, one op type at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Fallback with the order corrected after every step, and given back where it turns out not to matter."""
+"""Fallback with the order corrected after every step, and undone for ops whose fallback did not help."""
 
 from __future__ import annotations
 
+from autotune.bounds import require_least
 from autotune.config import FP32, QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.planning.moves import can_fall_back, cost_of, error_of, fallback_order
@@ -32,12 +33,11 @@ class MseV2(PlannedStrategy):
             StrategyError: ``candidates`` is less than 1.
         """
         super().__init__()
-        if candidates < 1:
-            raise StrategyError(f"`candidates >= 1` must hold, but got {candidates}")
+        require_least(1, StrategyError, candidates=candidates)
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:
-        """Fall back until the target is met, then give back."""
+        """Fall back until the target is met, then re-quantize ops whose fallback did not help."""
         config = problem.space.preferred
         remaining = [op for op in fallback_order(problem) if config[op] != FP32]
         fallen: list[str] = []
@@ -54,18 +54,18 @@ class MseV2(PlannedStrategy):
             trial = yield Proposal(config=config, note=note, needs_accuracy=True)
         if not trial.met:
             return "target missed with every op that can in fp32"
-        yield from self._give_back(problem, trial, fallen[:-1])
-        return "target met, and nothing more can be given back"
+        yield from self._requantize(problem, trial, fallen[:-1])
+        return "target met, and no further op can be quantized again"
 
-    def _give_back(self, problem: Problem, best: Trial, fallen: list[str]) -> Plan:
+    def _requantize(self, problem: Problem, best: Trial, fallen: list[str]) -> Plan:
         preferred = problem.space.preferred
 
-        def given_back(op: str) -> QuantizationConfig:
+        def requantized(op: str) -> QuantizationConfig:
             return best.config.replace({op: preferred[op]})
 
         assert set(fallen) <= set(can_fall_back(problem.space))
-        for op in sorted(fallen, key=lambda op: error_of(problem, given_back(op))):
-            trial = yield Proposal(config=given_back(op), note=f"{op} given back to int8")
+        for op in sorted(fallen, key=lambda op: error_of(problem, requantized(op))):
+            trial = yield Proposal(config=requantized(op), note=f"{op} quantized again")
             if trial.met and cost_of(problem, trial) <= cost_of(problem, best):
                 best = trial
         return ""

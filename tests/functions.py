@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionModel:
-    """What is called, and what it says of its inputs and outputs."""
+    """A function as a model, with the specification of its inputs and outputs."""
 
     call: Callable[..., Any]
     inputs: tuple[TensorSpec, ...]

@@ -1,4 +1,4 @@
-"""What is sent to other processes: closures go, what belongs to one process is named."""
+"""Objects sent to other processes: closures go, and objects that belong to one process are named."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Find attention in a graph as exporters write it: two products with a Softmax between them.
+"""Find attention in a graph as exporters write it: two MatMuls with a Softmax between them.
 
 ONNX Runtime fuses it by itself only where the graph looks like that of an older exporter. PyTorch's current one writes
-the scale to both sides of the first product, turns keys around in three dimensions, and guards the Softmax against rows
+the scale to both sides of the first MatMul, turns keys around in three dimensions, and guards the Softmax against rows
 that are masked altogether.
 """
 
@@ -30,10 +30,10 @@ class Attention:
 
     Attributes:
         query: Name of the tensor of all heads' queries, before it is split into heads.
-        key: Likewise.
-        value: Likewise.
-        bias: What is added before the Softmax, of rank 4; None where nothing is.
-        heads: Their number.
+        key: Tensor of keys, alike.
+        value: Tensor of values, alike.
+        bias: Tensor that is added before the Softmax, of rank 4; None where nothing is.
+        heads: Number of heads.
         scale: Scale that the products of queries and keys are multiplied by.
         guarded: Whether a row that is masked with infinities altogether must give zeros; otherwise it gives NaN. Finite
             masks, as most models have them, need no guard.
@@ -130,7 +130,7 @@ class _Match:
         return all(self._is_finite(name) for name in (node.input[1:] if node.op_type == "Where" else node.input[:1]))
 
     def _biased(self, scores: str) -> tuple[str, str | None]:
-        """Before an Add: what the product gave, and what was added."""
+        """The two inputs of an Add: the product, and the tensor that is added to it."""
         node = self._graph.producers.get(scores)
         if node is None or not _is(node, "Add"):
             return scores, None
@@ -142,7 +142,7 @@ class _Match:
         raise _NoMatch
 
     def _scaled(self, tensor: str) -> tuple[str, float]:
-        """Before products with and quotients by one number: the tensor, and the number."""
+        """The tensor before multiplications with or divisions by one number, and the number."""
         scale = 1.0
         while (node := self._graph.producers.get(tensor)) is not None and node.op_type in ("Mul", "Div"):
             names = list(node.input)
@@ -169,7 +169,7 @@ class _Match:
         return self._split(self._reshaped(self._producer(self._transposed(turned, _TURNED, back=True))), _TO_HEADS)
 
     def _unreshaped(self, tensor: str) -> str:
-        """Before a Reshape to the shape that is there already."""
+        """The tensor before a Reshape to the shape that it has already."""
         node = self._graph.producers.get(tensor)
         if node is None or not _is(node, "Reshape"):
             return tensor
@@ -181,7 +181,7 @@ class _Match:
         return str(node.input[0])
 
     def _split(self, tensor: str, order: list[int]) -> tuple[str, int]:
-        """Before a Reshape and a Transpose that make heads: the tensor, and the size of a head."""
+        """The tensor before a Reshape and a Transpose that make heads, and the size of a head."""
         reshape = self._producer(self._transposed(self._producer(tensor, "Transpose"), order, back=True), "Reshape")
         shape = self._graph.constant(reshape.input[1])
         if shape is None:
@@ -204,7 +204,7 @@ class _Match:
         return node
 
     def _reader(self, tensor: str, op_type: str) -> onnx.NodeProto:
-        """The only reader."""
+        """The only node that reads a tensor."""
         self._require_own(tensor)
         node: onnx.NodeProto = self._graph.readers[tensor][0]
         if not _is(node, op_type):

@@ -1,6 +1,6 @@
 """Branches that the shapes of the data choose between: exporters write an ``If`` around a Squeeze, or a whole LSTM.
 
-What lies inside of an ``If`` cannot be quantized. Where its condition depends on shapes alone, and all of the data have
+Ops inside of an ``If`` cannot be quantized. Where its condition depends on shapes alone, and all of the data have
 shapes with which it comes out the same, the branch that is taken stands in its place.
 """
 
@@ -17,6 +17,7 @@ import onnxruntime
 from autotune.adapter import Execution, Feeds
 from autotune.adapters.onnx.graph import Graph, ancestors, outer_reads, subgraphs
 from autotune.adapters.onnx.names import name_nodes, rename_reads
+from autotune.adapters.onnx.rewriting import set_nodes
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.errors import ApplyError
 from autotune.notes import listed
@@ -41,10 +42,10 @@ _BY_VALUE = frozenset(
         "Unique",
     }
 )
-"""What they write has a shape, or a value, that depends on more than the shapes that they read."""
+"""Ops whose outputs have a shape, or a value, that depends on more than the shapes that they read."""
 
 _DEEP = 8
-"""Branches within branches, at the most."""
+"""Greatest depth of branches within branches."""
 
 _MOST_SHAPES = 64
 
@@ -82,11 +83,11 @@ def take_branches(proto: onnx.ModelProto, batches: Sequence[Feeds], external_dir
 
     Args:
         proto: Changed in place.
-        batches: One of each shape that there is.
-        external_dir: Where the model's external data lies.
+        batches: One batch of each shape that occurs in the data.
+        external_dir: Folder of the model's external data.
 
     Returns:
-        What a user should know of it; None where nothing was decided.
+        A note for the user; None where nothing was decided.
     """
     taken: list[str] = []
     for _ in range(_DEEP if batches else 0):
@@ -207,8 +208,7 @@ def _drop_unread(proto: onnx.ModelProto) -> None:
         if not wanted.isdisjoint(node.output):
             wanted.update((*node.input, *outer_reads(node)))
             kept.append(node)
-    del proto.graph.node[:]
-    proto.graph.node.extend(reversed(kept))
+    set_nodes(proto, reversed(kept))
 
 
 def _defined(graph: onnx.GraphProto) -> set[str]:

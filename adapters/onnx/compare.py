@@ -30,7 +30,7 @@ class Unknown(Exception):
 
 
 class Reference:
-    """What the user's model gives; it is run when the first answer is needed.
+    """Outputs of the user's model, which is run when the first answer is needed.
 
     All changes together are held against it, so that their differences do not add up.
 
@@ -144,7 +144,7 @@ def executes_another_graph(given: OnnxModel, prepared: OnnxModel) -> bool:
 def _executed(model: OnnxModel) -> list[tuple[str, tuple[int, ...]]]:
     """Type of every node that ONNX Runtime executes, and how many inputs and constants it has."""
     proto = optimized_graph(model.proto)
-    # What an input can replace is no constant to ONNX Runtime, and not arranged for its kernels beforehand.
+    # A constant that an input can replace is none to ONNX Runtime, and not arranged for its kernels beforehand.
     constants = {tensor.name for tensor in proto.graph.initializer} - {value.name for value in proto.graph.input}
     return sorted(
         (node.op_type, (len(node.input), sum(name in constants for name in node.input))) for node in proto.graph.node

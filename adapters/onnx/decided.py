@@ -1,7 +1,7 @@
 """Branches that one small input chooses between: the sample rate of a voice detector, for example.
 
-What lies inside of an ``If`` cannot be quantized. Where the data always choose the same branch, that branch is the
-model: the input becomes a constant, and ONNX Runtime's folding takes the branch out.
+Ops inside of an ``If`` cannot be quantized. Where the data always choose the same branch, that branch is the model: the
+input becomes a constant, and ONNX Runtime's folding takes the branch out.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.adapter import Array, Feeds
 from autotune.adapters.onnx.graph import Graph, ancestors
 from autotune.adapters.onnx.names import rename_reads
+from autotune.adapters.onnx.rewriting import add_constant
 from autotune.notes import listed
 
 _FIXED = "/fixed"
-"""After an input's name: the constant that is read in its place."""
+"""Suffix after an input's name, of the constant that is read in its place."""
 
 
 def deciding_inputs(proto: onnx.ModelProto) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def values_in(batches: Iterable[Feeds], names: tuple[str, ...]) -> dict[str, Arr
 
 
 def fix_inputs(proto: onnx.ModelProto, values: Mapping[str, Array]) -> None:
-    """Let all nodes read a constant in the place of an input, which stays in the model's signature.
+    """Make all nodes read a constant in the place of an input, which stays in the model's signature.
 
     Args:
         proto: Changed in place.
@@ -67,11 +67,11 @@ def fix_inputs(proto: onnx.ModelProto, values: Mapping[str, Array]) -> None:
         return
     rename_reads(proto.graph, {name: f"{name}{_FIXED}" for name in values})
     for name, value in values.items():
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"{name}{_FIXED}"))
+        add_constant(proto, f"{name}{_FIXED}", value)
 
 
 def fixed_note(values: Mapping[str, Array]) -> str:
-    """What a user should know of a model whose branch was chosen."""
+    """A note for the user of a model whose branch was chosen."""
     chosen = ", ".join(f"{name} = {np.asarray(value).reshape(-1)[0]}" for name, value in values.items())
     return (
         f"All of the data have {chosen}, which chooses between branches of the model: it is tuned for this value "

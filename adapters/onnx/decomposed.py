@@ -1,8 +1,9 @@
 """Find LayerNormalization and GELU where an exporter wrote them out in smaller operators.
 
 ONNX Runtime joins them again, but some of them only when it opens a session, which is after quantization: by then each
-Add and Mul of them would have been offered as an op of its own. What its basic optimisations join (LayerNormalization
-from opset 17 on, GELU with a quotient and ``Erf`` from opset 20 on) is gone before anyone looks here.
+Add and Mul of them would have been offered as an op of its own. Patterns that its basic optimisations join
+(LayerNormalization from opset 17 on, GELU with a quotient and ``Erf`` from opset 20 on) are gone before this module
+looks.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Decomposed:
 
     Attributes:
         last: The node that writes its result.
-        fused: What takes its place, under the same name and with the same output.
+        fused: The node that takes its place, under the same name and with the same output.
         constants: Constants that ``fused`` reads and the graph does not have yet.
     """
 
@@ -248,7 +249,7 @@ class _Expression:
     """Reads tensors as polynomials of others.
 
     Args:
-        graph: Where they are.
+        graph: Graph of the nodes.
         variables: By the name of a tensor, its powers in the polynomials.
     """
 
@@ -256,7 +257,7 @@ class _Expression:
         self._graph = graph
         self._variables = variables
         self.nodes: dict[str, onnx.NodeProto] = {}
-        """What computes them, by name."""
+        """The nodes that compute them, by name."""
 
     def polynomial(self, tensor: str, depth: int = _DEPTH) -> _Polynomial:
         """A tensor as a polynomial.
@@ -315,7 +316,7 @@ def _number(graph: Graph, tensor: str) -> float:
 
 
 def _with_number(graph: Graph, node: onnx.NodeProto) -> tuple[str, float]:
-    """What an Add of a tensor and one number reads: both of them."""
+    """Both inputs of an Add of a tensor and one number."""
     names = list(node.input)
     if names[0] in graph.initializers:
         names.reverse()

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes, is_standard
-from autotune.adapters.onnx.rewriting import replace_nodes
+from autotune.adapters.onnx.rewriting import add_constant, replace_nodes
 
 
 def write_in_known_forms(proto: onnx.ModelProto) -> None:
@@ -91,7 +91,7 @@ def _only_read_by(graph: Graph, replaced: set[str]) -> list[str]:
 
 
 class _Gemm:
-    """One Gemm, and what of it has to change.
+    """A Gemm, and the changes that give it a form that has a kernel.
 
     Args:
         node: The Gemm.
@@ -168,5 +168,4 @@ class _Gemm:
     def _constant(self, name: str, value: Array) -> str:
         while name in self._graph.initializers or name in self._graph.producers:
             name += "_"
-        self._proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
-        return name
+        return add_constant(self._proto, name, np.asarray(value, np.float32))

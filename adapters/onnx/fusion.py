@@ -1,9 +1,9 @@
 """Join operators that an exporter wrote out, before anything is quantized: LayerNormalization, GELU and attention.
 
-What is joined is one op, and one op is all that the space offers. LayerNormalization and GELU become standard operators
-where the model's opset has them; attention, and the two in older models, become ONNX Runtime's own. The matrix products
-around an attention stay as they are, so that each has its own choice. The fused model must give what the original gives
-on inputs made up for it; a kind of operator for which it does not stays as exported.
+A joined pattern is one op, and one op is all that the space offers. LayerNormalization and GELU become standard
+operators where the model's opset has them; attention, and the two in older models, become ONNX Runtime's own. The
+matrix products around an attention stay as they are, so that each has its own choice. The fused model must give what
+the original gives on inputs made up for it; a kind of operator for which it does not stays as exported.
 
 Residual Add and LayerNormalization are not joined: ONNX Runtime's ``SkipLayerNormalization`` was measured at five times
 the time of the two (150 us instead of 30 for 64 x 384 values). Biases are fused by ONNX Runtime itself.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from autotune.adapters.onnx.attention import Attention, find_attention
 from autotune.adapters.onnx.compare import TOLERANCE, Reference, Unknown
@@ -32,7 +32,14 @@ from autotune.adapters.onnx.decomposed import (
 )
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.rewriting import CONTRIB_DOMAIN, drop_unread, replace_nodes, require_contrib_domain
+from autotune.adapters.onnx.rewriting import (
+    CONTRIB_DOMAIN,
+    add_constant,
+    drop_unread,
+    replace_nodes,
+    require_contrib_domain,
+    set_nodes,
+)
 from autotune.errors import ApplyError
 
 
@@ -41,7 +48,7 @@ def fuse(model: OnnxModel, reference: Reference) -> OnnxModel:
 
     Args:
         model: Its tensors' types and shapes are known, as far as they can be.
-        reference: What the user's model gives.
+        reference: Outputs of the user's model.
     """
     for kind in _KINDS:
         model = _join(model, kind, reference)
@@ -53,9 +60,9 @@ class _Kind:
     """An operator that exporters write out.
 
     Attributes:
-        name: What it is called.
+        name: Name of the pattern.
         find: All of them in a graph.
-        opset: From which on it is a standard operator.
+        opset: First opset in which it is a standard operator.
     """
 
     name: str
@@ -131,7 +138,7 @@ def _fused(original: onnx.ModelProto, attentions: Sequence[Attention], *, expand
     """The graph with its attentions replaced.
 
     Args:
-        original: Left as it is.
+        original: The model, which is left as it is.
         attentions: The attentions that were fused.
         expand: Whether what is added to the scores has one row for all positions, which the operator wants repeated.
     """
@@ -170,7 +177,7 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention, expanded: set
     if attention.guarded:
         # On the result, which is smaller than the scores by the length of the sequence over the size of a head.
         zero = f"{name}/zero"
-        proto.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), zero))
+        add_constant(proto, zero, np.zeros((), np.float32))
         nodes.append(helper.make_node("IsNaN", [fused], [f"{fused}/is_nan"], f"{name}/is_nan"))
         nodes.append(helper.make_node("Where", [f"{fused}/is_nan", zero, fused], [output], f"{name}/guard"))
     return nodes
@@ -179,7 +186,7 @@ def _attention_nodes(proto: onnx.ModelProto, attention: Attention, expanded: set
 def _rows(proto: onnx.ModelProto, bias: str, query: str, output: str) -> list[onnx.NodeProto]:
     """Repeat a bias of shape (batch or 1, heads or 1, 1, keys) for each row of the scores."""
     for name, values in ((f"{output}/one", [1]), (f"{output}/two", [1, 1])):
-        proto.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        add_constant(proto, name, np.array(values, np.int64))
     return [
         helper.make_node("Shape", [query], [f"{output}/dims"], f"{output}/dims"),
         helper.make_node("Gather", [f"{output}/dims", f"{output}/one"], [f"{output}/length"], f"{output}/length"),
@@ -200,8 +207,7 @@ def _drop_dead(proto: onnx.ModelProto) -> None:
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
             needed.update(name for name in node.input if name)
     constants = set(graph.initializers)
-    del proto.graph.node[:]
-    proto.graph.node.extend(reversed(kept))
+    set_nodes(proto, reversed(kept))
     drop_unread(proto, constants)
     values = [value for value in proto.graph.value_info if value.name in needed]
     copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]

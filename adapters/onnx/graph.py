@@ -1,4 +1,4 @@
-"""A model's graph, indexed: who writes a tensor, who reads it, what is constant."""
+"""A model's graph, indexed: writers and readers of tensors, and constants."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
 
 
 def clip_bounds(node: onnx.NodeProto, graph: Graph) -> tuple[float, float] | None:
-    """What a Relu or Clip lets through; None where it is computed at run time."""
+    """Lower and upper bound of a Relu or Clip; None where it is computed at run time."""
     if node.op_type == "Relu":
         return 0.0, math.inf
     options = attributes(node)  # where opset 6 has them, inputs came with 11
@@ -183,11 +183,11 @@ def outer_reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def ancestors(tensor: str, graph: Graph, *, ends: Collection[str] = ()) -> Iterator[tuple[str, onnx.NodeProto | None]]:
-    """What a tensor is computed from, itself first, constants left out.
+    """The tensors that a tensor is computed from, itself first, constants left out.
 
     Args:
         tensor: A name.
-        graph: Its graph.
+        graph: Graph of the tensor.
         ends: Types of ops whose own inputs are not looked at.
 
     Yields:

@@ -47,7 +47,7 @@ class OnnxModel:
     Attributes:
         proto: Graph, and the weights that are not in files. Nobody changes it.
         external_dir: Folder of the files that external tensors name; None where there are none.
-        notes: What a user should know, a line each.
+        notes: Notes for the user, a line each.
         folder: Keeps a temporary ``external_dir`` alive for as long as the model.
         optimization: How far ONNX Runtime is to optimize the graph when it loads it.
         given: The user's model as it was before preparation; None where this is the user's own, or a candidate.
@@ -187,7 +187,7 @@ def write_weights(proto: onnx.ModelProto, external_dir: Path | None, path: Path)
 
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """What is known of an input or output; a sequence or a map is one object, and an optional tensor a tensor.
+    """Name, shape and dtype of an input or output; a sequence or a map is one object, and an optional tensor a tensor.
 
     Paddle's exporter writes -1 for a length that is free.
     """

@@ -25,7 +25,7 @@ def restore_names(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
     Args:
         before: The graph that was fused, its nodes under the user's names.
-        after: What it became; changed in place.
+        after: The graph after the change; its names are restored in place.
     """
     user = _UserGraph(before.graph)
     theirs = {node.name for node in before.graph.node}
@@ -47,7 +47,7 @@ class _UserNode:
 
 
 class _UserGraph:
-    """Who writes a tensor in the user's graph, branches of ``If`` included, under the names of ONNX Runtime's inlining.
+    """Writers of tensors in the user's graph, branches of ``If`` included, under the names of ONNX Runtime's inlining.
 
     Args:
         graph: Its nodes have names.
@@ -59,7 +59,7 @@ class _UserGraph:
         self._add(graph, "", {value.name: str(value.name) for value in graph.input})
 
     def principal(self, node: onnx.NodeProto) -> str | None:
-        """Of the nodes that compute what a fused one writes from what it reads, that with the weight, or the last."""
+        """The user's node that a fused node stands for: of those it covers, the one with the weight, or the last."""
         ends = set(node.input)
         writers = self._writers.get(node.output[0], [])
         for writer in writers:
@@ -149,7 +149,7 @@ def make_room(proto: onnx.ModelProto) -> None:
     Inputs and outputs keep theirs, and so do ops, which have none of these.
 
     Args:
-        proto: Its nodes have names of their own; changed in place.
+        proto: Model whose nodes have names of their own; changed in place.
     """
     fixed = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     graph = proto.graph
@@ -183,7 +183,7 @@ def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
 
 
 def rename_reads(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
-    """Let all nodes read other tensors, those in the graphs inside of nodes included; who writes them stays.
+    """Make all nodes read other tensors, those in the graphs inside of nodes included; their writers stay.
 
     Args:
         graph: Changed in place.

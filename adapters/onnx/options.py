@@ -9,19 +9,19 @@ class GraphFormat(StrEnum):
     """How int8 ops are written into the graph."""
 
     QDQ = "qdq"
-    """As the fp32 op between DequantizeLinear and QuantizeLinear, which the runtime fuses when it loads the model."""
+    """The fp32 op stands between DequantizeLinear and QuantizeLinear; the runtime fuses them when it loads them."""
     QOPERATOR = "qoperator"
-    """As the integer kernel that comes of it, so that nothing is left to fuse."""
+    """The integer kernel itself stands in the graph, so that nothing is left to fuse."""
 
 
 class GraphOptimization(StrEnum):
     """How far the runtime optimizes the graph when it loads it. All but ``all`` have to be asked for at load."""
 
     ALL = "all"
-    """All that it does by default."""
+    """All optimizations that are on by default."""
     PLAIN_LAYOUT = "plain_layout"
-    """Without blocks of channels in the memory layout of fp32 convolutions."""
+    """All optimizations but blocks of channels in the memory layout of fp32 convolutions."""
     EXTENDED = "extended"
-    """Without anything that changes the memory layout."""
+    """All optimizations that leave the memory layout as it is."""
     GELU_APPROXIMATION = "gelu_approximation"
     """Gelu by tanh instead of erf."""

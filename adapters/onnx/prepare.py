@@ -31,7 +31,7 @@ _QDQ_OPSET = 10
 """QuantizeLinear and DequantizeLinear exist from here on."""
 
 _MINIMUM_IR = 4
-"""Before, every constant had to be listed as an input too, which lets a caller replace it."""
+"""First IR version in which a constant need not be an input too, which lets a caller replace it."""
 
 _RESIZE_CHANGED = 11
 """Resize has a mode for its coordinates from here on; before, it computed what is called ``asymmetric`` since."""
@@ -48,14 +48,14 @@ def prepare(
     """The same function as a graph that can be quantized.
 
     ONNX Runtime itself folds: its basic optimisations keep to the standard operators and do not depend on the CPU, and
-    it would do the same to the model before running it. What comes out is held against the user's model; where they
-    part, less is done.
+    it would do the same to the model before running it. The result is compared with the user's model; where they
+    differ, less is done.
 
     Args:
         given: The user's model.
         feeds: Data to compare on; where there are none, they are made up.
         fixed: Values of inputs that the model is prepared for alone.
-        shapes: One batch of each shape that it is prepared for alone; none where that is open.
+        shapes: One batch of each shape, where it is prepared for these alone; none where it is prepared for any.
 
     Raises:
         ModelError: ONNX Runtime cannot run the model.
@@ -130,8 +130,8 @@ def _cleaned(given: OnnxModel, fixed: Mapping[str, Array], shapes: Sequence[Feed
     proto = onnx.ModelProto()
     proto.CopyFrom(given.proto)
     notes = list(given.notes)
-    # What an exporter wrote down of the tensors inside may contradict the graph; PyTorch 2 writes such. It is all
-    # inferred anew later.
+    # The shapes that an exporter wrote down for inner tensors may contradict the graph; PyTorch 2 writes such. It is
+    # all inferred anew later.
     del proto.graph.value_info[:]
     _close_constants(proto, notes)
     name_nodes(proto)
@@ -296,7 +296,7 @@ def _typed(source: OnnxModel) -> OnnxModel:
 
 
 def _rename_shapes(proto: onnx.ModelProto) -> None:
-    """Rename the shapes that ONNX Runtime brought in where it made a Gemm of a product with fixed shapes.
+    """Rename the shapes that ONNX Runtime brought in where it made a Gemm of a MatMul with fixed shapes.
 
     When it does the same in a session, it takes the same names anew, and refuses the model because they are there.
     """

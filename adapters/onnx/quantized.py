@@ -31,7 +31,7 @@ _INTEGER_OPS = frozenset(
 
 
 _RESCALING = frozenset({"Cast", "Mul", "Reshape"})
-"""What turns the sums of an integer op, and the scales of what it read, into its result."""
+"""Ops that turn the sums of an integer op, and the scales of what it read, into its result."""
 
 
 def is_pair(node: onnx.NodeProto) -> bool:
@@ -56,7 +56,7 @@ def quantized_part(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """The tensors that a quantized part writes: dequantized ones, and what rescales integers in a dynamic one.
 
     Args:
-        nodes: In topological order.
+        nodes: The nodes in topological order.
     """
     written: set[str] = set()
     scaled: set[str] = set()

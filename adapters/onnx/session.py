@@ -16,7 +16,7 @@ from autotune.adapters.onnx.options import GraphOptimization
 from autotune.errors import ApplyError
 
 LOG_SEVERITY = 4
-"""Fatal only. What ONNX Runtime logs as an error it raises as well, and the exception's text is what users are told."""
+"""Fatal only. ONNX Runtime also raises what it logs as an error, and users are told the exception's text."""
 
 onnxruntime.set_default_logger_severity(LOG_SEVERITY)
 
@@ -123,7 +123,7 @@ def optimized_graph(
 
     Args:
         proto: The model.
-        external_dir: Where its external data lies.
+        external_dir: Folder of its external data.
         level: How far it goes. The default leaves out what only changes the memory layout for this CPU.
 
     Raises:

@@ -27,7 +27,7 @@ class Origin:
     """The nodes that compute a constant.
 
     Attributes:
-        nodes: In topological order; the last one writes the constant.
+        nodes: The nodes in topological order; the last one writes the constant.
         constants: Constants that they read.
         digest: Digest of the constant's values: a recipe may have changed them since.
     """
@@ -42,7 +42,7 @@ def find_origins(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, O
 
     Args:
         before: The graph that was folded.
-        after: What it became.
+        after: The graph after the change.
     """
     graph = Graph(before)
     fed = {value.name for value in before.graph.input}
@@ -68,7 +68,7 @@ def keep_branches(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
     Args:
         before: The graph that was folded.
-        after: What it became; changed in place.
+        after: The graph after the change; changed in place.
     """
     originals = {node.name: node for node in before.graph.node if any(True for _ in subgraphs(node))}
     constants = {tensor.name: tensor for tensor in before.graph.initializer}

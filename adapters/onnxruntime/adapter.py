@@ -28,6 +28,7 @@ from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
 from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir
+from autotune.calibration.checks import complete
 from autotune.config import QuantizationConfig
 from autotune.host import current_host
 from autotune.space import TuningSpace
@@ -70,7 +71,7 @@ class OnnxRuntimeAdapter:
         """The model held against the user's own on their data; see :class:`autotune.adapter.Preparation`.
 
         Raises:
-            ModelError: What is prepared computes something else, whatever is left out.
+            ModelError: The prepared model computes something else, whatever is left out.
         """
         if model.given is None:
             return model
@@ -91,7 +92,7 @@ class OnnxRuntimeAdapter:
         return dataclasses.replace(model, given=given, batch_axes=axes)
 
     def space(self, model: OnnxModel) -> TuningSpace:
-        """What each op may become on this host; measures half precision for seconds where that was never done."""
+        """The choices of each op on this host; measures half precision for seconds where that was never done."""
         host = current_host(PACKAGES)
         return tuning_space(Graph(model.proto), host, half_speeds(host))
 
@@ -124,9 +125,8 @@ class OnnxRuntimeAdapter:
         tensors, channel_axes = observed_tensors(Graph(model.proto))
         axes = axes_of(model)
         examples = ExampleReservoir(axes.inputs if axes.resizable else {}, seed)
-        statistics = calibrate(
-            model.proto, tensors, channel_axes, examples.watch(batches), seed, model.external_dir, axes=axes
-        )
+        watched = examples.watch(complete(batches, [spec.name for spec in model.inputs]))
+        statistics = calibrate(model.proto, tensors, channel_axes, watched, seed, model.external_dir, axes=axes)
         return dataclasses.replace(statistics, examples=examples.finish())
 
     def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:

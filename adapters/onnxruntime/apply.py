@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.adapters.onnx.graph import Graph, is_external
 from autotune.adapters.onnx.model import OnnxModel, spill
 from autotune.adapters.onnx.quantized import is_pair
+from autotune.adapters.onnx.rewriting import set_constants
 from autotune.adapters.onnxruntime.choices.execution_options import finish
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.dynamic.quantize import quantize_dynamically, supports_dynamic
@@ -144,9 +144,7 @@ def _bring_in(proto: onnx.ModelProto, model: OnnxModel, graph: Graph, placement:
     """
     wanted = {name for op in placement.ops for name in (op.bias, *op.constants) if name}
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in wanted}
-    for tensor in tensors.values():
-        if is_external(tensor):
-            tensor.CopyFrom(numpy_helper.from_array(model.tensor(tensor), tensor.name))
+    set_constants(proto, {name: model.tensor(tensor) for name, tensor in tensors.items() if is_external(tensor)})
     nodes = {node.name: node for node in proto.graph.node}
     for op in placement.ops:
         if op.bias is not None and not graph.read_once(op.bias):

@@ -39,7 +39,7 @@ _INTEGER_WEIGHT = {
 def saturating_ops(model: OnnxModel) -> tuple[str, ...]:
     """The names of the ops at risk, in graph order.
 
-    Exact for constant weights; a product of two activations of which the second is s8 is always at risk.
+    Exact for constant weights; a MatMul of two activations of which the second is s8 is always at risk.
     """
     graph = model.proto.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}

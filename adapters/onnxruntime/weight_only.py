@@ -29,7 +29,7 @@ from autotune.errors import ApplyError
 BITS = {Precision.INT8_WEIGHT: 8, Precision.INT4_WEIGHT: 4}
 
 BLOCK = {8: 128, 4: 32}
-"""Values that share a scale, by bits. What larger blocks cost in accuracy matters with 4 bits; see docs/recipes.md."""
+"""Values that share a scale, by bits. The accuracy that larger blocks cost matters with 4 bits; see docs/recipes.md."""
 
 _INT8_SUMS = 4
 """``accuracy_level`` at which the kernel rounds activations to 8 bits, block by block; the fast one."""
@@ -41,7 +41,7 @@ def weight_only_precisions(op: QuantizableOp, graph: Graph) -> tuple[Precision, 
         return ()
     dims = graph.initializers[op.weight].dims
     if op.node.op_type == "Gather":
-        # Two values of 4 bits share a byte within a row, and so do two zero points. Of an odd number of these, ONNX
+        # Two values of 4 bits share a byte within a row, and so do two zero points. Where their number is odd, ONNX
         # Runtime 1.24 reads the wrong ones.
         pairs = dims[-1] % 2 == 0 and -(-dims[-1] // BLOCK[4]) % 2 == 0
         return (Precision.INT8_WEIGHT, Precision.INT4_WEIGHT) if pairs else (Precision.INT8_WEIGHT,)
@@ -55,9 +55,9 @@ def weight_only_grids(
     """By op: the grid of its weight, for those that ``config`` wants with 4-bit or 8-bit weights.
 
     Args:
-        model: Where the values of weights come from.
-        ops: Of the model.
-        config: How.
+        model: The model that holds the values of weights.
+        ops: The model's ops.
+        config: The config that says how.
 
     Raises:
         ApplyError: A weight holds infinities, or what is no number.
@@ -89,7 +89,7 @@ def weight_rows(op: QuantizableOp, weight: Array) -> Array:
 def block_layers(
     model: OnnxModel, ops: Sequence[QuantizableOp], config: QuantizationConfig, grids: Mapping[str, BlockGrid]
 ) -> tuple[dict[str, BlockLayer], list[str]]:
-    """What GPTQ rounds, by op, and a line for what it leaves to rounding to nearest."""
+    """The layers that GPTQ rounds, by op, and a note for each that is rounded to nearest instead."""
     if config.recipe.weight_only is not WeightOnly.GPTQ:
         return {}, []
     return gptq_blocks(OnnxGraph(model, ops), grids)
@@ -102,9 +102,9 @@ def quantize_weights_only(
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
-        model: Where the values of weights come from.
-        ops: Of the model; those without a grid are passed over.
-        grids: What :func:`weight_only_grids` gave.
+        model: The model that holds the values of weights.
+        ops: The model's ops; those without a grid are passed over.
+        grids: The grids that :func:`weight_only_grids` returned.
     """
     chosen = [op for op in ops if op.name in grids]
     if not chosen:
@@ -172,7 +172,7 @@ def pack_blocks(rows: Array, grid: BlockGrid) -> tuple[Array, Array, Array]:
 
     Args:
         rows: float32, (outputs, inputs).
-        grid: Of the matrix; two 4-bit values share a byte, the first in its lower half.
+        grid: Grid of the matrix; two 4-bit values share a byte, the first in its lower half.
 
     Returns:
         Integers, uint8 (outputs, blocks, bytes); scales, float32 (outputs, blocks); zero points, uint8
@@ -190,8 +190,8 @@ def pack_table(rows: Array, grid: BlockGrid, shape: Sequence[int]) -> tuple[Arra
 
     Args:
         rows: float32, (rows, values).
-        grid: Of the rows.
-        shape: Of the table, its last axis a row's values.
+        grid: Grid of the rows.
+        shape: Shape of the table, whose last axis holds a row's values.
 
     Returns:
         Integers, scales and zero points, of the table's shape but for the last axis.

@@ -10,6 +10,7 @@ from autotune.adapter import Example, Execution, Feeds, Runner
 from autotune.adapters.openvino import profile
 from autotune.adapters.openvino.calibration import calibrate
 from autotune.adapters.openvino.candidate import HALF, Candidate
+from autotune.adapters.openvino.channels import can_be_smoothed
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import quantizable_ops
@@ -27,7 +28,7 @@ from autotune.notes import listed
 from autotune.space import TuningSpace
 
 PACKAGES = ("openvino",)
-"""Whose versions are part of the host's identity."""
+"""Packages whose versions are part of the host's identity."""
 
 
 class OpenVinoAdapter:
@@ -67,8 +68,9 @@ class OpenVinoAdapter:
         return dataclasses.replace(model, given=given, batch_axes=axes)
 
     def space(self, model: OpenVinoModel) -> TuningSpace:
-        """What each op may become on this host."""
-        return tuning_space(quantizable_ops(model.graph)[0], current_host(PACKAGES), half_types())
+        """The choices of each op on this host."""
+        ops, _ = quantizable_ops(model.graph)
+        return tuning_space(ops, current_host(PACKAGES), half_types(), smoothing=can_be_smoothed(model.graph))
 
     def calibrate(self, model: OpenVinoModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """Gather the statistics of all tensors that an int8 op reads.
@@ -83,7 +85,7 @@ class OpenVinoAdapter:
     ) -> tuple[TuningSpace, Sequence[str]]:
         """The space without what the data rules out, and what OpenVINO computes in fp32 anyway.
 
-        See :class:`autotune.adapter.DataDependentSpace`. To quantize the latter would cost accuracy for nothing.
+        See :class:`autotune.adapter.DataDependentSpace`. To quantize the latter would cost accuracy and gain no speed.
         """
         names, notes = beyond_integers(quantizable_ops(model.graph)[0], statistics)
         space = without(space, names, Precision.INT8)

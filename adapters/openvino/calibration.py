@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import openvino as ov
 
 from autotune.adapter import Execution, Feeds
+from autotune.adapters.openvino.layers import OpenVinoGraph
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.session import OpenVinoRunner
+from autotune.algorithms.equalization import observed_tensors
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
 from autotune.calibration.checks import (
     EXPOSED_BYTES,
+    complete,
     parts_within,
-    require_inputs,
     require_numbers,
     require_samples,
     require_sound,
@@ -35,7 +37,7 @@ def calibrate(
     Args:
         model: The fp32 model.
         batches: Iterated once.
-        seed: Of the subsample that feeds the histograms.
+        seed: Seed of the subsample that feeds the histograms.
         exposed_bytes: See :data:`~autotune.calibration.checks.EXPOSED_BYTES`.
 
     Raises:
@@ -43,7 +45,7 @@ def calibrate(
         ModelError: A weight holds NaN.
     """
     ops, _ = quantizable_ops(model.graph)
-    ports, axes = observed(ops)
+    ports, axes = observed(model.graph, ops)
     batch = axes_of(model)
     collector = StatisticsCollector(axes, seed)
     examples = ExampleReservoir(batch.inputs if batch.resizable else {}, seed)
@@ -54,7 +56,7 @@ def calibrate(
     }
     exposure = _Exposure(model, [name for name in ports if name not in fed], exposed_bytes)
     samples = 0
-    for index, feeds in enumerate(examples.watch(_complete(batches, names))):
+    for index, feeds in enumerate(examples.watch(complete(batches, names))):
         for tensor, name in fed.items():
             if tensor in ports and feeds[name].dtype.kind == "f":
                 require_numbers(name, feeds[name], index)
@@ -68,20 +70,21 @@ def calibrate(
     return CalibrationStatistics(found.tensors, samples, examples.finish(), found.unbounded)
 
 
-def observed(ops: Sequence[QuantizableOp]) -> tuple[Mapping[str, Any], Mapping[str, int]]:
-    """The activations of the ops, by name, in graph order, and the axis that counts the channels of each."""
-    ports: dict[str, Any] = {}
-    axes: dict[str, int] = {}
+def observed(graph: ov.Model, ops: Sequence[QuantizableOp]) -> tuple[Mapping[str, Any], Mapping[str, int]]:
+    """What int8 ops and recipes ask for: ports by name, in graph order, and the axis that counts channels of each."""
+    axes = dict.fromkeys(observed_tensors(OpenVinoGraph(graph)), 1)
+    wanted = set(axes)
     for op in ops:
         for place in op.activations:
             port = op.node.input_value(place)
             name = tensor_name(port)
-            ports[name] = port
+            wanted.add(name)
             if op.convolves:
                 axes[name] = 1
             elif op.weight is not None:
                 axes.setdefault(name, port.get_partial_shape().rank.get_length() - 1)
-    return ports, axes
+    ports = ((tensor_name(port), port) for node in graph.get_ordered_ops() for port in node.outputs())
+    return {name: port for name, port in ports if name in wanted}, axes
 
 
 class _Exposure:
@@ -138,13 +141,6 @@ class _Exposure:
             if port.get_partial_shape().is_static
         }
         return {name: known.get(name, inputs) for name in self._names}
-
-
-def _complete(batches: Iterable[Feeds], names: Sequence[str]) -> Iterator[Feeds]:
-    """The batches, each seen to have all inputs."""
-    for index, feeds in enumerate(batches):
-        require_inputs(feeds, names, index)
-        yield feeds
 
 
 def _require_sound_weights(ops: Sequence[QuantizableOp], tensor: str) -> None:

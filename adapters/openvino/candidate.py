@@ -31,7 +31,7 @@ class Candidate(OpenVinoModel):
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know: also which ops OpenVINO leaves in fp32, which it says when it compiles the model."""
+        """Notes for the user, including the ops that OpenVINO leaves in fp32 when it compiles the model."""
         stayed = self.stayed_fp32
         found = [f"{listed(stayed)}: OpenVINO computes them in fp32 all the same"] if stayed else []
         return (*self.told, *found)
@@ -46,10 +46,10 @@ class Candidate(OpenVinoModel):
 
 
 def lines_on_floats(floats: str, rest: Sequence[str]) -> list[str]:
-    """What follows for the user from the type that ops compute in that are not int8.
+    """Notes for the user on the type in which ops compute that are not int8.
 
     Args:
-        floats: That type, as OpenVINO calls it.
+        floats: The type, as OpenVINO calls it.
         rest: Ops that the config leaves in fp32.
     """
     if not half_types():

@@ -120,8 +120,8 @@ def _checked(
     """The model of a graph that may be quantized.
 
     Args:
-        graph: Of the model; its ops are named in place.
-        name: For messages.
+        graph: The model's graph; its ops are named in place.
+        name: Name for messages.
         file_bytes: Size of the file; None where there is none.
         unnamed: Places of the ops, in graph order, whose names are no user's; None: to be found out.
     """

@@ -30,12 +30,12 @@ class OpenVinoModel:
 
     Attributes:
         graph: The model.
-        told: What a user should know as soon as the model is read or made, a line each.
+        told: Notes for the user as soon as the model is read or made, a line each.
         given: The user's model as it was before preparation; None where this is the user's own, or a candidate.
         file_bytes: Size of the file that a user gave; None where the model has none, or is a candidate.
         batch_axes: Which axes count samples; None: what the shapes of inputs and outputs declare.
-        floats: What ops that are not int8 compute in, as OpenVINO calls it: ``f32``, ``bf16`` or ``f16``. It is one for
-            the whole model, and is asked for at load.
+        floats: Type in which ops compute that are not int8, as OpenVINO calls it: ``f32``, ``bf16`` or ``f16``. It is
+            one for the whole model, and is asked for at load.
     """
 
     graph: ov.Model
@@ -47,7 +47,7 @@ class OpenVinoModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know, a line each."""
+        """Notes for the user, a line each."""
         return self.told
 
     @cached_property

@@ -30,7 +30,7 @@ class QuantizableOp:
         name: The node's name, that of the ONNX node where the model was one.
         node: The node.
         activations: Places of the inputs that are quantized as activations.
-        weight: The constant weight as the node reads it; None for products and sums of two activations.
+        weight: The constant weight as the node reads it; None for MatMuls and sums of two activations.
     """
 
     name: str
@@ -55,7 +55,7 @@ class QuantizableOp:
 
     @property
     def transposed(self) -> bool:
-        """Whether a product's constant matrix has its outputs along the last axis but one."""
+        """Whether a MatMul's constant matrix has its outputs along the last axis but one."""
         return self.kind == "MatMul" and bool(self.node.get_attributes()["transpose_b"])
 
     @property
@@ -73,7 +73,7 @@ class QuantizableOp:
         return self.weight
 
     def as_read(self, rows: Array) -> Array:
-        """What has the shape of :attr:`rows`, or ones beyond its first axis, in the layout that the node reads."""
+        """An array of the shape of :attr:`rows`, or with ones after its first axis, in the node's layout."""
         assert self.weight is not None
         if self.kind == "GroupConvolution":
             return rows.reshape(*self.weight.shape[:2], *rows.shape[1:])
@@ -147,15 +147,22 @@ def tensor_name(port: Any) -> str:
 
 
 def is_constant(node: ov.Node) -> bool:
-    """Whether nothing but constants goes into a node."""
-    if node.get_type_name() == "Constant":
-        return True
-    if node.get_type_name() == "ShapeOf" and node.input_value(0).get_partial_shape().is_static:
-        return True
-    reads = node.input_values()
-    if node.get_type_name() == "Reshape":  # its new shape may come from the shape of an activation
-        reads = reads[:1]
-    return bool(reads) and all(is_constant(port.get_node()) for port in reads)
+    """Whether nothing but constants goes into a node, nor the shape of an activation that is known beforehand."""
+    pending, seen = [node], set()
+    while pending:  # no recursion: a model may be deeper than Python's stack
+        each = pending.pop()
+        if each.get_name() in seen or each.get_type_name() == "Constant":
+            continue
+        seen.add(each.get_name())
+        if each.get_type_name() == "ShapeOf" and each.input_value(0).get_partial_shape().is_static:
+            continue
+        reads = each.input_values()
+        if not reads:
+            return False
+        if each.get_type_name() == "Reshape":  # its new shape may come from the shape of an activation
+            reads = reads[:1]
+        pending += [port.get_node() for port in reads]
+    return True
 
 
 def constant_value(node: ov.Node) -> Array | None:

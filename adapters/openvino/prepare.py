@@ -1,4 +1,4 @@
-"""What comes before quantization: constants in their shapes, batch normalizations folded into convolutions.
+"""Changes before quantization: constants in their shapes, batch normalizations folded into convolutions.
 
 OpenVINO does both when it compiles a model; here it is done before weights become integers. Names stay: the convolution
 keeps its own, and the Add that remains bears that of the normalization.

@@ -1,4 +1,4 @@
-"""What each op costs: OpenVINO's own profile of whole models, matched to the ops of the graph."""
+"""The latency of each op: OpenVINO's own profile of whole models, matched to the ops of the graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WARMUP = 3
 def op_seconds(models: Sequence[OpenVinoModel], feeds: Feeds, execution: Execution) -> list[Mapping[str, float]]:
     """By model, by op: seconds of the kernel that the op became part of; the models are run in turn.
 
-    A kernel that several ops were fused into belongs to the convolution or product among them, else to the first one.
+    A kernel that several ops were fused into belongs to the convolution or MatMul among them, else to the first one.
     OpenVINO counts whole microseconds, so that the mean of the faster half of the calls tells more than one of them.
 
     Raises:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
 from autotune.adapter import Array
+from autotune.adapters.openvino.biases import Bias, bias_name, weight_name
 from autotune.adapters.openvino.candidate import HALF, Candidate, lines_on_floats
-from autotune.adapters.openvino.layers import Bias, bias_name, give_bias, weight_name
+from autotune.adapters.openvino.channels import prepare_channels
 from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.recipes import correct_constants
@@ -22,7 +24,7 @@ from autotune.algorithms import (
     representable,
 )
 from autotune.calibration import CalibrationStatistics
-from autotune.config import BiasCorrection, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
+from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
 from autotune.options import require_declared
 
@@ -45,20 +47,18 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
     """
     require_declared(config.recipe.options, ())
     graph = model.graph.clone()
-    ops, _ = quantizable_ops(graph)
-    floats = _require_offered(ops, config)
+    floats = _require_offered(quantizable_ops(graph)[0], config)
     if not config.ops:
         return dataclasses.replace(model, given=None, file_bytes=None)
+    channels = prepare_channels(graph, config, statistics)
+    ops, _ = quantizable_ops(graph)
     chosen = [op for op in ops if config[op.name].precision is Precision.INT8]
     weighted = [op for op in chosen if op.weight is not None]
-    activations = ActivationGrids(statistics)
+    activations = ActivationGrids(channels.statistics, channels.ranges)
     for op in chosen:
         activations.choose(op, config[op.name])
     grids = {op.name: (op, weight_grid(op, config[op.name], config.recipe)) for op in weighted}
-    if config.recipe.bias_correction is not BiasCorrection.NONE:
-        for op in weighted:
-            give_bias(op)
-    constants, notes = correct_constants(model, graph, grids, activations.tensors(), config.recipe, statistics)
+    constants, notes = correct_constants(model, channels, grids, activations.tensors(), config.recipe)
     for op, grid in grids.values():
         op.node.input(1).replace_source_output(weight_node(op, grid, constants[weight_name(op)]).output(0))
         if bias_name(op) in constants:
@@ -69,7 +69,7 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
     lines = lines_on_floats(floats, [op.name for op in ops if op.name not in config.ops])
     return Candidate(
         graph=graph,
-        told=(*model.told, *notes, *lines),
+        told=(*model.told, *channels.notes, *notes, *lines),
         batch_axes=model.batch_axes,
         floats=floats,
         asked={op.name: config[op.name].precision for op in ops if op.name in config.ops},
@@ -78,7 +78,7 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
 
 
 def _require_offered(ops: list[QuantizableOp], config: QuantizationConfig) -> str:
-    """What the config's ops that are not int8 compute in; see that it names ops of the model, and what OpenVINO has.
+    """The type in which ops compute that are not int8; checks the names of ops and the choices on the way.
 
     Raises:
         ApplyError: It does not, or it asks for two types of 16 bits.
@@ -110,11 +110,13 @@ class ActivationGrids:
     """Chooses the integers of the tensors that int8 ops read, and puts FakeQuantize nodes before the ops.
 
     Args:
-        statistics: Of the calibration.
+        statistics: Statistics of the calibration.
+        ranges: ``(low, high)`` of the tensors whose range the recipe has chosen.
     """
 
-    def __init__(self, statistics: CalibrationStatistics) -> None:
+    def __init__(self, statistics: CalibrationStatistics, ranges: Mapping[str, tuple[float, float]]) -> None:
         self._statistics = statistics
+        self._ranges = ranges
         self._grids: dict[str, tuple[AffineParameters, TensorScheme]] = {}
         self._chosen: dict[tuple[str, int], str] = {}
         self._made: dict[str, ov.Output] = {}
@@ -134,24 +136,25 @@ class ActivationGrids:
                 raise ApplyError(
                     f"An int8 op needs statistics of {name!r}, which it reads, and there are none. Calibrate it"
                 )
+            own = self._ranges.get(name)
             scheme = choice.activation
             if op.kind == "MatMul" and op.weight is None and (place == 1 or found.minimum < 0):
                 scheme, name = _FACTOR, f"{name}{_AS_FACTOR}"
             self._chosen[op.name, place] = name
             if name not in self._grids:
-                parameters = affine_parameters(*activation_range(found, choice.calibration, scheme), scheme)
+                parameters = affine_parameters(*(own or activation_range(found, choice.calibration, scheme)), scheme)
                 # All 256 integers, also those that a symmetric scheme leaves out.
                 self._grids[name] = parameters, dataclasses.replace(scheme, symmetric=False)
 
     def tensors(self) -> dict[str, tuple[AffineParameters, QuantizedType]]:
-        """By tensor: its scale, zero point and type. Where a product reads it otherwise, what other ops read counts."""
+        """By tensor: its scale, zero point and type. Where a MatMul reads it otherwise, what other ops read counts."""
         factors_first = sorted(self._grids.items(), key=lambda item: not item[0].endswith(_AS_FACTOR))
         return {
             name.removesuffix(_AS_FACTOR): (parameters, scheme.dtype) for name, (parameters, scheme) in factors_first
         }
 
     def insert(self, op: QuantizableOp) -> None:
-        """Let an op read the quantized tensors; ops that have chosen alike share one FakeQuantize."""
+        """Make an op read the quantized tensors; ops that have chosen alike share one FakeQuantize."""
         for place in op.activations:
             name = self._chosen[op.name, place]
             if name not in self._made:

@@ -1,14 +1,14 @@
-"""What the recipe does to weights and biases of int8 ops, by the algorithms that all adapters share."""
+"""Changes that the recipe makes to weights and biases of int8 ops, by the algorithms that all adapters share."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
-import openvino as ov
-
 from autotune.adapter import Array
-from autotune.adapters.openvino.layers import OpenVinoGraph, weight_name
+from autotune.adapters.openvino.biases import weight_name
+from autotune.adapters.openvino.channels import Channels
+from autotune.adapters.openvino.layers import OpenVinoGraph
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, tensor_name
 from autotune.adapters.openvino.weights import WeightGrid
@@ -22,23 +22,21 @@ from autotune.config import QuantizedType, Recipe
 
 def correct_constants(
     model: OpenVinoModel,
-    graph: ov.Model,
+    channels: Channels,
     grids: Mapping[str, tuple[QuantizableOp, WeightGrid]],
     tensors: Mapping[str, tuple[AffineParameters, QuantizedType]],
     recipe: Recipe,
-    statistics: CalibrationStatistics,
 ) -> tuple[dict[str, Array], list[str]]:
     """Weights on their grids, and biases that differ from the model's, by name; and a line for what was left undone.
 
     Args:
         model: The fp32 model.
-        graph: The same with biases where they are to be corrected; stays as it is.
+        channels: The same with channels and biases as the recipe wants them; its reference is taken apart.
         grids: By op that becomes int8, with its grid.
         tensors: Scale, zero point and type of each tensor that is quantized.
-        recipe: Of the candidate.
-        statistics: Of the fp32 model.
+        recipe: The candidate's recipe.
     """
-    layers = OpenVinoGraph(graph.clone())
+    layers = OpenVinoGraph(channels.reference)
     known = {node.name: node for node in layers.nodes if isinstance(node, Layer)}
     quantized = QuantizedGraph(
         graph=layers,
@@ -53,8 +51,9 @@ def correct_constants(
             if name in known
         ],
         tensors=tensors,
+        ranges=channels.ranges,
     )
-    statistics, axes = _by_tensor(model, statistics)
+    statistics, axes = _by_tensor(model, channels.statistics)
     found, notes = corrected_constants(quantized, recipe, statistics, axes)
     return {weight_name(op): grid.nearest for op, grid in grids.values()} | found, notes
 

@@ -1,4 +1,4 @@
-"""What OpenVINO made of the ops when it compiled a model: which kernel each became part of, and in which precision."""
+"""Kernels and precisions of a compiled model: which kernel each op became part of, and in which type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.adapters.openvino.session import compile_for, compiled
 from autotune.config import Precision
 
 _LOWERED = ("_original", "/DequantizationMultiply", "/DequantizationSubtract")
-"""What OpenVINO appends to the name of an op whose inputs are integers, and of what it puts behind it."""
+"""Suffixes that OpenVINO appends to the name of an op whose inputs are integers, and to ops that it puts behind it."""
 
 _FUSED = frozenset({"Add", "Subtract", "Multiply", "Relu", "Clamp", "Maximum", "Minimum", "Sigmoid", "Swish", "HSwish"})
 """Ops that a kernel takes over from behind, so that it may bear their names alone."""
@@ -23,7 +23,7 @@ _NARROW = _INTEGERS | {"bf16", "f16"}
 
 
 def kernels(model: ov.CompiledModel, ops: Mapping[str, ov.Node]) -> dict[str, tuple[str, ...]]:
-    """By the name of a kernel: the ops that became part of it, convolutions and products before sums.
+    """By the name of a kernel: the ops that became part of it, convolutions and MatMuls before sums.
 
     Args:
         model: Compiled.
@@ -74,7 +74,7 @@ def not_as_asked(
     Args:
         candidate: The model.
         asked: By op: int8, or a precision of 16 bits.
-        shapes: Of the inputs of one call; empty: OpenVINO compiles for any.
+        shapes: Shapes of the inputs of one call; empty: OpenVINO compiles for any.
 
     Raises:
         ApplyError: OpenVINO refuses the candidate.
@@ -84,7 +84,7 @@ def not_as_asked(
     nodes = {op_name(node): node for node in candidate.graph.get_ordered_ops()}
     owners = kernels(made, {name: nodes[name] for name in asked})
     computed = _precisions(made)
-    # What is left of an op's name beside its kernel, such as the product with its scales, computes in fp32.
+    # The rest of an op's name beside its kernel, such as the multiplication by its scales, computes in fp32.
     found = {name: {computed[kernel] for kernel, members in owners.items() if name in members} for name in asked}
     fitting = {name: _INTEGERS if precision is Precision.INT8 else _NARROW for name, precision in asked.items()}
     return [name for name in asked if fitting[name].isdisjoint(found[name])]

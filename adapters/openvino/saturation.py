@@ -15,7 +15,7 @@ from autotune.algorithms import can_saturate
 def saturating_ops(model: OpenVinoModel) -> tuple[str, ...]:
     """The names of the ops at risk, in graph order.
 
-    Exact for constant weights; a product of two activations, of which the second is s8, is always at risk.
+    Exact for constant weights; a MatMul of two activations, of which the second is s8, is always at risk.
     """
     found = []
     for node in model.graph.get_ordered_ops():

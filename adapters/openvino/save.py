@@ -19,7 +19,7 @@ def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) ->
 
     Args:
         model: The model.
-        path: Of the XML.
+        path: Path of the XML.
         metadata: Goes into the XML as ``rt_info``; a colon in a key begins a level.
 
     Returns:

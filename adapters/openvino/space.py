@@ -1,4 +1,4 @@
-"""What each op may become in OpenVINO on this host."""
+"""The choices of each op in OpenVINO on this host."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from autotune.config import (
     Granularity,
     Precision,
     QuantizedType,
+    SmoothQuant,
     TensorScheme,
     WeightRounding,
 )
@@ -22,7 +23,7 @@ from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, Tun
 
 _ACTIVATIONS = (
     TensorScheme(dtype=QuantizedType.U8),
-    # Of the others, OpenVINO makes one of these two: it is the range that says which integers are used.
+    # OpenVINO turns the other schemes into one of these two: the range says which integers are used.
     TensorScheme(dtype=QuantizedType.S8, symmetric=True),
 )
 
@@ -33,15 +34,18 @@ _PER_CHANNEL = dataclasses.replace(_PER_TENSOR, granularity=Granularity.PER_CHAN
 _HALF = {"bf16": Precision.BF16, "f16": Precision.FP16}
 
 
-def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[str] = ()) -> TuningSpace:
+def tuning_space(
+    ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[str] = (), *, smoothing: bool = False
+) -> TuningSpace:
     """The space of a prepared model.
 
     Args:
-        ops: Those that can be int8.
+        ops: The ops that can be int8.
         host: The machine that will run it.
-        half_types: What OpenVINO computes in there besides, as it calls it. One model has one of them, so that the
-            first is offered: with bf16 in the processor's matrix unit, ResNet-20 ran at 3.5 times fp32's speed, with
-            fp16 beside it at 0.6.
+        half_types: Types besides fp32 that OpenVINO computes in there, as it calls them. One model has one of them, so
+            that the first is offered: with bf16 in the processor's matrix unit, ResNet-20 ran at 3.5 times fp32's
+            speed, with fp16 beside it at 0.6.
+        smoothing: Whether SmoothQuant has something to act on.
     """
     half = tuple(PrecisionSpace(precision=_HALF[name]) for name in half_types[:1])
     weights = any(op.has_channels for op in ops)
@@ -51,10 +55,12 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host, half_types: Sequence[
         recipe=RecipeSpace(
             reduce_range=(False, True) if host.saturates_u8s8 else (False,),
             bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
+            equalization=(True, False) if convolutions else (False,),
             bias_correction=(BiasCorrection.FAST, BiasCorrection.FULL, BiasCorrection.NONE)
             if convolutions
             else (BiasCorrection.NONE,),
             weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ) if weights else (WeightRounding.NEAREST,),
+            smooth_quant=tuple(SmoothQuant) if smoothing else (SmoothQuant.NONE,),
         ),
     )
 

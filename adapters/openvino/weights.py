@@ -32,7 +32,7 @@ class WeightGrid:
 
     @cached_property
     def nearest(self) -> Array:
-        """What is left of the weight where each value takes the nearest integer: float32."""
+        """The weight with each value rounded to the nearest integer and dequantized: float32."""
         return self.limits.fake_quantize(self.rows, self.parameters, self.scheme, self._axis)
 
     def integers(self, rounded: Array) -> Array:

@@ -1,7 +1,8 @@
-"""What a framework adapter has to do (``contract.py``), and what it may do beyond that (``capabilities.py``)."""
+"""The contract of a framework adapter (``contract.py``), and its optional parts (``capabilities.py``)."""
 
 from autotune.adapter.capabilities import (
     BatchReader,
+    Compiles,
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
@@ -14,10 +15,13 @@ from autotune.adapter.capabilities import (
     PortabilityCheck,
     Preparation,
     SourceFramework,
+    SuffixByModel,
     declared_options,
     given_model,
     host_of,
+    quick_runner,
     statistics_type,
+    suffix_of,
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
 from autotune.adapter.example import Example
@@ -26,6 +30,7 @@ __all__ = [
     "Adapter",
     "Array",
     "BatchReader",
+    "Compiles",
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
@@ -45,9 +50,12 @@ __all__ = [
     "Runner",
     "SourceFramework",
     "Statistics",
+    "SuffixByModel",
     "TensorSpec",
     "declared_options",
     "given_model",
     "host_of",
+    "quick_runner",
     "statistics_type",
+    "suffix_of",
 ]

@@ -1,11 +1,11 @@
-"""What an adapter may add to the contract; the core asks with ``isinstance`` and does without where it is missing."""
+"""Optional parts of the contract; the core asks with ``isinstance`` and does without where one is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Statistics
+from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Runner, Statistics
 from autotune.adapter.example import Example
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
@@ -16,7 +16,7 @@ from autotune.space import TuningSpace
 
 @runtime_checkable
 class Preparation(Protocol):
-    """What an adapter adds to the contract where :meth:`Adapter.load` changes the graph before it is quantized.
+    """Optional part of the contract, for adapters whose :meth:`Adapter.load` changes the graph before it is quantized.
 
     The user's model is the baseline, as it was given; candidates are made of the prepared one.
     """
@@ -31,7 +31,7 @@ class Preparation(Protocol):
         Holds it against the user's own on the first batch, and does less to it where the two part.
 
         Raises:
-            ModelError: They part whatever is left out.
+            ModelError: Their outputs differ whatever is left out.
         """
         ...
 
@@ -42,7 +42,7 @@ class Preparation(Protocol):
 
 @runtime_checkable
 class DeclaresOptions(Protocol):
-    """What an adapter adds to the contract where there are choices for the graph that it alone knows."""
+    """Optional part of the contract, for adapters with choices for the graph that they alone know."""
 
     options: Sequence[AdapterOption]
     """All of them with all of their values, in the order in which a recipe counts them; none is ever removed.
@@ -53,7 +53,7 @@ class DeclaresOptions(Protocol):
 
 @runtime_checkable
 class DeclaresPackages(Protocol):
-    """What an adapter adds to the contract where figures depend on versions of its framework."""
+    """Optional part of the contract, for adapters whose figures depend on versions of their framework."""
 
     packages: tuple[str, ...]
     """The distributions that compute, by the names under which they are installed.
@@ -64,7 +64,7 @@ class DeclaresPackages(Protocol):
 
 @runtime_checkable
 class PortabilityCheck(Protocol):
-    """What an adapter adds to the contract where a CPU's instructions decide on a candidate's accuracy."""
+    """Optional part of the contract, for adapters whose candidates' accuracy depends on a CPU's instructions."""
 
     def saturating_ops(self, model: Any) -> Sequence[str]:
         """Ops of a candidate whose sum of two products can exceed 16 bits, in graph order.
@@ -76,24 +76,24 @@ class PortabilityCheck(Protocol):
 
 @runtime_checkable
 class HostFindings(Protocol):
-    """What an adapter adds to the contract where its choices depend on what it measured of this host."""
+    """Optional part of the contract, for adapters whose choices depend on measurements of this host."""
 
     def host_findings(self) -> Sequence[str]:
-        """What was measured and what follows for the space, a line each; for people."""
+        """Measurements of this host and what follows from them for the space, a line each; for people."""
         ...
 
 
 @runtime_checkable
 class OwnStatistics(Protocol):
-    """What an adapter adds to the contract where calibration leaves something else than ``CalibrationStatistics``."""
+    """Optional part of the contract, for adapters with statistics other than ``CalibrationStatistics``."""
 
     statistics_type: type[Statistics]
-    """What :meth:`Adapter.calibrate` returns; a workspace keeps it with ``save`` and reads it with ``load``."""
+    """Type that :meth:`Adapter.calibrate` returns; a workspace keeps it with ``save`` and reads it with ``load``."""
 
 
 @runtime_checkable
 class DataDependentSpace(Protocol):
-    """What an adapter adds to the contract where calibration decides whether an op can be quantized."""
+    """Optional part of the contract, for adapters whose calibration decides whether an op can be quantized."""
 
     def calibrated_space(self, space: TuningSpace, model: Any, statistics: Any) -> tuple[TuningSpace, Sequence[str]]:
         """The space without the choices that the data rules out, and a line for each reason; called once per run."""
@@ -102,7 +102,7 @@ class DataDependentSpace(Protocol):
 
 @runtime_checkable
 class LocalErrors(Protocol):
-    """What an adapter adds to the contract where calibration alone tells how exact an op is in integers."""
+    """Optional part of the contract, for adapters that can tell from calibration how exact an int8 op is."""
 
     def local_errors(self, model: Any, config: QuantizationConfig, statistics: Any) -> Mapping[str, float]:
         """By op that ``config`` quantizes: noise to signal of what it reads and writes, weights included, added up.
@@ -114,7 +114,7 @@ class LocalErrors(Protocol):
 
 @runtime_checkable
 class CostModel(Protocol):
-    """What an adapter adds to the contract where its framework can profile: what single ops cost."""
+    """Optional part of the contract, for adapters whose framework can profile the latency of single ops."""
 
     def op_seconds(self, models: Sequence[Any], feeds: Feeds, execution: Execution) -> Sequence[Mapping[str, float]]:
         """By model, by op: seconds of its kernels in one call, without conversions; the models are run in turn.
@@ -137,7 +137,7 @@ class CostModel(Protocol):
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """What an adapter adds to the contract where its framework differentiates models; strategy ``hawq`` needs it.
+    """Optional part of the contract, for adapters whose framework differentiates models; strategy ``hawq`` needs it.
 
     The loss is the squared change of the model's outputs over their squared spread, of which the fp32 model is the
     minimum; it needs no labels.
@@ -154,8 +154,8 @@ class Differentiable(Protocol):
 
         Args:
             model: The fp32 model.
-            feeds: One batch.
-            seed: Of the signs.
+            feeds: A batch.
+            seed: Seed of the signs.
         """
         ...
 
@@ -170,6 +170,43 @@ class Gradients(Protocol):
     def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
         """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`."""
         ...
+
+
+@runtime_checkable
+class SuffixByModel(Protocol):
+    """What an adapter adds to the contract where models are written under different endings."""
+
+    def suffix_of(self, model: Any) -> str:
+        """The ending of the path that :meth:`Adapter.save` writes a model to, the dot included."""
+        ...
+
+
+@runtime_checkable
+class Compiles(Protocol):
+    """What an adapter adds to the contract where :meth:`Adapter.runner` compiles a model, which takes seconds.
+
+    What compiles is told from what computes: accuracy is judged on a form that needs no compiler, and only a candidate
+    that may win is compiled. The core counts compilations and their time.
+    """
+
+    def quick_runner(self, model: Any, execution: Execution) -> Runner:
+        """What computes as the compiled model does, but for rounding; how fast it runs says nothing.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        ...
+
+    def is_compiled(self, model: Any) -> bool:
+        """Whether :meth:`Adapter.runner` has nothing left to compile."""
+        ...
+
+
+def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) -> Runner:
+    """What computes as a model does and is ready at once: for outputs, not for times."""
+    if isinstance(adapter, Compiles):
+        return adapter.quick_runner(model, execution)
+    return adapter.runner(model, execution)
 
 
 class BatchReader(Protocol):
@@ -200,7 +237,7 @@ class SourceFramework(Protocol):
         ...
 
     def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:
-        """The bytes of an ONNX file that computes the same, and what a user should know, a line each.
+        """The bytes of an ONNX file that computes the same, and notes for the user, a line each.
 
         Args:
             source: A model of this framework.
@@ -222,7 +259,7 @@ class SourceFramework(Protocol):
         ...
 
     def reader(self, source: Any) -> BatchReader:
-        """What makes arrays of the batches for a model of this framework."""
+        """Makes arrays of the batches for a model of this framework."""
         ...
 
     def module(self, call: Callable[[object], Any], read: BatchReader) -> Callable[..., Any]:
@@ -232,7 +269,7 @@ class SourceFramework(Protocol):
 
         Args:
             call: Runs the tuned model on one batch of arrays: a tuple in graph order or a dict by input name.
-            read: As :meth:`reader` returned it.
+            read: The reader that :meth:`reader` returned.
         """
         ...
 
@@ -245,6 +282,11 @@ def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
 def statistics_type(adapter: Adapter[Any]) -> type[Statistics]:
     """The type of what an adapter's calibration leaves: its own, or the project's."""
     return adapter.statistics_type if isinstance(adapter, OwnStatistics) else CalibrationStatistics
+
+
+def suffix_of(adapter: Adapter[ModelT], model: ModelT) -> str:
+    """The ending of the path that an adapter writes a model to."""
+    return adapter.suffix_of(model) if isinstance(adapter, SuffixByModel) else adapter.suffix
 
 
 def declared_options(adapter: Adapter[Any]) -> tuple[AdapterOption, ...]:

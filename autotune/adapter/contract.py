@@ -21,7 +21,7 @@ Feeds: TypeAlias = Mapping[str, Array]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """What a model says of one of its inputs or outputs.
+    """Name, shape and dtype of one of a model's inputs or outputs, as the model declares them.
 
     Attributes:
         name: The graph's own name.
@@ -59,7 +59,7 @@ class Model(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know: what was left undone and why, a line each."""
+        """Notes for the user: steps that were left out and why, a line each."""
         ...
 
 
@@ -87,7 +87,7 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 
 class Statistics(Protocol):
-    """What one pass over the calibration data leaves, as an adapter holds it; opaque to the core but for its file.
+    """Result of one pass over the calibration data, as an adapter holds it; the core only saves and loads it.
 
     :class:`autotune.calibration.CalibrationStatistics` is the one of the project's own, for adapters that derive ranges
     from the values of tensors. Another type is named by :class:`autotune.adapter.OwnStatistics`.
@@ -115,18 +115,18 @@ class Adapter(Protocol[ModelT]):
     """Makes one framework's models tunable.
 
     With ``isolation: process`` the adapter, its models and the candidates are pickled, since a worker process gets a
-    copy of each. A :class:`Runner` and the statistics stay in the process that made them. What belongs to one process,
-    such as a session or an open file, has no place in a model.
+    copy of each. A :class:`Runner` and the statistics stay in the process that made them. A model holds nothing that
+    belongs to one process, such as a session or an open file.
 
     An adapter has no state: everything it knows of a model is in the model object that :meth:`load` returns. It
     imports its framework at import time of its own module and nowhere else is that framework imported.
     """
 
     name: str
-    """As users write it after ``framework:``."""
+    """Name as users write it after ``framework:``."""
 
     suffix: str
-    """Of the path that :meth:`save` is given and :meth:`load` reads, the dot included; empty for a folder."""
+    """Suffix of the path that :meth:`save` is given and :meth:`load` reads, the dot included; empty for a folder."""
 
     def load(self, source: object, example: Example | None = None) -> ModelT:
         """Read a model and prepare it for quantization; called once per run.
@@ -143,7 +143,7 @@ class Adapter(Protocol[ModelT]):
         ...
 
     def space(self, model: ModelT) -> TuningSpace:
-        """What each op may become on this hardware; called once per run."""
+        """The choices of each op on this hardware; called once per run."""
         ...
 
     def calibrate(self, model: ModelT, batches: Iterable[Feeds], *, seed: int) -> Statistics:
@@ -154,7 +154,7 @@ class Adapter(Protocol[ModelT]):
         Args:
             model: The fp32 model.
             batches: Iterated once.
-            seed: Of the subsample that feeds the histograms.
+            seed: Seed of the subsample that feeds the histograms.
 
         Raises:
             DataError: There is no batch, or a batch that the model cannot read.
@@ -166,8 +166,8 @@ class Adapter(Protocol[ModelT]):
 
         Args:
             model: The fp32 model.
-            config: What to make of it.
-            statistics: Of this adapter's own type, as :meth:`calibrate` returned it.
+            config: The choices to apply.
+            statistics: Statistics of this adapter's own type, as :meth:`calibrate` returned them.
 
         Raises:
             ApplyError: The config cannot be applied to this model.
@@ -186,10 +186,10 @@ class Adapter(Protocol[ModelT]):
         """Write the model so that a reader sees the old file or the new one, never a part; ``metadata`` goes into it.
 
         :func:`autotune.atomic.replacing_all` writes files so. Further ones lie beside ``path``, under names of their
-        own. What was written for the model that had this path before, and is not written again, the caller removes.
+        own. The caller removes files that were written for an earlier model at this path and are not written again.
 
         Returns:
-            What was written, files or a folder; :meth:`load` reads the first, which needs the others.
+            The paths that were written, files or a folder; :meth:`load` reads the first, which needs the others.
 
         Raises:
             WorkspaceError: A file cannot be written; what was there before still is.

@@ -102,7 +102,7 @@ def quantize(
 
     Args:
         array: Real values.
-        params: Per tensor, or per channel along ``axis``.
+        params: Scale and zero point of the tensor, or of each channel along ``axis``.
         scheme: Scheme of the integers.
         axis: Needed where ``params`` are per channel.
         reduce_range: Saturate at the reduced range, see :func:`integer_range`.
@@ -153,7 +153,7 @@ def weight_parameters(
 
     Args:
         weight: Real values.
-        scheme: Its granularity says whether there is one scale for all or one per channel.
+        scheme: The weight's scheme, whose granularity says whether there is one scale for all or one per channel.
         axis: Axis that counts output channels; negative ones count from the end.
         algorithm: ``MINMAX`` keeps every value. ``MSE`` clips each channel (or the tensor) where that lessens the
             squared error; the error of every candidate is computed exactly, and none is worse than ``MINMAX``.
@@ -253,7 +253,7 @@ def _broadcast(params: AffineParameters, ndim: int, axis: int | None) -> tuple[_
     """Scale and zero point, as float32, in a shape that meets an array of ``ndim`` dimensions.
 
     Raises:
-        ValueError: They are per channel and no axis is given.
+        ValueError: The parameters are per channel and no axis is given.
     """
     zero_point = params.zero_point.astype(np.float32)
     if params.scale.ndim == 0:

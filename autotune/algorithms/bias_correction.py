@@ -4,7 +4,7 @@ Follows M. Nagel et al., "Data-Free Quantization Through Weight Equalization and
 section 4.2: with ``dW`` the error of the weights, the output of a layer shifts by ``E[x] dW`` on average. ``E[x]`` is
 taken from the calibration statistics here, rather than from batch normalization.
 
-Costs no pass over data. What the errors of earlier ops do to ``E[x]`` stays; :mod:`.layerwise` corrects that as well.
+Costs no pass over data. The effect of earlier ops' errors on ``E[x]`` stays; :mod:`.layerwise` corrects that as well.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def convolution_shift(error: Array, mean: Array, groups: int) -> Array:
 
     Args:
         error: Quantized minus original weight, shape (outputs, inputs / groups, kernel...).
-        mean: Of each input channel, shape (inputs,).
-        groups: Of the convolution.
+        mean: Mean of each input channel, shape (inputs,).
+        groups: Groups of the convolution.
 
     Returns:
         float64, shape (outputs,).
@@ -41,7 +41,7 @@ def mean_difference(values: Values, target: Values, axis: int) -> Array:
 
     Args:
         values: Arrays with their channels along ``axis``.
-        target: As many, of the same shapes.
+        target: As many outputs, of the same shapes.
         axis: 1 for what convolutions write, -1 for what matrix products do.
 
     Returns:

@@ -30,10 +30,10 @@ from autotune.config import WeightOnly
 from autotune.notes import listed
 
 _SHARES = (1.0, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-"""Of a block's range, from which HQQ starts; the first is RTN's."""
+"""Shares of a block's range from which HQQ starts; the first is RTN's."""
 
 _TURNS = 3
-"""From each of them; more change nothing."""
+"""Refinements from each of these starts; more of them change nothing."""
 
 _AT_ONCE = 1 << 22
 """Values that are worked on together: what is needed besides them stays small."""
@@ -85,7 +85,7 @@ def round_to_grid(rows: Array, grid: BlockGrid) -> Array:
 
 
 def values_of(integers: Array, grid: BlockGrid, count: int) -> Array:
-    """What integers stand for: float32, (rows, count)."""
+    """The values that integers stand for: float32, (rows, count)."""
     values = (integers.astype(np.float32) - grid.zero_points[..., None]) * grid.scales[..., None]
     return np.asarray(values.reshape(len(values), -1)[:, :count], np.float32)
 
@@ -138,8 +138,8 @@ class BlockLayer:
 
     Attributes:
         layer: The layer, a matrix product.
-        grid: Of its matrix, whose rows are the layer's outputs.
-        constants: Of its graph.
+        grid: Grid of the layer's matrix, whose rows are the layer's outputs.
+        constants: Constants of the layer's graph.
     """
 
     layer: Layer
@@ -148,7 +148,7 @@ class BlockLayer:
 
     @property
     def source(self) -> str:
-        """What is multiplied by the matrix."""
+        """The tensor that is multiplied by the matrix."""
         return self.layer.source
 
     def weights(self, source: Values) -> Mapping[str, Array]:
@@ -169,10 +169,10 @@ class BlockLayer:
 
 
 def gptq_blocks(graph: LayerGraph, grids: Mapping[str, BlockGrid]) -> tuple[dict[str, BlockLayer], list[str]]:
-    """What GPTQ rounds, by layer, and a line for what it leaves to rounding to nearest.
+    """The layers that GPTQ rounds, by name, and a note for each that is rounded to nearest instead.
 
     Args:
-        graph: Of the fp32 model.
+        graph: Graph of the fp32 model.
         grids: By layer, matrix products with a matrix each; other ops have no inputs to round for, and are passed over.
     """
     connections = Connections(graph.nodes, graph.outputs)

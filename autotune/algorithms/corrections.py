@@ -1,4 +1,4 @@
-"""What a recipe does to weights and biases once scales are chosen: GPTQ, fast and full bias correction, in one order.
+"""Changes to weights and biases once scales are chosen: GPTQ, fast and full bias correction, in order.
 
 Weights are rounded first. Fast bias correction makes up for their errors from statistics; full bias correction and GPTQ
 walk through the graph layer by layer, :mod:`.layerwise`, on the examples that calibration kept.
@@ -25,8 +25,8 @@ from autotune.config import BiasCorrection, QuantizedType, Recipe, TensorScheme,
 from autotune.notes import listed
 
 _FEWEST_VALUES = 256
-"""Per channel, for a mean that tells more than chance. A head answers once per example: correcting MobileNetV2's by the
-mean over 32 answers raised the loss from 0.28 to 0.87 %."""
+"""Positions per channel for a mean that is more than chance. A head answers once per example: correcting
+MobileNetV2's by the mean over 32 answers raised the loss from 0.28 to 0.87 %."""
 
 _ENOUGH_VALUES = 32 * 43 * 10**5
 _FEWEST_EXAMPLES = 4
@@ -47,7 +47,7 @@ class QuantizedLayer:
 
     Attributes:
         layer: The layer.
-        scheme: Of its weight.
+        scheme: Scheme of the layer's weight.
         parameters: Scales and zero points of its weight, shape () or (outputs,).
         limits: Makes the limits of its integers; called when they are needed, since they may be larger than the weight.
     """
@@ -60,15 +60,15 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedGraph:
-    """What of a graph is quantized, and how.
+    """The layers and tensors of a graph that are quantized, and how.
 
     Attributes:
-        graph: Of the fp32 model.
+        graph: Graph of the fp32 model.
         layers: The int8 layers with a weight of their own.
         tensors: By tensor that is quantized: scale and zero point, both of shape (), and integer type.
         ranges: ``(low, high)`` of tensors at which fp32 values are cut even where they are not quantized, those that
             equalization has chosen for example.
-        blocks: What rounds the weights of layers that are stored in blocks, by layer; see :mod:`.blocks`.
+        blocks: Rounds the weights of layers that are stored in blocks, by layer; see :mod:`.blocks`.
     """
 
     graph: LayerGraph
@@ -84,9 +84,9 @@ def corrected_constants(
     """Weights and biases to quantize in place of the graph's own.
 
     Args:
-        quantized: What is quantized.
+        quantized: The quantized layers and tensors.
         recipe: How weights are rounded and biases corrected.
-        statistics: With channel moments of what layers read, and with examples for what walks through the graph.
+        statistics: Statistics with channel moments of the layers' inputs, and examples for walks through it.
         axes: How samples lie in these.
 
     Returns:
@@ -124,7 +124,7 @@ def corrected_constants(
 
 
 def _enough(layers: Sequence[_LayerCorrection], statistics: CalibrationStatistics) -> Sequence[Feeds]:
-    """As many of the examples as tell the means of outputs; rounding weights with care takes all that there are.
+    """The examples that suffice for the means of outputs; rounding weights by GPTQ takes all that there are.
 
     No layer that all of them would correct is left out for want of positions.
     """
@@ -157,7 +157,7 @@ class _LayerCorrection:
 
     @property
     def axis(self) -> int:
-        """Of the weight's output channels; only layers that have one are corrected."""
+        """Axis of the weight's output channels; only layers that have one are corrected."""
         return self.layer.axis or 0
 
     def constant(self, name: str) -> Array:
@@ -176,7 +176,7 @@ class _LayerCorrection:
         return each.limits().fake_quantize(weight, each.parameters, each.scheme, axis)
 
     def fast_shift(self, error: Array) -> Array | None:
-        """Of the mean output, from statistics; None where the input's channels were not observed."""
+        """Shift of the mean output by a weight's error; None where the input's channels were not observed."""
         observed = self.statistics.tensors.get(self.layer.source)
         if observed is None or observed.channels is None:
             return None

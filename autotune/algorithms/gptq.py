@@ -23,7 +23,7 @@ from autotune.algorithms.graph import Convolution
 _Float64 = npt.NDArray[np.float64]
 
 LARGEST_INPUTS = 4608
-"""Of one output of a layer. Beyond, the inverse of ``H`` costs more than the recipe gives."""
+"""Most inputs of one output of a layer. Beyond, the inverse of ``H`` costs more than the recipe gives."""
 
 _POSITIONS_PER_INPUT = 16
 _FEWEST_POSITIONS = 1024
@@ -37,7 +37,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class PairBound:
-    """What two neighbours of one sign may sum to where a kernel sums them up.
+    """Bound of the sum of two neighbours of one sign, which a kernel adds up in few bits.
 
     Attributes:
         neighbours: By input, the one before and the one after it there, -1 where there is none; shape (2, inputs).
@@ -102,7 +102,7 @@ def _inverse_factor(moments: _Float64) -> _Float64:
 
 
 def _ordered(values: _Float64, order: npt.NDArray[np.intp]) -> _Float64:
-    """What belongs to each input, shape (groups, outputs, inputs), in the order in which these are rounded."""
+    """The values of each input, shape (groups, outputs, inputs), in the order in which inputs are rounded."""
     shape = (*values.shape[:2], order.shape[1])
     if values.ndim == 2:
         return np.broadcast_to(values[:, :, None], shape)
@@ -167,8 +167,8 @@ def convolution_moments(convolution: Convolution, kernel: Sequence[int], inputs:
 
     Args:
         convolution: How it goes over its inputs; its pads are known.
-        kernel: Its spatial shape.
-        inputs: What it reads, each of shape (N, C, spatial...).
+        kernel: Spatial shape of the kernel.
+        inputs: Batches of the convolution's input, each of shape (N, C, spatial...).
 
     Returns:
         float32, shape (groups, C / groups * kernel, C / groups * kernel).

@@ -1,4 +1,4 @@
-"""What an adapter tells of a model's graph, so that the recipes' algorithms work on it whatever the framework.
+"""The protocol by which an adapter describes a model's graph, so that recipes work on it whatever the framework.
 
 An adapter describes each node of its graph by one of the classes below, and implements the four members of
 :class:`LayerGraph`. A node may stand for several ops of the framework: a convolution and the addition of its bias, for
@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias
 from autotune.adapter import Array
 
 Values: TypeAlias = list[Array]
-"""What a tensor holds, an array for each chunk of examples."""
+"""Values of a tensor, an array for each chunk of examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Node:
     """A node that the algorithms only run.
 
     Attributes:
-        name: As configs name it where it can be quantized.
+        name: Name by which configs know it where it can be quantized.
         reads: Names of the tensors and constants that it reads, each once; those that graphs inside of it read, too.
         writes: Names of the tensors that it writes, the one that matters first.
     """
@@ -62,7 +62,7 @@ class Convolution:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer(Node):
-    """A convolution or a matrix product that multiplies a tensor by a constant weight; it writes one tensor.
+    """A convolution or a MatMul that multiplies a tensor by a constant weight; it writes one tensor.
 
     Attributes:
         source: The tensor.
@@ -86,7 +86,7 @@ class Layer(Node):
 
     @property
     def groups(self) -> int:
-        """Of its convolution; 1 for a matrix product."""
+        """Groups of its convolution; 1 for a matrix product."""
         return 1 if self.convolution is None else self.convolution.groups
 
 
@@ -150,21 +150,21 @@ class LayerGraph(Protocol):
         """Run one node in fp32.
 
         Args:
-            node: One of :attr:`nodes`.
-            values: What it reads, by name; all of them have as many chunks. Holds other tensors too.
-            constants: In place of the graph's own, by name; those of other nodes too.
+            node: A node of :attr:`nodes`.
+            values: Tensors that it reads, by name; all of them have as many chunks. Holds other tensors too.
+            constants: Constants in place of the graph's own, by name; those of other nodes too.
 
         Returns:
-            What it writes, by name, with as many chunks.
+            Tensors that it writes, by name, with as many chunks.
         """
         ...
 
 
 class Connections:
-    """Who writes and who reads each tensor and constant of a graph.
+    """Writers and readers of each tensor and constant of a graph.
 
     Attributes:
-        nodes: Of the graph, in order.
+        nodes: Nodes of the graph, in order.
         outputs: Tensors that the model returns.
         writers: By tensor; inputs of the model and constants have none.
         readers: By tensor or constant, in order.

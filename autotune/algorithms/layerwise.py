@@ -26,7 +26,7 @@ FakeQuantization = Callable[[Array], Array]
 
 
 class Correction(Protocol):
-    """What is done to the constants of one op when its turn has come."""
+    """Changes to the constants of one op when its turn has come."""
 
     @property
     def source(self) -> str:
@@ -41,8 +41,8 @@ class Correction(Protocol):
         """The bias that the op gets, after it has run.
 
         Args:
-            outputs: What it has written with its new weights.
-            target: What it writes in fp32.
+            outputs: Output that it has written with its new weights.
+            target: Output that it writes in fp32.
 
         Returns:
             The bias by its name, and by how much it lies below the old one, in a shape that is subtracted from the
@@ -62,7 +62,7 @@ def walk(
     """Go through the graph once, and correct the constants of each op on the way.
 
     Args:
-        graph: Of the fp32 model.
+        graph: Graph of the fp32 model.
         examples: Feeds of the model.
         fake_quantizers: By tensor: quantize and dequantize. Tensors that are not named stay fp32.
         corrections: By node name.
@@ -137,7 +137,7 @@ def _stacked(examples: Sequence[Feeds], axes: BatchAxes) -> list[Feeds]:
 
 
 def fake_quantizer(parameters: AffineParameters, dtype: QuantizedType) -> FakeQuantization:
-    """What quantizing a tensor and dequantizing it again leaves of it."""
+    """A function that quantizes a tensor and dequantizes it again."""
     smallest, largest = integer_range(TensorScheme(dtype=dtype))
     scale, zero_point = np.float32(parameters.scale), np.float32(parameters.zero_point)
 

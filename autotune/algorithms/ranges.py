@@ -1,4 +1,4 @@
-"""From a tensor's statistics to the range of values that is quantized."""
+"""Choice of the range of values that is quantized, from a tensor's statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Indices = npt.NDArray[np.integer[Any]]
 _Float64 = npt.NDArray[np.float64]
 
 _KL_BINS = 4096
-"""At most; at least half of it are used. Finer ones hold so few values that their own noise looks like divergence."""
+"""Most bins; at least half of it are used. Finer ones hold so few values that their own noise looks like divergence."""
 
 _THRESHOLDS = 512
 """Thresholds tried where only one end is searched."""
@@ -56,8 +56,8 @@ def activation_range(
                   gives way to that of least_error.
     mse           The range with the least expected squared error: a twelfth of the squared step for what lies inside,
                   the squared distance to the nearest end for what lies outside, the square of what becomes zero.
-    least_error   Of minmax, mse and the percentiles 99.999, 99.99 and 99.9, whichever has the least expected squared
-                  error for this tensor. What tells it from mse is that the weights keep all of their values.
+    least_error   The one of minmax, mse and the percentiles 99.999, 99.99 and 99.9 that has the least expected squared
+                  error for this tensor. Unlike with mse, the weights keep all of their values.
     ============  ======================================================================================================
 
     Where an algorithm leaves no more than the bins next to zero (99.99 % of a sparse tensor are zeros), the answer is
@@ -85,7 +85,7 @@ def noise_to_signal(statistics: TensorStatistics, low: float, high: float) -> fl
     inputs of a Concat do, may have hardly more than one step for itself.
 
     Args:
-        statistics: Of the tensor.
+        statistics: Statistics of the tensor.
         low: The least value that the integers can say.
         high: The largest.
     """
@@ -228,7 +228,7 @@ class _Divergence:
 
         Args:
             first: The first bin of each range, shape (candidates,).
-            last: One past its last bin.
+            last: Index after its last bin.
         """
         divergence = np.full(first.shape, np.inf)
         full = self._mass[last] - self._mass[first] >= (1.0 - _MOST_SATURATED) * self._mass[-1]
@@ -316,7 +316,7 @@ class _SquaredError:
 
     @classmethod
     def of(cls, grid: _Grid, scheme: TensorScheme) -> _SquaredError:
-        """For the number of steps that 8 bits give."""
+        """The errors of a grid for the number of steps that 8 bits give."""
         return cls(grid, 127 if scheme.symmetric else 255)
 
     def __call__(self, first: _Indices, last: _Indices) -> _Float64:
@@ -330,7 +330,7 @@ class _SquaredError:
         return np.asarray(rounding + below + above)
 
     def _spared(self, first: _Indices, last: _Indices, step: _Float64) -> _Float64:
-        """What the values within half a step of zero cost less than a twelfth of the step's square each.
+        """Error that values within half a step of zero are spared, against a twelfth of the step's square each.
 
         They become zero, and lose no more than they have: most of a spectrum, or of what an exp gives, is of that kind.
         """
@@ -347,8 +347,8 @@ def _best_ends(grid: _Grid, cost: _Divergence | _SquaredError, size: int, *, nar
     ever closer around the best.
 
     Args:
-        grid: To choose from.
-        cost: To minimise.
+        grid: Grid to choose from.
+        cost: Cost to minimise.
         size: Size of the first grid, per side.
         narrowest: Bins in a range, at least; the whole grid where it has no more.
     """

@@ -33,10 +33,10 @@ LARGEST_ACTIVATION = 255
 255 through whatever the scale, and s8 activations are shifted by 128 before they are multiplied."""
 
 MOST, LEAST = 32767, -32768
-"""What a sum of two products may be."""
+"""Range of a sum of two products: 16 bits with a sign."""
 
 LARGEST_PAIR = MOST // LARGEST_ACTIVATION
-"""What the magnitudes of two neighbouring weights of one sign may sum to: 128, since 255 x 129 is 32,895."""
+"""Largest sum of the magnitudes of two neighbouring weights of one sign: 128, since 255 x 129 is 32,895."""
 
 
 def neighbour_sums(columns: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -67,7 +67,7 @@ class WeightLimits:
     """Which integers a weight may become.
 
     Attributes:
-        reduce_range: Those of 7 bits, see :func:`~autotune.algorithms.affine.integer_range`.
+        reduce_range: Limits of 7 bits, see :func:`~autotune.algorithms.affine.integer_range`.
         order: Positions in the flat weight in the order in which a kernel sums them up, shape (summed, outputs), where
             no two neighbours of one sign may sum to more than :data:`LARGEST_PAIR`; None where there is no such bound.
             For symmetric s8 alone: the integers' signs are those of the weights.
@@ -118,15 +118,15 @@ class WeightLimits:
     def fake_quantize(
         self, weight: npt.NDArray[Any], parameters: AffineParameters, scheme: TensorScheme, axis: int | None
     ) -> npt.NDArray[np.float32]:
-        """What is left of a weight."""
+        """A weight, quantized and dequantized."""
         return dequantize(self.quantize(weight, parameters, scheme, axis), parameters, scheme, axis)
 
     def neighbours(self, shape: tuple[int, ...], axis: int) -> _Integers | None:
         """By input of an output, in the order of a row: the inputs before and after it in the kernel's order.
 
         Args:
-            shape: Of the weight.
-            axis: Its output channels; a row is the rest of the weight, flat.
+            shape: Shape of the weight.
+            axis: Axis of the output channels; a row is the rest of the weight, flat.
 
         Returns:
             Shape (2, inputs), -1 where there is none; None without an order.
@@ -147,7 +147,7 @@ def weight_limits(order: _Integers | None, scheme: TensorScheme, recipe: Recipe)
     Args:
         order: Positions in the flat weight, shape (summed, outputs); None for a kernel that cannot saturate.
         scheme: How the weight is quantized.
-        recipe: Of the candidate.
+        recipe: The candidate's recipe.
     """
     # u8 by u8 is widened to 16 bits before it is multiplied.
     at_risk = order is not None and len(order) > 1 and scheme.dtype is QuantizedType.S8
@@ -158,7 +158,7 @@ def weight_limits(order: _Integers | None, scheme: TensorScheme, recipe: Recipe)
 
 
 def _within_pairs(columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The same, the larger of two neighbours taken back where they sum to more, both where both exceed half of it.
+    """Rows whose neighbours stay in the sum: the larger one is reduced, or both where both exceed half of it.
 
     One pass is enough: an integer that comes nearer to zero cannot break the pair before it.
     """

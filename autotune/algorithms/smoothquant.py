@@ -24,7 +24,7 @@ from autotune.calibration import CalibrationStatistics, ChannelMoments, TensorSt
 from autotune.config import Precision, QuantizationConfig, SmoothQuant
 
 _ALPHAS = tuple(np.linspace(0.0, 1.0, 11))
-"""What ``auto`` picks from."""
+"""Values that ``auto`` picks from."""
 
 _LARGEST = 1e4
 """Factors stay within this and its inverse, so that float32 keeps its precision."""
@@ -37,9 +37,9 @@ class Site:
     """A tensor that can be smoothed.
 
     Attributes:
-        tensor: Its name.
-        constants: Of the node that writes it: those that are divided along with it, each a vector.
-        layers: All that read it, products with constant matrices.
+        tensor: Name of the tensor.
+        constants: Constants of the node that writes it: those that are divided along with it, each a vector.
+        layers: All layers that read it, MatMuls with constant matrices.
     """
 
     tensor: str
@@ -49,13 +49,13 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """What has to change in a graph so that it is smoothed and its outputs stay what they are.
+    """Changes to a graph that smooth it and leave its outputs as they are.
 
     Attributes:
         constants: Weights and vectors by name, in place of the graph's own, float32, each of the same shape.
-        statistics: Of the smoothed graph: extremes and channel moments of the smoothed tensors.
+        statistics: Statistics of the smoothed graph: extremes and channel moments of the smoothed tensors.
         ranges: ``(low, high)`` in which to quantize these, where that is static.
-        notes: What was left as it is and why, a line each.
+        notes: Tensors that were left as they are and why, a line each.
     """
 
     constants: Mapping[str, Array]
@@ -65,7 +65,7 @@ class Smoothed:
 
 
 def smoothing_sites(connections: Connections) -> list[Site]:
-    """The tensors that only products with constant matrices read, and whose writer can take the division."""
+    """The tensors that only MatMuls with constant matrices read, and whose writer can take the division."""
     sites = []
     for node in connections.nodes:
         if not isinstance(node, Scaled) or not all(connections.read_once(name) for name in node.vectors):
@@ -82,9 +82,9 @@ def smooth(graph: LayerGraph, config: QuantizationConfig, statistics: Calibratio
     """Smooth every site of which an int8 op reads; no node is run.
 
     Args:
-        graph: Of the fp32 model.
-        config: Says which ops become int8, and by its recipe how alpha is chosen.
-        statistics: With channel moments of the tensors along their last axis.
+        graph: Graph of the fp32 model.
+        config: The config, which says which ops become int8, and by its recipe how alpha is chosen.
+        statistics: Statistics with channel moments of the tensors along their last axis.
     """
     tensors = dict(statistics.tensors)
     constants: dict[str, Array] = {}

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 EXAMPLES = 32
-"""Samples kept. What full bias correction reaches in docs/recipes.md it reaches with these; others were not tried."""
+"""Samples kept. Full bias correction reaches its figures in docs/recipes.md with these; others were not tried."""
 
 EXAMPLE_BYTES = 32 * 2**20
 """Most that they take together; of inputs beyond a mebibyte, fewer than 32 are kept."""
@@ -21,8 +21,8 @@ class ExampleReservoir:
     """Draws a fixed number of samples evenly from a stream of unknown length (Vitter, 1985, algorithm R).
 
     Args:
-        axes: The axis that counts samples, by input: a batch is taken apart along them. What is not named, such as a
-            sampling rate, goes with each sample. Without any, a batch counts as one sample.
+        axes: The axis that counts samples, by input: a batch is taken apart along them. An input that is not named,
+            such as a sampling rate, goes with each sample. Without any, a batch counts as one sample.
         seed: Seed of the draw.
     """
 

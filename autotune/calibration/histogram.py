@@ -86,7 +86,7 @@ class Histogram:
         """The value below which ``share`` of all values lie, taken as uniform within a bin.
 
         Args:
-            share: Between 0 and 1, both included.
+            share: Share between 0 and 1, both included.
 
         Raises:
             ValueError: The share is out of range, or the histogram is empty.
@@ -115,7 +115,7 @@ class HistogramCollector:
     all values at once would give, whatever their order and their parts.
 
     Args:
-        name: What the values are, for messages.
+        name: Description of the values, for messages.
         bins: How many bins to keep.
     """
 
@@ -248,7 +248,7 @@ def check_finite(name: str, minimum: float, maximum: float) -> None:
     """See that a tensor's extremes are numbers that float32 can say.
 
     Raises:
-        DataError: They are not; the message names the tensor.
+        DataError: Values are not finite; the message names the tensor.
     """
     if not (minimum >= -_LARGEST and maximum <= _LARGEST):  # also true for NaN
         raise DataError(

@@ -106,7 +106,7 @@ class MomentsCollector:
         self._merge(count, mean, squares)
 
     def finish(self) -> ChannelMoments:
-        """What all arrays so far have in sum.
+        """Moments of all arrays so far.
 
         Raises:
             DataError: There was none.

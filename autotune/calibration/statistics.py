@@ -32,7 +32,7 @@ class TensorStatistics:
         maximum: Largest of all values.
         count: How many values there were.
         histogram: Counts of all values: exact in the tails, scaled up from a subsample in the bulk of a large tensor.
-        channels: Per channel, where the tensor was given a channel axis.
+        channels: Moments per channel, where the tensor was given a channel axis.
     """
 
     minimum: float
@@ -46,14 +46,14 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class CalibrationStatistics:
-    """What one pass of the fp32 model over the calibration data leaves; its size does not depend on that data's.
+    """Statistics of the fp32 model's tensors over the calibration data; their size does not depend on that data's.
 
     Attributes:
         tensors: By the tensor's name in the graph.
         samples: How many samples were seen.
         examples: A bounded number of them, the model's inputs by name, for recipes that run parts of the model again.
-        unbounded: Tensors that held NaN, infinity or magnitudes that stand for it, as masks do. What ``tensors`` has of
-            them is about their other values, and has no channels.
+        unbounded: Tensors that held NaN, infinity or magnitudes that stand for it, as masks do. Their ``tensors``
+            describe the other values, and have no channels.
     """
 
     tensors: Mapping[str, TensorStatistics]

@@ -1,4 +1,4 @@
-"""The commands by name, and how what goes wrong in them is told."""
+"""The commands by name, and the messages of their errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _from_users_code(frames: TracebackType | None) -> TracebackType | None:
         ours = str(at.tb_frame.f_globals.get("__name__")).partition(".")[0] == "autotune"
         if ours_seen and not ours and _is_users(at.tb_frame.f_code.co_filename):
             return at
-        # What starts the command, a script of pip's making, is no code of the user's either: ours comes first.
+        # The script that pip makes to start the command is no code of the user's either: ours comes first.
         ours_seen = ours_seen or ours
         at = at.tb_next
     return frames

@@ -52,7 +52,7 @@ def check(
     ops: Annotated[bool, typer.Option("--ops", help="List every op that can saturate.")] = False,
     framework: Annotated[str, typer.Option(help="The framework that runs it.")] = "onnxruntime",
 ) -> None:
-    """Tell whether a tuned model is as accurate on other CPUs: which ops can saturate there, and what comes of it."""
+    """Tell whether a tuned model is as accurate on other CPUs: which ops can saturate there, and how outputs change."""
     console = Console()
 
     def say(text: Text | str) -> None:
@@ -98,13 +98,13 @@ def _risk(adapter: Adapter[Any], loaded: Any, framework: str, *, everything: boo
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """What a model is run on.
+    """Data that a model is run on.
 
     Attributes:
         batches: The samples.
-        metrics: What to compute.
+        metrics: Metrics to compute.
         fp32: The file of the model that it was tuned from.
-        remark: What a reader should know of the figures.
+        remark: A remark on the figures for the reader.
     """
 
     batches: Sequence[Batch]
@@ -169,10 +169,10 @@ class _Row:
     """A line of the table.
 
     Attributes:
-        name: What ran, and where.
-        outputs: What it computed.
+        name: The model, and the CPU it ran on.
+        outputs: Outputs of the model.
         saturates: Whether the CPU sums products in 16 bits.
-        remark: What a reader should know of it.
+        remark: A remark for the reader.
     """
 
     name: str

@@ -9,11 +9,11 @@ class ExitStatus(IntEnum):
     """The exit statuses of the command ``autotune``."""
 
     MET = 0
-    """It did what was asked; for a run: the accuracy target is met, be it by fp32 where nothing faster keeps it."""
+    """The command succeeded; for a run: the accuracy target is met, be it by fp32 where nothing faster keeps it."""
     FAILED = 1
     """The run failed, through us or through the user's own code."""
     BAD_INPUT = 2
-    """Something that was given cannot be used."""
+    """An input that was given cannot be used."""
     NOT_MET = 3
     """The run finished, but no candidate is known to keep the target, nothing was tried, or it is undecided whether one
     that keeps it is faster than fp32. The answer is fp32; the nearest candidate is written beside it."""

@@ -31,7 +31,7 @@ calibration:
 # quantization:                 # what may be chosen; everything that this machine offers, unless restricted here
 #   op_type:
 #     {op_type}: {{weight: {{granularity: per_channel}}, activation: {{algorithm: [minmax, kl]}}}}
-#   op_name:                    # patterns may be used; `autotune inspect --ops MODEL` lists the names
+#   op_name:                    # patterns too; `autotune inspect MODEL --framework {framework} --ops` lists them
 #     {op_name}: {{precision: fp32}}
 
 evaluation:
@@ -85,14 +85,14 @@ def experiment_text(
     """The experiment file for a model.
 
     Args:
-        model: As its adapter loaded it.
-        proposal: What its inputs and outputs say.
+        model: The model as its adapter loaded it.
+        proposal: Guesses from the model's inputs and outputs.
         path: Path of the model, relative to the experiment file.
         framework: The name of its adapter.
         op_name: Any op, for the example.
-        op_type: Its type, likewise.
+        op_type: Type of the same op.
         name: Name of the workspace.
-        module: With the functions beside the file.
+        module: Module with the functions beside the file.
         labels: Name of the array with labels; None where there are none.
     """
     tensors = [f"  # input  {spec.name}: {spec.dtype} {shape_text(spec)}" for spec in model.inputs]

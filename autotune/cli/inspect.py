@@ -68,7 +68,7 @@ def _loaded(path: Path, framework: str | None) -> tuple[Adapter[Any], Any, str]:
     adapter = get_adapter(framework or experiment.model.framework)
     model = experiment.model.open(experiment.directory)
     own, loader = as_source(model), experiment.calibration.dataset.open(experiment.directory)
-    example = Example(loader if own is None else own.loader(loader))
+    example = Example(loader if own is None else own.loader(loader), experiment.evaluation.performance.batch_axis)
     source = source_for(adapter, model if own is None else own, example)
     return adapter, adapter.load(source, example), experiment.model.name
 

@@ -22,6 +22,7 @@ from autotune.trial import Trial, TrialState
 _PHASES = {
     "load": "Reading the model",
     "calibrate": "Calibrating",
+    "runtimes": "Comparing the runtimes",
     "baseline": "Measuring the fp32 model",
     "search": "Searching",
     "finalists": "Racing the finalists",
@@ -84,19 +85,19 @@ class ProgressDisplay(Observer):
             self._print(Text(_HEADING, style="bold"))
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """A note for the user."""
         self._print(Text("Note: ", style="yellow").append(text, style="default"))
 
-    def trial_started(self, number: int, config: QuantizationConfig, note: str) -> None:  # noqa: ARG002
+    def trial_started(self, number: int, config: QuantizationConfig, note: str) -> None:
         """A candidate is about to be applied and measured."""
-        self._detail, self._done = f"trial {number}: {note}", None
+        self._detail, self._done = f"trial {number}: {_on(config)}{note}", None
 
     def progress(self, done: int, total: int | None) -> None:
         """An accuracy evaluation has come this far."""
         self._done = (done, total)
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
-        """A trial ended."""
+        """Called when a trial has ended."""
         self._finished = max(self._finished, trial.number)
         self._searched += self._phase == "search"
         new_best = best is not None and (self._best is None or best.number != self._best.number)
@@ -115,10 +116,13 @@ class ProgressDisplay(Observer):
         line.append(f"{loss_text(trial.loss, self._criterion) if not trial.config.is_fp32 else '':>8}", style=style)
         line.append(f"  {measured_speedup(measured):>7}  ")
         if trial.state in (TrialState.FAILED, TrialState.PRUNED):
-            line.append(f"{trial.state}: {trial.reason}", style="red" if trial.state is TrialState.FAILED else "dim")
+            line.append(
+                f"{_on(trial.config)}{trial.state}: {trial.reason}",
+                style="red" if trial.state is TrialState.FAILED else "dim",
+            )
             line.append(f" ({trial.note})" if trial.note else "", style="dim")
         else:
-            line.append(trial.note)
+            line.append(f"{_on(trial.config)}{trial.note}")
         if is_best and not trial.config.is_fp32:
             line.append("  <- best so far", style="bold green")
         return line
@@ -150,3 +154,8 @@ class ProgressDisplay(Observer):
             return None
         pace = (time.monotonic() - self._search_started) / self._searched
         return f"at most about {seconds_text(pace * (self._max_trials - self._finished))} left"
+
+
+def _on(config: QuantizationConfig) -> str:
+    """The runtime of a trial, in front of what it is; empty in a run of one framework."""
+    return "" if config.runtime is None else f"{config.runtime}: "

@@ -1,4 +1,4 @@
-"""What a model's inputs and outputs say of the data that it reads and of how it may be scored without labels."""
+"""Guesses from a model's inputs and outputs: which data it reads, and how it may be scored without labels."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Role(StrEnum):
     """The role of an input."""
 
     DATA = "data"
-    """It differs from sample to sample."""
+    """Its values differ from sample to sample."""
     SCALAR = "scalar"
-    """It is the same in every call."""
+    """Its value is the same in every call."""
     STATE = "state"
-    """It is what an earlier call gave, and zero in the first."""
+    """Its values are an output of the call before, and zero in the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ class Score:
     """How a model may be scored without labels.
 
     Attributes:
-        metric: Its name.
+        metric: Name of the metric.
         options: Options of the metric.
-        kind: What the model seems to be, with an article.
-        blind: What the metric does not see.
+        kind: Kind of model that it seems to be, with an article.
+        blind: Errors that the metric does not see.
         labelled: How labels would be used, as YAML; empty where no built-in metric reads such labels.
     """
 
@@ -75,7 +75,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What a model's experiment file may hold.
+    """Entries for a model's experiment file.
 
     Attributes:
         inputs: Inputs of the model.
@@ -98,7 +98,7 @@ class Proposal:
 
     @property
     def stack_axis(self) -> int | None:
-        """Where an archive's rows are stacked to a batch; None where a row is a call."""
+        """Axis along which an archive's rows are stacked to a batch; None where a row is a call."""
         axes = {self.axes.inputs.get(spec.name) for spec in self.data}
         return axes.pop() if len(axes) == 1 else None
 
@@ -156,7 +156,7 @@ def _next_state(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> TensorSpec |
 
 
 def _stems(name: str, decoration: re.Pattern[str]) -> set[str]:
-    """A state's name with and without what tells the one before from the one after."""
+    """A state's name with and without the part that distinguishes before and after."""
     text = re.sub(r"(past|present)(_key_values?)?", "kv", name.lower())
     return {text, decoration.sub("", text) or text}
 

@@ -61,7 +61,7 @@ def stub_text(proposal: Proposal, *, path: Path, framework: str, experiment: str
     """The module for a model.
 
     Args:
-        proposal: What its inputs and outputs say.
+        proposal: Guesses from the model's inputs and outputs.
         path: Path of the model, relative to the module.
         framework: The name of its adapter.
         experiment: The file that the module is for.

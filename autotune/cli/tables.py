@@ -17,7 +17,14 @@ from autotune.cli.figures import (
     target_text,
 )
 from autotune.criterion import Verdict
-from autotune.results.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
+from autotune.results.outcome import (
+    answer_text,
+    holdout_text,
+    nearest_text,
+    proof_text,
+    trial_name,
+    verdict_text,
+)
 from autotune.results.result import TuningSummary
 from autotune.trial import Measurement, Trial
 
@@ -37,7 +44,7 @@ def tune_results(summary: TuningSummary) -> Table:
     assert baseline is not None
     table = Table(title="Tune results", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("")
-    table.add_column("Baseline (fp32)", justify="right")
+    table.add_column(f"Baseline ({summary.fp32_name})", justify="right")
     columns = [summary.best.measurement or Measurement()]
     table.add_column(f"Best ({_name(summary.best)})", justify="right", style="bold")
     if summary.nearest is not None:
@@ -68,7 +75,7 @@ def tune_results(summary: TuningSummary) -> Table:
 
 
 def _name(trial: Trial) -> str:
-    return "fp32" if trial.config.is_fp32 else f"trial {trial.number}"
+    return "fp32" if trial.config.is_fp32 else trial_name(trial)
 
 
 def _speedup(measured: Measurement) -> str:

@@ -1,20 +1,48 @@
-"""What is recorded of a measured candidate, and whether its latency alone leaves its accuracy of no use."""
+"""The record of a measured candidate, and whether its latency alone makes an accuracy evaluation useless."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 from autotune.criterion import Interval
 from autotune.evaluation.accuracy.score import Score
 from autotune.evaluation.latency import LatencyComparison
-from autotune.trial import Measurement
+from autotune.trial import Measurement, TrialState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came of measuring one candidate.
+
+    Attributes:
+        state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the dearer ones needless.
+        measurement: What was measured.
+        reason: Why it was pruned.
+        compiled_s: Seconds that compiling it took; None where there was nothing to compile.
+    """
+
+    state: TrialState
+    measurement: Measurement
+    reason: str | None = None
+    compiled_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What :meth:`autotune.evaluation.Evaluator.evaluate` is asked of a candidate; see there."""
+
+    incumbent: Measurement | None
+    needs_accuracy: bool
+    rank: int
+    worth_from: float | None
 
 
 def not_worth_it(compared: LatencyComparison, incumbent: Measurement | None, worth_from: float | None) -> str | None:
     """Why the accuracy of a candidate is not worth an evaluation, by its latency; None where it is.
 
     Args:
-        compared: Its latency.
+        compared: Latency of the candidate beside fp32's.
         incumbent: The fastest so far that keeps the target; None where speed is not the objective.
         worth_from: The speedup that it must be proven to exceed; None asks for none.
     """
@@ -28,7 +56,7 @@ def not_worth_it(compared: LatencyComparison, incumbent: Measurement | None, wor
 
 
 def measurement(size_bytes: int, compared: LatencyComparison, score: Score | None, *, calls: int) -> Measurement:
-    """What was measured; ``calls`` is how many calls of the model one timed call makes."""
+    """The measurement; ``calls`` is how many calls of the model one timed call makes."""
     measured = timed(Measurement(size_bytes=size_bytes), compared, calls=calls)
     return measured if score is None else with_score(measured, score)
 

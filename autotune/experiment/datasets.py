@@ -44,11 +44,11 @@ class Filled(Section):
     """An array full of one value."""
 
     shape: tuple[Annotated[int, Field(ge=0)] | Literal["batch"], ...] = Field(strict=False)
-    """Its sizes; `batch` is the number of samples in the batch."""
+    """Sizes of the array; `batch` is the number of samples in the batch."""
     value: float = 0.0
-    """What each of its elements is."""
+    """Value of each element."""
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool"] = "float32"
-    """Their type."""
+    """Type of the values."""
 
     def array(self, samples: int) -> Array:
         """The array for a batch of so many samples."""
@@ -71,7 +71,7 @@ class Dataset(Section):
     args: dict[str, JsonValue] | None = None
     """Keyword arguments of `function`."""
     preprocess: tuple[Step, ...] = ()
-    """What is done to each sample, step by step."""
+    """Steps that each sample goes through, in order."""
     batch_size: Annotated[int, Field(gt=0)] | None = None
     """Samples per batch; 1 unless given."""
     limit: Annotated[int, Field(gt=0)] | None = None

@@ -19,7 +19,7 @@ def list_pictures(folder: Path, labels: Path | None) -> list[tuple[Path, int]]:
     """The pictures of a folder, each with its class: as the file of labels has them, else one of each class in turn.
 
     Args:
-        folder: With a folder per class, unless ``labels`` is given.
+        folder: Folder of pictures, with a folder per class, unless ``labels`` is given.
         labels: A text file with a line ``file name, blank, class number`` per picture.
 
     Raises:

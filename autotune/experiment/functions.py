@@ -13,8 +13,8 @@ from autotune.experiment.references import resolve
 class FunctionLoader:
     """The batches that a user's function returns or yields; can be iterated again and again.
 
-    What the function returns is kept where it can be iterated again. A generator can be read once, so that the function
-    is called anew for every pass.
+    The function's result is kept where it can be iterated again. A generator can be read once, so that the function is
+    called anew for every pass.
     """
 
     def __init__(self, reference: str, directory: Path, args: Mapping[str, Any]) -> None:

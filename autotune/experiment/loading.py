@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from autotune.adapter import declared_options
 from autotune.adapters import get_adapter
-from autotune.errors import ExperimentError
+from autotune.errors import ExperimentError, MissingDependencyError
 from autotune.experiment.allowed import allowed_keys
 from autotune.experiment.schema import Experiment
 from autotune.recipe import RECIPE_FIELDS
@@ -32,7 +32,7 @@ _WORDS = {
     "model_attributes_type": "must be a section with keys of its own",
     "dict_type": "must be keys and values",
 }
-"""Messages for people who write YAML, in place of pydantic's, which speak of Python."""
+"""Messages for people who write YAML, in place of pydantic's, which name Python types."""
 
 
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
@@ -77,7 +77,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         experiment = Experiment.model_validate_json(document, context={"directory": path.parent})
     except ValidationError as error:
         raise ExperimentError("\n".join(_problems(error, root))) from None
-    problems = _undeclared(experiment, root)
+    problems = _other_framework(experiment, root) or _undeclared(experiment, root)
     if problems:
         raise ExperimentError("\n".join(problems))
     experiment._path = path
@@ -243,12 +243,24 @@ def _problems(error: ValidationError, root: yaml.Node) -> list[str]:
     return [text for _, text in sorted(lines, key=itemgetter(0))]
 
 
+def _other_framework(experiment: Experiment, root: yaml.Node) -> list[str]:
+    """A line where the file names a framework that is none of its runtimes."""
+    framework, runtimes = experiment.model.framework, experiment.runtimes
+    if runtimes is None or "framework" not in experiment.model.model_fields_set or framework in runtimes:
+        return []
+    shown, node = _locate(root, ("model", "framework"))
+    return [
+        f"{_position(node)}: {_dotted(shown)}: must be one of `runtimes` ({', '.join(runtimes)}) where both are "
+        f"given, but got {json.dumps(framework)}. Leave it out: every runtime reads the model itself"
+    ]
+
+
 def _undeclared(experiment: Experiment, root: yaml.Node) -> list[str]:
-    """A line for each option that the framework's adapter does not declare, or does not with that value."""
+    """A line for each option that no adapter of the run declares, or none with that value."""
     given = experiment.quantization.options
     if not given:  # no reason to import the framework now
         return []
-    declared = {option.name: option for option in declared_options(get_adapter(experiment.model.framework))}
+    declared = _declared(experiment.runtimes or (experiment.model.framework,))
     problems = []
     for name, values in given.items():
         shown, node = _locate(root, ("quantization", "recipes", name))
@@ -257,12 +269,27 @@ def _undeclared(experiment: Experiment, root: yaml.Node) -> list[str]:
             known = [*RECIPE_FIELDS, *declared]
             problems.append(f"{place}: unknown key {name!r}{suggestion(name, known)}. Allowed here: {', '.join(known)}")
             continue
-        allowed = declared[name].values
+        allowed = declared[name]
         for value in values or ():
             if value not in allowed:
                 near = suggestion(str(value), allowed)
                 problems.append(f"{place}: must be one of {', '.join(allowed)}, but got {json.dumps(value)}{near}")
     return problems
+
+
+def _declared(frameworks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The values of each option that one of these frameworks declares."""
+    declared: dict[str, tuple[str, ...]] = {}
+    for framework in frameworks:
+        try:
+            options = declared_options(get_adapter(framework))
+        except MissingDependencyError:
+            if len(frameworks) == 1:
+                raise
+            continue  # a run leaves it out, and says so
+        for option in options:
+            declared[option.name] = (*declared.get(option.name, ()), *option.values)
+    return declared
 
 
 def _dotted(parts: Sequence[int | str]) -> str:

@@ -1,4 +1,4 @@
-"""What turns one sample of a data set into what a model reads: a list of steps, declared in the experiment file.
+"""Preprocessing from one sample of a data set to a model's input: a list of steps, declared in the experiment file.
 
 Every step takes and gives one sample without a batch axis; pictures are height x width x channels until a step
 transposes them. Arithmetic is in float32, in the order in which the steps are written.

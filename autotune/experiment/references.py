@@ -20,7 +20,7 @@ def resolve(reference: str, directory: Path) -> Callable[..., Any]:
     a worker process that imports it again, must find the same modules.
 
     Args:
-        reference: As ``module:function``; the function may be an attribute of a class, ``module:Class.method``.
+        reference: ``module:function``, where the function may be an attribute of a class, ``module:Class.method``.
         directory: The experiment file's.
 
     Raises:

@@ -11,7 +11,7 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.results.result import TuningResult
-from autotune.tuning.tuner import Tuner
+from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner
 
 _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
     ExperimentError: ("quantization",),
@@ -25,12 +25,12 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
     """Tune the model of an experiment.
 
     Args:
-        experiment: As :func:`load_experiment` read it.
+        experiment: The experiment as :func:`load_experiment` read it.
         observer: Is told what the run does.
 
     Raises:
-        InputError: Something that the experiment names cannot be used.
-        Exception: What the user's own functions raise, unchanged.
+        InputError: An input that the experiment names cannot be used.
+        Exception: Exceptions of the user's own functions, unchanged.
     """
     if experiment.unfilled:
         raise ExperimentError("\n".join(experiment.unfilled))
@@ -55,6 +55,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         objective=tuning.objective,
         max_trials=tuning.exit_policy.max_trials,
         timeout_s=tuning.exit_policy.timeout,
+        max_compilations=tuning.exit_policy.max_compilations,
+        compilation_max_s=tuning.exit_policy.compilation_timeout,
         seed=tuning.random_seed,
         threads=performance.threads,
         batch_size=performance.batch_size,
@@ -72,7 +74,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         sampling_size=experiment.calibration.sampling_size,
         workspace=experiment.workspace,
         storage=tuning.storage,
-        framework=experiment.model.framework,
+        framework=experiment.model.framework if experiment.runtimes is None else DEFAULT_FRAMEWORK,
+        runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
         portable=tuning.portable,
         observer=observer,

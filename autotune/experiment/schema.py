@@ -1,4 +1,4 @@
-"""The sections of an experiment file. What is parsed is frozen and typed; nothing is read or imported by it."""
+"""The sections of an experiment file. Parsed sections are frozen and typed; they read and import nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -17,18 +16,20 @@ from pydantic import (
     model_validator,
 )
 
-from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity, Precision, QuantizedType
+from autotune.config import Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
 from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
 from autotune.experiment.datasets import Dataset
 from autotune.experiment.model import Model
 from autotune.experiment.section import (
+    Algorithms,
     Bytes,
     FilePath,
     GranularityText,
     OneOrMore,
     Reference,
+    Runtimes,
     Section,
     broken_rule,
     only,
@@ -66,22 +67,8 @@ _EXCLUDED = {
 }
 
 
-def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
-    for text in values:
-        if text in [str(method) for method in CalibrationMethod]:
-            continue
-        try:
-            CalibrationAlgorithm.parse(text)
-        except ValueError:
-            methods = ", ".join(CalibrationMethod)
-            raise broken_rule(
-                f"must be one of {methods}, or a percentile such as percentile:99.99, but got {text!r}"
-            ) from None
-    return values
-
-
 class WeightScheme(Section):
-    """What is allowed for weights."""
+    """Choices allowed for weights."""
 
     dtype: OneOrMore[QuantizedType] | None = None
     """Integer types."""
@@ -97,21 +84,21 @@ class WeightScheme(Section):
 
 
 class ActivationScheme(WeightScheme):
-    """What is allowed for the tensors that an op reads."""
+    """Choices allowed for the tensors that an op reads."""
 
-    algorithm: Annotated[OneOrMore[str], AfterValidator(_is_algorithm)] | None = None
+    algorithm: Algorithms | None = None
     """Calibration algorithms: least_error, minmax, kl, mse, percentile (any), or one, such as percentile:99.99."""
 
 
 class OpChoices(Section):
-    """What is allowed for some ops. What is not mentioned stays free."""
+    """Choices allowed for some ops. A choice that is not mentioned stays free."""
 
     precision: OneOrMore[Precision] | None = None
     """Precisions."""
     activation: ActivationScheme = ActivationScheme()
     """The tensors that the op reads."""
     weight: WeightScheme = WeightScheme()
-    """Its constant weights."""
+    """Constant weights of the ops."""
 
     def restriction(self) -> OpRestriction:
         """The same, as a space understands it."""
@@ -126,12 +113,12 @@ class OpChoices(Section):
 if TYPE_CHECKING:
 
     class Recipes(Section):
-        """What is allowed for the graph as a whole; made of the fields of :class:`RecipeSpace`."""
+        """Choices allowed for the graph as a whole; made of the fields of :class:`RecipeSpace`."""
 
 else:
 
     class _WithOptions(Section):
-        # What further keys there are depends on the adapter, which declares them.
+        # The adapter declares further keys.
         model_config = ConfigDict(extra="allow")
 
     Recipes = create_model(
@@ -147,7 +134,7 @@ else:
 
 
 class Quantization(Section):
-    """What may be chosen. Without this section, everything that the framework offers on this machine."""
+    """Choices allowed for ops and the graph; without this section, all that the framework offers here."""
 
     approach: Approach = Approach.AUTO
     """`static`: ranges of activations come from calibration; `dynamic`: each call finds its own; `auto`: either."""
@@ -156,11 +143,11 @@ class Quantization(Section):
     op_name: dict[str, OpChoices] = Field(default_factory=dict)
     """By op name, or by a pattern such as `block1/*`; comes before `op_type`."""
     recipes: Recipes = Recipes()
-    """For the graph as a whole."""
+    """Choices for the graph as a whole."""
 
     @property
     def options(self) -> dict[str, tuple[Any, ...] | None]:
-        """What is allowed for options of the adapter's own, as the file has it; None where all is."""
+        """Values allowed for options of the adapter's own, as the file has them; None where all is."""
         given = (self.recipes.model_extra or {}).items()
         return {
             name: tuple(values) if isinstance(values, list) else None if values is None else (values,)
@@ -214,7 +201,7 @@ class AccuracyCriterion(Section):
 class NamedMetric(Section):
     """One of several metrics."""
 
-    # What further keys there are depends on the metric, which checks them.
+    # The metric decides on further keys and checks them.
     model_config = ConfigDict(extra="allow")
 
     metric: str
@@ -229,7 +216,7 @@ class NamedMetric(Section):
 class Accuracy(Section):
     """How a model is scored: built-in metrics over a `dataset`, or your own `function`."""
 
-    # What further keys there are depends on the metric, which checks them.
+    # The metric decides on further keys and checks them.
     model_config = ConfigDict(extra="allow")
 
     metric: str | None = None
@@ -283,7 +270,7 @@ class Performance(Section):
     max_seconds: _Seconds | None = 10.0
     """Wall time of one comparison, after which its speedup stays undecided; null for no limit."""
     cache: CacheState = CacheState.WARM
-    """What the caches hold when a call is timed: warm (blocks of calls, as a server runs) or cold (calls in turn)."""
+    """State of the caches when a call is timed: warm (blocks of calls, as a server runs) or cold (calls in turn)."""
 
 
 class Evaluation(Section):
@@ -305,7 +292,7 @@ class Evaluation(Section):
 class Strategy(Section):
     """How the space is searched."""
 
-    # What further keys there are depends on the strategy, which checks them.
+    # The strategy decides on further keys and checks them.
     model_config = ConfigDict(extra="allow")
 
     name: str = "auto"
@@ -324,23 +311,27 @@ class ExitPolicy(Section):
     """Seconds of wall time for the whole run; null for no limit."""
     max_trials: _Count | None = 50
     """How many candidates are tried; null for no limit."""
+    max_compilations: _Count | None = None
+    """How many candidates are compiled, where the framework compiles them; null for no limit."""
+    compilation_timeout: _Seconds | None = None
+    """Seconds of wall time that compiling may take in all; null for no limit."""
 
 
 class Tuning(Section):
-    """What is searched for, and for how long."""
+    """Goal and limits of the search."""
 
     strategy: Strategy = Strategy()
     """How the space is searched."""
     accuracy_criterion: AccuracyCriterion = AccuracyCriterion()
-    """What may be lost."""
+    """Accuracy that may be lost."""
     portable: bool = False
     """Whether to admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too."""
     objective: Objective = Objective.LATENCY
-    """What the best model has least of."""
+    """The figure that the best model has least of."""
     exit_policy: ExitPolicy = ExitPolicy()
     """When the search ends."""
     random_seed: int = 0
-    """Of every random choice."""
+    """Seed of every random choice."""
     workspace: FilePath | None = None
     """The folder for the history and the models; the same folder resumes. By default `runs/` and this file's name."""
     storage: str | None = None
@@ -348,20 +339,23 @@ class Tuning(Section):
 
 
 class Experiment(Section):
-    """What `autotune run` reads."""
+    """An experiment, as `autotune run` reads it."""
 
     model_config = ConfigDict(title="autotune experiment")
 
     model: Model
     """The trained fp32 model."""
+    runtimes: Runtimes | None = None
+    """Runtimes to search, such as `[onnxruntime, openvino]`; the answer is the fastest model on any of them. By default
+    `model.framework` alone."""
     calibration: Calibration
     """The data from which ranges are learnt."""
     quantization: Quantization = Quantization()
-    """What may be chosen."""
+    """Choices allowed for ops and for the graph."""
     evaluation: Evaluation
     """How a candidate is judged."""
     tuning: Tuning = Tuning()
-    """What is searched for."""
+    """Goal and limits of the search."""
 
     _path: Path = PrivateAttr(default=Path())
     _unfilled: tuple[str, ...] = PrivateAttr(default=())

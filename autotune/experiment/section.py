@@ -18,7 +18,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from autotune.config import Granularity
+from autotune.config import CalibrationAlgorithm, CalibrationMethod, Granularity
+from autotune.runtimes.names import broken_rule_of
 
 _Value = TypeVar("_Value")
 
@@ -83,8 +84,8 @@ def _as_tuple(value: object) -> object:
     return value if isinstance(value, list) or value is None else [value]
 
 
-# The file is checked as strict JSON, where an enum is its text and a tuple a list. What a validator hands on counts as
-# Python, where strict would mean the enum and the tuple themselves.
+# The file is checked as strict JSON, where an enum is its text and a tuple a list. A value that a validator returns
+# counts as Python, where strict would mean the enum and the tuple themselves.
 _Lax = Field(strict=False)
 
 
@@ -119,6 +120,16 @@ Bytes = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}]}),
 ]
 """A number of bytes; text may name a unit, as in ``4 GiB``."""
+
+
+def _are_runtimes(names: tuple[str, ...]) -> tuple[str, ...]:
+    if rule := broken_rule_of(names):
+        raise broken_rule(rule)
+    return names
+
+
+Runtimes = Annotated[tuple[str, ...], _Lax, AfterValidator(_are_runtimes)]
+"""Names of adapters, each once."""
 
 
 def _as_pair(value: object) -> object:
@@ -173,3 +184,21 @@ GranularityText = Annotated[
     ),
 ]
 """A granularity as users write it."""
+
+
+def _is_algorithm(values: tuple[str, ...]) -> tuple[str, ...]:
+    for text in values:
+        if text in [str(method) for method in CalibrationMethod]:
+            continue
+        try:
+            CalibrationAlgorithm.parse(text)
+        except ValueError:
+            methods = ", ".join(CalibrationMethod)
+            raise broken_rule(
+                f"must be one of {methods}, or a percentile such as percentile:99.99, but got {text!r}"
+            ) from None
+    return values
+
+
+Algorithms = Annotated[OneOrMore[str], AfterValidator(_is_algorithm)]
+"""Calibration algorithms as users write them."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from autotune.criterion import Verdict
 from autotune.strategy import Objective
-from autotune.trial import Measurement
+from autotune.trial import Measurement, Trial
 
 if TYPE_CHECKING:
     from autotune.results.result import TuningSummary
@@ -32,28 +32,48 @@ def answer_text(summary: TuningSummary) -> str:
     """Describe the answer by the figure that the run minimized."""
     best = summary.best
     if best.config.is_fp32:
-        return "the answer is the fp32 model itself"
-    return f"trial {best.number}, {gain_text(summary.objective, summary.baseline.measurement, best.measurement)}"
+        on = "" if summary.baseline_runtime is None else f" on {summary.baseline_runtime}"
+        return f"the answer is the fp32 model itself{on}"
+    return f"{trial_name(best)}, {_gain(summary, best)}"
 
 
-def gain_text(objective: Objective, baseline: Measurement | None, measured: Measurement | None) -> str:
-    """By how much a candidate improves the objective over fp32."""
+def trial_name(trial: Trial) -> str:
+    """A trial by its number, and by its runtime where a run has several."""
+    return f"trial {trial.number}" + ("" if trial.config.runtime is None else f" on {trial.config.runtime}")
+
+
+def _gain(summary: TuningSummary, trial: Trial) -> str:
+    baseline = summary.baseline.measurement
+    return gain_text(summary.objective, baseline, trial.measurement, fp32=summary.fp32_name)
+
+
+def gain_text(
+    objective: Objective, baseline: Measurement | None, measured: Measurement | None, *, fp32: str = "fp32"
+) -> str:
+    """By how much a candidate improves the objective over fp32.
+
+    Args:
+        objective: What the run minimized.
+        baseline: The fp32 model.
+        measured: The candidate.
+        fp32: What the fp32 model is called.
+    """
     if baseline is None or measured is None:
         return "not measured"
     if objective is Objective.LATENCY:
         sure = " (undecided)" if measured.latency_decided is False else ""
-        return "speed not measured" if measured.speedup is None else f"{measured.speedup:.2f}x as fast as fp32{sure}"
+        return "speed not measured" if measured.speedup is None else f"{measured.speedup:.2f}x as fast as {fp32}{sure}"
     pair = (baseline.size_bytes, measured.size_bytes)
     if objective is Objective.MEMORY:
         pair = (baseline.peak_memory_bytes, measured.peak_memory_bytes)
     what = "size" if objective is Objective.SIZE else "peak memory"
     if not pair[0] or pair[1] is None:
         return f"{what} not measured"
-    return f"{pair[1] / pair[0]:.0%} of fp32's {what}"
+    return f"{pair[1] / pair[0]:.0%} of {fp32}'s {what}"
 
 
 def proof_text(summary: TuningSummary) -> str | None:
-    """What would prove the verdict where the interval of the loss holds the target; None where it does not."""
+    """Advice that would prove the verdict where the interval of the loss holds the target; None where it does not."""
     if summary.proven is not False:
         return None
     samples = summary.samples_to_decide
@@ -79,14 +99,14 @@ def nearest_text(summary: TuningSummary) -> str | None:
     nearest = summary.nearest
     if nearest is None:
         return None
-    gain = gain_text(summary.objective, summary.baseline.measurement, nearest.measurement)
+    gain, name = _gain(summary, nearest), trial_name(nearest)
     if summary.verdict is Verdict.MET:
-        return f"Trial {nearest.number} keeps the target and is not known to be faster: {gain}"
+        return f"{name[0].upper()}{name[1:]} keeps the target and is not known to be faster: {gain}"
     known = "misses" if summary.verdict is Verdict.MISSED else "is not known to keep"
-    return f"The nearest candidate, trial {nearest.number}, {known} the target: {gain}"
+    return f"The nearest candidate, {name}, {known} the target: {gain}"
 
 
 def _rounded(samples: int) -> int:
-    """Two significant digits, upward: the number is an estimate."""
+    """A number rounded up to two significant digits, since it is an estimate."""
     step: int = 10 ** max(0, len(str(samples)) - 2)
     return -(-samples // step) * step

@@ -12,7 +12,14 @@ import pandas as pd
 from autotune.atomic import replacing
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
-from autotune.results.outcome import answer_text, holdout_text, nearest_text, proof_text, verdict_text
+from autotune.results.outcome import (
+    answer_text,
+    holdout_text,
+    nearest_text,
+    proof_text,
+    trial_name,
+    verdict_text,
+)
 from autotune.trial import Measurement, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -97,7 +104,7 @@ def _headline(result: TuningSummary) -> str:
 
 
 def _remarks(result: TuningSummary) -> str:
-    """What would prove the verdict, what is offered beside the answer, and how often the data held out was used."""
+    """Remarks: a way to prove the verdict, offers beside the answer, and uses of the held-out data."""
     texts = (proof_text(result), nearest_text(result), holdout_text(result))
     return "".join(f"<p>{_text(text)}.</p>" for text in texts if text is not None)
 
@@ -106,11 +113,13 @@ def _comparison(result: TuningSummary) -> str:
     # Latency and speedup of one table come from the same calls.
     fp32_ms = result.baseline_latency_ms
     own = result.baseline.measurement or Measurement()
-    columns = {"fp32": own if own.latency_ms == fp32_ms else _at(own, fp32_ms)}
+    columns = {result.fp32_name: own if own.latency_ms == fp32_ms else _at(own, fp32_ms)}
     if not result.best.config.is_fp32:
-        columns["tuned"] = result.best.measurement or Measurement()
+        columns["tuned" if result.runtime is None else f"tuned, on {result.runtime}"] = (
+            result.best.measurement or Measurement()
+        )
     if result.nearest is not None:
-        columns[f"nearest: trial {result.nearest.number}"] = result.nearest.measurement or Measurement()
+        columns[f"nearest: {trial_name(result.nearest)}"] = result.nearest.measurement or Measurement()
     if result.final is not None:
         columns["tuned, on data held out"] = result.final
     loss = f"loss (target: {result.criterion})"
@@ -136,7 +145,7 @@ def _at(measured: Measurement, latency_ms: float | None) -> Measurement:
 
 
 def _races(result: TuningSummary) -> str:
-    """Every race: who took part, what was measured there and in the search, and what it proved."""
+    """Every race: its finalists, their figures there and in the search, and what it proved."""
     words = {True: "faster", False: "not faster", None: "undecided"}
     parts = []
     for race in result.races:
@@ -153,7 +162,10 @@ def _races(result: TuningSummary) -> str:
             for each in race.finalists
         ]
         end = "decided" if race.decided else "not decided within its time"
-        line = f"fp32 took {race.baseline_ms:.3f} ms; sessions of each: {race.sessions}; caches {race.cache}; {end}."
+        line = (
+            f"{result.fp32_name} took {race.baseline_ms:.3f} ms; sessions of each: {race.sessions}; "
+            f"caches {race.cache}; {end}."
+        )
         parts.append(f"<p>{_text(line)}</p>{_table(pd.DataFrame(rows))}")
     return "".join(parts)
 
@@ -168,7 +180,7 @@ def _trials(result: TuningSummary) -> str:
         measured = trial.measurement or Measurement()
         cells = [
             str(trial.number),
-            _text(trial.note),
+            _text(trial.note if result.baseline_runtime is None else f"{_runtime(result, trial)}: {trial.note}"),
             str(measured.verdict or trial.state),
             _figure(measured.accuracy, "{:.4f}"),
             format_loss(measured.loss, result.criterion, measured.loss_interval),
@@ -182,6 +194,10 @@ def _trials(result: TuningSummary) -> str:
         best = ' class="best"' if trial.number == result.best.number else ""
         rows.append(f"<tr{best}>{line}</tr>")
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _runtime(result: TuningSummary, trial: Trial) -> str:
+    return trial.config.runtime or str(result.baseline_runtime)
 
 
 def _class(name: str) -> str:
@@ -261,7 +277,7 @@ def _latency(measured: Measurement) -> str:
 
 
 def _undecided(measured: Measurement) -> str:
-    """Says so where the machine was too busy for the interval that was asked for."""
+    """Remark for a machine that was too busy for the interval that was asked for."""
     return " (undecided)" if measured.latency_decided is False else ""
 
 

@@ -18,7 +18,7 @@ from autotune.errors import InputError, WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 from autotune.tuning.answer import provisional
-from autotune.tuning.history import HOLDOUT, SETUP, SUMMARY, read_study
+from autotune.tuning.history import HOLDOUT, RUNTIMES, SETUP, SUMMARY, read_study
 from autotune.tuning.race import Race
 from autotune.tuning.selection import pareto_front
 
@@ -36,7 +36,7 @@ a missed target was the nearest candidate."""
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSummary:
-    """What a run found and how; what a report shows, and what a workspace keeps.
+    """Findings of a run and how they were made; a report shows them, and a workspace keeps them.
 
     Attributes:
         verdict: Whether a candidate keeps the accuracy target, as far as one had to.
@@ -49,23 +49,26 @@ class TuningSummary:
             keeps the target.
         nearest: Where fp32 is the answer because no candidate is known to keep the target, or to be faster: the one
             that came nearest. It is saved beside the answer.
-        objective: What the best model has least of.
+        objective: The figure that the best model has least of.
         end_reason: Why the search ended.
         interrupted: Whether the user ended it.
         criterion: The target.
         history: Every trial by number, the baseline first.
         op_types: The type of every op that could be tuned, by name.
-        costly_ops: Of the ops that were measured by themselves, those whose quantization costs most, worst first, with
-            their noise-to-signal ratio at the model's outputs; empty where the target is met.
+        costly_ops: The ops whose quantization costs most, among those that were measured by themselves, worst first,
+            with their noise-to-signal ratio at the model's outputs; empty where the target is met.
         saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
             accuracy may be another one; see ``Tuner.portable``.
         final: ``best`` on data that the search never saw, where some was held out. Its verdict is what the interval
             shows by itself.
         holdout_uses: How many candidates were measured on that data; each after the first had the wider an interval.
         races: Races of the finalists, whose figures they are.
-        notes: What a user should know of the model or the run.
+        notes: Notes on the model or the run for the user.
         seconds: Wall time by activity, with ``total``.
         host: The machine that the figures are of.
+        baseline_runtime: In a run over several runtimes, the one that runs the fp32 model which all speeds are relative
+            to; None in a run of one framework.
+        fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
     """
 
     verdict: Verdict
@@ -88,6 +91,18 @@ class TuningSummary:
     notes: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     host: str = ""
+    baseline_runtime: str | None = None
+    fp32_speeds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> str | None:
+        """The runtime of the answer's model; None in a run of one framework."""
+        return self.best.config.runtime or self.baseline_runtime
+
+    @property
+    def fp32_name(self) -> str:
+        """What speeds are relative to, as people read it: fp32, and its runtime where there are several."""
+        return "fp32" if self.baseline_runtime is None else f"fp32 on {self.baseline_runtime}"
 
     @property
     def success(self) -> bool:
@@ -133,12 +148,12 @@ class TuningSummary:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """A row per trial, by number."""
-        return trial_table(self.history)
+        return trial_table(self.history, self.baseline_runtime)
 
     @cached_property
     def pareto(self) -> pd.DataFrame:
         """The trials that no other one beats in both loss and speedup, fastest first."""
-        return trial_table(pareto_front(self.history))
+        return trial_table(pareto_front(self.history), self.baseline_runtime)
 
     def precision_table(self) -> pd.DataFrame:
         """How many ops of each type compute in which precision, in the best model."""
@@ -155,7 +170,10 @@ class TuningSummary:
         return write_report(self, Path(path))
 
     def to_json(self) -> dict[str, Any]:
-        """All but the trials, which are in the history."""
+        """The summary as JSON, without the trials, which are in the history."""
+        runtimes: dict[str, Any] = {}
+        if self.baseline_runtime is not None:
+            runtimes = {"baseline_runtime": self.baseline_runtime, "fp32_speeds": dict(self.fp32_speeds)}
         return {
             "format": SUMMARY_FORMAT,
             "verdict": str(self.verdict),
@@ -176,6 +194,7 @@ class TuningSummary:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
             "host": self.host,
+            **runtimes,
         }
 
     @classmethod
@@ -212,7 +231,7 @@ class TuningSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningResult(TuningSummary):
-    """What a run returns: the summary, and the answer's model itself, which is fp32's where that is the answer."""
+    """Result of a run: the summary, and the answer's model itself, which is fp32's where that is the answer."""
 
     _run: Callable[[object], Array | tuple[Array, ...]]
     _save: Callable[[Path], tuple[Path, ...]]
@@ -302,6 +321,8 @@ def read_summary(storage: Path | str) -> TuningSummary:
     setup = about[SETUP]
     objective = Objective(setup["objective"])
     conclusion = provisional(trials, objective)
+    fp32 = about.get(RUNTIMES) or {}
+    runtime = conclusion.best.config.runtime or fp32.get("baseline")
     return TuningSummary(
         verdict=conclusion.verdict,
         best=conclusion.best,
@@ -314,17 +335,25 @@ def read_summary(storage: Path | str) -> TuningSummary:
         end_reason="it has not: the run was killed, or is still running",
         criterion=Criterion(**setup["criterion"]),
         history=trials,
-        op_types=setup["op_types"],
+        op_types=setup.get("op_types_by_runtime", {}).get(runtime, setup["op_types"]),
+        baseline_runtime=fp32.get("baseline"),
+        fp32_speeds=fp32.get("speeds", {}),
     )
 
 
-def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
-    """A row per trial with what was measured, as figures; missing ones are NaN."""
+def trial_table(trials: Sequence[Trial], baseline_runtime: str | None = None) -> pd.DataFrame:
+    """A row per trial with what was measured, as figures; missing ones are NaN.
+
+    Args:
+        trials: The trials.
+        baseline_runtime: In a run over several runtimes, that of the baseline; each row then names its runtime.
+    """
     import pandas as pd  # noqa: PLC0415  a quarter of a second, which workers and `import autotune` do without
 
     rows = [_row(trial) for trial in trials]
-    columns = list(_row(trials[0])) if trials else []
-    return pd.DataFrame(rows, columns=columns).set_index("number") if rows else pd.DataFrame()
+    if baseline_runtime is not None:
+        rows = [{**row, "runtime": t.config.runtime or baseline_runtime} for row, t in zip(rows, trials, strict=True)]
+    return pd.DataFrame(rows, columns=list(rows[0])).set_index("number") if rows else pd.DataFrame()
 
 
 def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from autotune.adapter import (
     Adapter,
     Array,
+    Compiles,
     CostModel,
     DeclaresPackages,
     Differentiable,
@@ -26,6 +28,7 @@ from autotune.adapter import (
     Runner,
     declared_options,
     host_of,
+    quick_runner,
     statistics_type,
 )
 from autotune.calibration import CalibrationStatistics
@@ -39,13 +42,13 @@ THREADS = Execution(threads=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What the tests of one adapter share.
+    """The model, statistics and candidates that the tests of one adapter share.
 
     Attributes:
         adapter: The adapter.
-        model: What its ``load`` made of the source.
+        model: The model that its ``load`` returned for the source.
         batches: The calibration batches.
-        statistics: What its ``calibrate`` made of them.
+        statistics: The statistics that its ``calibrate`` returned.
     """
 
     adapter: Adapter[Any]
@@ -138,13 +141,13 @@ class AdapterSuite:
 
     def test_every_choice_of_every_op_can_be_applied_and_run(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
-        reference = _outputs(loaded, loaded.model)[0]
+        reference = _quick_outputs(loaded, loaded.model)[0]
         for op in space.tunable:
             for choice in _spread(list(op.configs())):
                 candidate = loaded.adapter.apply(
                     loaded.model, QuantizationConfig(ops={op.name: choice}), loaded.statistics
                 )
-                assert _sqnr_db(reference, _outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
+                assert _sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
 
     def test_options_are_declared_and_those_undeclared_refused(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
@@ -161,12 +164,12 @@ class AdapterSuite:
     def test_every_value_of_every_option_can_be_applied_and_run(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
         quick = space.recipe.quick(space.recipe.preferred)
-        reference = _outputs(loaded, loaded.model)[0]
+        reference = _quick_outputs(loaded, loaded.model)[0]
         for option in space.recipe.options:
             for recipe in space.recipe.others(quick, option.name):
                 config = dataclasses.replace(space.preferred, recipe=recipe)
                 candidate = loaded.adapter.apply(loaded.model, config, loaded.statistics)
-                assert _sqnr_db(reference, _outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
+                assert _sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
 
     def test_preferred_config_is_close_and_smaller(self, loaded: Loaded) -> None:
         candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
@@ -220,6 +223,12 @@ class AdapterSuite:
     def test_calibration_without_data_is_an_error(self, loaded: Loaded) -> None:
         with pytest.raises(DataError):
             loaded.adapter.calibrate(loaded.model, [], seed=0)
+
+    def test_a_calibration_batch_without_an_input_is_named(self, loaded: Loaded) -> None:
+        (name,) = (spec.name for spec in loaded.model.inputs)
+        batches = [*loaded.batches, {f"not {name}": array for array in loaded.batches[0].values()}]
+        with pytest.raises(DataError, match=re.escape(name)):
+            loaded.adapter.calibrate(loaded.model, batches, seed=0)
 
     def test_runners_live_side_by_side(self, loaded: Loaded) -> None:
         preferred = loaded.adapter.space(loaded.model).preferred
@@ -279,6 +288,15 @@ class AdapterSuite:
             assert again.fingerprint == model.fingerprint
             (expected, *_), (found, *_) = _outputs(loaded, model), adapter.runner(again, THREADS)(loaded.batches[0])
             np.testing.assert_array_equal(found, expected)
+
+    def test_the_quick_form_computes_what_the_compiled_one_does(self, loaded: Loaded) -> None:
+        if not isinstance(loaded.adapter, Compiles):
+            pytest.skip("the adapter compiles nothing")
+        candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
+        for model in (loaded.model, candidate):
+            compiled = _outputs(loaded, model)[0]
+            assert loaded.adapter.is_compiled(model)
+            assert _sqnr_db(compiled, _quick_outputs(loaded, model)[0]) > 30.0
 
     def test_packages_of_the_host_are_installed(self, loaded: Loaded) -> None:
         declared = loaded.adapter.packages if isinstance(loaded.adapter, DeclaresPackages) else ()
@@ -354,6 +372,11 @@ def _size(written: Sequence[Path]) -> int:
 
 def _outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
     return loaded.adapter.runner(model, THREADS)(loaded.batches[0])
+
+
+def _quick_outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
+    """Outputs without compiling the model, for tests that run dozens of candidates."""
+    return quick_runner(loaded.adapter, model, THREADS)(loaded.batches[0])
 
 
 def _spread(choices: list[OpConfig], count: int = 6) -> list[OpConfig]:

@@ -36,7 +36,7 @@ class Run:
     """A history and what goes on in it.
 
     Attributes:
-        problem: What the strategy works on.
+        problem: The strategy's problem.
         evaluate: Gives the accuracy, loss, speedup and size of a config, or raises a TrialError.
         reason: Why it ended; None while it has not.
         evaluated: The candidates in the order in which they were evaluated.

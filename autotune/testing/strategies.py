@@ -1,4 +1,4 @@
-"""What every strategy must keep to, whoever wrote it, as a suite of tests."""
+"""The contract of every strategy, whoever wrote it, as a suite of tests."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Synthetic:
     """A made-up model: what each op costs and loses in int8, and how these combine.
 
     Attributes:
-        space: What may be chosen.
+        space: The choices that are allowed.
         seconds: By op, its time in fp32 and in int8.
         loss: By op, what its preferred int8 choice loses alone.
         crossing_s: Time of each change of precision along the chain.
@@ -89,7 +89,7 @@ class Synthetic:
     root: float | None = None
 
     def loss_of_op(self, op: str, choice: OpConfig) -> float:
-        """What one op loses by itself."""
+        """The loss that one op causes by itself."""
         if choice.precision is Precision.FP32:
             return 0.0
         if choice.precision is not Precision.INT8:
@@ -101,12 +101,12 @@ class Synthetic:
         return self.loss[op] * factor
 
     def true_loss(self, config: QuantizationConfig) -> float:
-        """Without noise."""
+        """The loss without noise."""
         energy = self.energy(config)
         return energy if self.root is None else self.root * energy**0.5
 
     def energy(self, config: QuantizationConfig) -> float:
-        """What adds up over ops."""
+        """The quantity that adds up over ops."""
         each = [self.loss_of_op(op.name, config[op.name]) for op in self.space.ops]
         each = [value * (0.9 if config.recipe.reduce_range else 1.0) for value in each]
         total = sum(each) + self.interaction * sum(2 * min(a, b) for a, b in pairwise(each))
@@ -156,7 +156,7 @@ class Synthetic:
         }
 
     def op_latency(self) -> Mapping[str, Mapping[Precision, float]]:
-        """As a profile gives it: seconds of each op by precision, off by up to 10 %."""
+        """Seconds of each op by precision as a profile gives them, off by up to 10 %."""
         found = {}
         for op, (fp32, int8) in self.seconds.items():
             further = {precision: seconds for precision, (seconds, _) in self.further.get(op, {}).items()}
@@ -174,25 +174,25 @@ class Synthetic:
         return self.error_scale * seen * (0.9 + 0.2 * _hash(config.fingerprint))
 
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
-        """The chain."""
+        """Each op's reader in the chain."""
         names = [op.name for op in self.space.ops]
         return {name: tuple(names[i + 1 : i + 2]) for i, name in enumerate(names)}
 
     def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
-        """Nothing is known of it."""
+        """No noise is known."""
         return {}
 
     def crossing_latency(self) -> Mapping[str, float]:
-        """The same everywhere."""
+        """The same seconds for every conversion."""
         return dict.fromkeys(self.seconds, self.crossing_s)
 
     def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
-        """Exact."""
+        """The exact speedup, twice."""
         speed = self.seconds_of(config) / self.seconds_of(other)
         return speed, speed
 
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
-        """As if there were gradients."""
+        """Sensitivities as if there were gradients."""
         return {op: 3 * loss * (0.6 + 0.8 * _hash(op + "hessian")) for op, loss in self.loss.items()}
 
     def problem(self, seed: int = 0, objective: Objective = Objective.LATENCY, target: float = 0.01) -> Problem:

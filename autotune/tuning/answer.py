@@ -27,7 +27,7 @@ class Answer:
 
     Attributes:
         conclusion: The answer itself.
-        races: Of the finalists, in their order.
+        races: Races of the finalists, in their order.
         final: The answer on data that the search never saw; None where nothing was held out, or fp32 is the answer.
         holdout_uses: How many candidates were measured on that data, by this run and those that it continues.
     """
@@ -54,12 +54,12 @@ def settle(
     ends before, the answer is what is known by then.
 
     Args:
-        history: The trials; what is learnt of them here is recorded in it.
-        evaluator: That of the search.
+        history: The trials; new figures of theirs are recorded in it.
+        evaluator: Evaluator of the search.
         candidate: Makes a trial's model.
-        objective: What to minimise.
+        objective: The figure to minimise.
         deadline: A ``time.monotonic()`` value.
-        note: Told what the user should know.
+        note: Called with notes for the user.
     """
     return _Finals(history, evaluator, candidate, objective, deadline, note).answer()
 
@@ -67,7 +67,7 @@ def settle(
 def provisional(
     trials: Sequence[Trial], objective: Objective, raced: dict[int, bool | None] | None = None
 ) -> Conclusion:
-    """What the trials come to where there is no time left: an early acceptance alone meets no target."""
+    """Conclusion from the trials where there is no time left: an early acceptance alone meets no target."""
     conclusion = conclude([_as_undecided(trial) for trial in trials], objective, raced=raced)
     nearest = conclusion.nearest
     if conclusion.verdict is Verdict.UNDECIDED and nearest is not None and _is_estimate(nearest):
@@ -191,7 +191,7 @@ class _Finals(Generic[ModelT]):
         return max(spared, default=0.0) * (self._history.trials[0].duration_s or 0.0)
 
     def _seen(self, leaders: Sequence[Trial]) -> list[Trial]:
-        """Those that keep the target on all samples, in their order."""
+        """The finalists that keep the target on all samples, in their order."""
         seen: list[Trial] = []
         for trial in leaders:
             try:
@@ -267,7 +267,7 @@ def _loss(trial: Trial) -> float:
 
 
 def _share_seen(trial: Trial) -> float:
-    """Of all samples of the search, those that a trial's accuracy comes from."""
+    """Share of the search's samples that a trial's accuracy comes from."""
     measured = trial.measurement
     if measured is None or measured.samples is None or not measured.samples_total:
         return 1.0

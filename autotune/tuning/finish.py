@@ -1,4 +1,4 @@
-"""What follows the search of a run: the finals, the model that is the answer, and the result."""
+"""The steps after the search of a run: the finals, the model that is the answer, and the result."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from autotune.errors import TrialError
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.portability import saturation_note
 from autotune.results.result import TuningResult
+from autotune.runtimes import RuntimeModel
 from autotune.space import TuningSpace
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import Answer, provisional, settle
 from autotune.tuning.history import SUMMARY, require_writable
 from autotune.tuning.insights import MEASURED_ALONE
+from autotune.tuning.limits import SearchEnd
 from autotune.tuning.models import Models
-from autotune.tuning.search import SearchEnd
 from autotune.tuning.selection import Conclusion, finalists
 from autotune.tuning.setup import Setup, op_types
+from autotune.tuning.side import SideHistory
 from autotune.tuning.stages import Stages
 from autotune.tuning.tuned import TunedModel
 
@@ -38,10 +40,10 @@ class Finishing(Generic[ModelT]):
 
     Args:
         tuner: The options.
-        adapter: Of the framework.
-        source: Where accuracy comes from.
-        stages: Of this run.
-        models: Its models.
+        adapter: The framework's adapter.
+        source: Source of the accuracy: a user's function, or metrics over data.
+        stages: Stages of this run.
+        models: Models of this run.
     """
 
     def __init__(
@@ -66,8 +68,8 @@ class Finishing(Generic[ModelT]):
         trials = setup.history.trials
         best = self._models.made(setup, conclusion.best)
         nearest = self._nearest(setup, conclusion.nearest)
-        self._stages.note(*(note for note in best.notes if note not in setup.model.notes))
-        if setup.problem.criterion.confidence is not None and isinstance(self._source, UserFunction):
+        self._stages.note(*(note for note in best.notes if note not in setup.side_of(conclusion.best).model.notes))
+        if setup.baseline.problem.criterion.confidence is not None and isinstance(self._source, UserFunction):
             self._stages.note(
                 "`confidence` needs a metric: of what `eval_fn` returns nothing but the figure itself is known"
             )
@@ -87,11 +89,11 @@ class Finishing(Generic[ModelT]):
             end_reason=end.reason,
             speed=conclusion.speed,
             nearest=conclusion.nearest,
-            objective=setup.problem.objective,
+            objective=setup.objective,
             interrupted=end.interrupted,
             criterion=self._tuner.criterion,
             history=trials,
-            op_types=op_types(setup.problem.space),
+            op_types=op_types(setup.side_of(conclusion.best).problem.space),
             costly_ops=self._costly_ops(setup, conclusion, end),
             saturation_risk=risk,
             final=answer.final,
@@ -100,7 +102,9 @@ class Finishing(Generic[ModelT]):
             notes=self._stages.notes,
             seconds=self._stages.stopwatch.seconds,
             host=str(host_of(self._adapter)),
-            _run=self._runner(setup.model.inputs, best),
+            baseline_runtime=setup.baseline.runtime,
+            fp32_speeds={} if setup.fp32 is None else setup.fp32.speeds,
+            _run=self._runner(best.inputs, best),
             _save=self._models.saver(best, conclusion.best),
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
         )
@@ -112,7 +116,7 @@ class Finishing(Generic[ModelT]):
 
         Args:
             model: The user's, as it was given.
-            space: Of this model, where it is known.
+            space: Space of this model, where it is known.
         """
         trial = Trial(
             number=0,
@@ -143,6 +147,7 @@ class Finishing(Generic[ModelT]):
             notes=self._stages.notes,
             seconds=self._stages.stopwatch.seconds,
             host=str(host_of(self._adapter)),
+            baseline_runtime=model.runtime if isinstance(model, RuntimeModel) else None,
             _run=self._runner(model.inputs, model),
             _save=self._models.saver(model, trial),
         )
@@ -161,7 +166,7 @@ class Finishing(Generic[ModelT]):
             return None
 
     def _conclude(self, setup: Setup[ModelT], end: SearchEnd) -> tuple[Answer, SearchEnd]:
-        objective = setup.problem.objective
+        objective = setup.objective
         if end.interrupted:
             return Answer(conclusion=provisional(setup.history.trials, objective)), end
         if finalists(setup.history.trials, objective):
@@ -182,16 +187,16 @@ class Finishing(Generic[ModelT]):
 
     def _costly_ops(self, setup: Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
         """The ops whose quantization costs most, as far as they were measured, where no candidate keeps the target."""
-        late = end.interrupted or (self._stages.deadline is not None and time.monotonic() > self._stages.deadline)
-        if (
-            conclusion.verdict is Verdict.MET
-            or conclusion.nearest is None
-            or (late and setup.history.kept("sensitivity") is None)
-        ):
+        if conclusion.nearest is None:
             return {}
-        found = setup.problem.insights.sensitivity()
+        side = setup.side_of(conclusion.nearest)
+        history = SideHistory(setup.history, side.runtime)
+        late = end.interrupted or (self._stages.deadline is not None and time.monotonic() > self._stages.deadline)
+        if conclusion.verdict is Verdict.MET or (late and history.kept("sensitivity") is None):
+            return {}
+        found = side.problem.insights.sensitivity()
         # Where there was no time to measure an op by itself, it has a share of its group's error, which is a guess.
         # A workspace from before groups has measured all of them.
-        measured = setup.history.kept(MEASURED_ALONE)
+        measured = history.kept(MEASURED_ALONE)
         known = [op for op in found if measured is None or op in measured]
         return {op: found[op] for op in sorted(known, key=lambda op: -found[op])[:_COSTLY_OPS]}

@@ -1,8 +1,8 @@
 """The history of a run: one Optuna study, and nothing beside it.
 
-What a killed run needs to continue, what several workers share and what reports read is in the study: its user
-attributes say what the run is about (model, data, space, criterion, host), each trial's say what was asked and what
-came of it.
+The study holds everything that a killed run needs to continue, that several workers share and that reports read: its
+user attributes say what the run is about (model, data, space, criterion, host), each trial's say what was asked and
+what came of it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ CONSTRAINT = "loss"
 
 SETUP = "setup"
 """Key of :meth:`History.keep`: what a reader needs to make sense of the trials of a run that did not end."""
+RUNTIMES = "runtimes"
+"""Key of :meth:`History.keep`: which runtime's fp32 is the baseline, and how fast fp32 is on each, where a run has
+several."""
 SUMMARY = "summary"
 """Key of :meth:`History.keep`: what the run came to."""
 HOLDOUT = "holdout"
@@ -44,13 +47,10 @@ HOLDOUT = "holdout"
 
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
-_SHUFFLED = (
-    " Nothing else differs, so that the likely cause is a data loader that shuffles: it yields other batches in each "
-    "run. Give it a fixed order (`shuffle=False`, or a sampler with a seed of its own) and start anew."
-)
+_SHUFFLED = " The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded sampler)."
 
 _REVISION = "revision:"
-"""Before a trial's number, the key of :meth:`History.keep` for what :meth:`History.revise` was told."""
+"""Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
 
 _CONFIG, _NOTE, _MEASUREMENT = "autotune:config", "autotune:note", "autotune:measurement"
 _STATE, _REASON, _DURATION, _DUPLICATE = (
@@ -61,6 +61,10 @@ _STATE, _REASON, _DURATION, _DUPLICATE = (
 )
 _MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
 _IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
+
+_FRAMEWORK = "framework"
+_DEPENDENT = frozenset({"model", "space", "host"})
+"""Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +83,9 @@ class History:
     """The trials of one run, in one Optuna study.
 
     Args:
-        storage: Where the study lives: a workspace folder, an Optuna storage URL, or None for memory only.
-        identity: What the trials are about. A study with another identity is refused, so that figures of different
-            models, data, targets or hosts never meet in one table.
+        storage: Place of the study: a workspace folder, an Optuna storage URL, or None for memory only.
+        identity: Model, data and settings of the trials. A study with another identity is refused, so that figures of
+            different models, data, targets or hosts never meet in one table.
         multi_objective: Whether the study has three values instead of one.
 
     Raises:
@@ -144,7 +148,7 @@ class History:
         """Record which model a trial's config makes.
 
         Args:
-            opened: What :meth:`open` returned.
+            opened: The trial that :meth:`open` returned.
             model: The model's fingerprint.
 
         Returns:
@@ -160,8 +164,8 @@ class History:
         """Record what came of a trial.
 
         Args:
-            opened: What :meth:`open` returned.
-            trial: Its outcome.
+            opened: The trial that :meth:`open` returned.
+            trial: Outcome of the trial.
             objective: Which figure the sampler is told.
             target: The largest loss allowed, from which the sampler's constraint is made.
         """
@@ -182,7 +186,8 @@ class History:
     def revise(self, trial: Trial) -> None:
         """Replace what is recorded of a finished trial, once more is known of it than its own time allowed.
 
-        What the sampler was told stays as it was: it has drawn on it. Trials of the same model share what is learnt.
+        The values that the sampler was told stay as they were: it has drawn on them. Trials of the same model share
+        what is learnt.
         """
         alike = [each for each in self.trials if each.same_as == trial.number]
         measurement = None if trial.measurement is None else trial.measurement.to_json()
@@ -200,7 +205,7 @@ class History:
     def keep(self, name: str, value: Any) -> None:
         """Store a JSON value beside the trials.
 
-        What was measured once for the run is kept here, so that a resumed run decides on the same figures.
+        Values that were measured once for the run are kept here, so that a resumed run decides on the same figures.
         """
         with _storage_errors(None):
             self._study.set_user_attr(_KEPT + name, value)
@@ -243,7 +248,10 @@ class History:
         version = self._study.user_attrs.get(_FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(f"{storage} has history format {version}, but this version reads {FORMAT_VERSION}")
+        stored = {_FRAMEWORK: identity.get(_FRAMEWORK), **stored}  # earlier versions did not store it
         differing = [key for key in {**identity, **stored} if identity.get(key) != stored.get(key)]
+        if _FRAMEWORK in differing:
+            differing = [key for key in differing if key not in _DEPENDENT]
         if differing:
             lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
             hint = _SHUFFLED if differing == [CALIBRATION_DATA] else ""
@@ -378,7 +386,7 @@ def require_writable(folder: Path) -> None:
     """See that files can be made in a folder, before hours are spent.
 
     Raises:
-        WorkspaceError: They cannot.
+        WorkspaceError: The files cannot be written.
     """
     probe = folder / ".autotune-probe"
     try:

@@ -1,4 +1,4 @@
-"""What can be learnt of the ops at less than an evaluation's price."""
+"""Cheap per-op measurements: sensitivity, latency, output error."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from autotune.adapter import (
     ModelT,
     Runner,
     Statistics,
+    quick_runner,
 )
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.errors import TrialError
@@ -32,6 +33,7 @@ from autotune.tuning.history import History
 from autotune.tuning.output_error import output_error
 from autotune.tuning.profiles import summary
 from autotune.tuning.sensitivity import sensitivities
+from autotune.tuning.side import SideHistory
 from autotune.tuning.stopwatch import Stopwatch
 
 _WORTH_A_PROFILE = 0.1
@@ -47,27 +49,29 @@ _FEW_BATCHES = 2
 
 _SHARE_OF_TIMEOUT = 0.2
 _LEAST_ALLOWANCE_S = 2.0
-"""What insights may take where an evaluation takes less: a profile of a small model takes about as long."""
+"""Time for insights where an evaluation takes less: a profile of a small model takes about as long."""
 _SHARE_OF_PROFILE = 0.3
-"""Of what insights may take, the most that profiles are repeated for."""
+"""Share of the time for insights beyond which profiles are not repeated."""
 _SHARE_OF_SENSITIVITY = 0.3
 _SHARE_OF_CHECKS = 0.4
-"""Of what insights may take: what single ops may at least, and what they leave for output errors of whole configs."""
+"""Shares of the time for insights: the least that single ops may take, and the rest that they leave to output errors of
+whole configs."""
 _SHARE_OF_FIRST_CHECKS = 0.25
 _SHARE_OF_TRIALS = 0.2
-"""What output errors of whole configs may take beyond all else, as a share of that and of each candidate's evaluation:
-a look at eight samples tells which config is worth the whole data, and nothing is as dear as one that was not."""
+"""Time that output errors of whole configs may take beyond all else, as a share of the time for insights and of each
+candidate's evaluation: a look at eight samples tells which config deserves the whole data, and a wasted evaluation
+costs more than any look."""
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
 _LEAST_COMPARISON_S = 0.3
 _SHARE_OF_COMPARISON = 0.05
-"""What each comparison of execution options may take, of what evaluating fp32 took, and how little that can be."""
+"""Bounds of the time for comparing execution options: a least number of seconds, and a share of fp32's evaluation."""
 
 MEASURED_ALONE = "sensitivity measured"
-"""What the history keeps the ops under whose sensitivity is a figure of their own, and no share of a group's."""
+"""Name under which the history keeps the ops whose sensitivity is a figure of their own, and no share of a group's."""
 
 _KEPT_RUNNERS = 2
-"""One side of a comparison is the best config, again and again."""
+"""Runners that are kept: one side of a comparison is the best config, again and again."""
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -75,21 +79,21 @@ class MeasuredInsights(Generic[ModelT]):
 
     All of them together cost at most what one evaluation of the fp32 model does (2 s where that is less), and output
     errors of whole configs a quarter of that and a fifth of later evaluations more; in all no more than a fifth of the
-    time given to the run. What is asked for first is measured first; what there is no time for is empty, shared among
-    the ops, or not a number, as each method says, and that is kept as well.
+    time given to the run. They are measured in the order in which they are asked for; what there is no time for is
+    empty, shared among the ops, or not a number, as each method says, and that is kept as well.
 
     Args:
         adapter: Makes and runs the candidates.
         model: The fp32 model.
-        space: Its ops.
-        statistics: Of its calibration.
+        space: Space of the model's ops.
+        statistics: Statistics of the model's calibration.
         feeds: A few calibration batches, the same for every op.
-        latency_feeds: One batch for profiles.
+        latency_feeds: A batch for profiles.
         execution: How candidates run.
-        history: Where the figures are kept.
+        history: History that keeps the figures.
         stopwatch: Counts the time that they cost.
         timeout_s: The time given to the run in seconds.
-        deadline: When the run ends at the latest, a value of ``clock``.
+        deadline: Latest end of the run, a value of ``clock``.
         clock: Seconds since some moment.
         gradients: Gives derivatives of the user's own object, where the adapter does not differentiate its models.
     """
@@ -104,7 +108,7 @@ class MeasuredInsights(Generic[ModelT]):
         feeds: Sequence[Feeds],
         latency_feeds: Feeds,
         execution: Execution,
-        history: History,
+        history: History | SideHistory,
         stopwatch: Stopwatch,
         timeout_s: float | None = None,
         deadline: float | None = None,
@@ -181,8 +185,8 @@ class MeasuredInsights(Generic[ModelT]):
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """By op: mean of the Hessian's diagonal in its weights times their squared quantization error.
 
-        Of its preferred choice. None where neither the adapter nor the framework of the user's model differentiates;
-        empty where the preferred config cannot be applied.
+        The error is that of the op's preferred choice. None where neither the adapter nor the framework of the user's
+        model differentiates; empty where the preferred config cannot be applied.
         """
         if isinstance(self._adapter, Differentiable):
             return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
@@ -215,13 +219,13 @@ class MeasuredInsights(Generic[ModelT]):
 
     @cached_property
     def _allowance_s(self) -> float:
-        """What insights may take in all before a candidate was evaluated."""
+        """Time in seconds that insights may take in all before a candidate was evaluated."""
         evaluation = self._evaluation_s
         return self._of_timeout(math.inf if evaluation is None else max(evaluation, _LEAST_ALLOWANCE_S))
 
     @property
     def _check_allowance_s(self) -> float:
-        """What insights may take in all, output errors of whole configs included."""
+        """Time in seconds that insights may take in all, output errors of whole configs included."""
         later = sum(trial.duration_s or 0.0 for trial in self._history.trials[1:])
         first = _SHARE_OF_FIRST_CHECKS * self._allowance_s
         return self._of_timeout(self._allowance_s + first + _SHARE_OF_TRIALS * later)
@@ -231,7 +235,7 @@ class MeasuredInsights(Generic[ModelT]):
 
     @property
     def _evaluation_s(self) -> float | None:
-        """What evaluating fp32 took; None before that."""
+        """Time in seconds that evaluating fp32 took; None before that."""
         trials = self._history.trials
         return trials[0].duration_s if trials else None
 
@@ -259,7 +263,7 @@ class MeasuredInsights(Generic[ModelT]):
             return error
 
         def affordable(count: int) -> bool:
-            # The first one also runs the fp32 model and is of all ops, so that it is the dearest.
+            # The first one also runs the fp32 model and is of all ops, so that it is the most expensive.
             share = _SHARE_OF_SENSITIVITY * self._allowance_s - (self._clock() - started)
             left = max(min(share, self._left_s(started)), self._left_s(started, checked_s))
             return left > count * min(took, default=0.0)
@@ -362,7 +366,7 @@ class MeasuredInsights(Generic[ModelT]):
         return [compared.interval.low, compared.interval.high]
 
     def _executed(self, config: QuantizationConfig) -> Runner:
-        """What runs as the config's model does, whatever it computes; the last ones are kept for what comes next."""
+        """A runner as fast as the config's model, whatever values it computes; the last ones are kept."""
         if config.fingerprint not in self._runners:
             executed = dataclasses.replace(config, recipe=self._space.recipe.executed(config.recipe))
             model = self._adapter.apply(self._model, executed, self._statistics)
@@ -379,7 +383,7 @@ class MeasuredInsights(Generic[ModelT]):
     @cached_property
     def _expected(self) -> list[tuple[Array, ...]]:
         """The fp32 outputs, of as many of the feeds as are run in a short time; the first ones always."""
-        run = self._adapter.runner(self._model, self._execution)
+        run = quick_runner(self._adapter, self._model, self._execution)
         enough = self._history.kept("insight batches") or len(self._feeds)
         found: list[tuple[Array, ...]] = []
         started = self._clock()
@@ -391,5 +395,5 @@ class MeasuredInsights(Generic[ModelT]):
         return found
 
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
-        run = self._adapter.runner(model, self._execution)
+        run = quick_runner(self._adapter, model, self._execution)
         return [run(feeds) for feeds in self._feeds[: len(self._expected)]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, ModelT, host_of
+from autotune.adapter import Adapter, ModelT, host_of, suffix_of
 from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
@@ -32,7 +32,7 @@ class Models(Generic[ModelT]):
     """Makes and writes the models of trials.
 
     Args:
-        adapter: Of the framework.
+        adapter: The framework's adapter.
         criterion: The target, which a file names with what was measured.
         workspace: The folder to write to; None: nothing is written.
     """
@@ -51,22 +51,23 @@ class Models(Generic[ModelT]):
             TrialError: It cannot be made a second time.
         """
         if trial.config.is_fp32:
-            return setup.given
+            return setup.baseline.given
         if self._best is not None and self._best[0] == trial.config:
             return self._best[1]
         # Finalists are raced, seen to the end, and one is the answer: made once, since making one takes seconds.
         if trial.config not in self._kept:
-            self._kept[trial.config] = self._adapter.apply(setup.model, trial.config, setup.statistics)
+            side = setup.side_of(trial)
+            self._kept[trial.config] = self._adapter.apply(side.model, trial.config, side.statistics)
         return self._kept[trial.config]
 
     def keep_for_finals(self, model: ModelT, trial: Trial, trials: Sequence[Trial], objective: Objective) -> None:
         """Keep the model of a trial that the finals may ask for, and free those that they will not ask for any more.
 
         Args:
-            model: What the trial measured.
-            trial: One of ``trials``.
+            model: The model that the trial measured.
+            trial: The model's trial, one of ``trials``.
             trials: All so far.
-            objective: What to minimise.
+            objective: The figure to minimise.
         """
         wanted = {each.config for each in asked_for_again(trials, objective)}
         self._kept = {config: kept for config, kept in self._kept.items() if config in wanted}
@@ -97,7 +98,7 @@ class Models(Generic[ModelT]):
         return self._workspace is not None and bool(kept_files(self._workspace, BEST, self._adapter.suffix))
 
     def saver(self, model: ModelT, trial: Trial) -> Callable[[Path], tuple[Path, ...]]:
-        """What writes a model to the path that it is given, and says which files it wrote."""
+        """A function that writes a model to the path that it is given, and returns the files it wrote."""
         return lambda path: self._adapter.save(model, path, self._metadata(trial))
 
     def _write(self, model: ModelT, trial: Trial, name: str) -> None:
@@ -105,7 +106,7 @@ class Models(Generic[ModelT]):
         if self._workspace is None:
             return
         before = kept_files(self._workspace, name, self._adapter.suffix)
-        path = self._workspace / f"{name}{self._adapter.suffix}"
+        path = self._workspace / f"{name}{suffix_of(self._adapter, model)}"
         written = self._adapter.save(model, path, self._metadata(trial))
         self._list(name, written)
         for file in set(before) - set(written):
@@ -125,7 +126,7 @@ class Models(Generic[ModelT]):
             ) from error
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
-        """What goes into a saved model: how it was made, what it was measured at, and where."""
+        """Metadata of a saved model: how it was made, what it was measured at, and where."""
         host = host_of(self._adapter)
         measured = trial.measurement or Measurement()
         return {
@@ -143,7 +144,7 @@ def kept_files(workspace: Path, name: str, suffix: str) -> tuple[Path, ...]:
     Args:
         workspace: The folder.
         name: ``best`` or ``nearest``.
-        suffix: Of the adapter that wrote it.
+        suffix: Suffix of the adapter that wrote it.
     """
     listed = _manifest(workspace).get(name)
     if listed is None:  # a version that kept no list wrote it

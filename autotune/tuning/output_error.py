@@ -5,12 +5,12 @@ its scores may vanish, and the error is a thousandth of the boxes' energy. So ch
 magnitude apart are looked at apart, each part against its own spread, and the parts count alike. That also holds for
 what is computed inside: a Concat of boxes and scores with one scale for both shows as an error of the scores alone.
 
-Values between 0 and 1 are scores, probabilities or masks, and what reads them compares them with a threshold. Of them,
-the share of decisions that change is counted instead of energy, for a threshold that may lie anywhere, and squared, so
-that errors of independent ops add up as energies do. Energy follows the few scores that change by much, which are one
-decision each, and says little of the many that change by little near the threshold. Over the ops of YOLOv8n, one at a
-time in int8, the rank correlation with the loss of F1 is 0.64 for energy and 0.76 for decisions; of configs with equal
-speed, those chosen by decisions lose half as much.
+Values between 0 and 1 are scores, probabilities or masks, and what reads them compares them with a threshold. For
+these, the share of decisions that change is counted instead of energy, for a threshold that may lie anywhere, and
+squared, so that errors of independent ops add up as energies do. Energy follows the few scores that change by much,
+which are one decision each, and says little of the many that change by little near the threshold. Over the ops of
+YOLOv8n, one at a time in int8, the rank correlation with the loss of F1 is 0.64 for energy and 0.76 for decisions; of
+configs with equal speed, those chosen by decisions lose half as much.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def output_error(
 
     Args:
         expected: By batch, by output.
-        actual: The same.
-        outputs: What the model says of each; only an axis of a fixed length can be the channels.
+        actual: The same outputs of the candidate.
+        outputs: The model's specification of each output; only an axis of a fixed length can be the channels.
 
     Returns:
         Infinite where an actual output is not finite although the expected one is.
@@ -55,7 +55,7 @@ def output_error(
 
 
 def _ratios(expected: Sequence[Array], actual: Sequence[Array], spec: TensorSpec) -> list[float]:
-    """Of one output: a ratio for each part."""
+    """Noise-to-signal ratios of one output: one for each part."""
     parts = _parts(expected, spec)
     if parts is None:
         return [_ratio([each.ravel() for each in expected], [each.ravel() for each in actual])]

@@ -1,4 +1,4 @@
-"""What the next candidate takes at the least, by what was measured of those before it."""
+"""The least time that the next candidate takes, from what was measured of those before it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from autotune.config import QuantizationConfig, Recipe
 from autotune.trial import Measurement, Trial
 
 _FASTEST = 4.0
-"""How many times as fast as fp32 a candidate's evaluation is at the most, before one was evaluated."""
+"""Largest speedup assumed for a candidate's evaluation before one was evaluated."""
 
 
 class Prices:
     """Seconds that the candidates of a run took, by what they were spent on.
 
-    What making a candidate takes hangs on its recipe: correcting biases on examples takes a hundred times as long as
+    The time to make a candidate depends on its recipe: correcting biases on examples takes a hundred times as long as
     leaving them.
     """
 
@@ -40,8 +40,8 @@ class Prices:
 
         Args:
             config: The next one. Where no candidate was made with its recipe, the cheapest of the others tells.
-            baseline: What evaluating fp32 took, and whether an evaluation can end early: a metric may end one after its
-                first samples, a user's function runs to its end.
+            baseline: The fp32 trial: how long its evaluation took, and whether an evaluation can end early: a metric
+                may end one after its first samples, a user's function runs to its end.
         """
         made = self._made.get(_values_alone(config.recipe), min(self._made.values(), default=0.0))
         measured = baseline.measurement

@@ -1,4 +1,4 @@
-"""What several profiles of the same models say together."""
+"""The combined result of several profiles of the same models."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ class Finalist:
 
     Attributes:
         number: Number of the trial.
-        speedup: Over fp32, from this race's own calls.
+        speedup: Speedup over fp32, from this race's own calls.
         interval: Interval of the speedup.
         searched: The speedup that was measured during the search.
         latency_ms: Median of one call in this race.
-        latency_p90_ms: What 90 % of its calls there stayed under.
-        latency_p99_ms: What 99 % of them stayed under.
+        latency_p90_ms: Latency that 90 % of its calls there stayed under.
+        latency_p99_ms: Latency that 99 % of them stayed under.
         rounds: How many rounds it ran before it was out.
         survived: Whether it is not proven slower than any other finalist.
         faster: Whether it is proven faster than fp32 (True), is not faster (False), or neither is known (None).
@@ -65,7 +65,7 @@ class Race:
         baseline_ms: Median of one call of fp32 in this race.
         decided: Whether the fastest are known, and of each whether it is faster than fp32.
         sessions: Sessions of each finalist that took part, the fewest of them.
-        cache: What the processor's caches held when the timed calls began.
+        cache: State of the processor's caches when the timed calls began.
     """
 
     finalists: Sequence[Finalist]

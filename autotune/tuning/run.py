@@ -19,8 +19,9 @@ from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
+from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
-from autotune.tuning.search import Limits, Search, SearchEnd
+from autotune.tuning.search import Search
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
 
@@ -32,12 +33,12 @@ _RESERVE_SHARE = 0.2
 
 
 class Run(Generic[ModelT]):
-    """One call of ``tune``: its stages in their order, each told to the observer and counted by the stopwatch.
+    """One call of ``tune``: its stages in their order, of each of which the observer is notified and the time counted.
 
     Args:
         tuner: The options.
-        adapter: Of the framework.
-        source: Where accuracy comes from.
+        adapter: The framework's adapter.
+        source: Source of the accuracy: a user's function, or metrics over data.
     """
 
     def __init__(self, tuner: Tuner, adapter: Adapter[ModelT], source: UserFunction | LabelledData) -> None:
@@ -65,19 +66,23 @@ class Run(Generic[ModelT]):
     def _run(self, setup: Setup[ModelT]) -> TuningResult:
         search = Search(
             adapter=self._adapter,
-            model=setup.model,
-            statistics=setup.statistics,
+            sides=setup.sides,
+            baseline=setup.baseline,
             evaluator=setup.evaluator,
             history=setup.history,
-            problem=setup.problem,
             strategy=self._strategy,
-            limits=Limits(max_trials=self._tuner.max_trials, deadline=self._stages.deadline),
+            limits=Limits(
+                max_trials=self._tuner.max_trials,
+                deadline=self._stages.deadline,
+                max_compilations=self._tuner.max_compilations,
+                compilation_max_s=self._tuner.compilation_max_s,
+            ),
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,
-            on_measured=partial(self._models.keep_for_finals, objective=setup.problem.objective),
+            on_measured=partial(self._models.keep_for_finals, objective=setup.objective),
             admit=self._admit,
-            given=setup.given if setup.differs else None,
+            note=self._stages.note,
         )
         try:
             self._stages.begin("baseline")
@@ -94,11 +99,14 @@ class Run(Generic[ModelT]):
 
     def _note_preparation(self, history: History) -> None:
         """Say what of the speed is owed to preparation, which is no merit of any quantization."""
-        prepared = next((trial for trial in history.trials if trial.config.prepared), None)
-        if prepared is not None and prepared.speedup is not None:
+        for prepared in history.trials:
+            if not prepared.config.prepared or prepared.speedup is None:
+                continue
+            runtime = prepared.config.runtime
+            on, than = ("", "model that was given") if runtime is None else (f" on {runtime}", "baseline")
             self._stages.note(
-                f"Preparation alone, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the model "
-                f"that was given (trial {prepared.number})"
+                f"Preparation alone{on}, before any op is quantized, runs {prepared.speedup:.2f}x as fast as the "
+                f"{than} (trial {prepared.number})"
             )
 
     def _unmeasured(self) -> TuningResult:

@@ -5,24 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler
 
-from autotune.adapter import Adapter, ModelT, Statistics
+from autotune.adapter import Adapter, ModelT
 from autotune.config import QuantizationConfig
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.observer import Observer
-from autotune.strategy import Exhausted, Objective, Problem, Proposal, Strategy
+from autotune.runtimes.probes import Probes
+from autotune.runtimes.sampler import SideSampler
+from autotune.runtimes.turns import Turns
+from autotune.strategy import Exhausted, Objective, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.compilations import Compilations, no_gain
 from autotune.tuning.history import History, OpenTrial
-from autotune.tuning.preparation import PREPARATION, in_terms_of_prepared
+from autotune.tuning.limits import Limits, SearchEnd
+from autotune.tuning.preparation import PREPARATION
 from autotune.tuning.prices import Prices
+from autotune.tuning.recorded import answers, describe, same_model
 from autotune.tuning.selection import incumbent, next_rank
+from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
 
 _WORTH_A_TRIAL = 1.05
@@ -32,80 +39,33 @@ MAX_REPEATS = 20
 """Proposals in a row that are no new config, after which a strategy counts as exhausted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchEnd:
-    """Why a search ended.
-
-    Attributes:
-        reason: In words.
-        interrupted: Whether the user ended it.
-        timed_out: Whether the time was up.
-    """
-
-    reason: str
-    interrupted: bool = False
-    timed_out: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When a search ends at the latest.
-
-    Attributes:
-        max_trials: Trials in the history, the baseline not counted.
-        deadline: As ``time.monotonic()`` counts, in seconds.
-    """
-
-    max_trials: int | None = None
-    deadline: float | None = None
-
-    def reached(self, trials: int) -> SearchEnd | None:
-        """The end where a limit is reached, or None."""
-        if self.max_trials is not None and trials >= self.max_trials:
-            return SearchEnd(reason=f"max_trials: {trials} were tried")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return SearchEnd(reason="timeout: the time is up", timed_out=True)
-        return None
-
-    def too_late(self, price_s: float) -> SearchEnd | None:
-        """The end where what takes ``price_s`` seconds cannot be done in time, or None."""
-        if self.deadline is None or time.monotonic() + price_s < self.deadline:
-            return None
-        left = max(0.0, self.deadline - time.monotonic())
-        reason = f"timeout: a candidate takes {price_s:.3g} s or more, and {left:.3g} s are left for it"
-        return SearchEnd(reason=reason, timed_out=True)
-
-
 class Search(Generic[ModelT]):
     """Runs trials until the strategy is exhausted, a limit is reached or the user stops it.
 
     Args:
         adapter: Makes the candidates.
-        model: The fp32 model.
-        statistics: Of its calibration.
+        sides: The model on each runtime, and the problem that the strategy solves there; one of one framework.
+        baseline: The one of them whose fp32 model is what candidates are compared with.
         evaluator: Measures the candidates.
-        history: Where trials are recorded.
-        problem: What the strategy works on.
-        strategy: Proposes the configs.
-        limits: When to end at the latest.
+        history: History that records the trials.
+        strategy: Proposes the configs, for one side at a time.
+        limits: Limits of the search.
         observer: Is told of every trial.
         stopwatch: Counts the time of each activity.
         on_best: Called with the candidate and its trial whenever a new best keeps the target.
         on_measured: Called with each candidate that was measured, its trial, and all trials so far, before ``on_best``.
         admit: Called with every candidate before it is measured; raises a :class:`TrialError` where it may not run.
-        given: The user's model, which the baseline measures, where it executes otherwise than ``model``: that one is
-            then a candidate by itself, before any op is quantized.
+        note: Told what the user should know.
     """
 
     def __init__(
         self,
         *,
         adapter: Adapter[ModelT],
-        model: ModelT,
-        statistics: Statistics,
+        sides: Sequence[Side[ModelT]],
+        baseline: Side[ModelT],
         evaluator: AnyEvaluator[ModelT],
         history: History,
-        problem: Problem,
         strategy: Strategy,
         limits: Limits,
         observer: Observer,
@@ -113,14 +73,13 @@ class Search(Generic[ModelT]):
         on_best: Callable[[ModelT, Trial], None],
         on_measured: Callable[[ModelT, Trial, Sequence[Trial]], None] = lambda _candidate, _trial, _trials: None,
         admit: Callable[[ModelT], None] = lambda _candidate: None,
-        given: ModelT | None = None,
+        note: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._adapter = adapter
-        self._model = model
-        self._statistics = statistics
+        self._sides = sides
+        self._baseline = baseline
         self._evaluator = evaluator
         self._history = history
-        self._problem = problem
         self._strategy = strategy
         self._limits = limits
         self._observer = observer
@@ -128,9 +87,16 @@ class Search(Generic[ModelT]):
         self._on_best = on_best
         self._on_measured = on_measured
         self._admit = admit
-        self._given = given
+        self._note = note
         self._doing = ""
-        self._prices = Prices()
+        self._prices = {side.runtime: Prices() for side in sides}
+        self._compilations = {
+            side.runtime: Compilations(limits.max_compilations, limits.compilation_max_s) for side in sides
+        }
+        self._repeats: Counter[str | None] = Counter()
+        self._objective = baseline.problem.objective
+        self._criterion = baseline.problem.criterion
+        self._seed = baseline.problem.seed
 
     def baseline(self) -> Trial:
         """Measure the fp32 model as trial 0, unless the history has it already.
@@ -144,10 +110,10 @@ class Search(Generic[ModelT]):
             with self._stopwatch("evaluate"):
                 self._evaluator.resume(trials[0].measurement, deadline=self._limits.deadline)
                 return self._completed(trials[0], trials[0].measurement)
-        opened = self._history.open(RandomSampler(seed=self._problem.seed))
+        opened = self._history.open(RandomSampler(seed=self._seed))
         config = QuantizationConfig()
         self._history.start(opened, config, "fp32 baseline")
-        self._history.identify(opened, (self._given or self._model).fingerprint)
+        self._history.identify(opened, self._baseline.given.fingerprint)
         self._observer.trial_started(opened.number, config, "fp32 baseline")
         started = time.monotonic()
         with self._untried_on_failure(opened), self._stopwatch("evaluate"):
@@ -181,36 +147,83 @@ class Search(Generic[ModelT]):
         if self._limits.deadline is not None:
             self._limits = dataclasses.replace(self._limits, deadline=self._limits.deadline - reserve_s)
         try:
-            self._try_preparation()
-            return self._run()
+            turns = self._turns()
+            for side in turns.sides:
+                self._try_preparation(side)
+            return self._given_up() or self._run(turns)
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
         except DeadlineReached:
             return SearchEnd(reason=f"timeout: the time is up{self._doing}", timed_out=True)
 
-    def _try_preparation(self) -> None:
+    def _turns(self) -> Turns[ModelT]:
+        """The sides in the order of their turns; what several of them can reach at best is measured first."""
+        probes = Probes(
+            self._adapter,
+            self._evaluator,
+            self._history,
+            self._stopwatch,
+            admit=self._admit,
+            note=self._note,
+            deadline=self._limits.deadline,
+        )
+        several = len(self._sides) > 1 and self._objective is Objective.LATENCY
+        found = {side.runtime: probes(side) for side in self._sides} if several else {}
+        return Turns(self._sides, found, self._objective, self._note)
+
+    def _given_up(self) -> SearchEnd | None:
+        """The end where candidates would be compiled for their speed, and that gains nothing; recorded as a trial.
+
+        Where there are several runtimes, the probes of each say as much.
+        """
+        if self._objective is not Objective.LATENCY or len(self._sides) > 1:
+            return None
+        self._doing = ", while one candidate was compiled to see whether that pays"
+        (side,), deadline, started = self._sides, self._limits.deadline, time.monotonic()
+        with self._stopwatch("evaluate"):
+            found = no_gain(self._adapter, side, self._evaluator, self._history, deadline=deadline)
+        if found is None:
+            return None
+        if found.measured is not None:
+            opened, note = self._history.open(RandomSampler(seed=self._seed)), "compiled to see whether it pays"
+            self._history.start(opened, found.config, note)
+            self._observer.trial_started(opened.number, found.config, note)
+            trial = Trial(
+                number=opened.number,
+                config=found.config,
+                state=TrialState.PRUNED,
+                measurement=found.measured,
+                reason=f"not faster than fp32: {found.measured.speedup:.2f}x",
+                duration_s=time.monotonic() - started,
+                note=note,
+            )
+            self._record(opened, trial)
+        self._observer.note(found.reason)
+        return SearchEnd(reason=found.reason)
+
+    def _try_preparation(self, side: Side[ModelT]) -> None:
         """Make the prepared model a trial where it is faster by itself than the user's.
 
         It computes what the user's does, so that its accuracy is evaluated only where its speed is worth it.
         """
-        objective = self._problem.objective
-        if self._given is None or objective is not Objective.LATENCY or self._history.kept(PREPARATION) is not None:
+        key = side.history_key + PREPARATION
+        if not side.differs or self._objective is not Objective.LATENCY or self._history.kept(key) is not None:
             return
         try:
-            self._measure_preparation()
+            self._measure_preparation(side, key)
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # a candidate's failure is that candidate's, here as in any trial
-            self._observer.note(f"The prepared model could not be measured by itself: {_describe(error)}")
+            self._observer.note(f"The prepared model could not be measured by itself: {describe(error)}")
 
-    def _measure_preparation(self) -> None:
-        config, note = QuantizationConfig(prepared=True), "preparation alone"
+    def _measure_preparation(self, side: Side[ModelT], key: str) -> None:
+        config, note = side.config(QuantizationConfig(prepared=True)), "preparation alone"
         trials = self._history.trials
-        opened = self._history.open(RandomSampler(seed=self._problem.seed))
+        opened = self._history.open(RandomSampler(seed=self._seed))
         started = time.monotonic()
         with self._untried_on_failure(opened):
             with self._stopwatch("apply"):
-                candidate = self._adapter.apply(self._model, config, self._statistics)
+                candidate = self._adapter.apply(side.model, config, side.statistics)
                 self._admit(candidate)
                 self._history.identify(opened, candidate.fingerprint)
             with self._stopwatch("evaluate"):
@@ -222,7 +235,7 @@ class Search(Generic[ModelT]):
                     worth_from=_WORTH_A_TRIAL,
                     deadline=self._limits.deadline,
                 )
-            self._history.keep(PREPARATION, found.measurement.speedup)
+            self._history.keep(key, found.measurement.speedup)
             if found.measurement.loss is None:
                 self._history.discard(opened)
                 return
@@ -242,7 +255,7 @@ class Search(Generic[ModelT]):
 
     @contextlib.contextmanager
     def _untried_on_failure(self, opened: OpenTrial) -> Iterator[None]:
-        """Let a config count as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
+        """Count a config as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
         try:
             yield
         except BaseException:
@@ -250,73 +263,90 @@ class Search(Generic[ModelT]):
                 self._history.discard(opened)
             raise
 
-    def _run(self) -> SearchEnd:
-        repeats = 0
+    def _run(self, turns: Turns[ModelT]) -> SearchEnd:
         while True:
             trials = self._history.trials
-            shown = in_terms_of_prepared(trials)
             self._doing = ""
-            if end := self._limits.reached(len(shown) - 1):
+            if end := self._limits.reached(sum(not trial.config.prepared for trial in trials) - 1):
                 return end
-            self._doing = ", while the next candidate was planned"
-            opened = self._history.open(self._sampler())
-            with self._untried_on_failure(opened), self._stopwatch("propose"):
-                proposal = self._strategy.propose(self._problem, shown, opened.draw)
-            if isinstance(proposal, Exhausted):
-                self._history.discard(opened)
-                return SearchEnd(reason=proposal.reason)
-            earlier = next((trial for trial in trials if trial.config == proposal.config), None)
-            if earlier is not None:
-                self._history.repeat(opened, earlier, self._problem.objective, self._problem.criterion.target)
-                repeats += 1
-                if repeats >= MAX_REPEATS:
-                    return SearchEnd(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
-                continue
-            repeats = 0
-            if end := self._limits.too_late(self._prices.least_s(proposal.config, trials[0])):
-                self._history.discard(opened)
-                return end
-            self._doing = f", while trial {opened.number} was made and measured"
-            self._history.start(opened, proposal.config, proposal.note)
-            self._observer.trial_started(opened.number, proposal.config, proposal.note)
-            with self._untried_on_failure(opened):
-                with self._stopwatch("evaluate"):
-                    self._evaluator.prepare(deadline=self._limits.deadline)
-                self._try(opened, trials, proposal)
+            side = turns.next(trials)
+            if side is None:
+                return SearchEnd(reason=turns.reason)
+            outcome = self._turn(side, trials)
+            if isinstance(outcome, SearchEnd):
+                return outcome
+            if outcome is not None:
+                turns.end(side, outcome.reason)
 
-    def _sampler(self) -> BaseSampler:
-        entropy = np.random.SeedSequence([self._problem.seed, self._history.next_number])
+    def _turn(self, side: Side[ModelT], trials: Sequence[Trial]) -> SearchEnd | Exhausted | None:
+        """One proposal of the strategy for one side: a trial, or the end of the search or of the side's part of it."""
+        if reason := self._compilations[side.runtime].spent():
+            return Exhausted(reason=reason)
+        self._doing = ", while the next candidate was planned"
+        opened = self._history.open(self._sampler(side))
+        with self._untried_on_failure(opened), self._stopwatch("propose"):
+            proposal = self._strategy.propose(side.problem, side.shown(trials), side.draw(opened.draw))
+        if isinstance(proposal, Exhausted):
+            self._history.discard(opened)
+            return proposal
+        proposal = dataclasses.replace(proposal, config=side.config(proposal.config))
+        earlier = next((trial for trial in trials if trial.config == proposal.config), None)
+        if earlier is not None:
+            self._history.repeat(opened, earlier, self._objective, self._criterion.target)
+            self._repeats[side.runtime] += 1
+            if self._repeats[side.runtime] >= MAX_REPEATS:
+                return Exhausted(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
+            return None
+        self._repeats[side.runtime] = 0
+        least_s = self._prices[side.runtime].least_s(proposal.config, trials[0])
+        if end := self._limits.too_late(least_s + self._compilations[side.runtime].shortest_s):
+            self._history.discard(opened)
+            return end
+        self._doing = f", while trial {opened.number} was made and measured"
+        self._history.start(opened, proposal.config, proposal.note)
+        self._observer.trial_started(opened.number, proposal.config, proposal.note)
+        with self._untried_on_failure(opened):
+            with self._stopwatch("evaluate"):
+                self._evaluator.prepare(deadline=self._limits.deadline)
+            self._try(opened, trials, proposal, side)
+        return None
+
+    def _sampler(self, side: Side[ModelT]) -> BaseSampler:
+        entropy = np.random.SeedSequence([self._seed, self._history.next_number])
         seed = int(entropy.generate_state(1)[0])
-        return self._strategy.sampler(self._problem, seed) or RandomSampler(seed=seed)
+        sampler = self._strategy.sampler(side.problem, seed) or RandomSampler(seed=seed)
+        return sampler if side.runtime is None else SideSampler(sampler, side.history_key)
 
-    def _try(self, opened: OpenTrial, trials: Sequence[Trial], proposal: Proposal) -> None:
+    def _try(self, opened: OpenTrial, trials: Sequence[Trial], proposal: Proposal, side: Side[ModelT]) -> None:
         """Apply and measure one config, and record what came of it."""
         started = time.monotonic()
         candidate: ModelT | None = None
         outcome: Evaluation | str
         try:
             with self._stopwatch("apply"):
-                candidate = self._adapter.apply(self._model, proposal.config, self._statistics)
-                self._prices.made(proposal.config, time.monotonic() - started)
+                candidate = self._adapter.apply(side.model, proposal.config, side.statistics)
+                self._prices[side.runtime].made(proposal.config, time.monotonic() - started)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
-            if earlier is not None and _answers(earlier, proposal):
-                self._record(opened, _same(opened.number, proposal, earlier, time.monotonic() - started))
+            if earlier is not None and answers(earlier, proposal):
+                self._record(opened, same_model(opened.number, proposal, earlier, time.monotonic() - started))
                 return
             made = time.monotonic()
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
                     incumbent=self._fastest(trials),
-                    needs_accuracy=proposal.needs_accuracy,
+                    needs_accuracy=proposal.needs_accuracy and not self._led_by_another(side, trials),
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
-            self._prices.evaluated(outcome.measurement, time.monotonic() - made)
+            compiled_s = outcome.compiled_s
+            self._compilations[side.runtime].add(compiled_s)
+            self._prices[side.runtime].evaluated(outcome.measurement, time.monotonic() - made - (compiled_s or 0.0))
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it
-            outcome = _describe(error)
+            outcome = describe(error)
         failed = isinstance(outcome, str)
         trial = Trial(
             number=opened.number,
@@ -332,56 +362,34 @@ class Search(Generic[ModelT]):
             self._hand_out(candidate, trial)
 
     def _hand_out(self, candidate: ModelT, trial: Trial) -> None:
-        """Give a measured candidate to whoever keeps it."""
+        """Hand a measured candidate to the places that keep models."""
         known = self._history.trials
         self._on_measured(candidate, trial, known)
-        new_best = incumbent(known, self._problem.objective)
+        new_best = incumbent(known, self._objective)
         if new_best is not None and new_best.number == trial.number:
             with self._stopwatch("save"):
                 self._on_best(candidate, trial)
 
+    def _led_by_another(self, side: Side[ModelT], trials: Sequence[Trial]) -> bool:
+        """Whether another runtime has the best so far: what is slower than that is of no use, whatever it would tell.
+
+        A strategy with several objectives has use for it.
+        """
+        if self._strategy.multi_objective or self._objective is not Objective.LATENCY:
+            return False
+        best = incumbent(trials, self._objective)
+        return best is not None and not best.config.is_fp32 and best.config.runtime != side.runtime
+
     def _fastest(self, trials: Sequence[Trial]) -> Measurement | None:
-        """What a candidate must beat to be worth an accuracy evaluation; None where speed is not the objective.
+        """The measurement to beat for an accuracy evaluation; None where speed is not the objective.
 
         The fp32 model is one of those to beat.
         """
-        if self._problem.objective is not Objective.LATENCY:
+        if self._objective is not Objective.LATENCY:
             return None
-        best = incumbent(trials, self._problem.objective)
+        best = incumbent(trials, self._objective)
         return None if best is None else best.measurement
 
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
-        self._history.finish(opened, trial, self._problem.objective, self._problem.criterion.target)
-        self._observer.trial_finished(trial, incumbent(self._history.trials, self._problem.objective))
-
-
-def _answers(earlier: Trial, proposal: Proposal) -> bool:
-    """Whether what is known of an earlier trial of the same model is all that a proposal asks for."""
-    if earlier.state is TrialState.RUNNING:
-        return False
-    measured = earlier.measurement
-    return not proposal.needs_accuracy or measured is None or (measured.loss is not None and measured.complete)
-
-
-def _same(number: int, proposal: Proposal, earlier: Trial, duration_s: float) -> Trial:
-    """What is recorded of a config that makes the same model, scales included, as an earlier one."""
-    return dataclasses.replace(
-        earlier,
-        number=number,
-        config=proposal.config,
-        duration_s=duration_s,
-        note=f"{proposal.note} (the same model as trial {earlier.number})".strip(),
-        params={},
-        same_as=earlier.number if earlier.same_as is None else earlier.same_as,
-    )
-
-
-def _describe(error: Exception) -> str:
-    """One line that says what failed; ours speak for themselves, others are named by their type."""
-    cause = error.__cause__
-    lines = str(error).strip().splitlines()
-    first = lines[0] if lines else ""
-    text = first if type(error).__module__.startswith("autotune") else f"{type(error).__name__}: {first}"
-    if cause is not None and str(cause) not in text:
-        text += f" ({type(cause).__name__}: {cause})"
-    return text[:500]
+        self._history.finish(opened, trial, self._objective, self._criterion.target)
+        self._observer.trial_finished(trial, incumbent(self._history.trials, self._objective))

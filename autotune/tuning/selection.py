@@ -20,7 +20,7 @@ _WORST = float("inf")
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What the trials come to.
+    """Conclusion from the trials.
 
     Attributes:
         best: The answer: the best candidate that keeps the target, else fp32.
@@ -66,7 +66,7 @@ def next_rank(trials: Sequence[Trial]) -> int:
 
 
 def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:
-    """The candidates that keep the target and may be the fastest, which a race is to tell; most is proven first.
+    """The candidates that keep the target and may be the fastest, for a race to decide; those with most proof first.
 
     Who may be the fastest lies with its interval above what is proven of any other, and of fp32. The limit counts those
     that are decided. Half as many undecided ones come on top: a wide interval neither keeps others out nor is itself
@@ -103,11 +103,11 @@ def conclude(
     winner: Trial | None = None,
     raced: Mapping[int, bool | None] | None = None,
 ) -> Conclusion:
-    """What the trials come to.
+    """Conclusion from the trials.
 
     Args:
         trials: The baseline first.
-        objective: What to minimise under the target.
+        objective: The figure to minimise under the target.
         winner: The one that the finals chose, where there were any: proven faster than fp32, on all samples.
         raced: By number of the finalists that were raced: whether each is faster than fp32.
     """

@@ -2,10 +2,10 @@
 
 One candidate per op is 500 candidates where a model has 500 ops, and most of them are harmless. Output errors of groups
 of ops add up, as long as they are small. So the error of all ops together is measured, then that of halves, and always
-the group with the largest error is halved next. Of two halves the one that is suspected less is measured first: where
-it causes next to nothing, the other one causes what the group does. A handful of harmful ops among n is found after
-about that many times log2(n) to 2 log2(n) candidates, and whenever the time is up every op has a figure: its share of
-the smallest group that it was in.
+the group with the largest error is halved next. The less suspected of two halves is measured first: where it causes
+next to nothing, the other one causes what the group does. A handful of harmful ops among n is found after about that
+many times log2(n) to 2 log2(n) candidates, and whenever the time is up every op has a figure: its share of the smallest
+group that it was in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sensitivities(
     """By op, the output error that it causes, as far as there was time to tell it from that of its neighbours.
 
     Args:
-        ops: In graph order, so that ops of one block stay together.
+        ops: Names in graph order, so that ops of one block stay together.
         error_of: Measures the output error with these ops quantized and no other; infinite where that fails.
         affordable: Whether there is time for so many measurements more.
         local: How exact each op is by itself, a ratio of noise to signal; ops that are not in it count as usual ones.
@@ -99,10 +99,10 @@ def _suspicion(ops: Sequence[str], local: Mapping[str, float]) -> dict[str, floa
 
     The noise that an op makes is suspect in proportion, and it counts for more, the closer the op is to the outputs or
     the inputs. Nothing after it evens out what the last op does, and tails are where boxes are decoded, scores are
-    joined with them, and exponentials and divisions stand. What the first ops lose, all others lack: in shipped text
-    recognizers and detectors the first tenth of the ops causes more than all others but the tail. On YOLOv8n the rank
-    correlation of what 163 ops are taken to cause with what they cause is 0.39 after eight measurements without the
-    noise of single ops and 0.66 with it; 0.62 and 0.73 after forty.
+    joined with them, and exponentials and divisions stand. Values that the first ops lose are missing in all others: in
+    shipped text recognizers and detectors the first tenth of the ops causes more than all others but the tail. On
+    YOLOv8n the rank correlation of what 163 ops are taken to cause with what they cause is 0.39 after eight
+    measurements without the noise of single ops and 0.66 with it; 0.62 and 0.73 after forty.
     """
     last = len(ops)
     usual = statistics.median(local.values()) if local else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,20 +20,24 @@ from autotune.adapter import (
     Gradients,
     ModelT,
     OwnStatistics,
-    Preparation,
     Statistics,
     host_of,
     statistics_type,
 )
 from autotune.batch import axes_of
-from autotune.calls import Calls, latency_calls, told_batch_axes
-from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
-from autotune.portability import portable_space
-from autotune.source import OwnSource, source_for
+from autotune.calls import Calls, latency_calls
+from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
+from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
+from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
+from autotune.runtimes.opening import open_all
+from autotune.source import OwnSource
 from autotune.space import TuningSpace
-from autotune.strategy import Insights, Objective, Problem
-from autotune.tuning.history import CALIBRATION_DATA, SETUP, History, require_writable
+from autotune.strategy import Objective, Problem
+from autotune.trial import Trial
+from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History, require_writable
 from autotune.tuning.insights import MeasuredInsights
+from autotune.tuning.loading import Loaded, Loading, insight_feeds
+from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
 
 if TYPE_CHECKING:
@@ -43,18 +48,31 @@ _INSIGHT_SAMPLES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Generic[ModelT]):
-    """The objects that a run works with once model and data are read: the user's model as it was given, and prepared.
+    """The objects that a run works with once model and data are read.
 
-    ``differs`` says whether the two execute differently.
+    Attributes:
+        sides: The model on each runtime, and what its search works on; one where there is one framework.
+        baseline: The one of them whose fp32 model is what all else is compared with.
+        evaluator: Measures the candidates of all sides.
+        history: The trials of all sides.
+        fp32: How fast fp32 is on each runtime; None in a run of one framework.
     """
 
-    given: ModelT
-    model: ModelT
-    differs: bool
-    statistics: Statistics
+    sides: Sequence[Side[ModelT]]
+    baseline: Side[ModelT]
     evaluator: AnyEvaluator[ModelT]
     history: History
-    problem: Problem
+    fp32: Fp32Speeds | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """The figure to minimize."""
+        return self.baseline.problem.objective
+
+    def side_of(self, trial: Trial) -> Side[ModelT]:
+        """The side whose model a trial's is made of."""
+        runtime = trial.config.runtime
+        return next((side for side in self.sides if side.runtime == runtime), self.baseline)
 
 
 class Preparing(Generic[ModelT]):
@@ -62,14 +80,14 @@ class Preparing(Generic[ModelT]):
 
     Args:
         tuner: The options.
-        adapter: Adapter of the framework.
-        source: Where accuracy comes from.
+        adapter: Adapter of the framework, or that of several runtimes.
+        source: Source of the accuracy: a user's function, or metrics over data.
         multi_objective: Whether the strategy's study keeps loss and speed apart.
         stages: Stages of this run.
 
     Attributes:
         loaded: The user's model as soon as it is read, for an answer where the time is up before the rest is.
-        space: What may be chosen, likewise.
+        space: The choices that are allowed, likewise.
     """
 
     def __init__(
@@ -88,7 +106,9 @@ class Preparing(Generic[ModelT]):
         self._stages = stages
         self._execution = Execution(threads=tuner.threads)
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
+        self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
         self._gradients: Callable[[], Gradients | None] | None = None
+        self._shares = 1  # runtimes among which the time for calibration and insights is divided
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -101,77 +121,125 @@ class Preparing(Generic[ModelT]):
         self._stages.announce("load")
         with self._stages.timed("load"):
             data.require_repeatable(loader, "dataloader")
-            example = Example(loader, self._tuner.batch_axis)
-            model = self.loaded = self._adapter.load(source_for(self._adapter, source, example), example)
-            self._stages.timetable.require()
-            if isinstance(self._adapter, Preparation):
-                feeds = (batch.feeds for batch in self._calibration_batches(model, loader))
-                model = self._adapter.on_data(model, feeds)
-            model, note = told_batch_axes(
-                self._adapter, model, loader, self._tuner.batch_axis, self._tuner.batch_size, self._execution
-            )
-            (given, differs), axes = self.as_given(model), axes_of(model)
-            offered = self._adapter.space(model)
-            space = self._tuner.restriction.apply(portable_space(offered) if self._tuner.portable else offered)
-            self.space = space
+            loaded = self._read(source, loader)
+            first = loaded[0]
+            self.space = first.space
+            model, axes = first.model, axes_of(first.model)
             batches = data.iterate(loader, model.inputs, axes=axes)
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
-        converted = source.notes if isinstance(source, OwnSource) else ()
-        self._stages.note(*converted, *model.notes, *([] if note is None else [note]), calls.note)
-        if not space.tunable:
-            self._stages.note("No op of this model can be quantized here")
-        # What executes alike has one name, so that a workspace from before there was a difference goes on.
-        names = dict.fromkeys((given.fingerprint, model.fingerprint) if differs else (model.fingerprint,))
-        history = self._open_history("-".join(names), space, fingerprint)
-        statistics = self._calibrate(model, loader, fingerprint)
-        if isinstance(self._adapter, DataDependentSpace):
-            space, ruled_out = self._adapter.calibrated_space(space, model, statistics)
-            self._stages.note(*ruled_out)
-        self._gradients = partial(source.gradients, example) if isinstance(source, OwnSource) else None
-        insights = self._insights(model, space, statistics, calls, loader, history)
-        objective = Objective(self._tuner.objective)
-        criterion, seed = self._tuner.criterion, self._tuner.seed
-        return Setup(
-            given=given,
-            model=model,
-            differs=differs,
-            statistics=statistics,
-            evaluator=self._evaluator(given, calls.feeds),
-            history=history,
-            problem=Problem(space=space, criterion=criterion, objective=objective, seed=seed, insights=insights),
+        self._tell(source, loaded, calls)
+        if isinstance(source, OwnSource):
+            self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
+        history = self._open_history(loaded, fingerprint)
+        fp32 = self._fp32_speeds(loaded, calls, history)
+        self._shares = len(loaded)
+        sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
+        baseline = next((side for side in sides if fp32 is not None and side.runtime == fp32.baseline), sides[0])
+        evaluator = self._evaluator(baseline.given, calls.feeds)
+        return Setup(sides=sides, baseline=baseline, evaluator=evaluator, history=history, fp32=fp32)
+
+    def _read(self, source: object, loader: Iterable[object]) -> Sequence[Loaded]:
+        """The model as each runtime has it, or as the one framework does."""
+        if not isinstance(self._adapter, RuntimesAdapter):
+            loaded = self._load(self._adapter, source, loader)
+            return (dataclasses.replace(loaded, space=self._tuner.restriction.apply(loaded.space)),)
+        opened, left_out = open_all(
+            self._adapter,
+            lambda runtime, adapter: self._load(adapter, source, loader, runtime),
+            loader,
+            self._tuner.restriction,
+            self._execution,
         )
+        self._stages.note(*(f"{name} is left out: {reason}" for name, reason in left_out.items()))
+        return opened
 
-    def as_given(self, model: ModelT) -> tuple[ModelT, bool]:
-        """The user's model, which is the baseline, and whether it executes otherwise than what was prepared of it."""
-        if not isinstance(self._adapter, Preparation):
-            return model, False
-        return self._adapter.as_given(model), self._adapter.executes_another_graph(model)
+    def _remember(self, runtime: str | None, model: Any) -> None:
+        """Keep the first model that is read."""
+        if self.loaded is None:
+            self.loaded = _held(runtime, model)
 
-    def _insights(
+    def _tell(self, source: object, loaded: Sequence[Loaded], calls: Calls) -> None:
+        """Note what a user should know of the models as they were read."""
+        if isinstance(source, OwnSource):
+            self._stages.note(*source.notes)
+        for each in loaded:
+            on = "" if each.runtime is None else f"{each.runtime}: "
+            self._stages.note(*(f"{on}{note}" for note in (*each.model.notes, each.note) if note is not None))
+        self._stages.note(calls.note)
+        for each in loaded:
+            if not each.space.tunable:
+                where = "here" if each.runtime is None else f"on {each.runtime}"
+                self._stages.note(f"No op of this model can be quantized {where}")
+
+    def _fp32_speeds(self, loaded: Sequence[Loaded], calls: Calls, history: History) -> Fp32Speeds | None:
+        """How fast fp32 is on each runtime, measured once for a workspace; None in a run of one framework."""
+        if not isinstance(self._adapter, RuntimesAdapter):
+            return None
+        stored = history.kept(RUNTIMES)
+        if stored is None:
+            self._stages.begin("runtimes")
+            with self._stages.timed("runtimes"):
+                found = compare_fp32(
+                    self._adapter,
+                    {str(each.runtime): _held(each.runtime, each.given) for each in loaded},
+                    calls.feeds,
+                    self._tuner.latency_options,
+                    seed=self._tuner.seed,
+                    deadline=self._stages.deadline,
+                )
+            history.keep(RUNTIMES, found.to_json())
+        else:
+            found = Fp32Speeds.from_json(stored)
+        self._stages.note(str(found))
+        return found
+
+    def _side(
         self,
-        model: ModelT,
-        space: TuningSpace,
-        statistics: Statistics,
-        calls: Calls,
+        loaded: Loaded,
         loader: Iterable[object],
+        fingerprint: str,
+        calls: Calls,
         history: History,
-    ) -> Insights:
-        batches = data.limit(data.iterate(loader, model.inputs, axes=axes_of(model)), _INSIGHT_SAMPLES)
-        return MeasuredInsights(
-            adapter=self._adapter,
+        fp32: Fp32Speeds | None,
+    ) -> Side[Any]:
+        """What the search of one runtime works with."""
+        adapter, model, runtime = loaded.adapter, loaded.model, loaded.runtime
+        statistics = self._calibrate(loaded, loader, fingerprint)
+        space = loaded.space
+        if isinstance(adapter, DataDependentSpace):
+            space, ruled_out = adapter.calibrated_space(space, model, statistics)
+            self._stages.note(*(ruled_out if runtime is None else (f"{runtime}: {each}" for each in ruled_out)))
+        insights = MeasuredInsights(
+            adapter=adapter,
             model=model,
             space=space,
             statistics=statistics,
-            feeds=[batch.feeds for batch in batches],
+            feeds=insight_feeds(model, loader, _INSIGHT_SAMPLES),
             latency_feeds=calls.typical,
             execution=self._execution,
-            history=history,
+            history=SideHistory(history, runtime),
             stopwatch=self._stages.stopwatch,
-            timeout_s=self._tuner.timeout_s,
+            timeout_s=None if self._tuner.timeout_s is None else self._tuner.timeout_s / self._shares,
             deadline=self._stages.deadline,
             gradients=self._gradients,
+        )
+        problem = Problem(
+            space=space,
+            criterion=self._tuner.criterion,
+            objective=Objective(self._tuner.objective),
+            seed=self._tuner.seed,
+            insights=insights,
+        )
+        return Side(
+            runtime=runtime,
+            given=_held(runtime, loaded.given),
+            model=_held(runtime, model),
+            differs=loaded.differs,
+            statistics=statistics,
+            problem=problem,
+            fp32_speed=1.0 if fp32 is None or runtime is None else fp32.speeds[runtime],
         )
 
     @property
@@ -180,13 +248,15 @@ class Preparing(Generic[ModelT]):
         named = "" if self._tuner.batch_axis is None else f" along {self._tuner.batch_axis}"
         return f"{self._tuner.threads} threads, batch {self._tuner.batch_size}{named}"
 
-    def _open_history(self, model: str, space: TuningSpace, calibration_data: str) -> History:
+    def _open_history(self, loaded: Sequence[Loaded], calibration_data: str) -> History:
         """Open the study, and see that it is about this model, data, target and host."""
         if self._workspace is not None:
             require_writable(self._workspace)
+        spaces = ", ".join(repr(each.space) for each in loaded)
         identity = {
-            "model": model,
-            "space": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
+            "framework": self._adapter.name,
+            "model": ", ".join(_identity(each) for each in loaded),
+            "space": hashlib.sha256(spaces.encode()).hexdigest()[:16],
             CALIBRATION_DATA: calibration_data,
             "criterion": str(self._tuner.criterion),
             "objective": str(self._tuner.objective),
@@ -197,28 +267,32 @@ class Preparing(Generic[ModelT]):
         storage = self._tuner.storage or self._workspace
         history = History(storage, identity, multi_objective=self._multi_objective)
         about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
-        history.keep(SETUP, {**about, "op_types": op_types(space)})
+        by_runtime = {each.runtime: op_types(each.space) for each in loaded if each.runtime is not None}
+        runtimes = {"op_types_by_runtime": by_runtime} if by_runtime else {}
+        history.keep(SETUP, {**about, "op_types": op_types(loaded[0].space), **runtimes})
         return history
 
-    def _calibration_batches(self, model: ModelT, loader: Iterable[object]) -> Iterable[data.Batch]:
+    def _calibration_batches(self, model: Any, loader: Iterable[object]) -> Iterable[data.Batch]:
         """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
         batches = data.iterate(loader, model.inputs, axes=axes_of(model))
         return self._stages.timetable.watched(data.limit(batches, self._tuner.sampling_size))
 
-    def _calibrate(self, model: ModelT, loader: Iterable[object], fingerprint: str) -> Statistics:
+    def _calibrate(self, loaded: Loaded, loader: Iterable[object], fingerprint: str) -> Statistics:
         """The statistics of this model on this data, from the workspace where they are there."""
+        adapter, model = loaded.adapter, loaded.model
         self._stages.begin("calibrate")
         cached = None
         if self._workspace is not None:
             # Two frameworks may call a model alike; what is theirs alone is kept under their names.
-            whose = f"{self._adapter.name}-" if isinstance(self._adapter, OwnStatistics) else ""
+            apart = loaded.runtime is not None or isinstance(adapter, OwnStatistics)
+            whose = f"{loaded.runtime or adapter.name}-" if apart else ""
             cached = self._workspace / "cache" / f"statistics-{whose}{model.fingerprint}-{fingerprint}.npz"
             if cached.exists():
-                return statistics_type(self._adapter).load(cached)
+                return statistics_type(adapter).load(cached)
         with self._stages.timed("calibrate"):
-            batches = self._stages.timetable.shortened(self._calibration_batches(model, loader))
+            batches = self._stages.timetable.shortened(self._calibration_batches(model, loader), self._shares)
             feeds = (batch.feeds for batch in batches)
-            statistics = self._adapter.calibrate(model, feeds, seed=self._tuner.seed)
+            statistics = adapter.calibrate(model, feeds, seed=self._tuner.seed)
             if batches.cut:
                 self._stages.note(
                     f"Calibration read {batches.samples} samples only: more would have taken too large a part of the "
@@ -244,7 +318,19 @@ class Preparing(Generic[ModelT]):
         }
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
-        return Evaluator(**options)
+        return evaluator_of(**options)
+
+
+def _held(runtime: str | None, model: Any) -> Any:
+    """A model as the run holds it: with the name of its runtime, where there are several."""
+    return model if runtime is None else RuntimeModel(runtime=runtime, model=model)
+
+
+def _identity(loaded: Loaded) -> str:
+    """What the history calls a model."""
+    given, model = (_held(loaded.runtime, each).fingerprint for each in (loaded.given, loaded.model))
+    # Models that execute alike have one name, so that a workspace from before there was a difference goes on.
+    return "-".join(dict.fromkeys((given, model) if loaded.differs else (model,)))
 
 
 def op_types(space: TuningSpace) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The stages of one run as they pass: told to the observer, held against the deadline, their time counted."""
+"""The stages of one run as they pass: the observer is notified, the deadline checked, the time counted."""
 
 from __future__ import annotations
 

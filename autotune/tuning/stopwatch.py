@@ -1,4 +1,4 @@
-"""Where the wall time of a run went."""
+"""Wall time of a run by stage."""
 
 from __future__ import annotations
 

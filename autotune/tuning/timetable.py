@@ -23,11 +23,12 @@ _AFTER_BASELINE = 3
 """Evaluations of the fp32 model that insights, a few candidates and their finals take."""
 
 _LEAST_SUGGESTED_S = 30.0
-"""No less is ever suggested: what is measured of ops, a few comparisons and a race take that on a busy machine, however
+"""Shortest time that is ever suggested: measuring ops, comparisons and a race take that on a busy machine, however
 small the model is."""
 
 _STAGES = {
     "load": "the model was loaded and the data were read",
+    "runtimes": "the fp32 model was timed on all runtimes",
     "calibrate": "the calibration data ran through the model",
     "baseline": "the fp32 model itself was measured",
     "search": "the first candidate was prepared or measured",
@@ -88,18 +89,23 @@ class Timetable:
             self.require()
             yield item
 
-    def shortened(self, batches: Iterable[Batch]) -> ShortenedBatches:
-        """The first batches that can be read and worked on in the time that calibration may take, at least one."""
+    def shortened(self, batches: Iterable[Batch], passes: int = 1) -> ShortenedBatches:
+        """The first batches that can be read and worked on in the time that calibration may take, at least one.
+
+        Args:
+            batches: All of them.
+            passes: How many runtimes calibrate, which share the time.
+        """
         allowed = math.inf
         if self._timeout_s is not None and self.deadline is not None:
-            allowed = min(_CALIBRATION_SHARE * self._timeout_s, self.deadline - time.monotonic())
+            allowed = min(_CALIBRATION_SHARE * self._timeout_s / passes, self.deadline - time.monotonic())
         return ShortenedBatches(batches, allowed)
 
     def progressed(self, done: int, total: int | None) -> None:
         """Called with how much of the stage is done.
 
         Raises:
-            DeadlineReached: At this pace it takes far more than the time that is left.
+            DeadlineReached: At this pace the evaluation takes far more than the time that is left.
         """
         if not done or total is None:
             return
@@ -123,7 +129,7 @@ class Timetable:
         )
 
     def suggested_s(self) -> float:
-        """Seconds in which a run like this one should find an answer, as far as can be told; two digits count."""
+        """Seconds in which a run like this one should find an answer, estimated; two digits count."""
         assert self._timeout_s is not None
         now = time.monotonic()
         stage = now - self._stage_began
@@ -168,7 +174,7 @@ class ShortenedBatches:
         self.cut = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches; what those before it took, read and worked on, tells what a batch will take."""
+        """The batches; the time of earlier ones, for reading and work, predicts that of the next."""
         began = time.monotonic()
         took, done = 0.0, 0
         batches = iter(self._batches)

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 from optuna.samplers import BaseSampler
 
 from autotune import data
+from autotune.adapter import Adapter
 from autotune.adapters import get_adapter
 from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
-from autotune.errors import InputError
+from autotune.errors import InputError, MissingDependencyError
 from autotune.evaluation import (
     CacheState,
     Isolation,
@@ -30,12 +31,18 @@ from autotune.evaluation import (
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
+from autotune.runtimes import RuntimesAdapter
+from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+
+
+DEFAULT_FRAMEWORK = "onnxruntime"
+"""The framework of a model where the user names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +52,9 @@ class Tuner:
     Attributes:
         criterion: The accuracy target; 1 % relative loss by default.
         strategy: A strategy's name, a strategy, or any Optuna sampler.
-        strategy_options: For a strategy given by name.
-        objective: What to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker process.
+        strategy_options: Options of a strategy that is given by name.
+        objective: The figure to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker
+            process.
         max_trials: Candidates to try at the most.
         timeout_s: Wall time of one ``tune`` in seconds, calibration and baseline included.
         seed: Seed of every random choice.
@@ -61,7 +69,10 @@ class Tuner:
             None: nothing is kept.
         storage: Optuna storage URL for the history instead of a file in the workspace.
         framework: Name of the adapter.
-        restriction: What part of the space may be searched.
+        runtimes: Names of several adapters: the fastest model on any of them is the answer. The baseline is fp32 on the
+            one that runs it fastest. A runtime that is not installed or cannot run the model is left out, and a note
+            says why. None: ``framework`` alone.
+        restriction: The part of the space that may be searched.
         portable: Admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too.
         interval_width: Half width that the interval of a speedup must reach, as a share of the speedup.
         latency_max_s: Wall time of one latency comparison in seconds; None sets no limit.
@@ -78,6 +89,10 @@ class Tuner:
         trial_timeout_s: With a worker, seconds after which a trial fails; None sets no limit.
         trial_memory_bytes: With a worker, its resident memory at which a trial fails; None: nine tenths of what was
             free when it started.
+        max_compilations: Candidates to compile at the most, where the framework compiles them (PyTorch); the search
+            ends with the last one. None sets no limit.
+        compilation_max_s: Wall time in seconds that compiling may take in one ``tune``; once it is up, nothing more is
+            compiled and the search ends. None sets no limit.
         observer: Is told what the run does.
     """
 
@@ -95,7 +110,8 @@ class Tuner:
     sampling_size: int | None = 100
     workspace: str | Path | None = None
     storage: str | None = None
-    framework: str = "onnxruntime"
+    framework: str = DEFAULT_FRAMEWORK
+    runtimes: Sequence[str] | None = None
     restriction: SpaceRestriction = field(default_factory=SpaceRestriction)
     portable: bool = False
     interval_width: float = 0.03
@@ -107,10 +123,12 @@ class Tuner:
     isolation: Isolation | str = Isolation.NONE
     trial_timeout_s: float | None = None
     trial_memory_bytes: int | None = None
+    max_compilations: int | None = None
+    compilation_max_s: float | None = None
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
-        for name in ("max_trials", "threads", "batch_size", "sampling_size"):
+        for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"`{name} >= 1` must hold, but got {value}")
@@ -119,11 +137,14 @@ class Tuner:
                 f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
                 f"but got {self.batch_axis!r}"
             )
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise InputError(f"`timeout_s > 0` must hold, but got {self.timeout_s}")
+        for name in ("timeout_s", "compilation_max_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"`{name} > 0` must hold, but got {value}")
         if self.objective not in list(Objective):
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()
+        self._check_runtimes()
         assert self.latency_options  # the options check themselves when they are made
 
     def _check_isolation(self) -> None:
@@ -141,6 +162,18 @@ class Tuner:
         for name in ("trial_timeout_s", "trial_memory_bytes"):
             if getattr(self, name) is not None:
                 raise InputError(f'`{name}` needs isolation="process": nothing can end a trial inside of this process')
+
+    def _check_runtimes(self) -> None:
+        if self.runtimes is None:
+            return
+        if rule := broken_rule_of(self.runtimes):
+            raise InputError(f"`runtimes` {rule}")
+        object.__setattr__(self, "runtimes", tuple(self.runtimes))
+        if self.framework != DEFAULT_FRAMEWORK and self.framework not in self.runtimes:
+            raise InputError(
+                f"`framework` must be one of `runtimes` where both are given, but {self.framework!r} is none of "
+                f"{', '.join(self.runtimes)}. Leave it out: every runtime reads the model itself"
+            )
 
     @property
     def latency_options(self) -> LatencyOptions:
@@ -188,18 +221,29 @@ class Tuner:
 
         Raises:
             InputError: The model, the data, the target or an option cannot be used.
-            Exception: What the user's own ``eval_fn`` raises on the fp32 model, unchanged.
+            Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
         own = as_source(model)
         if own is None:
-            return Run(self, get_adapter(self.framework), self._source(eval_fn, metric, eval_dataloader))(
-                model, dataloader
-            )
+            return Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))(model, dataloader)
         data.require_repeatable(dataloader, "dataloader")
         own.note_surplus(dataloader)
         accuracy = self._source(eval_fn, metric, eval_dataloader)
-        run = Run(self, get_adapter(self.framework), own.accuracy(accuracy))
+        run = Run(self, self._adapter(), own.accuracy(accuracy))
         return dataclasses.replace(run(own, own.loader(dataloader)), _as_module=own.module)
+
+    def _adapter(self) -> Adapter[Any]:
+        """The adapter of the framework, or one that stands for those of all runtimes."""
+        if self.runtimes is None:
+            return get_adapter(self.framework)
+        adapters: dict[str, Adapter[Any]] = {}
+        missing: dict[str, Exception] = {}
+        for name in self.runtimes:
+            try:
+                adapters[name] = get_adapter(name)
+            except MissingDependencyError as error:
+                missing[name] = error
+        return RuntimesAdapter(adapters, missing)
 
     def _source(
         self, eval_fn: EvalFunction | None, metric: Metrics | None, eval_dataloader: Iterable[object] | None
@@ -207,7 +251,7 @@ class Tuner:
         """Where accuracy comes from.
 
         Raises:
-            InputError: Both ways are given, or none, or half of one, or an option that goes with the other.
+            InputError: Both ways of scoring are given, or none, or half of one, or an option that goes with the other.
             CriterionError: A metric and its criterion disagree on what is better.
         """
         if (eval_fn is None) == (metric is None):

@@ -39,7 +39,7 @@ class Batches:
 
 
 def training(batch_size: int = 20) -> Batches:
-    """What the model was trained on; calibration reads it too.
+    """The data that the model was trained on; calibration reads it too.
 
     Args:
         batch_size: Samples in a batch.
@@ -52,7 +52,7 @@ def training(batch_size: int = 20) -> Batches:
 
 
 def evaluation(batch_size: int = 100) -> Batches:
-    """What the model has never seen; batches as those of :func:`training`."""
+    """Data that the model has never seen; batches as those of :func:`training`."""
     images, labels = _digits()
     return Batches(images[TRAINING_SAMPLES:], labels[TRAINING_SAMPLES:], batch_size)
 

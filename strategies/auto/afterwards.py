@@ -1,4 +1,4 @@
-"""What ``auto`` tries once the ops are settled: how they are executed, and what costs no speed to be more accurate."""
+"""Candidates that ``auto`` tries once the ops are settled: other execution, and free accuracy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def afterwards(problem: Problem, plan: Plan, *, spare: int) -> Plan:
     most models, since what a runtime does by default is best for most.
 
     *Free accuracy*: where the best loses more than a quarter of what is allowed, other weight roundings and
-    calibration algorithms run the same kernels and may lose less. Of configs that are equally fast, the one that loses
-    least is the answer (:mod:`autotune.tuning.answer`).
+    calibration algorithms run the same kernels and may lose less. Among configs that are equally fast, the one that
+    loses least is the answer (:mod:`autotune.tuning.answer`).
 
     Args:
-        problem: Whose space says what there is.
-        plan: What settles the ops.
+        problem: The problem, whose space says what there is.
+        plan: The plan that settles the ops.
         spare: How many configs may be tried for their accuracy.
     """
     reason, best = yield from _follow(problem, plan)

@@ -25,8 +25,8 @@ class Costs:
     A choice is one flag per step, true where it is taken.
 
     Args:
-        problem: Whose profile it is.
-        steps: Those from the fastest config towards fp32.
+        problem: The problem whose profile it is.
+        steps: The steps from the fastest config towards fp32.
         complete: Whether all of them taken are the baseline, since no other op is quantized.
     """
 
@@ -149,7 +149,7 @@ class Costs:
 def _conversions(
     problem: Problem, steps: Sequence[Step], crossing: Mapping[str, float]
 ) -> tuple[dict[int, float], dict[int, list[int]], Vector]:
-    """What lies between the ops: only those in static int8 hand integers on, all others read and write fp32.
+    """Conversions between the ops: only those in static int8 hand integers on, all others read and write fp32.
 
     Returns:
         By step, the cost of a conversion of its op's output; by step, the steps of the ops that read it; and by step

@@ -1,4 +1,4 @@
-"""What ``auto`` knows of a model: what was tried, what is predicted, and which choice promises most."""
+"""The model as ``auto`` knows it: what was tried, what is predicted, and which choice promises most."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _BUDGETS = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4)
 """Shares of the target for which the program is solved; above 1 since losses may be overrated."""
 
 _COMPLETE = 12
-"""Up to so many steps every choice is looked at."""
+"""Most steps with which every choice is looked at."""
 
 _FLIPS = 64
-"""Beyond, so many choices that differ from the best in one step; to predict 500 takes ten times as long."""
+"""Choices beyond that number of steps, each a step away from the best; to predict 500 takes ten times as long."""
 
 _CHECKS = 6
 """Output errors are looked at until one agrees with its prediction, at most so many times for each candidate."""
@@ -51,12 +51,12 @@ _QUICKER = 5.0
 """How many times more a loss may be where the error is that of a quicker recipe, which may double it."""
 
 _NOTHING_LEFT = 0.3
-"""Output error at which outputs are noise. Of shipped models in int8 throughout, a detector that finds nothing has
-0.68, a text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses
-1 %, has 0.02."""
+"""Output error at which outputs are noise. In shipped models in int8 throughout, a detector that finds nothing has
+0.68, a text recognizer that reads nothing 0.83, an orientation classifier that guesses 0.45; MobileNetV2, which loses 1
+%, has 0.02."""
 
 _CERTAIN = 0.9
-"""What a verdict says at most of configs with more or fewer ops in fp32."""
+"""Largest probability that a verdict gives to configs with more or fewer ops in fp32."""
 
 _REFUTED = 10.0
 _LEAST_REFUTED = 0.1
@@ -88,12 +88,12 @@ class Estimates:
         self._losses = Losses(problem, self._template, perfect=self._perfect)
 
     def fastest(self) -> Flags:
-        """What the profile alone says is fastest."""
+        """The choice that is fastest by the profile alone."""
         return self._costs.fastest()
 
     @property
     def steps(self) -> Sequence[Step]:
-        """What the flags of a choice stand for."""
+        """The steps that the flags of a choice stand for."""
         return self._template.steps
 
     def config(self, choice: Flags) -> QuantizationConfig:
@@ -113,7 +113,7 @@ class Estimates:
             self._add_cost(again, trial)
             self._losses.add(again, trial, preferred=True)
             if template.config == before.config:
-                # Of another template it would say nothing for certain what this one kept or missed.
+                # For another template, the verdict of this choice would say nothing for certain.
                 self._trials.append((again, trial))
         self._best_choice = np.ones(len(template.steps), dtype=bool)
 
@@ -216,7 +216,7 @@ class Estimates:
         criterion = self._problem.criterion
         law = LossLaw(target=criterion.target, root=self._perfect)
         beyond = law.hopeless * (1.0 if is_telling(self._problem, config) else _QUICKER)
-        return criterion.relative is not None and law.foretold(error) > beyond * criterion.target
+        return criterion.relative is not None and law.predicted(error) > beyond * criterion.target
 
     def predicted_loss(self, choice: Flags) -> float:
         """The loss that is expected of a choice."""
@@ -276,7 +276,7 @@ class Estimates:
         if not len(choices):
             return None
         if self._template.measured and self.won:
-            # What was measured leaves costs uncertain, and a small chance of a gain costs a fraction of an evaluation.
+            # Costs stay uncertain after measuring, and a small chance of a gain costs a fraction of an evaluation.
             gain, least = self._costs.improvement(choices, self._best), 0.5 * _NOTICEABLE
         else:
             gain, least = self._best - self._costs.predict(choices), _NOTICEABLE

@@ -1,10 +1,10 @@
 """How a loss follows from an output error: in proportion to it, or to its square root.
 
 Where answers are judged by labels, decisions that flip go both ways: about as many wrong ones turn right as right ones
-turn wrong where fp32 is undecided. What is left is in proportion to the energy of the noise, and energies of ops add
-up. Where fp32 makes no mistake, since it is compared with its own answers, every flip is a loss. A decision flips where
-fp32 is closer to undecided than the noise is large, so that flips are in proportion to the *amplitude* of the noise. A
-loss of 1 % then takes a noise with a hundredth of the energy that loses 10 %, instead of a tenth.
+turn wrong where fp32 is undecided. The remaining loss is in proportion to the energy of the noise, and energies of ops
+add up. Where fp32 makes no mistake, since it is compared with its own answers, every flip is a loss. A decision flips
+where fp32 is closer to undecided than the noise is large, so that flips are in proportion to the *amplitude* of the
+noise. A loss of 1 % then takes a noise with a hundredth of the energy that loses 10 %, instead of a tenth.
 
 Measured on YOLOv8n against its own boxes, with more and more of its 163 ops in fp32: output errors of 0.0305, 0.0104,
 0.0055 and 0.0007 lose 8.6, 4.4, 4.3 and 1.4 %. In proportion that is 2.8 to 21 for each unit of error, by the square
@@ -31,13 +31,13 @@ _ROOT = 0.5
 """Loss for each unit of an output error's square root: the median of shipped models is between 0.3 and 0.7."""
 
 _SPREAD, _ROOT_SPREAD = 0.6, 1.5
-"""Standard deviation of what is foretold by these, as a share of it. That of the second is of the loss's square."""
+"""Standard deviation of what these predict, as a share of it. That of the second is of the loss's square."""
 
 _HOPELESS, _ROOT_HOPELESS = 2.0, 4.0
-"""Losses that are foretold beyond so many times the target are not measured, before any was."""
+"""Losses predicted beyond so many times the target are not measured, before any was."""
 
 _MODELS_DIFFER, _CONFIGS_DIFFER = 0.6, 0.4
-"""Standard deviation of the logarithm of a loss over what is foretold: between models, and between configs of one."""
+"""Standard deviation of the logarithm of a loss over the predicted one: between models, and between configs of one."""
 
 _SELF_COMPARED = 1.0
 """Logarithm of the odds for the square root where fp32 makes no mistake; similarities of outputs make none either, and
@@ -71,7 +71,7 @@ class LossLaw:
 
     @property
     def hopeless(self) -> float:
-        """Times the target beyond which a foretold loss is not worth measuring."""
+        """Multiple of the target beyond which a predicted loss is not worth measuring."""
         return _ROOT_HOPELESS if self.root else _HOPELESS
 
     def additive(self, loss: float) -> float:
@@ -86,7 +86,7 @@ class LossLaw:
         """The losses that additive ones stand for."""
         return np.sign(additive) * np.sqrt(np.abs(additive) * self.target) if self.root else additive
 
-    def foretold(self, error: float) -> float:
+    def predicted(self, error: float) -> float:
         """The loss of an output error, by what is usual of models."""
         return _ROOT * math.sqrt(error) if self.root else _PROPORTIONAL * error
 
@@ -103,7 +103,7 @@ def likelier(target: float, errors: Sequence[float], losses: Sequence[float]) ->
     Args:
         target: The loss that is allowed.
         errors: Output errors of configs, positive.
-        losses: Their losses, positive.
+        losses: Losses of the same, positive.
     """
     root, proportional = LossLaw(target=target, root=True), LossLaw(target=target)
     odds = _SELF_COMPARED + _log_likelihood(root, errors, losses) - _log_likelihood(proportional, errors, losses)
@@ -111,8 +111,8 @@ def likelier(target: float, errors: Sequence[float], losses: Sequence[float]) ->
 
 
 def _log_likelihood(law: LossLaw, errors: Sequence[float], losses: Sequence[float]) -> float:
-    """Of log-normal losses around what is foretold, with a factor that all configs of a model share."""
-    apart = [math.log(loss / law.foretold(error)) for error, loss in zip(errors, losses, strict=True)]
+    """Log-likelihood of log-normal losses around the predicted ones, which share a factor of the model."""
+    apart = [math.log(loss / law.predicted(error)) for error, loss in zip(errors, losses, strict=True)]
     count, total = len(apart), math.fsum(apart)
     shared, own = _MODELS_DIFFER**2, _CONFIGS_DIFFER**2
     # The covariance is own * I + shared * 11'; its inverse by the Sherman-Morrison formula, its determinant alike.

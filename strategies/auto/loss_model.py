@@ -1,4 +1,4 @@
-"""What ``auto`` predicts of losses: output errors of single ops add up, corrected by what was measured."""
+"""Losses as ``auto`` predicts them: output errors of single ops add up, corrected by what was measured."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Losses:
     """Predicts losses from output errors and from what was measured; choices as in :class:`Costs`.
 
     Args:
-        problem: Whose target it is.
-        template: Whose steps' errors add up.
+        problem: The problem whose target is to be kept.
+        template: The template whose steps' errors add up.
         perfect: Whether fp32 makes no mistake, see :mod:`autotune.strategies.auto.loss_law`.
     """
 
@@ -129,7 +129,7 @@ class Losses:
         return likelier(self._target, [error for error, _ in clear], [loss for _, loss in clear])
 
     def _loss_model(self, errors: Vector) -> LinearModel:
-        """What each step takes away: its output error times a scale for all, then corrected for each step."""
+        """Loss that each step removes: its output error times a scale for all, then corrected for each step."""
         features = np.array([row for row, _, _ in self._observed]).reshape(len(self._observed), len(errors))
         law = self.law
         losses = np.array([law.additive(loss) for _, loss, _ in self._observed])
@@ -137,7 +137,7 @@ class Losses:
         noise = np.array([law.noise(loss, noise) for _, loss, noise in self._observed])
         noise = np.maximum(np.hypot(noise, 0.3 * (losses - self._target)), 1e-9)
         total = features @ errors / noise
-        # What is usual of models counts as an observation, as long as the errors are known.
+        # The usual scale of models counts as an observation, as long as the errors are known.
         usual = law.spread**-2 if self._measured else 0.0
         seen = float(total @ total) * law.scale**2
         scale = law.scale * (usual + float(total @ (losses / noise)) * law.scale) / (usual + seen or 1.0)
@@ -150,18 +150,18 @@ class Losses:
 
     @property
     def prior(self) -> Vector:
-        """What each step takes away of the output error, whatever was measured of losses."""
+        """Output error that each step removes, whatever was measured of losses."""
         return self._prior
 
     @property
     def each(self) -> Vector:
-        """What each step takes away of the additive loss, by what is known now."""
+        """Additive loss that each step removes, by what is known now."""
         return np.maximum(self._model.mean, 0.0)
 
     def predict(self, choices: Flags) -> tuple[Vector, Vector]:
         """Mean of each choice's loss and the probability that it keeps the target; (p, n) to (p,)."""
         mean, std = self._model.predict((~choices).astype(float))
-        # What will be measured decides, so that its noise counts as well.
+        # The measured loss will decide, so that its noise counts as well.
         noise = float(np.median([noise for _, _, noise in self._observed] or [_NOISE * self._target]))
         inexact = _INEXACT if self._observed else self.law.spread
         std = np.sqrt(std**2 + (inexact * mean) ** 2 + self.law.noise(self._target, noise) ** 2)

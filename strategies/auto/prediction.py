@@ -18,8 +18,8 @@ class LinearModel:
     Args:
         mean: Prior mean, (n,).
         std: Prior standard deviation, (n,).
-        features: One row per observation, (t, n).
-        observed: What was observed, (t,).
+        features: A row per observation, (t, n).
+        observed: Observed values, (t,).
         noise: Standard deviation of each observation, (t,).
     """
 

@@ -77,9 +77,9 @@ class Program:
     """Least cost within budgets of loss.
 
     Args:
-        gain: What each op adds to the cost when it is in fp32, (n,); negative for ops that are faster there.
-        loss: What each op loses when it is in int8, (n,), not negative.
-        conversions: What lies between the ops.
+        gain: Cost that each op adds when it is in fp32, (n,); negative for ops that are faster there.
+        loss: Loss that each op causes when it is in int8, (n,), not negative.
+        conversions: Conversions between the ops.
     """
 
     def __init__(self, *, gain: Vector, loss: Vector, conversions: Conversions) -> None:
@@ -88,11 +88,11 @@ class Program:
         self._cuts: list[tuple[float, float, Flags]] = []
 
     def cost(self, choices: Flags) -> Vector:
-        """Beyond that of the config without any op in fp32; (p, n) to (p,)."""
+        """Cost beyond that of the config without any op in fp32; (p, n) to (p,)."""
         return choices @ self._gain + self._conversions.cost(choices)
 
     def solve(self, budgets: Sequence[float]) -> list[Flags]:
-        """For each budget a choice, true for fp32, of nearly the least cost; none where no choice keeps to it."""
+        """A choice for each budget, true for fp32, of nearly the least cost; none where no choice keeps to it."""
         if not len(self._gain):
             return []
         self._cuts = [self._cut(0.0), self._cut(None)]

@@ -32,7 +32,7 @@ def within_reach(
 
     Args:
         order: The steps, those that seem to matter most first.
-        gain: What each step costs, (n,).
+        gain: Cost of each step, (n,).
         error_of: The output error of a choice; not a number where there is no time to measure it.
         tolerable: The largest error that is allowed for.
 

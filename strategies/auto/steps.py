@@ -63,9 +63,9 @@ class Step:
     """A flag of a choice: when it is on, the op computes in ``after`` instead of ``before``.
 
     Attributes:
-        op: Whose step it is.
-        before: What it leaves.
-        after: What it comes to.
+        op: The op whose step it is.
+        before: The choice that the step leaves.
+        after: The choice that the step leads to.
         error: By how much the output error falls; 0 where it was not needed.
         opening_error: The same if the op started from what the first config gave it.
         needs: Position of the step before it; None for the first.
@@ -80,7 +80,7 @@ class Step:
 
 
 def single_steps(problem: Problem, config: QuantizationConfig) -> list[Step]:
-    """From each op's choice in a config to fp32 at once."""
+    """Steps from each op's choice in a config to fp32 at once."""
     return [Step(op=op, before=config[op], after=FP32) for op in can_fall_back(problem.space) if config[op] != FP32]
 
 
@@ -147,9 +147,9 @@ def gap_between(
 
 
 def certain_gaps(gaps: Mapping[str, Gap]) -> dict[str, float]:
-    """What of each gap is beyond doubt, in seconds; 0 where nothing is.
+    """The part of each gap that is beyond doubt, in seconds; 0 where nothing is.
 
-    An op whose gap is within its noise is undecided. Undecided ops that are alike are decided together: 37 products
+    An op whose gap is within its noise is undecided. Undecided ops that are alike are decided together: 37 MatMuls
     that are 6 % faster each in another precision are 37 times as much seconds, and hardly more noise.
     """
     certain = {op: math.copysign(max(abs(gap.seconds) - gap.doubt, 0.0), gap.seconds) for op, gap in gaps.items()}
@@ -175,10 +175,10 @@ def is_faster(seconds: float, than: float) -> bool:
 def ladder(
     start: OpConfig, others: Mapping[OpConfig, float], start_error: float, seconds: Mapping[Precision, float]
 ) -> list[tuple[OpConfig, float]]:
-    """What lies between an op's start and fp32, with output errors: those on the convex hull of time and error.
+    """Choices between an op's start and fp32, with output errors: those on the convex hull of time and error.
 
     Args:
-        start: Its fastest choice.
+        start: Fastest choice of the op.
         others: The errors of others that are offered.
         start_error: Output error of the start.
         seconds: By precision.
@@ -217,8 +217,8 @@ def steps_of(op: str, rungs: Sequence[tuple[OpConfig, float]], opening_error: fl
     """The steps along a ladder.
 
     Args:
-        op: Its name.
-        rungs: As :func:`ladder` gives them.
+        op: Name of the op.
+        rungs: Choices as :func:`ladder` returns them.
         opening_error: The error of what the first config gave the op; its share is the same for every step.
         position: Position of the first step among all.
     """

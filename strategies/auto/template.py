@@ -1,4 +1,4 @@
-"""What ``auto`` goes on with where its first config misses: a config, and the steps from it towards fp32."""
+"""The template after a first config that misses: a config, and the steps from it towards fp32."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_template(problem: Problem, opening: QuantizationConfig, templates: int)
     the comparison, as they are of the sensitivities.
 
     Args:
-        problem: Whose insights are asked.
+        problem: The problem whose insights are asked.
         opening: The config that missed.
         templates: How many uniform configs compete.
     """
@@ -63,14 +63,15 @@ def with_recipe_that_helps(
 ) -> Template:
     """The template, without what its recipe does to values in seconds, unless that is known to help.
 
-    Predictions and checks are of the quick recipe. What the dear one adds, biases corrected in full above all, halves
-    the loss of MobileNetV2 and may harm a detector whose scores are small: YOLOv8n with its worst six ops in fp32 has
-    an output error of 0.010 with the quick recipe, which takes 0.3 s, and of 0.012 with the full one, which takes 4 s.
+    Predictions and checks are of the quick recipe. The additions of the expensive one, above all biases corrected in
+    full, halve the loss of MobileNetV2 and may harm a detector whose scores are small: YOLOv8n with its worst six ops
+    in fp32 has an output error of 0.010 with the quick recipe, which takes 0.3 s, and of 0.012 with the full one, which
+    takes 4 s.
 
     Args:
-        problem: Whose insights are asked.
+        problem: The problem whose insights are asked.
         opening: The first config.
-        template: What to go on with.
+        template: The template to continue from.
         evaluated: Whether the first config was; where its output error ruled it out, nothing speaks for its recipe.
     """
     quick = problem.space.quick(template.config)
@@ -90,7 +91,7 @@ def dynamic_alone(problem: Problem) -> QuantizationConfig | None:
     integers: PP-OCRv4, which reads lines of text, keeps 1 % so at 1.05x and with no static config that was tried.
 
     Args:
-        problem: Whose space and profile are read.
+        problem: The problem whose space and profile are read.
 
     Returns:
         None where no op is of that kind.
@@ -178,7 +179,7 @@ def _steps(
     focus: set[str],
     error_of: _ErrorOf,
 ) -> list[Step]:
-    """The steps of every op; those of the most sensitive ones lead over what lies between."""
+    """The steps of every op; those of the most sensitive ones go through the choices in between."""
     latency = latency_of(problem)
     steps: list[Step] = []
     for op in errors:
@@ -186,7 +187,7 @@ def _steps(
         if op in focus:
             offered = problem.space.by_name[op].precisions
             seconds = latency.get(op, {})
-            # What is no faster than fp32 lies between nothing, whatever its error.
+            # Choices that are no faster than fp32 are left out, whatever their error.
             between = [p.preferred for p in offered if p.preferred != FP32 and _beats_fp32(p.precision, seconds)]
             measured = {c: error_of({op: c}) for c in between if c.precision is not config[op].precision}
             others = {choice: error for choice, error in measured.items() if not math.isnan(error)}

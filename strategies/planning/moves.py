@@ -85,7 +85,7 @@ def fallback_order(problem: Problem) -> list[str]:
 
 
 def cost_of(problem: Problem, trial: Trial) -> float:
-    """What the objective says of a trial, less is better; infinite where it was not measured.
+    """Cost of a trial by the objective, less is better; infinite where it was not measured.
 
     A latency that the machine was too busy to decide on was not measured.
     """

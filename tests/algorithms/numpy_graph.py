@@ -21,7 +21,7 @@ class NumpyGraph:
     Args:
         nodes: In order; the last one writes what the model returns.
         constants: By name.
-        plain: What nodes that are no layer, clip, sum or scaling compute, by name.
+        plain: Functions of nodes that are no layer, clip, sum or scaling, by name.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class NumpyGraph:
             feeds: The call.
             constants: In place of the graph's own.
             bounds: Upper ends of channels in place of those of clips, by tensor.
-            quantizers: What is made of tensors as soon as they are written.
+            quantizers: Functions that change tensors as soon as they are written.
         """
         made = quantizers or {}
         found = {name: made.get(name, np.asarray)(array) for name, array in feeds.items()}
@@ -98,7 +98,7 @@ class NumpyGraph:
         return self.tensors(feeds, constants, bounds, quantizers)[self.nodes[-1].writes[0]]
 
     def statistics(self, batches: Sequence[Feeds]) -> CalibrationStatistics:
-        """What calibration finds: every batch is an example too."""
+        """Calibration statistics: every batch is an example too."""
         written = self.tensors(batches[0])
         collector = StatisticsCollector({name: 1 if array.ndim == 4 else -1 for name, array in written.items()}, seed=0)
         for feeds in batches:

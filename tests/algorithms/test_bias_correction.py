@@ -1,4 +1,4 @@
-"""What quantized weights add to mean outputs, from the means of inputs and from outputs."""
+"""The shift that quantized weights cause in mean outputs, from the means of inputs and from outputs."""
 
 from __future__ import annotations
 

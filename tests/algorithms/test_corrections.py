@@ -52,7 +52,7 @@ def corrected(
 
 
 def output(graph: NumpyGraph, constants: dict[str, Array], scheme: TensorScheme = PER_TENSOR) -> Array:
-    """What the graph computes with all weights and tensors rounded, those in ``constants`` among them."""
+    """The graph's output with all weights and tensors rounded, those in ``constants`` among them."""
     statistics = graph.statistics(pictures())
     found = quantized(graph, statistics, scheme)
     rounded = dict(constants)
@@ -201,7 +201,7 @@ def test_nothing_is_done_without_a_recipe() -> None:
 
 @dataclass(frozen=True)
 class _Positions:
-    """What :func:`corrections._enough` asks of a layer."""
+    """The part of a layer that :func:`corrections._enough` asks for."""
 
     positions: float
 

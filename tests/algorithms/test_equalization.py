@@ -10,7 +10,7 @@ import pytest
 from autotune.adapter import Array
 from autotune.algorithms import affine_parameters, weight_parameters
 from autotune.algorithms.affine import fake_quantize
-from autotune.algorithms.equalization import Equalized, equalize
+from autotune.algorithms.equalization import Equalized, equalize, observed_tensors
 from autotune.algorithms.graph import Clip, Convolution, Layer
 from autotune.algorithms.layerwise import fake_quantizer
 from autotune.calibration import CalibrationStatistics
@@ -196,3 +196,26 @@ def test_int8_gains(scheme: TensorScheme) -> None:
 def test_pair_in_fp32_stays() -> None:
     found, _ = equalized(chain(), fp32=("a", "b"))
     assert set(found.ranges) == {"rb"}
+
+
+def test_only_tensors_that_are_quantized_are_scaled() -> None:
+    graph = chain(high=6.0)
+    statistics = graph.statistics(pictures())
+    found = equalize(graph, int8(graph, PER_CHANNEL, EQUALIZED), statistics, quantized={"rb"})
+    assert set(found.ranges) == set(found.bounds) == {"rb"}
+    stream = residual()
+    config = int8(stream, PER_CHANNEL, EQUALIZED)
+    assert "sum" in equalize(stream, config, stream.statistics(pictures()), quantized={"sum"}).ranges
+    assert not equalize(stream, config, stream.statistics(pictures()), quantized=set()).ranges
+
+
+@pytest.mark.parametrize("graph", [chain(high=6.0), residual()], ids=["chain", "residual"])
+def test_what_calibration_has_to_observe_is_enough(graph: NumpyGraph) -> None:
+    whole = graph.statistics(pictures())
+    observed = {name: whole.tensors[name] for name in observed_tensors(graph)}
+    part = dataclasses.replace(whole, tensors=observed)
+    config = int8(graph, PER_CHANNEL, EQUALIZED)
+    ours, theirs = (equalize(graph, config, statistics) for statistics in (part, whole))
+    assert ours.ranges == theirs.ranges
+    for name, value in theirs.constants.items():
+        np.testing.assert_array_equal(ours.constants[name], value)

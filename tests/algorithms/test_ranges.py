@@ -247,7 +247,7 @@ def test_kl_keeps_values_that_lie_far_from_zero(name: str, scheme: TensorScheme)
 
 
 def shares(values: npt.NDArray[Any], scheme: TensorScheme) -> float:
-    """Of the values that KL cuts off."""
+    """Share of the values that KL cuts off."""
     low, high = activation_range(stats(values), KL, scheme)
     return float(np.mean((values < low * 1.001) | (values > high * 1.001)))
 

@@ -69,7 +69,7 @@ def test_scales_are_the_smallest_that_keep_their_own_neighbours_within_the_bound
     limits = limits_of(weight)
     parameters = limits.parameters(weight, scheme, 0, CalibrationMethod.MINMAX)
     axis = 0 if scheme is PER_CHANNEL else None
-    assert not can_saturate(quantize(weight, parameters, scheme, axis).T)  # nothing had to be taken back
+    assert not can_saturate(quantize(weight, parameters, scheme, axis).T)  # no integer had to be reduced
     smaller = AffineParameters((parameters.scale * 0.98).astype(np.float32), parameters.zero_point)
     broken = [
         can_saturate(quantize(weight, smaller, scheme, axis)[index : index + 1].T) for index in range(len(weight))

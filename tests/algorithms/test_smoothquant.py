@@ -21,7 +21,7 @@ BATCHES = [{"x": np.random.default_rng(seed).standard_normal((8, 10, CHANNELS)).
 
 
 def network(*more: Node, vectors: Sequence[str] = ("g",)) -> NumpyGraph:
-    """A vector scales what two products read, one with its outputs along the first axis; four channels are large."""
+    """A vector scales what two MatMuls read, one with its outputs along the first axis; four channels are large."""
     random = np.random.default_rng(0)
     scale = np.where(np.arange(CHANNELS) % 6 == 0, 30.0, 1.0)
     constants: dict[str, Array] = {

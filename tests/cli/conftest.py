@@ -15,7 +15,7 @@ from tests.numpy_adapter import NumpyAdapter
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a shell sees of a command."""
+    """Result of a command as a shell sees it."""
 
     status: int
     out: str

@@ -1,4 +1,4 @@
-"""Whose code an error comes from."""
+"""Attribution of an error to ours or the user's code."""
 
 from __future__ import annotations
 

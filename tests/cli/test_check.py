@@ -1,4 +1,4 @@
-"""What ``autotune check`` tells of a tuned model on other CPUs; one test runs it on an emulated one."""
+"""The report of ``autotune check`` on a tuned model on other CPUs; one test runs it on an emulated one."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_target_that_is_missed_still_leaves_a_model(command: Command, experime
     assert outcome.status == 3
     assert "Target missed" in outcome.out
     assert "Ops that cost most" in outcome.out
-    # The answer keeps the target: it is fp32. What came nearest has a name of its own.
+    # The answer keeps the target: it is fp32. The nearest candidate has a name of its own.
     assert "the answer is the fp32 model itself" in outcome.out
     nearest = tmp_path / "work" / "nearest.npz"
     assert f"Nearest candidate, which is not the answer: {nearest}" in outcome.out

@@ -29,7 +29,7 @@ def make_step(**section: Any) -> Step:
 
 
 def make_dataset(section: dict[str, Any], directory: Path = Path()) -> Dataset:
-    """What the YAML section would be parsed to."""
+    """The data set that the YAML section would be parsed to."""
     return Dataset.model_validate_json(json.dumps(section), context={"directory": directory})
 
 

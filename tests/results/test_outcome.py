@@ -1,4 +1,4 @@
-"""What a run came to, as the terminal and the report say it, and as a workspace keeps it."""
+"""The outcome of a run, as the terminal and the report say it, and as a workspace keeps it."""
 
 from __future__ import annotations
 
@@ -236,5 +236,6 @@ def test_a_workspace_of_an_earlier_version_is_read(tmp_path: Path, ended: bool) 
     assert read.verdict is Verdict.MISSED
     assert "Target missed" in shown(read)
     assert "Target missed" in render(read)
-    # What that version returned is told as it was; what it did not end is concluded by today's rule.
+    # The result that the old version returned is told as it was; a run that it did not end is concluded by today's
+    # rule.
     assert (read.best if ended else read.nearest) == old

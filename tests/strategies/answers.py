@@ -28,10 +28,10 @@ class RecordedScorer:
     Every sample is of class 0 of two, and the model's inputs are the positions of the samples.
 
     Args:
-        right: Of each sample, whether the fp32 model's answer is right.
-        margins: Of each sample, by how much its score misses that of the best rival.
+        right: By sample, whether the fp32 model's answer is right.
+        margins: By sample, by how much its score misses that of the best rival.
         criterion: The target.
-        seed: Of the order of samples.
+        seed: Seed of the order of samples.
     """
 
     def __init__(self, right: Answers, margins: Margins, criterion: Criterion, seed: int) -> None:

@@ -37,7 +37,7 @@ _WEIGHT = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granu
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one config; ``answers``: of each evaluation image, whether its answer is right."""
+    """Measurements of one config; ``answers``: of each evaluation image, whether its answer is right."""
 
     speedup: float
     low: float
@@ -54,7 +54,7 @@ class Table:
     first int8 group says, so that every config of the space has an answer.
 
     Args:
-        name: Of the file in ``tests/strategies/data``.
+        name: Name of the file in ``tests/strategies/data``.
         seed: Each seed times every config anew: the speedup varies as its recorded interval says; and draws the order
             of the samples. None: as recorded.
     """
@@ -90,7 +90,7 @@ class Table:
         return TuningSpace(ops=tuple(ops))
 
     def row(self, config: QuantizationConfig) -> Row:
-        """What was recorded for a config."""
+        """The row that was recorded for a config."""
         mask = sum(1 << i for i, name in enumerate(self.groups) if config[name].precision is Precision.FP32)
         choices = [config[name].calibration for name in self.groups]
         algorithm = next((choice for choice in choices if choice is not None), self.algorithms[0])
@@ -166,7 +166,7 @@ class Table:
         }
 
     def op_latency_noise(self) -> Mapping[str, Mapping[Precision, float]]:
-        """Nothing is known of it."""
+        """No noise is known."""
         return {}
 
     def crossing_latency(self) -> Mapping[str, float]:

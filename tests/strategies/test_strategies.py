@@ -1,4 +1,4 @@
-"""What each strategy is for, beyond what all have in common."""
+"""The purpose of each strategy, beyond what all have in common."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_auto_does_not_evaluate_a_first_config_whose_output_error_says_that_it_m
     run = _run("auto", model)
     assert run.best.met
     assert (model.space.preferred in [trial.config for trial in run.evaluated]) is evaluated
-    # Of what an absolute loss is measured in, nothing is known.
+    # The unit of an absolute loss is unknown.
     problem = dataclasses.replace(model.problem(), criterion=Criterion(absolute=0.01))
     absolute = Run(problem, model).go(create_strategy("auto"), 60)
     assert absolute.best.met

@@ -13,7 +13,7 @@ from autotune.testing.driver import Run, share_of_data
 from tests.strategies.table import DATA, Table
 
 NAMES = [path.stem for path in sorted(DATA.glob("*.json"))]
-# Of 400 images 1 % is three right answers. An early end says otherwise than all images do of 3.6 % of these configs,
+# In 400 images 1 % is three right answers. An early end says otherwise than all images do of 3.6 % of these configs,
 # those that lose three or four (eight orders of the images); the others' sets are 600 images and more.
 TELLING = [name for name in NAMES if name != "mobilenetv2_avx2"]
 

@@ -19,7 +19,7 @@ from autotune.tuning.history import HOLDOUT
 from autotune.tuning.race import Race
 
 Speed = tuple[float, float, bool | None]
-"""What a race says of a finalist: its interval, and whether it is faster than fp32."""
+"""A finalist's result in a race: its interval, and whether it is faster than fp32."""
 
 
 def trial(
@@ -147,7 +147,7 @@ class Scripted:
 def finals(
     trials: Sequence[Trial], evaluator: Scripted, objective: Objective = Objective.LATENCY
 ) -> tuple[Answer, Memory, list[str]]:
-    """What the finals come to, the history after them, and the notes."""
+    """The answer of the finals, the history after them, and the notes."""
     memory, notes = Memory([BASELINE, *trials]), list[str]()
     history: Any = memory
     scripted: Any = evaluator
@@ -210,7 +210,7 @@ def test_a_race_leaves_time_for_the_samples_that_a_winner_was_spared(samples: in
 
 
 def test_estimates_are_completed_before_they_decide() -> None:
-    # What looked like the least loss after 40 samples is none once all are seen.
+    # The candidate with the least loss after 40 samples has some once all are seen.
     estimates = [trial(1, 0.008), trial(2, 0.001, samples=40)]
     answer, *_ = finals(estimates, Scripted([FAST], whole={2: 0.009}))
     assert outcome(answer) == (1, MET, MET)

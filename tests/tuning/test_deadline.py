@@ -286,6 +286,6 @@ def test_whatever_the_time_given_there_is_an_answer(
         assert result.verdict is Verdict.UNDECIDED
         assert result.best.config.is_fp32
         assert "Give it" in result.end_reason
-    # What was begun in time is finished: at most loading, one candidate and the saves; then the answer.
+    # Steps that were begun in time are finished: at most loading, one candidate and the saves; then the answer.
     assert clock.now - 5000 < max(given, 3.0) + 4 * 1.5 + 1.0
     result.report(tmp_path / "report.html")

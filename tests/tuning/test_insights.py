@@ -1,4 +1,4 @@
-"""What is measured of the ops before anything is evaluated."""
+"""Measurements of the ops before anything is evaluated."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Profiled(NumpyAdapter):
 def insights_of(
     adapter: NumpyAdapter, keep: set[str] | None = None, *, history: History | None = None, **options: Any
 ) -> MeasuredInsights[Any]:
-    """Of the perceptron; ``keep``: ops that offer more than one quantized precision."""
+    """Insights on the perceptron; ``keep``: ops that offer more than one quantized precision."""
     model = adapter.load(perceptron())
     space = adapter.space(model)
     if keep is not None:
@@ -191,7 +191,8 @@ def test_insights_cost_at_most_an_evaluation_and_a_fifth_of_the_time_given(
     history = after_baseline(evaluation_s)
     insights = insights_of(adapter, history=history, timeout_s=timeout_s, clock=adapter.clock)
     everything(insights, adapter.space(adapter.load(perceptron())))
-    # A quarter more is for a look at whole configs. What has begun is brought to its end: a candidate and its profile.
+    # A quarter more is for a look at whole configs. A step that has begun is brought to its end: a candidate and its
+    # profile.
     assert adapter.now <= min(1.25 * allowed_s, 0.2 * (timeout_s or math.inf)) + 2.0
     assert set(insights.sensitivity()) == {"dense_0", "dense_1", "dense_2", "dense_3"}
 
@@ -211,7 +212,7 @@ def test_each_evaluation_pays_for_a_look_at_further_configs() -> None:
     assert math.isnan(insights.output_error(later))
     add_trial(history, tried, duration_s=10.0)
     assert math.isfinite(insights.output_error(another))
-    # What was not known once stays so: a resumed run decides alike.
+    # A figure that was not known once stays unknown: a resumed run decides alike.
     assert math.isnan(insights.output_error(later))
     assert adapter.now <= spent + 0.2 * 10.0 + 1.0
 

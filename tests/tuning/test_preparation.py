@@ -20,7 +20,7 @@ from autotune.evaluation import Evaluation, Evaluator
 from autotune.results.result import read_summary
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.preparation import in_terms_of_prepared
+from autotune.tuning.preparation import in_terms_of_fp32
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import Layer, NumpyModel, read
 from tests.tuning.scripted import script_speeds
@@ -274,12 +274,12 @@ def test_speeds_are_relative_to_the_prepared_model() -> None:
         return Trial(number=number, config=config, state=TrialState.COMPLETED, measurement=measured)
 
     baseline = trial(0, QuantizationConfig(), 1.0)
-    shown = in_terms_of_prepared([baseline, trial(1, QuantizationConfig(prepared=True), 2.0), trial(2, INT8, 3.0)])
+    shown = in_terms_of_fp32([baseline, trial(1, QuantizationConfig(prepared=True), 2.0), trial(2, INT8, 3.0)])
     assert shown[0] == baseline
     assert shown[1].measurement is not None
     assert (shown[1].number, shown[1].measurement.speedup) == (2, 1.5)
     assert shown[1].measurement.speedup_interval == Interval(low=1.25, high=1.75, confidence=0.95)
-    assert in_terms_of_prepared([baseline, trial(2, INT8, 3.0)])[1].speedup == 3.0
+    assert in_terms_of_fp32([baseline, trial(2, INT8, 3.0)])[1].speedup == 3.0
 
 
 def test_a_config_without_ops_says_which_model_it_is() -> None:

@@ -1,4 +1,4 @@
-"""What the next candidate takes at the least."""
+"""The least time that the next candidate takes."""
 
 from __future__ import annotations
 

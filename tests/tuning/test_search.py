@@ -14,7 +14,7 @@ from autotune.config import MINMAX, PERCENTILE, CalibrationAlgorithm, Calibratio
 from autotune.criterion import Verdict
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial
-from autotune.tuning.search import Limits
+from autotune.tuning.limits import Limits
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
 

@@ -89,7 +89,7 @@ def test_what_an_op_disturbs_by_itself_says_how_suspect_it_is() -> None:
     found = sensitivities(ops, lambda _: 1.0, lambda count: count <= 1, local)
     assert sum(found.values()) == pytest.approx(1.0)
     assert max(found, key=lambda op: found[op]) == "op_40"
-    # What calibration saw no noise of is not free of it, and what it said nothing of is as usual.
+    # An op in which calibration saw no noise is not free of it, and one that it said nothing of is as usual.
     assert 0 < found["op_20"] < 0.1 * found["op_21"]
     assert found["op_29"] < found["op_31"] * 1.2
     assert found["op_30"] == pytest.approx(np.mean([found["op_29"], found["op_31"]]), rel=0.05)

@@ -1,4 +1,4 @@
-"""What of a run's time is left, by a clock that only moves when it is told to."""
+"""The time that is left to a run, by a clock that only moves when it is told to."""
 
 from __future__ import annotations
 

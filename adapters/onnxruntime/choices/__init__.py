@@ -1,1 +1,1 @@
-"""What each op may become in ONNX Runtime on this host: which ops, which of their choices, and which options."""
+"""The choices of each op in ONNX Runtime on this host: which ops, which of their choices, and which options."""

@@ -30,10 +30,10 @@ OPTIMIZATION = AdapterOption(
     description="How far ONNX Runtime optimizes the graph when it loads it.",
 )
 OPTIONS = (FORMAT, OPTIMIZATION)
-"""What the ONNX Runtime adapter declares; see :class:`autotune.adapter.DeclaresOptions`."""
+"""Options that the ONNX Runtime adapter declares; see :class:`autotune.adapter.DeclaresOptions`."""
 
 METADATA_KEY = "autotune:optimization"
-"""Where a saved model says how it was run when it was measured."""
+"""Metadata key under which a saved model says how it was run when it was measured."""
 
 _ORT_CONFIG_KEY = "ort_config"
 """Session options that ONNX Runtime itself takes from a model where ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1."""
@@ -94,7 +94,7 @@ def to_metadata(optimization: GraphOptimization) -> dict[str, str]:
 
 
 def from_metadata(metadata: Mapping[str, str]) -> GraphOptimization:
-    """What :func:`to_metadata` wrote; the default where it is missing.
+    """Read the value that :func:`to_metadata` wrote; the default where it is missing.
 
     Raises:
         ModelError: It is none that is known here.

@@ -36,10 +36,10 @@ def op_limits(node: onnx.NodeProto, shape: Sequence[int], scheme: TensorScheme, 
     """The limits of an op's weight.
 
     Args:
-        node: In fp32.
-        shape: Of its weight.
+        node: The fp32 node.
+        shape: Shape of the op's weight.
         scheme: How the weight is quantized.
-        recipe: Of the candidate.
+        recipe: The candidate's recipe.
     """
     if not recipe.bound_pairs:
         return WeightLimits(reduce_range=recipe.reduce_range)

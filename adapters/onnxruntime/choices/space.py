@@ -1,4 +1,4 @@
-"""What each op may become in ONNX Runtime on this host."""
+"""The choices of each op in ONNX Runtime on this host."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FP32_FIRST = frozenset({"Softmax", "Sigmoid"})
 
 
 _FEW_MATMULS = 4
-"""From as many constant matrices on, a model without convolutions counts as a transformer: see :func:`_op_space`."""
+"""A model without convolutions counts as a transformer with so many constant matrices: see :func:`_op_space`."""
 
 
 def tuning_space(graph: Graph, host: Host, half: HalfSpeeds | None = None) -> TuningSpace:
@@ -55,7 +55,7 @@ def tuning_space(graph: Graph, host: Host, half: HalfSpeeds | None = None) -> Tu
     Args:
         graph: The model's.
         host: The machine that will run it.
-        half: What half precision was measured to be worth there; None where it was not, so that it is not offered.
+        half: Speedups measured for half precision there; None where none were, so that it is not offered.
     """
     ops, _ = quantizable_ops(graph)
     transformer = _is_transformer(ops)
@@ -75,7 +75,7 @@ def _recipes(ops: list[QuantizableOp], graph: Graph, host: Host) -> RecipeSpace:
         # pairs have no scale that is larger, and most are smaller by a third: see docs/recipes.md.
         reduce_range=(False, True) if host.saturates_u8s8 else (False,),
         bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
-        # What is preferred was measured on two models, see docs/recipes.md. No recipe costs speed in the result.
+        # The preferred choices were measured on two models, see docs/recipes.md. No recipe costs speed in the result.
         equalization=(True, False) if convolutions else (False,),
         bias_correction=(BiasCorrection.FULL, BiasCorrection.FAST, BiasCorrection.NONE)
         if convolutions
@@ -149,7 +149,7 @@ def observed_tensors(graph: Graph) -> tuple[tuple[str, ...], dict[str, int]]:
             if node.op_type in CLIPS and node.input[0] in axes:
                 axes.setdefault(node.output[0], axes[node.input[0]])
     for node in reversed(graph.nodes):
-        # What a residual stream ties together has the channels of the convolutions at its ends.
+        # Tensors that a residual stream joins have the channels of the convolutions at its ends.
         if node.op_type in ("Add", "Relu") and node.output[0] in axes:
             rank = graph.rank(node.output[0])
             axes.update(

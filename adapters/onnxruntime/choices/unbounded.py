@@ -25,9 +25,9 @@ def bounded_space(
     """The space without ranges for tensors that have none.
 
     Args:
-        space: What the model's ops may become.
+        space: The choices of the model's ops.
         graph: The prepared model's.
-        statistics: Of its calibration.
+        statistics: The model's calibration statistics.
 
     Returns:
         The space, and a line on each kind of op that stays as it is, and why.

@@ -5,7 +5,7 @@ Each op becomes ``DynamicQuantizeLinear``, ``MatMulInteger`` or ``ConvInteger``,
 (``MatMulIntegerToFloat``, and ``DynamicQuantizeMatMul`` where nobody else reads the integers), and none around a
 convolution. Ops that read one tensor share its quantization.
 
-The weights of a convolution are stored as u8 around 128. They are the left side of the product that ConvInteger makes,
+The weights of a convolution are stored as u8 around 128. ConvInteger has them on the left side of its multiplication,
 and for a left side of s8 there is no fast kernel: measured 3 to 4.5 times as slow (docs/recipes.md). u8 x u8 cannot
 saturate on CPUs without VNNI either, so that these weights have all 8 bits everywhere.
 
@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, attributes
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.rewriting import replace_nodes
+from autotune.adapters.onnx.rewriting import add_constant, replace_nodes
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 from autotune.algorithms import quantize, weight_parameters
 from autotune.algorithms.saturation import weight_limits
@@ -73,9 +73,9 @@ def quantize_dynamically(
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
-        model: Where the values of weights come from.
-        ops: Of the model; LSTMs and those of other precisions are passed over.
-        config: How.
+        model: The model that holds the values of weights.
+        ops: The model's ops; LSTMs and those of other precisions are passed over.
+        config: The config that says how.
     """
     dynamic = [op for op in ops if config[op.name].precision is Precision.INT8_DYNAMIC and op.node.op_type != "LSTM"]
     if not dynamic:
@@ -194,4 +194,4 @@ class _Rewriting:
         return name
 
     def _add(self, name: str, values: Array) -> None:
-        self._proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        add_constant(self._proto, name, np.ascontiguousarray(values))

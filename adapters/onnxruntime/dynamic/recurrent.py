@@ -1,6 +1,6 @@
 """LSTM in dynamic int8: both matrices are stored in 8 bits, and what they multiply is quantized at every step.
 
-ONNX Runtime's ``DynamicQuantizeLSTM`` is its LSTM with integer products: peepholes, clipping, coupled gates, other
+ONNX Runtime's ``DynamicQuantizeLSTM`` is its LSTM with integer MatMuls: peepholes, clipping, coupled gates, other
 activations, initial states, lengths and both directions go on unchanged (each was compared with fp32). It wants its
 matrices transposed, ``(directions, inputs, 4 * hidden)``, with one scale for each direction or one for each column.
 There is no integer kernel for GRU and RNN.
@@ -28,7 +28,7 @@ LSTM_WEIGHTS = (1, 2)
 """Inputs of the kernel, and of LSTM itself, that are its matrices: of the inputs, and of the hidden state."""
 
 _STANDARD_INPUTS = 8
-"""Of LSTM; the kernel's scales and zero points follow."""
+"""Inputs of the standard LSTM; the kernel's scales and zero points follow."""
 
 
 def quantize_lstms(
@@ -38,9 +38,9 @@ def quantize_lstms(
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
-        model: Where the values of weights come from.
-        ops: Of the model; those of other types and precisions are passed over.
-        config: How.
+        model: The model that holds the values of weights.
+        ops: The model's ops; those of other types and precisions are passed over.
+        config: The config that says how.
 
     Raises:
         ApplyError: A weight holds infinities, or what is no number.

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph, is_standard
 from autotune.adapters.onnx.model import OnnxModel
-from autotune.adapters.onnx.rewriting import drop_unread
+from autotune.adapters.onnx.rewriting import add_constant, drop_unread, set_nodes
 from autotune.adapters.onnxruntime.choices.ops import CLIPS, FOLLOWERS, QuantizableOp
 from autotune.adapters.onnxruntime.half.kernels import HALF_TYPES, defined_in, has_kernel
 from autotune.calibration import CalibrationStatistics
@@ -44,9 +44,9 @@ def compute_in_half(
 
     Args:
         proto: The candidate, whose other ops may be quantized already; changed in place.
-        model: Where the values of constants come from.
+        model: The model that holds the values of constants.
         ops: Ops of the model; those of other precisions are passed over.
-        config: How.
+        config: The config that says how.
         statistics: Say how large the values are that an fp16 op reads and writes.
 
     Returns:
@@ -134,8 +134,7 @@ class _Rewriting:
                 self._nodes.append(copy)
             else:
                 self._convert(copy, precision)
-        del self._proto.graph.node[:]
-        self._proto.graph.node.extend(self._nodes)
+        set_nodes(self._proto, self._nodes)
         drop_unread(self._proto, self._replaced)
         written = {name for node in self._nodes for name in node.output}
         kept = [value for value in self._proto.graph.value_info if value.name in written]
@@ -174,7 +173,7 @@ class _Rewriting:
             if constant is not None:
                 self._replaced.add(tensor)
                 values = _as_half(np.asarray(self._model.tensor(constant)), precision)
-                self._proto.graph.initializer.append(numpy_helper.from_array(values, name))
+                add_constant(self._proto, name, values)
             else:
                 cast = helper.make_node("Cast", [tensor], [name], f"{name}/Cast", to=HALF_TYPES[precision])
                 self._nodes.append(cast)
@@ -207,7 +206,7 @@ def _passing(graph: Graph, wanted: Mapping[str, Precision]) -> dict[str, Precisi
             continue
         if not all(_read_only_in(name, graph, found, precision) for name in node.output if name):
             del found[node.name], passing[node.name]
-    # What is left may read from one that is not.
+    # A node that is left may read from one that is not.
     for node in graph.nodes:
         if node.name in passing and _written_in(node, graph, found) is not passing[node.name]:
             del found[node.name], passing[node.name]

@@ -1,1 +1,1 @@
-"""What is measured before anything is quantized: the time of single ops, and of half precision on this host."""
+"""Measurements before anything is quantized: the time of single ops, and of half precision on this host."""

@@ -1,4 +1,4 @@
-"""What was measured of half precision on this host, kept in the user's cache folder.
+"""Measurements of half precision on this host, kept in the user's cache folder.
 
 A file per host, named after :attr:`autotune.host.Host.fingerprint`, which changes with the packages' versions: homes
 that several machines share do no harm, nor does an update. It is written to a temporary file first and then renamed,
@@ -30,7 +30,7 @@ _FORMAT_VERSION = 1
 
 
 def half_speeds(host: Host) -> HalfSpeeds:
-    """What was measured on ``host``, which is this machine: once, and read from the cache from then on."""
+    """Speeds measured on ``host``, which is this machine: measured once, and read from the cache from then on."""
     return _half_speeds(host.fingerprint, cache_folder())
 
 
@@ -40,7 +40,7 @@ def _half_speeds(fingerprint: str, folder: Path | None) -> HalfSpeeds:
 
 
 def read_or_measure(fingerprint: str, folder: Path | None, measured: Callable[[], HalfSpeeds]) -> HalfSpeeds:
-    """What the cache says of a host; what ``measured`` gives where it says nothing that can be used.
+    """The cache's entry for a host; ``measured`` is called where there is none that can be used.
 
     Args:
         fingerprint: Fingerprint of the host.
@@ -89,7 +89,7 @@ def _from_json(data: Mapping[str, Any], fingerprint: str) -> HalfSpeeds:
     Raises:
         ValueError: It is of another format or host, or a value is not one of those known.
         TypeError: It is no such object, or a value is of the wrong type.
-        KeyError: Something is missing.
+        KeyError: An entry is missing.
     """
     if (data["format_version"], data["host"]) != (_FORMAT_VERSION, fingerprint):
         raise ValueError("of another format or host")

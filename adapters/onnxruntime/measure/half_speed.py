@@ -70,7 +70,7 @@ class Case:
     """An op of a certain size.
 
     Attributes:
-        kind: What it is.
+        kind: Kind of op that is measured.
         source: Shape of what it reads: (rows, inputs), or (1, channels, height, width).
         outputs: Columns of the matrix, or output channels.
     """
@@ -123,7 +123,7 @@ class HalfFigure:
 
     Attributes:
         kind: Kind of the op.
-        work: Its multiplications.
+        work: Number of its multiplications.
         precision: FP16 or BF16.
         kernel: Whether ONNX Runtime computes in it; otherwise it computes in float32, or refuses the model.
         speedup: Float32's time over that of the op between Casts; None where it was not measured.
@@ -139,7 +139,7 @@ class HalfFigure:
 
     @property
     def faster(self) -> bool:
-        """By more than noise."""
+        """Whether it is faster by more than noise."""
         return self.kernel and self.low is not None and self.low >= LEAST_SPEEDUP
 
 
@@ -197,7 +197,7 @@ def measure(
     """Measure fp16 and bf16 against float32, Casts included, both in turn, in one thread.
 
     Args:
-        cases: What to measure.
+        cases: Ops to measure.
         options: How long.
         without_kernel: Measure also what ONNX Runtime computes in float32 all the same.
     """

@@ -28,8 +28,8 @@ _QUARTER = 0.25
 """A kernel's time is the lower quartile of its calls: another process makes calls longer, never shorter."""
 _KERNEL = "_kernel_time"
 _FUSED = "fused "
-"""Before the name of a Gemm whose activation is computed with it."""
-# What ONNX Runtime appends to a node's name when it fuses it or changes its memory layout.
+"""Prefix of the name of a Gemm whose activation is computed with it."""
+# Suffixes that ONNX Runtime appends to a node's name when it fuses it or changes its memory layout.
 _RENAMED = re.compile(r"(_nchwc|_token_\d+)+$")
 
 
@@ -42,7 +42,7 @@ def profile(
 
     Args:
         models: Candidates of one fp32 model, itself included.
-        feeds: One batch.
+        feeds: A batch.
         execution: How they run.
         optimize: Whether ONNX Runtime may change the graph.
 
@@ -83,8 +83,8 @@ def by_op(seconds: Mapping[str, float], graph: Graph, ops: Sequence[QuantizableO
     """The same by op.
 
     A kernel bears the name of its node or, in the blocked memory layout, of the tensor that it writes; and a Relu or
-    Clip that was fused with the op before it gives its own. What a dynamic op is made of adds up; its quantization of
-    its input counts where ONNX Runtime fused it with the MatMul, and with the first convolution that reads it.
+    Clip that was fused with the op before it gives its own. The kernels of a dynamic op add up; the quantization of its
+    input counts where ONNX Runtime fused it with the MatMul, and with the first convolution that reads it.
     """
     names = {op.name for op in ops}
     nodes = {node.name: node for node in graph.nodes}

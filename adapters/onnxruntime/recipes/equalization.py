@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import add_constant, set_nodes
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.adapters.onnxruntime.recipes.graph import OnnxGraph, with_constants
 from autotune.algorithms import equalization
@@ -27,9 +28,9 @@ class Equalized:
 
     Attributes:
         model: Computes what the original does. The bound of a Clip is a ``Min`` of its own, one value per channel.
-        statistics: Of the equalized model, as far as scaling tells: extremes and channel moments.
+        statistics: Statistics of the equalized model, as far as scaling tells: extremes and channel moments.
         ranges: ``(low, high)`` in which to quantize the tensors whose channels were scaled.
-        notes: What was left as it is and why, a line each.
+        notes: Pairs that were left as they are and why, a line each.
     """
 
     model: OnnxModel
@@ -47,8 +48,7 @@ class Equalized:
                 kept[-1].output[0] = node.output[0]
             else:
                 kept.append(node)
-        del proto.graph.node[:]
-        proto.graph.node.extend(kept)
+        set_nodes(proto, kept)
         return dataclasses.replace(self.model, proto=proto)
 
 
@@ -58,7 +58,7 @@ def equalize(model: OnnxModel, config: QuantizationConfig, statistics: Calibrati
     Args:
         model: The fp32 model; left as it is.
         config: Says which ops become int8, and whether their weights have a scale per tensor or per channel.
-        statistics: With channel moments of the tensors between convolutions.
+        statistics: Statistics with channel moments of the tensors between convolutions.
     """
     graph = Graph(model.proto)
     found = equalization.equalize(OnnxGraph(model, quantizable_ops(graph)[0]), config, statistics)
@@ -84,7 +84,6 @@ def _bound(proto: onnx.ModelProto, graph: Graph, tensor: str, caps: Array) -> No
     nodes = list(proto.graph.node)
     index = next(i for i, node in enumerate(nodes) if node.name == clip.name)
     relu = helper.make_node("Relu", [clip.input[0]], [unbounded], clip.name)
-    proto.graph.initializer.append(numpy_helper.from_array(caps.reshape(-1, *[1] * spatial), name))
+    add_constant(proto, name, caps.reshape(-1, *[1] * spatial))
     nodes[index : index + 1] = [relu, helper.make_node("Min", [unbounded, name], [tensor], name)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    set_nodes(proto, nodes)

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from autotune.adapter import Array, Execution
 from autotune.adapters.onnx.graph import Graph, attributes, clip_bounds, is_standard, outer_reads
 from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import set_constants
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 from autotune.algorithms.graph import Clip, Convolution, Layer, Node, Scaled, Sum, Values
@@ -159,9 +160,7 @@ def with_constants(model: OnnxModel, constants: Mapping[str, Array]) -> OnnxMode
     """The model with other values of some constants, by name; ``model`` stays as it is."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constants[tensor.name]), tensor.name))
+    set_constants(proto, constants)
     return dataclasses.replace(model, proto=proto)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import add_constant
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
@@ -35,9 +35,9 @@ class Prepared:
     """A model whose channels are as the recipe wants them.
 
     Attributes:
-        model: To be quantized.
+        model: The model to quantize.
         reference: Computes in fp32 what the original computes, with the nodes and tensors of ``model``.
-        statistics: Of both.
+        statistics: Statistics of both models.
         ranges: ``(low, high)`` of tensors whose range the recipe has chosen.
     """
 
@@ -48,7 +48,7 @@ class Prepared:
 
 
 def prepare_channels(model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> Prepared:
-    """What comes before placement; ``model`` stays as it is."""
+    """Equalize and smooth a model before placement; ``model`` stays as it is."""
     recipe = config.recipe
     ranges: Mapping[str, tuple[float, float]] = {}
     if recipe.smooth_quant is not SmoothQuant.NONE:
@@ -80,11 +80,11 @@ def correct_constants(
 
     Args:
         prepared: The model.
-        placement: What is quantized.
-        config: How.
+        placement: The ops and tensors that are quantized.
+        config: The config that says how.
         activations: Scales by tensor.
         weights: Scales of the ops' weights by op.
-        blocks: What rounds the weights of ops that are stored in blocks, by op.
+        blocks: Rounds the weights of ops that are stored in blocks, by op.
     """
     graph = Graph(prepared.reference.proto)
     quantized = QuantizedGraph(
@@ -127,7 +127,7 @@ def _with_biases(model: OnnxModel, config: QuantizationConfig) -> OnnxModel:
         assert op.weight is not None
         size = graph.initializers[op.weight].dims[op.weight_axis or 0]
         name = f"{op.name}/bias"
-        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(size, np.float32), name))
+        add_constant(proto, name, np.zeros(size, np.float32))
         inputs = [*list(nodes[op.name].input)[:2], name]
         del nodes[op.name].input[:]
         nodes[op.name].input.extend(inputs)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
 from autotune.adapters.onnx.graph import Graph
-from autotune.adapters.onnx.rewriting import sort_nodes
+from autotune.adapters.onnx.rewriting import drop_unread, set_nodes, sort_nodes
 from autotune.adapters.onnxruntime.choices.ops import CLIPS, QuantizableOp
 from autotune.adapters.onnxruntime.static.placement import Placement
 from autotune.algorithms import AffineParameters
@@ -34,7 +34,7 @@ def insert_pairs(
 
     Args:
         proto: The model, its weights quantized; changed in place.
-        placement: What is quantized.
+        placement: The ops and tensors that are quantized.
         parameters: Scale, zero point and integer type of every tensor around int8 ops, by its name.
     """
     insertion = _Insertion(proto, parameters)
@@ -179,22 +179,15 @@ class _Insertion:
     def finish(self) -> None:
         """Write nodes and constants back, without what nobody reads any more."""
         nodes = [node for node in self._graph.nodes if node.name not in self._dropped]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*nodes, *self._new_nodes)]
-        del self._proto.graph.node[:]
-        self._proto.graph.node.extend(copies)
+        set_nodes(self._proto, (*nodes, *self._new_nodes))
         sort_nodes(self._proto)
         self._proto.graph.initializer.extend(self._new_constants)
         self._drop_unread_constants()
 
     def _drop_unread_constants(self) -> None:
-        graph = Graph(self._proto)
-        read = set(graph.readers) | graph.read_by_subgraphs | graph.outputs
-        written = set(graph.producers)
-        kept = [t for t in self._proto.graph.initializer if t.name in read and t.name not in written]
-        dropped = {t.name for t in self._proto.graph.initializer} - {t.name for t in kept}
-        copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-        del self._proto.graph.initializer[:]
-        self._proto.graph.initializer.extend(copies)
+        before = {tensor.name for tensor in self._proto.graph.initializer}
+        drop_unread(self._proto, before)
+        dropped = before - {tensor.name for tensor in self._proto.graph.initializer}
         inputs = [value for value in self._proto.graph.input if value.name not in dropped]
         if len(inputs) < len(self._proto.graph.input):
             left = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
@@ -218,7 +211,7 @@ class _Insertion:
         self._new_constants += [numpy_helper.from_array(np.asarray(array), name) for array, name in named]
 
     def _redirect(self, tensor: str, output: str) -> None:
-        """Let every node that reads a tensor read another one."""
+        """Make every node that reads a tensor read another one."""
         for reader in self._readers.get(tensor, ()):
             _rename(reader.input, tensor, output)
 

@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.adapters.onnx.graph import Graph, attributes
+from autotune.adapters.onnx.rewriting import add_constant, set_nodes
 from autotune.adapters.onnxruntime.choices.ops import CLIPS
 
 _AT_RISK = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -47,9 +48,7 @@ def keep_fp32(proto: onnx.ModelProto, given: Collection[str] = frozenset()) -> N
     if len(nodes) > len(proto.graph.node):
         read = {name for node in nodes for name in node.input} | graph.read_by_subgraphs | graph.outputs
         nodes = [n for n in nodes if n.op_type != "DequantizeLinear" or n.name in given or n.output[0] in read]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del proto.graph.node[:]
-        proto.graph.node.extend(copies)
+        set_nodes(proto, nodes)
 
 
 def _is_at_risk(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -84,7 +83,6 @@ def _repeat_scale(
     inputs = [source.input[0]]
     for tensor in source.input[1:]:
         value = numpy_helper.to_array(graph.initializers[tensor])
-        inputs.append(f"{tensor}/{name}")
-        proto.graph.initializer.append(numpy_helper.from_array(np.repeat(value.reshape(-1), channels), inputs[-1]))
+        inputs.append(add_constant(proto, f"{tensor}/{name}", np.repeat(value.reshape(-1), channels)))
     output = f"{source.output[0]}/{name}"
     return onnx.helper.make_node("DequantizeLinear", inputs, [output], f"{source.name}/{name}", axis=1)

@@ -40,7 +40,7 @@ def _noise(
 
 
 def _weight_noise(op: QuantizableOp, graph: Graph, model: OnnxModel) -> float:
-    """Of symmetric 8-bit weights with a scale for each output channel."""
+    """Noise-to-signal ratio of symmetric 8-bit weights with a scale for each output channel."""
     if op.weight is None:
         return 0.0
     weight = np.asarray(model.tensor(graph.initializers[op.weight]), np.float64)

@@ -20,10 +20,10 @@ class ScaleGroup:
     """Tensors that are quantized alike, since the ops between them keep the integers as they are.
 
     Attributes:
-        tensors: Their names.
+        tensors: Names of the tensors.
         observed: The tensor whose statistics give the range.
-        low: What a Clip or Relu among them lets through at least.
-        high: What it lets through at most.
+        low: Lower bound of a Clip or Relu among them.
+        high: Upper bound of the same.
         choice: The config that decides.
         dtype: The integer type.
     """
@@ -112,7 +112,7 @@ def _own(source: str, graph: Graph, groups: dict[str, ScaleGroup]) -> bool:
 
 
 def _bounds(node: onnx.NodeProto, graph: Graph) -> tuple[float, float] | None:
-    """What a Relu or Clip lets through; None where it is computed at run time or leaves out zero."""
+    """Lower and upper bound of a Relu or Clip; None where it is computed at run time or leaves out zero."""
     bounds = clip_bounds(node, graph)
     if bounds is None:
         return None

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.adapter import Array
-from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnx.model import OnnxModel
+from autotune.adapters.onnx.rewriting import add_constant, drop_unread, set_nodes
 from autotune.adapters.onnxruntime.choices.limits import op_limits
 from autotune.adapters.onnxruntime.choices.ops import QuantizableOp
 from autotune.algorithms import AffineParameters
@@ -37,8 +36,8 @@ def weight_grids(
 
     Args:
         model: The fp32 model.
-        ops: Those that become int8.
-        config: How.
+        ops: The ops that become int8.
+        config: The config that says how.
         activations: Parameters of the tensors that the ops read.
     """
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
@@ -69,9 +68,9 @@ def quantize_weights(
     Args:
         proto: A copy of the model's message; changed in place.
         model: The fp32 model.
-        ops: Those that become int8.
-        config: How.
-        grids: What :func:`weight_grids` gave.
+        ops: The ops that become int8.
+        config: The config that says how.
+        grids: The grids that :func:`weight_grids` returned.
     """
     nodes = {node.name: node for node in proto.graph.node}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
@@ -97,8 +96,8 @@ def quantize_weights(
             dequantized[key] = f"{name}_dequantized"
             new_nodes.append(_insert(proto, name, integers, parameters, axis))
         nodes[op.name].input[1] = dequantized[key]
-    _put_first(proto, new_nodes)
-    _drop_unread(proto, {op.weight for op in ops if op.weight is not None})
+    set_nodes(proto, [*new_nodes, *proto.graph.node])
+    drop_unread(proto, {op.weight for op in ops if op.weight is not None})
 
 
 def _axis(op: QuantizableOp, choice: OpConfig) -> int | None:
@@ -136,7 +135,7 @@ def _insert(
 ) -> onnx.NodeProto:
     names = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
     for each, array in zip(names, (integers, parameters.scale, parameters.zero_point), strict=True):
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), each))
+        add_constant(proto, each, array)
     output = f"{name}_dequantized"
     proto.graph.value_info.append(
         onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, list(integers.shape))
@@ -145,17 +144,3 @@ def _insert(
     if axis is not None:
         node.attribute.append(onnx.helper.make_attribute("axis", axis))
     return node
-
-
-def _put_first(proto: onnx.ModelProto, new_nodes: list[onnx.NodeProto]) -> None:
-    nodes = [*new_nodes, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-
-
-def _drop_unread(proto: onnx.ModelProto, weights: set[str]) -> None:
-    graph = Graph(proto)
-    read = set(graph.readers) | graph.read_by_subgraphs | graph.outputs
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in weights or tensor.name in read]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)

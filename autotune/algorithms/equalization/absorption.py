@@ -30,7 +30,7 @@ def absorb_bias(constants: dict[str, Array], pair: ConvPair, written: ChannelMom
         written: Moments of what the first one writes, before the activation.
 
     Returns:
-        What each channel between them has lost, shape (C,), zero where nothing can be absorbed.
+        The bias that each channel between them has lost, shape (C,), zero where nothing can be absorbed.
     """
     channels = constants[pair.first.weight].shape[0]
     none = np.zeros(channels, np.float32)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ LINEAR_SPREAD = 8.0
 """The same for other channels: 22.3, 22.9 and 22.4 dB with 6, 8 and 10."""
 
 _SHARE = 0.5
-"""Of the way, in logarithms, that channels read by a dense convolution go to one range."""
+"""Share of the way, in logarithms, that channels read by a dense convolution go to one range."""
 
 _LARGEST = 1e3
 """Factor. Channels that hardly ever leave zero need no more."""
@@ -66,15 +66,15 @@ _SETTLED = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Equalized:
-    """What has to change in a graph so that its channels are equalized and its outputs stay what they are.
+    """Changes to a graph that equalize its channels and leave its outputs as they are.
 
     Attributes:
         constants: Weights and biases by name, in place of the graph's own, each of the same shape.
         bounds: By the tensor that a Clip writes: the upper end of each channel in place of its own, float32, shape
             (C,). A quantized graph may do without: no range reaches beyond them.
-        statistics: Of the equalized graph, as far as scaling tells: extremes and channel moments.
+        statistics: Statistics of the equalized graph, as far as scaling tells: extremes and channel moments.
         ranges: ``(low, high)`` in which to quantize the tensors whose channels were scaled.
-        notes: What was left as it is and why, a line each.
+        notes: Pairs that were left as they are and why, a line each.
     """
 
     constants: Mapping[str, Array]
@@ -84,13 +84,22 @@ class Equalized:
     notes: tuple[str, ...]
 
 
-def equalize(graph: LayerGraph, config: QuantizationConfig, statistics: CalibrationStatistics) -> Equalized:
+def equalize(
+    graph: LayerGraph,
+    config: QuantizationConfig,
+    statistics: CalibrationStatistics,
+    *,
+    quantized: Collection[str] | None = None,
+) -> Equalized:
     """Scale the channels between all convolutions that can be served; no node is run.
 
     Args:
-        graph: Of the fp32 model.
+        graph: Graph of the fp32 model.
         config: Says which ops become int8, and whether their weights have a scale per tensor or per channel.
-        statistics: With channel moments of the tensors between convolutions.
+        statistics: Statistics with channel moments of the tensors between convolutions.
+        quantized: The tensors that become integers; channels of no other tensor are scaled, so that a bound in
+            :attr:`Equalized.bounds` is that of a tensor whose range takes its place. None: all that int8 layers read or
+            write.
     """
     connections = Connections(graph.nodes, graph.outputs)
     # Half precision may not hold channels that are scaled up.
@@ -102,8 +111,11 @@ def equalize(graph: LayerGraph, config: QuantizationConfig, statistics: Calibrat
     int8 = {layer.name for layer in layers if config[layer.name].precision is Precision.INT8}
     streams, notes = find_streams(connections, graph.constants, layers, int8)
     streams = [stream for stream in streams if _serves_stream(stream, config, statistics)]
+    if quantized is not None:
+        streams = [stream for stream in streams if not set(quantized).isdisjoint(stream.tensors)]
     pairs, more = find_pairs(connections, layers, int8, tied={name for stream in streams for name in stream.tensors})
     pairs = [pair for pair in pairs if _channels(statistics, pair.read) is not None and _serves(pair, config)]
+    pairs = [pair for pair in pairs if quantized is None or pair.read in quantized]
     served = [layer for pair in pairs for layer in (pair.first, pair.second)]
     served += [layer for stream in streams for layer in (*stream.writers, *stream.readers)]
     names = {name for layer in served for name in (layer.weight, layer.bias) if name}
@@ -229,7 +241,7 @@ def _ends(channels: ChannelMoments | None, *, rectified: bool) -> tuple[Array, A
 
 
 def _range(channels: ChannelMoments | None, pair: ConvPair, caps: Array) -> tuple[float, float]:
-    """In which to quantize the tensor between a pair; never beyond the bound of a channel that reached it."""
+    """Range in which to quantize the tensor between a pair; never beyond the bound of a channel that reached it."""
     low, high = _ends(channels, rectified=pair.activation is not None)
     assert channels is not None
     reached = caps[channels.maximum >= caps * (1.0 - 1e-5)]

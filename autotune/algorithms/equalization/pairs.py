@@ -20,9 +20,9 @@ class ConvPair:
     Attributes:
         first: Writes ``written``.
         second: Reads ``read``.
-        written: What the first one writes.
-        read: What the second one reads: ``written`` itself, or what the activation makes of it.
-        activation: Between the two; None where there is none.
+        written: The tensor that the first one writes.
+        read: The tensor that the second one reads: ``written`` itself, or what the activation makes of it.
+        activation: The activation between the two; None where there is none.
     """
 
     first: Layer
@@ -33,12 +33,12 @@ class ConvPair:
 
     @property
     def cap(self) -> float:
-        """What the activation lets through at most, infinity for Relu; infinity where there is none."""
+        """Upper bound of the activation, infinity for Relu; infinity where there is none."""
         return math.inf if self.activation is None else self.activation.high
 
     @property
     def groups(self) -> int:
-        """Of the second convolution."""
+        """Groups of the second convolution."""
         return self.second.groups
 
     @property
@@ -53,10 +53,10 @@ def find_pairs(
     """The pairs among the given layers, in graph order, and a line for each reason why others are none.
 
     Args:
-        connections: Of the fp32 model.
-        layers: Of it, those whose weights may be changed.
-        int8: Names of those that become int8. What lies between two convolutions is quantized as soon as one of them
-            is int8; a pair of which none is gains nothing.
+        connections: Connections of the fp32 model.
+        layers: The model's layers whose weights may be changed.
+        int8: Names of those that become int8. A tensor between two convolutions is quantized as soon as one of them is
+            int8; a pair of which none is gains nothing.
         tied: Tensors that are scaled with others already, so that they are no pair's.
     """
     convs = {layer.output: layer for layer in layers if layer.convolution is not None}
@@ -79,7 +79,7 @@ def find_pairs(
 
 
 def _pair(connections: Connections, convs: Mapping[str, Layer], second: Layer) -> ConvPair | str:
-    """The pair that ends in ``second``; else why not, empty where there is nothing to tell."""
+    """The pair that ends in ``second``; else the reason, empty where none is worth a note."""
     read = written = second.source
     node = connections.writers.get(read)
     if node is None:

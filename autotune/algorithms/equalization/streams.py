@@ -25,8 +25,8 @@ class Stream:
     """Tensors with the same channels, and the convolutions at the ends.
 
     Attributes:
-        tensors: In graph order.
-        rectified: Those of them that a Relu wrote.
+        tensors: Tensors in graph order.
+        rectified: The tensors among them that a Relu wrote.
         writers: Convolutions that write into it.
         readers: Convolutions that read from it.
         channels: How many channels it has.
@@ -40,7 +40,7 @@ class Stream:
 
 
 class _Refusal(Exception):
-    """Why the channels of a stream stay as they are; empty where there is nothing to tell."""
+    """Reason why a stream's channels stay as they are; empty where none is worth a note."""
 
 
 def find_streams(
@@ -49,9 +49,9 @@ def find_streams(
     """The streams that can be scaled, in graph order, and a line for each reason why others cannot.
 
     Args:
-        connections: Of the fp32 model.
-        constants: Of it.
-        layers: Of it, those whose weights may be changed.
+        connections: Connections of the fp32 model.
+        constants: Constants of the fp32 model.
+        layers: The model's layers whose weights may be changed.
         int8: Names of those that become int8. A stream without any of them gains nothing.
     """
     convs = {layer.name: layer for layer in layers if layer.convolution is not None}
@@ -91,10 +91,10 @@ class _Tied:
         self._readers: dict[str, Layer] = {}
 
     def take(self, tensor: str) -> None:
-        """Take in a tensor and all that hangs on it.
+        """Add a tensor to the stream, and all tensors that must be scaled with it.
 
         Raises:
-            _Refusal: Something hangs on it that factors do not pass.
+            _Refusal: An op reads or writes it that factors do not pass.
         """
         pending = [tensor]
         while pending:
@@ -128,7 +128,7 @@ class _Tied:
         return [*node.reads, node.writes[0]]
 
     def stream(self) -> Stream:
-        """What was taken in.
+        """The stream that was found.
 
         Raises:
             _Refusal: Its convolutions cannot be scaled.

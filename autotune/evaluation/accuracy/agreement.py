@@ -45,9 +45,9 @@ def figure(metric: Metric, outputs: Outputs, batches: Sequence[Batch], reference
     """The figure of a metric over outputs that are there already.
 
     Args:
-        metric: What to compute.
+        metric: The metric to compute.
         outputs: Outputs of the model.
-        batches: What it read, and the labels.
+        batches: Batches that the model read, and their labels.
         reference: For label-free metrics, the outputs to compare with.
 
     Raises:

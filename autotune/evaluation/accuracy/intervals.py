@@ -46,7 +46,7 @@ def mean_loss_interval(
     Args:
         baseline: The fp32 model's score of each sample, shape (samples,).
         candidate: The candidate's scores of the same samples, shape (samples,).
-        criterion: Says whether the loss is relative, and the confidence.
+        criterion: The criterion, which says whether the loss is relative, and the confidence.
         confidence: Confidence of the two-sided interval; None: what the criterion asks for.
     """
     confidence = interval_confidence(criterion) if confidence is None else confidence
@@ -93,7 +93,7 @@ def resampled_loss_interval(
         metric: Makes the figures.
         baseline: The fp32 model's record of each sample.
         candidate: The candidate's records of the same samples.
-        criterion: Says what a loss is, and the confidence.
+        criterion: The criterion, which says what a loss is, and the confidence.
         confidence: Confidence of the two-sided interval; None: what the criterion asks for.
         seed: Seed of the resampling.
     """
@@ -197,7 +197,7 @@ def fieller_interval(difference: Array, baseline: Array, t: float) -> tuple[floa
 def _crossings(
     statistic: Callable[[float], float], estimate: float, least: float, most: float, z: float
 ) -> tuple[float, float]:
-    """Where a statistic that falls in its argument is ``z`` and ``-z``."""
+    """Arguments at which a falling statistic is ``z`` and ``-z``."""
     from scipy.optimize import brentq  # noqa: PLC0415  as above
 
     inside = min(max(estimate, least), most)

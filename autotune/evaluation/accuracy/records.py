@@ -28,7 +28,7 @@ class Records:
     Attributes:
         samples: Positions in the data set.
         records: By metric.
-        references: What label-free metrics keep of the fp32 model's outputs, by metric; empty for candidates.
+        references: Values that label-free metrics keep of the fp32 model's outputs, by metric; empty for candidates.
         difficulty: How easily fp32's results change, by the judged metric; None where it does not say.
     """
 
@@ -45,7 +45,7 @@ class Records:
         outputs: tuple[Array, ...],
         references: Mapping[str, Array] | None,
     ) -> Records:
-        """Of one batch.
+        """The records of one batch.
 
         Args:
             metrics: The judged one first.
@@ -131,7 +131,7 @@ class RecordCache:
     """The fp32 model's records in a folder.
 
     Args:
-        folder: Where; None keeps nothing.
+        folder: Folder of the cache; None keeps nothing.
         key: Key of the model.
     """
 

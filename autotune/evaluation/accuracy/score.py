@@ -1,4 +1,4 @@
-"""What an accuracy evaluation hands back, and how a user's function is evaluated."""
+"""Scores of accuracy evaluations, and the evaluation of a user's function."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from autotune.evaluation.accuracy.sources import UserFunction, read_score
 from autotune.evaluation.checked import CheckedModel
 
 Progress: TypeAlias = Callable[[int, int | None], None]
-"""Told how many samples are done, and of how many where that is known."""
+"""Called with the number of samples that are done, and of all samples where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What was found of one model's accuracy.
+    """Accuracy of one model.
 
     Attributes:
         accuracy: The judged metric.
         loss: Against the baseline, as the criterion defines it.
-        interval: Of the loss, where per-sample results are known.
+        interval: Interval of the loss, where per-sample results are known.
         verdict: The worst over all targets. On data held out it is what the intervals show: missed where one lies
             beyond its target, undecided where one holds it.
         metrics: All figures by name, the judged one included.
@@ -90,7 +90,7 @@ class FunctionScorer:
         """Call ``eval_fn`` on the fp32 model; its own errors pass through as they are.
 
         Raises:
-            EvaluationFunctionError: What it returned is no score.
+            EvaluationFunctionError: The function returned something that is no score.
             CriterionError: The score is no baseline for this criterion.
         """
         figures = read_score(model.judged_by(self._source.function))

@@ -1,4 +1,4 @@
-"""Where accuracy comes from: the user's own function, or metrics over labelled data."""
+"""Sources of accuracy: the user's own function, or metrics over labelled data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LabelledData:
 
     Attributes:
         loader: Yields ``(inputs, labels)``, or ``inputs`` for label-free metrics; can be iterated again and again.
-        metrics: What to compute; the first is judged by the criterion.
+        metrics: Metrics to compute; the first is judged by the criterion.
         criteria: Targets of further metrics, by name. The verdict is the worst of all.
         holdout: Share of the samples that the search never sees, for a final figure without the luck of having been
             picked. None: 0.2 where there are at least 2,000 samples, else 0. 0 holds nothing out.
@@ -91,7 +91,7 @@ def check_direction(source: UserFunction | LabelledData, criterion: Criterion) -
     """See that metrics and criteria agree on whether a larger figure is a better one.
 
     Raises:
-        CriterionError: They contradict each other.
+        CriterionError: The criterion and the metrics contradict each other.
     """
     if isinstance(source, UserFunction):
         return

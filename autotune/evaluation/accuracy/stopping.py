@@ -1,4 +1,4 @@
-"""When the evaluation of a candidate may end before all samples were seen, and the order that gets it there soonest.
+"""Rule by which an evaluation ends before all samples were seen, and the order that gets it there soonest.
 
 The fp32 model's score on every sample is known, so a candidate's verdict is a question about a finite sum: whether the
 losses of all samples add up to more than the target allows. Two kinds of evidence end an evaluation:
@@ -51,7 +51,7 @@ class Stop:
     """Why an evaluation may end.
 
     Attributes:
-        outcome: What a full evaluation would find.
+        outcome: The verdict that a full evaluation would reach.
         certain: Whether this is arithmetic rather than a bet.
     """
 
@@ -88,7 +88,7 @@ class Population:
         difficulty: Array | None,
         any_order: bool,
     ) -> Population:
-        """From the fp32 model's score of each sample.
+        """Make the order from the fp32 model's score of each sample.
 
         Args:
             scores: Shape (samples,).
@@ -230,7 +230,7 @@ class StoppingRule:
         return self._stop()
 
     def estimate(self) -> tuple[float, float, float]:
-        """What the losses of all units will add up to, from those seen: the sum, its variance, and the sum of squares.
+        """Sum of the losses of all units as predicted from those seen: the sum, its variance, and the sum of squares.
 
         Where the order is sorted, what lies beyond the point it has come to is estimated from the random draws that
         fell beyond it, since those before it are no sample of the rest.

@@ -40,11 +40,11 @@ class SampleScorer:
 
     Args:
         source: The data and the metrics.
-        criterion: Of the first metric.
+        criterion: Criterion of the first metric.
         inputs: The inputs of the fp32 model.
-        seed: Of the holdout, the order of samples and resampling.
+        seed: Seed of the holdout, the order of samples and resampling.
         cache: Folder in which the fp32 model's records are kept; None keeps nothing.
-        key: Of the fp32 model, for the cache.
+        key: Fingerprint of the fp32 model, for the cache.
         axes: Which axes count samples; None: the first one of each input where it is free.
     """
 
@@ -109,7 +109,7 @@ class SampleScorer:
 
         Args:
             model: The candidate.
-            progress: Told how far it is.
+            progress: Called with the number of samples that are done.
             complete: Whether all samples must be seen.
             rank: Which candidate of the search it is, from 1; how sure its verdict must be follows from it.
 
@@ -155,7 +155,7 @@ class SampleScorer:
         Args:
             reference: The fp32 model.
             model: The candidate.
-            progress: Told how far it is.
+            progress: Called with the number of samples that are done.
             rank: Which candidate it is that is measured there, from 1; its interval is as much wider.
         """
         if not self.holds_out:
@@ -218,7 +218,7 @@ class SampleScorer:
         return concatenate(parts)
 
     def _rule(self, baseline: Records) -> StoppingRule | None:
-        """When the evaluation of a candidate may end; None where nothing can be said before its end."""
+        """The rule by which an evaluation may end early; None where nothing can be said before its end."""
         assert self._store is not None
         if not self._source.early_stopping or not isinstance(self._judged, MeanMetric):
             return None
@@ -242,7 +242,7 @@ class SampleScorer:
         )
 
     def _stopped(self, rule: StoppingRule, stop: Stop, done: int, criterion: Criterion) -> Score:
-        """What can be said after a part of the samples; ``criterion`` is that of this candidate."""
+        """Score after a part of the samples; ``criterion`` is that of this candidate."""
         assert self._baseline is not None
         scores = self._baseline.of(self._judged)[:, 0]
         total = len(scores)
@@ -281,7 +281,7 @@ class SampleScorer:
         *,
         holdout_rank: int | None = None,
     ) -> Score:
-        """What is to be said once all samples were seen; with ``holdout_rank``, those that were held out."""
+        """Score once all samples were seen; with ``holdout_rank``, of those that were held out."""
         before, after = self._figures(baseline), self._figures(candidate)
         if undefined := [name for name, figure in after.items() if not math.isfinite(figure)]:
             raise TrialError(f"Metric {undefined[0]!r} is not defined on these outputs: it is {after[undefined[0]]}")

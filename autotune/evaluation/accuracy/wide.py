@@ -15,7 +15,7 @@ class WideRunner:
     """Runs large calls on all cores and small ones as the given runner does.
 
     Args:
-        narrow: With the user's threads.
+        narrow: Session with the user's threads.
         make_wide: Makes the one with all cores; called with the first large batch.
     """
 

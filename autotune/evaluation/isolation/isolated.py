@@ -24,9 +24,11 @@ from autotune.criterion import Criterion
 from autotune.errors import DeadlineReached, InputError, TrialError
 from autotune.evaluation.accuracy.score import Progress
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
-from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.compiling import evaluator_of
+from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
 from autotune.evaluation.latency import LatencyOptions, RaceResult
+from autotune.evaluation.measured import Evaluation
 from autotune.pickling import pickled
 from autotune.trial import Measurement
 
@@ -36,29 +38,29 @@ _SENT = {
     "model": "the model as the adapter holds it",
     "feeds": "the batch that latency is measured on",
 }
-"""What a worker gets a copy of once, by what users call it. A candidate is sent with each trial."""
+"""Objects that a worker gets a copy of once, by what users call them. A candidate is sent with each trial."""
 _WHY = 'With isolation="process" a worker process gets a copy of it'
 _WAY_OUT = 'go without workers (isolation="none")'
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
-"""What a worker has left after the run's deadline to notice it by itself."""
+"""Seconds after the run's deadline that a worker has to notice it by itself."""
 _FREE_SHARE = 0.9
 _MIB = 2**20
 
 
 class Isolation(StrEnum):
-    """Where candidates run."""
+    """The process in which candidates run."""
 
     NONE = "none"
-    """In this process: nothing to start, and a crash in native code ends the run."""
+    """Candidates run in this process: nothing to start, and a crash in native code ends the run."""
     PROCESS = "process"
-    """In a worker process: a crash, a hang or a flood of memory ends the trial and not the run."""
+    """Candidates run in a worker process: a crash, a hang or a flood of memory ends the trial, not the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IsolationOptions:
-    """What a trial may take.
+    """Limits of a trial.
 
     Attributes:
         trial_timeout_s: Seconds after which a trial fails; None sets no limit.
@@ -85,16 +87,16 @@ class IsolatedEvaluator(Generic[ModelT]):
     Latency in the worker is as in this process (``benchmarks/isolation.py``).
 
     Args:
-        isolation: What a trial may take.
+        isolation: Limits of a trial.
         adapter: See :class:`Evaluator`, as for all that follow.
         model: The fp32 model.
-        source: Where accuracy comes from.
+        source: Source of the accuracy: a user's function, or metrics over data.
         criterion: The accuracy target.
         latency: How latency is measured.
         feeds: One batch for latency, or several of different shapes.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
         cache: Folder for the fp32 model's records; None: a temporary one, which the worker shares.
-        on_progress: Told how many samples an accuracy evaluation has seen.
+        on_progress: Called with the number of samples that an accuracy evaluation has seen.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class IsolatedEvaluator(Generic[ModelT]):
             "cache": cache or Path(self._folder.name),
         }
         self._model = model
-        self._local: Evaluator[ModelT] = Evaluator(**self._setup, on_progress=on_progress)
+        self._local: Evaluator[ModelT] = evaluator_of(**self._setup, on_progress=on_progress)
         self._baseline: Measurement | None = None
         self._pool: _Pool | None = None
 
@@ -157,7 +159,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Write down what the worker starts with, before anything is measured that would be lost.
 
         Raises:
-            InputError: Something of it cannot be sent to another process.
+            InputError: A part of it cannot be sent to another process.
         """
         if not self._setup_path.exists():
             parts = {what: self._setup[name] for name, what in _SENT.items()}
@@ -200,11 +202,16 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Measure a candidate in the worker; see :meth:`Evaluator.evaluate`.
 
         Raises:
-            TrialError: As there, and where the worker died or took more time or memory than a trial may.
+            TrialError: As in the other evaluator, and where the worker died or exceeded the time or memory of a trial.
             DeadlineReached: The deadline passed.
         """
         asked = (incumbent, needs_accuracy, rank, worth_from)
         result: Evaluation = self._run(worker.evaluate, candidate, *asked, deadline=deadline)
+        return result
+
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
+        """Time a candidate in the worker; see :meth:`Evaluator.speed_of`."""
+        result: Measurement = self._run(worker.speed_of, candidate, deadline=deadline)
         return result
 
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
@@ -276,7 +283,7 @@ class IsolatedEvaluator(Generic[ModelT]):
 
 
 AnyEvaluator: TypeAlias = Evaluator[ModelT] | IsolatedEvaluator[ModelT]
-"""What a run measures its candidates with."""
+"""The evaluators that a run can measure its candidates with."""
 
 
 class _Pool:

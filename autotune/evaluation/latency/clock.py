@@ -24,7 +24,7 @@ class Reading:
     """One timed call.
 
     Attributes:
-        nanoseconds: What it took.
+        nanoseconds: Time that the call took.
         disturbed: Whether time went by in it that was not the model's and could not be told from the model's.
     """
 

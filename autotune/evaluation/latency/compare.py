@@ -37,7 +37,7 @@ def compare_latency(
 ) -> LatencyComparison:
     """Time two models in turn until the interval of their ratio is narrow enough or a cap is reached.
 
-    Of a model that is given as one session, the interval assumes that other sessions would differ by as little as was
+    For a model that is given as one session, the interval assumes that other sessions would differ by as little as was
     measured elsewhere; give several, and how much they differ is measured.
 
     Args:
@@ -65,7 +65,7 @@ class Comparison:
         seed: Seed of the order inside of the rounds.
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls.
-        pace: What the same sessions of the baseline took before.
+        pace: Earlier latencies of the same sessions of the baseline.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ class Block:
 
 @dataclass
 class Pace:
-    """What fp32 took in the measurements of a run so far, by which a slow spell of the machine is told.
+    """Latencies of fp32 in the measurements of a run so far, from which a slow spell of the machine is detected.
 
     It belongs to a fixed list of sessions: others may be faster or slower by themselves.
     """
@@ -90,7 +90,7 @@ class Contest:
         clock: Times the calls.
         seed: Seed of the order.
         deadline: A ``time.monotonic()`` value.
-        pace: What the baseline's sessions took before; None where that is unknown.
+        pace: Earlier latencies of the baseline's sessions; None where that is unknown.
         share: How many times ``max_seconds`` it may take.
     """
 

@@ -36,7 +36,7 @@ def race_latency(
     All that are still in run once per round, in a random order, with the baseline among them. At each look a finalist
     leaves when the interval of its time over that of another lies above 1. The confidence is shared among all pairs,
     the baseline's included, and all looks (Bonferroni), so that a wrong thing is proven in at most ``1 - confidence``
-    of races. What a short heat leaves undecided runs a longer one.
+    of races. Finalists that a short heat leaves undecided run a longer one.
 
     Args:
         baseline: One call of the fp32 model, or one for each of its sessions.
@@ -46,7 +46,7 @@ def race_latency(
         seed: Seed of the order.
         deadline: A ``time.monotonic()`` value.
         clock: Times the calls; that of this process by default.
-        pace: What the same sessions of the baseline took before.
+        pace: Earlier latencies of the same sessions of the baseline.
         fair_s: Seconds beyond which no further heat is run to tell equals apart, once it is known of each on which side
             of fp32 it lies; None: as many as the options allow.
 
@@ -68,18 +68,7 @@ def race_latency(
     )
     race = _Race(contest, options)
     contest.warm_up()
-    first, most = contest.rounds_for(options.min_pairs), contest.rounds_for(options.max_pairs)
-    began, done = clock.now_s(), 0
-    for multiple in _HEATS:
-        rounds = min(most, first * multiple)
-        spent_s = clock.now_s() - began
-        if done and fair_s is not None and race.sides_known and spent_s * rounds / done > fair_s:
-            break
-        ended = contest.run([0, *race.alive], rounds)
-        done = rounds
-        race.look()
-        if race.decided or ended:
-            break
+    race.run(clock, fair_s)
     contest.note_pace()
     return race.result()
 
@@ -107,8 +96,23 @@ class _Race:
         """Whether it is known of all that are left on which side of fp32 they lie."""
         return all(self._faster[member] is not None for member in self.alive)
 
+    def run(self, clock: Clock, fair_s: float | None) -> None:
+        """Run heats, each longer than the one before, until all is decided or the time is up."""
+        first, most = (self._contest.rounds_for(calls) for calls in (self._options.min_pairs, self._options.max_pairs))
+        began, done = clock.now_s(), 0
+        for multiple in _HEATS:
+            rounds = min(most, first * multiple)
+            spent_s = clock.now_s() - began
+            if done and fair_s is not None and self.sides_known and spent_s * rounds / done > fair_s:
+                break
+            ended = self._contest.run([0, *self.alive], rounds)
+            done = rounds
+            self.look()
+            if self.decided or ended:
+                break
+
     def look(self) -> None:
-        """Prove what can be proven by now; who is slower than another is out."""
+        """Compare the finalists on the calls so far; one that is proven slower than another leaves."""
         width = self._options.interval_width
         slower: set[int] = set()
         close = True
@@ -144,7 +148,7 @@ class _Race:
         )
 
     def _spread(self) -> Spread:
-        """Between sessions, from all that ran: each over the rounds that it ran."""
+        """Spread between sessions, from all that ran: each over the rounds that it ran."""
         return Spread({member: self._contest.figures([member])[member] for member in range(self._contest.models)})
 
     def result(self) -> RaceResult:

@@ -30,7 +30,7 @@ class LatencyComparison:
         decided: Whether the interval became as narrow as was asked for before a cap was reached.
         baseline_percentiles: Percentiles of the baseline's calls.
         candidate_percentiles: Percentiles of the candidate's calls.
-        cache: What the caches held when the timed calls began.
+        cache: State of the caches when the timed calls began.
         sessions: Sessions of the candidate that took part.
     """
 
@@ -67,7 +67,7 @@ class RaceResult:
             more than the asked interval width; None where neither is proven. The confidence is shared among all
             comparisons of the race.
         sessions: Sessions of each finalist that took part, the fewest of them.
-        cache: What the caches held when the timed calls began.
+        cache: State of the caches when the timed calls began.
         percentiles: By finalist: of its calls in this race.
     """
 

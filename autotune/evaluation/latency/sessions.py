@@ -32,12 +32,12 @@ def open_sessions(
     clock: Clock,
     spare_first: bool = False,
 ) -> list[Call]:
-    """Sessions of one model, as timed calls: as many as asked for, or fewer where they are dear.
+    """Sessions of one model, as timed calls: as many as asked for, or fewer where they are expensive.
 
     Args:
         first: A session that is open already, and has run.
         open_one: Opens another.
-        batches: What one timed call runs, in this order.
+        batches: Batches of one timed call, in this order.
         options: How many sessions there are to be, and how long a comparison may take.
         size_bytes: Size of the model; a session is taken to need twice as much.
         fewest: Sessions that are opened whatever they cost.

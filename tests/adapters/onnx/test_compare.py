@@ -1,4 +1,4 @@
-"""What is prepared computes what the user's model computes, or less is prepared."""
+"""A prepared model computes what the user's model computes, or less is prepared."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def _move_out(proto: onnx.ModelProto, folder: Path) -> None:
 
 
 def classifier() -> onnx.ModelProto:
-    """What skl2onnx makes of a neural network: a label, and a sequence of maps from label to probability."""
+    """A neural network as skl2onnx writes it: a label, and a sequence of maps from label to probability."""
     nodes = [
         node("MatMul", "x w1", "h1"),
         node("Add", "h1 b1", "a1"),

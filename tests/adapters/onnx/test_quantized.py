@@ -1,4 +1,4 @@
-"""What somebody quantized before us is named, and left as it is."""
+"""Models that somebody else quantized are named, and left as they are."""
 
 from __future__ import annotations
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from autotune.adapters.onnx.rewriting import drop_unread, replace_nodes, require_contrib_domain, sort_nodes
+from autotune.adapters.onnx.rewriting import (
+    add_constant,
+    drop_unread,
+    replace_nodes,
+    require_contrib_domain,
+    set_constants,
+    set_nodes,
+    sort_nodes,
+)
 from tests.adapters.onnx.graphs import build, node, normal
 
 
@@ -88,3 +97,21 @@ def test_the_domain_is_declared_once() -> None:
     for _ in range(2):
         require_contrib_domain(proto)
     assert [(each.domain, each.version) for each in proto.opset_import] == [("", 17), ("com.microsoft", 1)]
+
+
+def test_constants_are_added_and_given_other_values() -> None:
+    proto = model(node("Mul", "x w", "a"), node("Add", "a v", "y"), w=0, v=1)
+    assert add_constant(proto, "zero", np.float32(0.0)) == "zero"
+    set_constants(proto, {"v": np.arange(8, dtype=np.float32)[::2], "no such": np.zeros(1)})
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    assert list(values) == ["w", "v", "zero"]
+    np.testing.assert_array_equal(values["w"], normal(4, seed=0))
+    np.testing.assert_array_equal(values["v"], [0, 2, 4, 6])
+    assert values["zero"].shape == ()
+
+
+def test_a_constant_goes_whose_place_a_node_has_taken() -> None:
+    proto = model(node("Mul", "x w", "a"), node("Neg", "v", "v2"), node("Add", "a v2", "y"), w=0, v=1)
+    set_nodes(proto, [*proto.graph.node, node("Relu", "x", "v")])
+    drop_unread(proto, constants(proto))
+    assert constants(proto) == ["w"]

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
+from autotune.adapters.onnxruntime import OnnxModel
 from tests.adapters.onnx.graphs import node, normal
 
 VOCABULARY, HIDDEN, HEADS, INNER, CLASSES = 50, 32, 4, 64, 5
@@ -19,7 +20,7 @@ def small_transformer(*, guarded: bool = True, older: bool = False, masked_with:
 
     Args:
         guarded: Whether rows that are masked altogether are guarded against.
-        masked_with: What is added to the scores of padding.
+        masked_with: Number that is added to the scores of padding.
         older: Whether attention is written as older exporters did: keys transposed at once, scores divided.
     """
     nodes = [
@@ -61,7 +62,7 @@ def small_transformer(*, guarded: bool = True, older: bool = False, masked_with:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    # What PyTorch's exporter writes of a tensor may contradict the graph.
+    # The shape that PyTorch's exporter writes of a tensor may contradict the graph.
     graph.value_info.append(helper.make_tensor_value_info("projected", TensorProto.FLOAT, [HIDDEN]))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
@@ -146,3 +147,11 @@ def token_batches(count: int = 2, *, size: int = 4, length: int = 9) -> list[dic
             }
         )
     return batches
+
+
+def as_exported(proto: onnx.ModelProto) -> OnnxModel:
+    """The model without preparation, and without what an exporter wrote of its inner tensors."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    return OnnxModel(proto=bare)

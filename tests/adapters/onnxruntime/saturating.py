@@ -1,4 +1,4 @@
-"""What integer kernels of the CPU that runs the tests compute, exactly: with 32-bit sums, or as x86 without VNNI."""
+"""Integer kernels as the CPU that runs the tests computes them, exactly: with 32-bit sums, or as x86 without VNNI."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def integer_product(activations: Array, weights: Array, *, saturates: bool | Non
 
 
 def patches(pictures: Array, kernel: Sequence[int]) -> Array:
-    """What a convolution without padding sums up, channels last: (N * positions, kernel * C) of (N, C, H, W)."""
+    """The values that a convolution without padding sums up, channels last: (N * positions, kernel * C) of (N, C, H,
+    W)."""
     windows = np.lib.stride_tricks.sliding_window_view(pictures, tuple(kernel), axis=(2, 3))
     return np.asarray(windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, kernel[0] * kernel[1] * pictures.shape[1]))

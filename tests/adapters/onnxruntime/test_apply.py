@@ -47,7 +47,7 @@ def change(**fields: object) -> OpConfig:
 
 
 class Graph:
-    """What a test asks of a candidate's graph."""
+    """A candidate's graph, with the questions that tests ask of it."""
 
     def __init__(self, model: OnnxModel) -> None:
         self.nodes = {n.name: n for n in model.proto.graph.node}

@@ -21,7 +21,7 @@ from tests.adapters.onnx.random_graphs import RandomGraph, random_graphs
 ADAPTER = OnnxRuntimeAdapter()
 
 EXAMPLES = int(os.environ.get("AUTOTUNE_RANDOM_GRAPHS", "40"))
-"""Of a run of all tests; 300 and 3,000 were tried by hand."""
+"""Examples in a run of all tests; 300 and 3,000 were tried by hand."""
 
 
 def agree(first: OnnxModel, second: OnnxModel, graph: RandomGraph) -> None:
@@ -62,6 +62,6 @@ def test_any_graph(graph: RandomGraph) -> None:
             ADAPTER.runner(theirs, Execution())(feeds), ADAPTER.runner(candidate, Execution())(feeds), strict=True
         ):
             assert expected.shape == actual.shape
-    # What we write is a model as any other: read again, it is the same.
+    # A written model is a model like any other: read again, it is the same.
     again = ADAPTER.load(onnx.ModelProto.FromString(candidate.stored.SerializeToString()))
     agree(candidate, again, graph)

@@ -154,7 +154,7 @@ def test_a_product_of_two_activations_is_at_risk_where_the_second_is_s8(
 ADAPTER = OnnxRuntimeAdapter()
 PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
-PRODUCTS = ("MatMul", "Gemm")
+MATMULS = ("MatMul", "Gemm")
 NOTHING = CalibrationStatistics({}, 0)
 
 
@@ -269,10 +269,10 @@ def test_whatever_alters_weights_leaves_pairs_within_the_bound(
 
 @pytest.mark.parametrize("weight", [PER_CHANNEL, PER_TENSOR])
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC])
-def test_products_of_a_transformer_stay_within_the_bound(precision: Precision, weight: TensorScheme) -> None:
+def test_matmuls_of_a_transformer_stay_within_the_bound(precision: Precision, weight: TensorScheme) -> None:
     model = ADAPTER.load(small_transformer())
     choice = static(weight) if precision is Precision.INT8 else OpConfig(precision=precision, weight=weight)
-    ops = {op.name: choice for op in ADAPTER.space(model).ops if op.space_of(precision) and op.op_type in PRODUCTS}
+    ops = {op.name: choice for op in ADAPTER.space(model).ops if op.space_of(precision) and op.op_type in MATMULS}
     statistics = ADAPTER.calibrate(model, token_batches(), seed=0) if precision is Precision.INT8 else NOTHING
     for rounding in WeightRounding:
         for smooth in (SmoothQuant.NONE, SmoothQuant.HALF):

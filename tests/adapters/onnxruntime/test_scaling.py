@@ -55,7 +55,7 @@ def chain(ops: int) -> onnx.ModelProto:
     return build(nodes, {"x": ("N", 3, 4, 4)}, {tensor: None}, constants)
 
 
-def products(ops: int) -> onnx.ModelProto:
+def matmuls(ops: int) -> onnx.ModelProto:
     """``ops`` groups of product, bias, Relu, a node that goes along, and addition."""
     nodes, tensor = [], "x"
     constants = {"shape": np.array([0, 8], np.int64)}
@@ -84,7 +84,7 @@ def wide(ops: int) -> onnx.ModelProto:
 
 MODELS: dict[str, tuple[Callable[[int], onnx.ModelProto], tuple[int, ...]]] = {
     "chain": (chain, (3, 4, 4)),
-    "products": (products, (8,)),
+    "MatMuls": (matmuls, (8,)),
     "wide": (wide, (3, 4, 4)),
 }
 

@@ -1,4 +1,4 @@
-"""Whole runs for size: tables and large products end in 4 or 8 bits under every strategy that looks at precisions."""
+"""Whole runs for size: tables and large MatMuls end in 4 or 8 bits under every strategy that looks at precisions."""
 
 from __future__ import annotations
 

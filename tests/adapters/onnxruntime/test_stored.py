@@ -1,4 +1,4 @@
-"""What earlier versions stored: their workspaces are read and resumed by these literal values."""
+"""Stored workspaces of earlier versions: they are read and resumed by these literal values."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ KINDS = [Precision.INT8_WEIGHT, Precision.INT4_WEIGHT]
 RTN, HQQ, GPTQ = WeightOnly.RTN, WeightOnly.HQQ, WeightOnly.GPTQ
 
 
-def products(inputs: int = 300, outputs: int = 256) -> OnnxModel:
+def matmuls(inputs: int = 300, outputs: int = 256) -> OnnxModel:
     """A MatMul and a Gemm with a bias."""
     nodes = [node("MatMul", "x w", "m"), node("Gemm", "m v b", "y", transB=1)]
     constants = {"w": normal(inputs, outputs), "v": normal(300, outputs, seed=1), "b": normal(300, seed=2)}
@@ -113,7 +113,7 @@ def test_gptq_is_more_accurate_than_the_one_that_onnx_runtime_ships(bits: int) -
     rows, x = normal(64, 256), correlated(2000, 256)
     moments = np.asarray(x.T @ x / len(x), np.float64)
     theirs = gptq(rows.T.copy(), moments, num_bits=bits, group_size=32).T
-    # What it makes is rounded once more, on the grid of its own ends: that is what it stores.
+    # Its weights are rounded once more, on the grid of their own ends, since these are stored.
     stored = np.asarray(qdq_tensor(np.ascontiguousarray(theirs), bits, 32, "asym", "uint")).reshape(rows.shape)
     ours, fresh = by_gptq(rows, x, bits), correlated(500, 256, seed=9)
     assert error_of(ours, rows, fresh) < min(error_of(theirs, rows, fresh), error_of(stored, rows, fresh))
@@ -122,7 +122,7 @@ def test_gptq_is_more_accurate_than_the_one_that_onnx_runtime_ships(bits: int) -
 
 @pytest.mark.parametrize("precision", KINDS)
 def test_kernel_computes_with_the_blocks(precision: Precision) -> None:
-    model = products()
+    model = matmuls()
     candidate = ADAPTER.apply(model, QuantizationConfig(ops={"m": OpConfig(precision=precision)}), NOTHING)
     assert optimized_op_counts(candidate.proto)["MatMulNBits"] == 1
     x = normal(3, 300, seed=5, scale=1.0)
@@ -136,7 +136,7 @@ def test_kernel_computes_with_the_blocks(precision: Precision) -> None:
 
 @pytest.mark.parametrize("precision", KINDS)
 def test_gptq_lessens_the_error_of_the_model(precision: Precision) -> None:
-    model = products()
+    model = matmuls()
     statistics = ADAPTER.calibrate(model, batches(), seed=0)
     ops = dict.fromkeys(("m", "y"), OpConfig(precision=precision))
     x = correlated(500, 300, seed=99)
@@ -153,7 +153,7 @@ def test_gptq_lessens_the_error_of_the_model(precision: Precision) -> None:
 
 @pytest.mark.parametrize("precision", KINDS)
 def test_model_gets_smaller(precision: Precision) -> None:
-    model = products()
+    model = matmuls()
     ops = dict.fromkeys(("m", "y"), OpConfig(precision=precision))
     candidate = ADAPTER.apply(model, QuantizationConfig(ops=ops), NOTHING)
     assert optimized_op_counts(candidate.proto)["MatMulNBits"] == 2
@@ -164,10 +164,10 @@ def test_model_gets_smaller(precision: Precision) -> None:
 
 
 def test_large_matrices_only() -> None:
-    large = ADAPTER.space(products())
+    large = ADAPTER.space(matmuls())
     assert all(large.by_name["m"].space_of(precision) is not None for precision in KINDS)
     assert set(large.recipe.weight_only) == set(WeightOnly)
-    small = ADAPTER.space(products(inputs=100)).by_name["m"]
+    small = ADAPTER.space(matmuls(inputs=100)).by_name["m"]
     assert all(small.space_of(precision) is None for precision in KINDS)
 
 
@@ -180,7 +180,7 @@ def test_without_samples_or_with_a_shared_matrix_gptq_leaves_a_note() -> None:
     assert any("GPTQ leaves the weights of 'm', 'y'" in note for note in candidate.notes)
     assert sum(t.name.endswith("integers") for t in candidate.proto.graph.initializer) == 1
     assert output(candidate, normal(2, 300)).shape == (2, 300)
-    candidate = ADAPTER.apply(products(), QuantizationConfig(ops={"m": four}, recipe=recipe), NOTHING)
+    candidate = ADAPTER.apply(matmuls(), QuantizationConfig(ops={"m": four}, recipe=recipe), NOTHING)
     assert any("GPTQ need calibration samples" in note for note in candidate.notes)
 
 

@@ -173,7 +173,7 @@ def test_a_product_of_two_activations_has_no_zero_point(scheme: TensorScheme) ->
     second = nodes(candidate, "MatMul")["y"].input_value(1).get_node()
     low, high = (float(port.get_node().data) for port in second.input_values()[1:3])
     assert low == pytest.approx(-high * 128 / 127)
-    grids = ActivationGrids(subject.statistics)
+    grids = ActivationGrids(subject.statistics, {})
     op = next(op for op in quantizable_ops(subject.model.graph)[0] if op.name == "y")
     grids.choose(op, ADAPTER.space(subject.model).by_name["y"].preferred)
     assert set(grids.tensors()) == {"query", "turned"}

@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from autotune.adapter import Array
-from autotune.adapters.openvino.layers import OpenVinoGraph, convolution_of
+from autotune.adapters.openvino.layers import OpenVinoGraph
+from autotune.adapters.openvino.nodes import convolution_of
 from autotune.adapters.openvino.ops import op_name, quantizable_ops
 from autotune.algorithms.graph import Convolution, Values
 from autotune.config import BiasCorrection, Recipe, WeightRounding

@@ -111,7 +111,7 @@ def test_nothing_can_be_gained_where_the_baseline_is_perfect() -> None:
 
 
 def test_errors_are_bounded_on_one_side() -> None:
-    """Of a squared error no more than the baseline's own can be gained, and any amount can be lost."""
+    """A squared error can fall by no more than the baseline's own, and rise by any amount."""
     errors = np.full(100, 0.1)
     population = Population.make(
         errors,

@@ -1,4 +1,4 @@
-"""What a partial and a full evaluation say of a candidate, and how sure they are."""
+"""The scores of a candidate after a partial and a full evaluation, and how sure they are."""
 
 from __future__ import annotations
 

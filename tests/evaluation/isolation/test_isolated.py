@@ -21,7 +21,7 @@ from autotune.trial import Measurement
 
 MIB = 2**20
 ROOM = 256 * MIB
-"""What a trial may take beyond a worker at rest. How much that is depends on the packages of the interpreter."""
+"""Memory that a trial may take beyond a worker at rest. How much that is depends on the packages of the interpreter."""
 TIMEOUT_S = 3600.0
 """No machine is as busy: a trial that hangs turns the clock on."""
 CRASH, HANG, FLOOD, QUIT = 10.0, 20.0, 30.0, 40.0
@@ -60,7 +60,8 @@ def hanging(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def scripted_clock(hanging: Path) -> Iterator[None]:
-    """What watches over trials sees an hour and more pass once a trial hangs, and no time out of a busy machine."""
+    """The clock that watches trials sees an hour and more pass once a trial hangs, and no time out of a busy
+    machine."""
 
     def monotonic() -> float:
         return time.monotonic() + (2 * TIMEOUT_S if hanging.exists() else 0.0)

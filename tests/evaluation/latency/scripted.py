@@ -19,7 +19,7 @@ class ScriptedClock:
         now: Seconds since the start.
         slow: By how much everything is slower at a time.
         disturb: Milliseconds of other work in a call at a time.
-        taken_ms: What the last call took, where it returned something else.
+        taken_ms: Time that the last call took, where it returned something else.
     """
 
     now: float = 0.0
@@ -43,8 +43,8 @@ class Models:
     """Makes sessions with noise of their own.
 
     Attributes:
-        seed: Of the noise.
-        noise: Of a call, as a share.
+        seed: Seed of the noise.
+        noise: Noise of a call, as a share.
         spread: Standard deviation between sessions, as a share.
         log: Names of the sessions in the order of their calls, those that are discarded included.
     """

@@ -73,7 +73,7 @@ def alternating(low: float, high: float) -> Callable[[], float]:
 
 
 def test_who_leaves_is_slower_than_any_other_not_only_than_the_fastest() -> None:
-    """Of the fastest by its median nothing is proven; the last is proven slower than the second."""
+    """Nothing is proven of the one that is fastest by its median; the last is proven slower than the second."""
     models = Models(noise=0.0)
     finalists = [[alternating(0.5, 1.2)], [models.session(1.0)], [models.session(1.1)]]
     options = LatencyOptions(warmup=0, max_pairs=30)

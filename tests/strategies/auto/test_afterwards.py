@@ -1,4 +1,4 @@
-"""What is tried once the ops are settled: faster execution, and less loss at the same speed."""
+"""Candidates once the ops are settled: faster execution, and less loss at the same speed."""
 
 from __future__ import annotations
 

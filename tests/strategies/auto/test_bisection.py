@@ -1,4 +1,4 @@
-"""What ``auto`` does where its predictions are worth nothing."""
+"""Behaviour of ``auto`` where its predictions are useless."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_prediction_wrong_by_a_factor_of_a_hundred_is_distrusted_and_the_searc
         assert not searched.best.config.is_fp32
         first = next(i for i, trial in enumerate(searched.evaluated, start=1) if trial.met)
         assert first <= 3 + math.log2(ops)
-        # Far from all is given back.
+        # Far from all ops are quantized again.
         assert searched.cost(searched.best) < 0.5 * (1 + cost_of_optimum(model))
 
 

@@ -1,4 +1,4 @@
-"""What profiles on a busy machine make ``auto`` believe: scripted kernels, calls in slow spells, interrupted ones."""
+"""Conclusions of ``auto`` from profiles on a busy machine: scripted kernels, calls in slow spells, interrupted ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rounds_of(
     """Profiles as the adapter takes them: the lower quartile over calls, in sessions that differ by 5 %.
 
     Args:
-        generator: Of all that is random.
+        generator: Source of all that is random.
         models: Seconds of each op in each model.
         busy: Share of the calls that a neighbour makes up to twice as long. One kernel in twenty is interrupted.
     """

@@ -31,7 +31,7 @@ def test_additive_losses_turn_back_into_losses(law: LossLaw) -> None:
         back = law.losses(np.array([law.additive(loss)]))
         assert back[0] == pytest.approx(loss)
     assert law.additive(TARGET) == pytest.approx(TARGET)
-    assert law.losses(np.array([law.scale * 0.01]))[0] == pytest.approx(law.foretold(0.01))
+    assert law.losses(np.array([law.scale * 0.01]))[0] == pytest.approx(law.predicted(0.01))
     near = (law.additive(0.0101) - law.additive(0.0099)) / 2
     assert law.noise(0.01, 1e-4) == pytest.approx(near, rel=1e-3)
     # A loss of nothing is not known for certain either.
@@ -47,7 +47,7 @@ def test_measured_losses_tell_the_laws_apart() -> None:
     errors = [0.03, 0.01, 0.001]
     assert likelier(TARGET, [], []).root
     assert likelier(TARGET, errors, [0.5 * error**0.5 for error in errors]).root
-    # Of another model every decision is closer to the threshold.
+    # In another model every decision is closer to the threshold.
     assert likelier(TARGET, errors, [1.5 * error**0.5 for error in errors]).root
     # A cosine between outputs is 1 for fp32 as well.
     assert not likelier(TARGET, errors, [0.5 * error for error in errors]).root
@@ -73,7 +73,8 @@ def test_fp32_is_perfect_where_its_score_cannot_be_better(
 
 
 def least_cost(model: Synthetic) -> float:
-    """What no config that keeps the target costs less than: the least cost if ops could be quantized in part."""
+    """A bound that no config that keeps the target costs less than: the least cost if ops could be quantized in
+    part."""
     budget = (TARGET / (model.root or 1.0)) ** 2
     alone = {op: model.loss_of_op(op, model.space.preferred[op]) for op in model.loss}
     seconds = model.baseline_s

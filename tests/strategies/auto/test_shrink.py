@@ -26,7 +26,7 @@ BITS = {Precision.FP32: 32, Precision.INT8_DYNAMIC: 8, Precision.INT8_WEIGHT: 8,
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Products and tables whose losses add up, and an op without weights."""
+    """MatMuls and tables whose losses add up, and an op without weights."""
 
     losses: tuple[float, ...]
 

@@ -1,4 +1,4 @@
-"""What every strategy must keep to: built-in ones and those of installed packages."""
+"""The contract of every strategy: built-in ones and those of installed packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autotune.strategy import Strategy
 from autotune.testing import StrategySuite
 
 OPTIONS: dict[str, dict[str, int]] = {"exhaustive": {"limit": 10**12}, "pareto": {"population": 6}}
-"""What makes a strategy fit for spaces and budgets this small; others run with their defaults."""
+"""Options that fit a strategy to spaces and budgets this small; others run with their defaults."""
 
 
 class TestEveryStrategy(StrategySuite):

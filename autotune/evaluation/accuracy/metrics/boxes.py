@@ -19,7 +19,7 @@ _CANDIDATES = 1000
 """Boxes of the best scores that suppression looks at, per image."""
 
 _MOST_DETECTIONS = 300
-"""Per image."""
+"""Most detections per image."""
 
 
 class BoxLayout(StrEnum):
@@ -100,7 +100,7 @@ class Boxes(Metric):
         return np.array(counts, np.float64).reshape(-1, 3)
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1; NaN where neither model detects anything."""
+        """The figure, between 0 and 1; NaN where neither model detects anything."""
         found, own, theirs = records.sum(axis=0)
         return float(2 * found / (own + theirs)) if own + theirs > 0 else math.nan
 

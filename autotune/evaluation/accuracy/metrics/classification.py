@@ -20,7 +20,7 @@ class Average(StrEnum):
     BINARY = "binary"
     """The figure of the positive class alone."""
     MICRO = "micro"
-    """From the counts of all classes together."""
+    """One figure from the counts of all classes together."""
     MACRO = "macro"
     """The mean over classes that occur among labels or predictions."""
 
@@ -118,7 +118,7 @@ class Matthews(_Predictions):
     name = "matthews"
 
     def figure(self, records: Array) -> float:
-        """Between -1 and 1; 0 where all samples are of one class or predicted as one."""
+        """The figure, between -1 and 1; 0 where all samples are of one class or predicted as one."""
         confusion = _confusion(records)
         predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
         total = confusion.sum()
@@ -157,7 +157,7 @@ class RocAuc(Metric):
         return np.column_stack([truth, scores])
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1; NaN where a class has no sample."""
+        """The figure, between 0 and 1; NaN where a class has no sample."""
         truth, scores = records[:, 0], records[:, 1:]
         if scores.shape[1] == 1:
             return _auc(truth == 1, scores[:, 0])
@@ -199,7 +199,7 @@ def probabilities(scores: Array, metric: str, *, logits: bool) -> Array:
     """Scores as probabilities over their last axis.
 
     Raises:
-        DataError: They are said to be probabilities and are not, or logits and look like probabilities.
+        DataError: The outputs are said to be probabilities and are not, or logits and look like probabilities.
     """
     sums = scores.sum(axis=-1)
     fits = bool((scores >= -1e-6).all() and (np.abs(sums - 1) < 1e-2).all())

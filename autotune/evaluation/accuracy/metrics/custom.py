@@ -20,7 +20,7 @@ class SampleFunction(MeanMetric):
     Args:
         function: ``function(outputs, labels)`` for one batch, ``outputs`` one array or a tuple; returns a number for
             each sample, shape (samples,).
-        name: Under which the figure is reported.
+        name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         low: The least that the function can return for a sample; bounds let evaluations end early.
         high: The largest.
@@ -57,14 +57,15 @@ class SampleFunction(MeanMetric):
 
 
 class FigureFunction(Metric):
-    """What a function gives for the outputs and labels of the whole data set, which are all kept in memory.
+    """A metric that is a function of the outputs and labels of the whole data set, which are all kept in memory.
 
     Args:
         function: ``function(outputs, labels)``; ``outputs`` is one array or a tuple, ``labels`` an array, a list, or a
             dict of them, in the form in which the loader gives them. Returns a number.
-        name: Under which the figure is reported.
+        name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
-        resamples: Of the paired bootstrap: how often the function is called on each candidate for its interval.
+        resamples: Resamples of the paired bootstrap: how often the function is called on each candidate for its
+            interval.
     """
 
     def __init__(

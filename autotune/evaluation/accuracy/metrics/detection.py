@@ -18,7 +18,7 @@ from autotune.evaluation.accuracy.metrics.metric import Metric, output_at
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _MOST_DETECTIONS = 100
-"""Per image and class."""
+"""Most detections per image and class."""
 
 
 class BoxFormat(StrEnum):
@@ -32,7 +32,7 @@ class BoxFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Image:
-    """What one image leaves, detections matched already: by class the scores, and by threshold hits and ignored."""
+    """Matched detections of one image: by class the scores, and by threshold hits and ignored."""
 
     truths: Mapping[int, int]
     detections: Mapping[int, tuple[Array, Array, Array]]
@@ -83,7 +83,7 @@ class MeanAveragePrecision(Metric):
         return rows
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1; NaN where no image has an object."""
+        """The figure, between 0 and 1; NaN where no image has an object."""
         totals: dict[int, int] = defaultdict(int)
         found: dict[int, list[tuple[Array, Array, Array]]] = defaultdict(list)
         for image in records:

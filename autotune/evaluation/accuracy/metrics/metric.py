@@ -20,11 +20,11 @@ class Metric(ABC):
     A metric whose figure is the mean over samples is a :class:`MeanMetric`, whose evaluation can also end early.
 
     Attributes:
-        name: Under which the figure is reported.
+        name: Name under which the figure is reported.
         higher_is_better: Whether a larger figure is a better one.
         label_free: Whether it compares with the fp32 model's own outputs and reads no labels.
-        resamples: Resamples of the paired bootstrap, for figures that are no mean; fewer where a figure is dear.
-        undefined: When its figure is NaN and what to do then; for the message where fp32's own is.
+        resamples: Resamples of the paired bootstrap, for figures that are no mean; fewer where a figure is expensive.
+        undefined: Advice for the message where fp32's figure is NaN: when that happens and what to do.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Metric(ABC):
 
     @property
     def identity(self) -> str:
-        """Its kind and its options: figures of metrics that differ in it are not compared.
+        """Kind and options of the metric: figures of metrics that differ in it are not compared.
 
         A function among the options counts by its name, which is the same in every process.
         """
@@ -44,7 +44,7 @@ class Metric(ABC):
 
     @abstractmethod
     def records(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:
-        """What the figure needs to know of each sample of one batch.
+        """Per-sample values of one batch from which the figure is computed.
 
         Args:
             outputs: The model's outputs in graph order, the first dimension of each counts samples.
@@ -63,7 +63,7 @@ class Metric(ABC):
         """The figure over the samples of ``records``, one or more of them; NaN where it is not defined."""
 
     def reference(self, outputs: tuple[Array, ...]) -> Array:
-        """For label-free metrics: what to keep of each sample of the fp32 model's outputs, shape (samples, ...)."""
+        """For label-free metrics: values to keep of each sample of the fp32 model's outputs, shape (samples, ...)."""
         raise NotImplementedError(f"{type(self).__name__} is not label-free")
 
     def difficulty(self, outputs: tuple[Array, ...], labels: Any) -> Array | None:  # noqa: ARG002
@@ -119,10 +119,10 @@ def class_labels(labels: Any, samples: int, classes: int | None, metric: str) ->
         labels: Integers of shape (samples,) or (samples, 1).
         samples: How many the outputs have.
         classes: How many classes the outputs have; None: any.
-        metric: For the message.
+        metric: Name of the metric, for the message.
 
     Raises:
-        DataError: They have another length or shape, are no integers, or no class of the outputs.
+        DataError: Labels have another length or shape, are no integers, or no class of the outputs.
     """
     array = np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:

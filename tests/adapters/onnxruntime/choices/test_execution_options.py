@@ -24,7 +24,8 @@ from autotune.config import FP32, QuantizationConfig, Recipe
 from autotune.errors import ApplyError, ModelError
 from autotune.restriction import SpaceRestriction
 from tests.adapters.onnx.graphs import build, node, normal
-from tests.adapters.onnxruntime.recipes.chains import ADAPTER, chain, config, prepared, run
+from tests.adapters.onnx.recipe_graphs import chain
+from tests.adapters.onnxruntime.recipes.chains import ADAPTER, config, prepared, run
 
 LAYERS = [("dense", "relu"), ("depthwise", "relu6"), ("pointwise", "none")]
 LEVELS = onnxruntime.GraphOptimizationLevel

@@ -42,7 +42,7 @@ DYNAMIC = OpConfig(precision=Precision.INT8_DYNAMIC, weight=PER_CHANNEL)
 STATIC = OpConfig(
     precision=Precision.INT8, activation=TensorScheme(dtype=QuantizedType.U8), weight=PER_CHANNEL, calibration=MINMAX
 )
-PRODUCTS = ("q_product", "k_product", "v_product", "projected", "inner", "down")
+MATMULS = ("q_product", "k_product", "v_product", "projected", "inner", "down")
 NOTHING = CalibrationStatistics({}, 0)
 
 
@@ -64,9 +64,9 @@ def sqnr_db(reference: Array, actual: Array) -> float:
     return float(10 * np.log10(np.square(reference).mean() / np.square(reference - actual).mean()))
 
 
-def test_products_of_a_transformer_are_dynamic_first(model: OnnxModel) -> None:
+def test_matmuls_of_a_transformer_are_dynamic_first(model: OnnxModel) -> None:
     space = ADAPTER.space(model)
-    for name in (*PRODUCTS, "logits"):
+    for name in (*MATMULS, "logits"):
         assert [p.precision for p in space.by_name[name].precisions] == [
             Precision.INT8_DYNAMIC,
             Precision.INT8,
@@ -75,12 +75,12 @@ def test_products_of_a_transformer_are_dynamic_first(model: OnnxModel) -> None:
     assert space.by_name["residual"].precisions[0].precision is Precision.FP32
 
 
-def test_products_of_a_convolutional_model_are_static_first() -> None:
+def test_matmuls_of_a_convolutional_model_are_static_first() -> None:
     space = ADAPTER.space(ADAPTER.load(small_cnn()))
     assert [p.precision for p in space.by_name["logits"].precisions][:2] == [Precision.INT8, Precision.INT8_DYNAMIC]
 
 
-def test_every_product_is_fused_with_its_bias(model: OnnxModel) -> None:
+def test_every_matmul_is_fused_with_its_bias(model: OnnxModel) -> None:
     candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, NOTHING)
     counts = optimized_op_counts(candidate.proto)
     # Query, key and value share one quantization of what they read.
@@ -96,11 +96,9 @@ def test_every_product_is_fused_with_its_bias(model: OnnxModel) -> None:
 @pytest.mark.parametrize("granularity", Granularity.PLAIN)
 def test_weight_schemes(model: OnnxModel, granularity: Granularity) -> None:
     choice = dataclasses.replace(DYNAMIC, weight=dataclasses.replace(PER_TENSOR, granularity=granularity))
-    candidate = ADAPTER.apply(
-        model, QuantizationConfig(ops=dict.fromkeys(PRODUCTS, choice), recipe=EXACT_HERE), NOTHING
-    )
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops=dict.fromkeys(MATMULS, choice), recipe=EXACT_HERE), NOTHING)
     counts = optimized_op_counts(candidate.proto)
-    assert counts["MatMulIntegerToFloat"] + counts["DynamicQuantizeMatMul"] == len(PRODUCTS)
+    assert counts["MatMulIntegerToFloat"] + counts["DynamicQuantizeMatMul"] == len(MATMULS)
     assert sqnr_db(output(model), output(candidate)) > 20.0
 
 
@@ -131,12 +129,12 @@ def test_static_and_dynamic_in_one_model(model: OnnxModel, statistics: Calibrati
     assert sqnr_db(output(model), output(candidate)) > 25.0
 
 
-def test_static_products_take_their_bias_along(model: OnnxModel, statistics: CalibrationStatistics) -> None:
+def test_static_matmuls_take_their_bias_along(model: OnnxModel, statistics: CalibrationStatistics) -> None:
     candidate = ADAPTER.apply(
-        model, QuantizationConfig(ops=dict.fromkeys(PRODUCTS, STATIC), recipe=EXACT_HERE), statistics
+        model, QuantizationConfig(ops=dict.fromkeys(MATMULS, STATIC), recipe=EXACT_HERE), statistics
     )
     counts = optimized_op_counts(candidate.proto)
-    assert counts["MatMulIntegerToFloat"] == len(PRODUCTS)
+    assert counts["MatMulIntegerToFloat"] == len(MATMULS)
     assert (counts["Sum"], counts["Add"], counts["SkipLayerNormalization"]) == (1, 1, 0)
     assert counts["BiasGelu"] + counts["DequantizeLinear"] == 0
     assert sqnr_db(output(model), output(candidate)) > 25.0
@@ -181,8 +179,8 @@ def test_dynamic_head_of_a_convolutional_model() -> None:
 def test_profile_knows_dynamic_ops(model: OnnxModel) -> None:
     candidate = ADAPTER.apply(model, ADAPTER.space(model).preferred, NOTHING)
     before, after = ADAPTER.op_seconds([model, candidate], token_batches(1)[0], Execution())
-    assert {*PRODUCTS, "logits"} <= set(before)
-    assert {*PRODUCTS, "logits"} <= set(after)
+    assert {*MATMULS, "logits"} <= set(before)
+    assert {*MATMULS, "logits"} <= set(after)
 
 
 def convolution(dimensions: int, group: int = 1, *, bias: bool = True, **options: Any) -> onnx.ModelProto:

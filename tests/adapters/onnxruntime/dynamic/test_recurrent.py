@@ -143,7 +143,7 @@ def test_dynamic_first_and_never_static() -> None:
         ADAPTER.apply(ADAPTER.load(lstm()), QuantizationConfig(ops={"lstm": static}), NOTHING)
 
 
-def test_a_model_with_an_lstm_prefers_dynamic_products() -> None:
+def test_a_model_with_an_lstm_prefers_dynamic_matmuls() -> None:
     proto = lstm(("b",), ("y",))
     proto.graph.node.append(node("MatMul", "y head", "z"))
     proto.graph.node.append(node("Add", "z z", "doubled"))

@@ -69,7 +69,7 @@ def output(model: OnnxModel, feeds: Feeds) -> Array:
 
 
 def by_definition(model: OnnxModel, feeds: Feeds) -> Array:
-    """What the standard says: every float16 and bfloat16 result is rounded, whatever kernels this host has."""
+    """Outputs by the standard: every float16 and bfloat16 result is rounded, whatever kernels this host has."""
     outputs = list(ReferenceEvaluator(model.proto).run(None, dict(feeds)))
     result: Array = outputs[0]
     return result

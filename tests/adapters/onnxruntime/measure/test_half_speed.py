@@ -1,4 +1,4 @@
-"""What is offered of what was measured, the measurement itself, and the cache that spares it."""
+"""The offer that follows from measured speeds, the measurement itself, and the cache that spares it."""
 
 from __future__ import annotations
 
@@ -126,13 +126,13 @@ def test_int8_stays_first_and_fp32_comes_after() -> None:
         Precision.FP32,
     ]
     assert space.preferred == plain.preferred
-    # What was not measured, and what has no weight, has no such choice.
+    # Ops that were not measured, or have no weight, have no such choice.
     assert all(space.by_name[name] == plain.by_name[name] for name in ("sum", "pooled"))
     assert OpConfig(precision=Precision.FP16) in space.by_name["logits"]
     assert not any(p.precision is Precision.FP16 for op in plain.ops for p in op.precisions)
 
 
-def test_products_of_a_transformer_prefer_what_they_did() -> None:
+def test_matmuls_of_a_transformer_prefer_what_they_did() -> None:
     graph = Graph(ADAPTER.load(small_transformer()).proto)
     both = tuning_space(graph, host_of(ADAPTER), everything_faster(Precision.FP16, Precision.BF16))
     plain = tuning_space(graph, host_of(ADAPTER))

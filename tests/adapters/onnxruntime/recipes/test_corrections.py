@@ -28,7 +28,8 @@ from autotune.config import (
     WeightRounding,
 )
 from tests.adapters.onnx.graphs import build, node, normal, small_cnn
-from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, chain, config, prepared, run, sqnr_db
+from tests.adapters.onnx.recipe_graphs import chain
+from tests.adapters.onnxruntime.recipes.chains import ADAPTER, BATCHES, config, prepared, run, sqnr_db
 
 pytestmark = pytest.mark.numeric
 
@@ -57,7 +58,7 @@ def test_shift_of_the_mean_shrinks(recipe: Recipe) -> None:
 
 
 def test_full_correction_does_not_make_up_for_outliers_that_calibration_leaves_out() -> None:
-    """What a range cuts off is lost to few values; a bias that makes up for it would shift all of them."""
+    """Few values lose what a range cuts off; a bias that makes up for it would shift all of them."""
     clipping = CalibrationAlgorithm(method=CalibrationMethod.PERCENTILE, percentile=90.0)
     ratios = []
     for seed in range(6):
@@ -134,7 +135,7 @@ def test_recipes_leave_the_model_as_it_is() -> None:
 
 
 def test_what_no_quantized_op_precedes_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of five convolutions the last alone is int8: up to there both models are the same."""
+    """The last of five convolutions alone is int8: up to there both models are the same."""
     model, statistics = prepared(chain([("dense", "relu6")] * 5, 0))
     everywhere = config(model, FULL)
     ops = list(everywhere.ops)

@@ -15,15 +15,8 @@ from autotune.adapters.onnxruntime import OnnxModel
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.config import FP32, Granularity, QuantizationConfig, Recipe
 from tests.adapters.onnx.graphs import build, image_batches, node, normal
-from tests.adapters.onnxruntime.recipes.chains import (
-    ADAPTER,
-    LAYERS,
-    chain,
-    config,
-    prepared,
-    relative_error,
-    sqnr_db,
-)
+from tests.adapters.onnx.recipe_graphs import LAYERS, chain
+from tests.adapters.onnxruntime.recipes.chains import ADAPTER, config, prepared, relative_error, sqnr_db
 from tests.adapters.onnxruntime.saturating import exact_here
 
 pytestmark = pytest.mark.numeric

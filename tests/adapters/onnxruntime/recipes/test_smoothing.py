@@ -23,27 +23,10 @@ from autotune.algorithms.smoothquant import smoothing_sites
 from autotune.calibration import CalibrationStatistics
 from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig, Recipe, SmoothQuant
 from tests.adapters.onnx.graphs import build, node, normal
+from tests.adapters.onnx.recipe_graphs import pre_norm
 
 ADAPTER = OnnxRuntimeAdapter()
 CHOICES = [choice for choice in SmoothQuant if choice is not SmoothQuant.NONE]
-
-
-def pre_norm(seed: int = 0, *, large: float = 30.0, channels: int = 24, norm: str = "layer") -> onnx.ModelProto:
-    """A normalization with some large channels, read by two products, as before the block of a transformer."""
-    rng = np.random.default_rng(seed)
-    scale = np.where(rng.random(channels) < 0.1, large, 1.0).astype(np.float32)
-    scale[0] = large
-    first = node("LayerNormalization", "x g b", "n", axis=-1) if norm == "layer" else node("Mul", "x g", "n")
-    nodes = [first, node("MatMul", "n w1", "m"), node("MatMul", "n w2", "k"), node("Add", "m k", "y")]
-    constants = {
-        "g": scale * (1 + normal(channels, seed=seed + 1)),
-        "b": normal(channels, seed=seed + 2),
-        "w1": normal(channels, 16, seed=seed + 3),
-        "w2": normal(channels, 16, seed=seed + 4),
-    }
-    if norm != "layer":
-        del constants["b"]
-    return build(nodes, {"x": ("N", 10, channels)}, {"y": ("N", 10, 16)}, constants)
 
 
 def batch(seed: int = 0, channels: int = 24) -> dict[str, Array]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,39 +13,11 @@ from autotune.adapters.onnx.session import optimized_op_counts
 from autotune.adapters.onnxruntime.recipes.equalization import equalize
 from autotune.config import FP32, Granularity, Recipe
 from tests.adapters.onnx.graphs import build, node, normal
-from tests.adapters.onnxruntime.recipes.chains import ADAPTER, CHANNELS, config, prepared, relative_error, sqnr_db
+from tests.adapters.onnx.recipe_graphs import residual
+from tests.adapters.onnxruntime.recipes.chains import ADAPTER, config, prepared, relative_error, sqnr_db
 from tests.adapters.onnxruntime.saturating import exact_here
 
 EQUALIZED = Recipe(equalization=True)
-SPREADS = np.exp(np.linspace(-2.5, 2.5, CHANNELS)).reshape(-1, 1, 1, 1)
-
-
-def residual(blocks: int, seed: int, *, rectified: bool = True) -> onnx.ModelProto:
-    """Blocks of an expanding and a projecting convolution around an identity, with channels of many ranges."""
-    random = np.random.default_rng(seed)
-    spreads = random.permutation(SPREADS)
-    constants: dict[str, np.ndarray] = {}
-
-    def conv(name: str, source: str, outputs: int, inputs: int, scale: np.ndarray | float = 1.0) -> onnx.NodeProto:
-        weight = random.standard_normal((outputs, inputs, 1, 1)) / np.sqrt(inputs) * scale
-        constants[f"{name}/w"] = weight.astype(np.float32)
-        constants[f"{name}/b"] = (0.1 * random.standard_normal(outputs) * np.ravel(scale)).astype(np.float32)
-        return node("Conv", f"{source} {name}/w {name}/b", name)
-
-    nodes = [conv("stem", "x", CHANNELS, 3, spreads)]
-    source = "stem"
-    for block in range(blocks):
-        expand = conv(f"expand{block}", source, 2 * CHANNELS, CHANNELS, 0.3)
-        project = conv(f"project{block}", f"relu{block}", CHANNELS, 2 * CHANNELS, 0.3 * spreads)
-        nodes += [expand, node("Relu", f"expand{block}", f"relu{block}"), project]
-        nodes.append(node("Add", f"{source} project{block}", f"add{block}"))
-        source = f"add{block}"
-        if rectified and block % 2:
-            nodes.append(node("Relu", source, f"rectified{block}"))
-            source = f"rectified{block}"
-    nodes.append(conv("head", source, CHANNELS, CHANNELS, 1.0 / spreads.reshape(1, -1, 1, 1)))
-    constants["head/b"] = np.zeros(CHANNELS, np.float32)
-    return build(nodes, {"x": ("N", 3, 8, 8)}, {"head": None}, constants)
 
 
 @settings(deadline=None, max_examples=20)

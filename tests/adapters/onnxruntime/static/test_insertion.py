@@ -73,7 +73,7 @@ class Reference(QDQQuantizer):  # type: ignore[misc]  # ONNX Runtime ships no ty
 
 
 def by_onnxruntime(proto: onnx.ModelProto, placement: Placement, parameters: Parameters) -> None:
-    """What ``insert_pairs`` does, by ONNX Runtime."""
+    """The work of ``insert_pairs``, done by ONNX Runtime."""
     producer = proto.producer_name, proto.producer_version
     proto.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
     made = Reference(proto, placement, parameters).quantize_model()

@@ -1,4 +1,4 @@
-"""What a config leaves in fp32 between int8 ops stays fp32 in the session too."""
+"""Ops that a config leaves in fp32 between int8 ops stay fp32 in the session too."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def between(
 
 
 def source(proto: onnx.ModelProto) -> onnx.NodeProto:
-    """What the op ``a`` reads."""
+    """The node that writes the input of op ``a``."""
     graph = Graph(proto)
     op = next(each for each in graph.nodes if each.name == "a")
     found: onnx.NodeProto = graph.producers[op.input[0]]

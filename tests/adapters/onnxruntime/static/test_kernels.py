@@ -194,7 +194,7 @@ def test_fp32_op_between_int8_ops_stays_fp32(op_type: str) -> None:
     assert counts["QLinearConv"] + counts["QGemm"] == 2
     assert counts["Conv"] + counts["FusedConv"] + counts["ConvTranspose"] + counts["Gemm"] + counts["FusedGemm"] == 1
     assert counts["QuantizeLinear"] == 2
-    # What the fp32 Gemm reads was there in fp32 anyway.
+    # The fp32 Gemm's input was there in fp32 anyway.
     assert counts["DequantizeLinear"] == (0 if op_type == "Gemm" else 2)
     weights = {tensor.name for tensor in optimized_graph(quantized.proto).graph.initializer}
     assert not any("weight_q" in name for name in weights)

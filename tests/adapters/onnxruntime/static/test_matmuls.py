@@ -1,4 +1,4 @@
-"""Static products that write fp32: the kernel that stands in the file, and whose bias it takes along."""
+"""Static MatMuls that write fp32: the kernel that stands in the file, and whose bias it takes along."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_no_bias_of_its_own_stays(further: list[onnx.NodeProto], outputs
     assert kernels(candidate)[further[0].op_type] == 1
 
 
-def test_a_product_that_int8_ops_read_writes_integers() -> None:
+def test_a_matmul_that_int8_ops_read_writes_integers() -> None:
     nodes = [node("MatMul", "x w", "p"), node("MatMul", "p v", "y")]
     candidate = quantized(nodes, ["y"], {"w": normal(8, 6), "v": normal(6, 5)}, {"p": INT8, "y": INT8})
     assert (kernels(candidate)["MatMul"], kernels(candidate)["MatMulIntegerToFloat"]) == (1, 1)
@@ -109,7 +109,7 @@ def test_a_product_that_int8_ops_read_writes_integers() -> None:
 @pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Sigmoid", "Tanh"])
 @pytest.mark.parametrize("transposed", [0, 1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_gemm_before_an_fp32_activation_stays_an_integer_product(
+def test_a_gemm_before_an_fp32_activation_stays_an_integer_matmul(
     activation: str, transposed: int, *, bias: bool
 ) -> None:
     """ONNX Runtime would make a FusedGemm of the two, in fp32."""

@@ -153,7 +153,7 @@ def test_what_moves_values_shares_the_scale_of_what_it_reads() -> None:
     assert placement.groups["t"].observed == "a"
 
 
-def test_only_products_that_int8_ops_read_write_integers() -> None:
+def test_only_matmuls_that_int8_ops_read_write_integers() -> None:
     nodes = [node("MatMul", "x w", "a"), node("Reshape", "a shape", "r"), node("Gemm", "r v", "y")]
     constants = {"w": normal(8, 8), "v": normal(8, 4), "shape": np.array([-1, 8], np.int64)}
     inputs = {"x": ("N", 8)}

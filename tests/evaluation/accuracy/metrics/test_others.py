@@ -14,7 +14,7 @@ from autotune.evaluation import Metric, create_metric
 Array = np.ndarray[Any, Any]
 
 EXPECTED_MAP = 0.3420734511911309
-"""What pycocotools 2.0.11 (COCOeval, bbox, all areas, 100 detections) gives for :func:`detector`."""
+"""Mean average precision by pycocotools 2.0.11 (COCOeval, bbox, all areas, 100 detections) for :func:`detector`."""
 
 
 def streamed(metric: Metric, outputs: Array, labels: Array, size: int = 7) -> float:

@@ -1,0 +1,107 @@
+"""Reads the user's model as one framework has it, with what may be chosen there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune import data
+from autotune.adapter import Adapter, Example, Execution, ModelT, Preparation
+from autotune.batch import axes_of
+from autotune.calls import told_batch_axes
+from autotune.portability import portable_space
+from autotune.source import source_for
+from autotune.space import TuningSpace
+from autotune.tuning.stages import Stages
+
+if TYPE_CHECKING:
+    from autotune.tuning.tuner import Tuner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model as one adapter has read it.
+
+    Attributes:
+        runtime: Name of the runtime; None in a run of one framework.
+        adapter: Adapter of the framework.
+        model: The user's model, prepared, on data and with its batch axes.
+        space: What may be chosen on this host, before the user's restriction.
+        note: Why a call's batch is not what the shapes promise; None where it is.
+    """
+
+    runtime: str | None = None
+    adapter: Adapter[Any]
+    model: Any
+    space: TuningSpace
+    note: str | None = None
+
+    @property
+    def given(self) -> Any:
+        """The user's model as it was given."""
+        return self.adapter.as_given(self.model) if isinstance(self.adapter, Preparation) else self.model
+
+    @property
+    def differs(self) -> bool:
+        """Whether the user's model executes otherwise than what was prepared of it."""
+        return isinstance(self.adapter, Preparation) and self.adapter.executes_another_graph(self.model)
+
+
+class Loading:
+    """Reads models for one run.
+
+    Args:
+        tuner: The options.
+        stages: Stages of this run.
+        calibration: Gives the batches to calibrate on, for a model and a data loader.
+        on_loaded: Told of each model, after the name of its runtime, as soon as it is read.
+    """
+
+    def __init__(
+        self,
+        tuner: Tuner,
+        stages: Stages,
+        calibration: Callable[[Any, Iterable[object]], Iterable[data.Batch]],
+        on_loaded: Callable[[str | None, Any], None],
+    ) -> None:
+        self._tuner = tuner
+        self._stages = stages
+        self._calibration = calibration
+        self._on_loaded = on_loaded
+        self._execution = Execution(threads=tuner.threads)
+
+    def __call__(
+        self, adapter: Adapter[Any], source: object, loader: Iterable[object], runtime: str | None = None
+    ) -> Loaded:
+        """Read the model that ``source`` is, with the first data.
+
+        Args:
+            adapter: Adapter that reads it.
+            source: The user's model.
+            loader: The calibration data.
+            runtime: Name of the runtime, where there are several.
+
+        Raises:
+            InputError: The adapter cannot read it, or the model cannot read the data.
+            DeadlineReached: The time was up before it was read.
+        """
+        example = Example(loader, self._tuner.batch_axis)
+        model = adapter.load(source_for(adapter, source, example), example)
+        self._on_loaded(runtime, model)
+        self._stages.timetable.require()
+        if isinstance(adapter, Preparation):
+            feeds = (batch.feeds for batch in self._calibration(model, loader))
+            model = adapter.on_data(model, feeds)
+        model, note = told_batch_axes(
+            adapter, model, loader, self._tuner.batch_axis, self._tuner.batch_size, self._execution
+        )
+        offered = adapter.space(model)
+        space = portable_space(offered) if self._tuner.portable else offered
+        return Loaded(runtime=runtime, adapter=adapter, model=model, space=space, note=note)
+
+
+def insight_feeds(model: ModelT, loader: Iterable[object], samples: int) -> list[Any]:
+    """The first calibration batches, as what is learnt of ops without an evaluation is measured on."""
+    batches = data.limit(data.iterate(loader, model.inputs, axes=axes_of(model)), samples)
+    return [batch.feeds for batch in batches]
