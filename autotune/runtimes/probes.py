@@ -21,6 +21,9 @@ from autotune.tuning.stopwatch import Stopwatch
 _SHARE_OF_TIME = 0.1
 """Of the time that is left to the run, what the probes of one runtime may take; the first is always timed."""
 
+_EVALUATIONS_LEFT = 4
+"""Evaluations of fp32 that the time that is left must hold for anything to be timed without accuracy."""
+
 PROBES = "probes"
 """Key of :meth:`SideHistory.keep`: what was timed of a runtime before its search."""
 
@@ -81,7 +84,7 @@ class Probes(Generic[ModelT]):
         self._deadline = deadline
 
     def __call__(self, side: Side[ModelT]) -> list[Probe]:
-        """What was timed of a side; a candidate that fails is left out.
+        """What was timed of a side; a candidate that fails is left out, and all are where the time is short.
 
         Raises:
             DeadlineReached: The time was up.
@@ -92,6 +95,8 @@ class Probes(Generic[ModelT]):
             return [Probe.from_json(each) for each in stored]
         found: list[Probe] = []
         began = time.monotonic()
+        if self._deadline is not None and self._deadline - began < self._least_left_s():
+            return found  # a run that continues times them
         allowed_s = math.inf if self._deadline is None else _SHARE_OF_TIME * (self._deadline - began)
         with self._stopwatch("probe"):
             for what, config in uniform(side.problem.space):
@@ -105,6 +110,10 @@ class Probes(Generic[ModelT]):
                     self._note(f"{side.runtime}, {what}: it could not be timed before the search: {error}")
         self._history.keep(key, [dataclasses.asdict(each) for each in found])
         return found
+
+    def _least_left_s(self) -> float:
+        trials = self._history.trials
+        return _EVALUATIONS_LEFT * (trials[0].duration_s or 0.0) if trials else 0.0
 
     def _time(self, side: Side[ModelT], what: str, config: QuantizationConfig) -> Probe:
         candidate = self._adapter.apply(side.model, side.config(config), side.statistics)
