@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -13,8 +14,10 @@ from autotune import data
 from autotune.adapter import (
     Adapter,
     DataDependentSpace,
+    Example,
     Execution,
     Feeds,
+    Gradients,
     ModelT,
     OwnStatistics,
     Statistics,
@@ -105,6 +108,7 @@ class Preparing(Generic[ModelT]):
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
         self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
         self._shares = 1  # runtimes among which the time for calibration and insights is divided
+        self._gradients: Callable[[], Gradients | None] | None = None
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -125,6 +129,8 @@ class Preparing(Generic[ModelT]):
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
+        if isinstance(source, OwnSource):
+            self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
         self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
         fp32 = self._fp32_speeds(loaded, calls, history)
@@ -217,6 +223,7 @@ class Preparing(Generic[ModelT]):
             stopwatch=self._stages.stopwatch,
             timeout_s=None if self._tuner.timeout_s is None else self._tuner.timeout_s / self._shares,
             deadline=self._stages.deadline,
+            gradients=self._gradients,
         )
         problem = Problem(
             space=space,
