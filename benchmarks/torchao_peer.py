@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def quantized(module: Any, calibration: torch.Tensor) -> Any:
     return convert_pt2e(prepared)
 
 
-def in_turn(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, dict[str, float]]:
+def in_turn(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, dict[str, float]]:
     """Median milliseconds of each, by wall and by processor time."""
     wall: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
