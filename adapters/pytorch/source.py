@@ -11,6 +11,7 @@ from torch import nn
 from autotune.adapter import BatchReader, Example
 from autotune.adapters.pytorch.arguments import TensorReader, signature
 from autotune.adapters.pytorch.export import export
+from autotune.adapters.pytorch.gradients import ModuleGradients
 from autotune.adapters.pytorch.module import TunedModule
 from autotune.adapters.pytorch.onnx import to_onnx
 
@@ -33,6 +34,10 @@ class TorchSource:
         """
         made = export(source, example)
         return to_onnx(made.program), made.notes
+
+    def gradients(self, source: Any, example: Example | None) -> ModuleGradients:
+        """Hessian probes by PyTorch's own differentiation."""
+        return ModuleGradients(export(source, example).program)
 
     def reader(self, source: Any) -> TensorReader:
         """What makes arrays of the batches for a module."""

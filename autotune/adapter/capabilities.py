@@ -188,6 +188,18 @@ def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) 
     return adapter.runner(model, execution)
 
 
+class Gradients(Protocol):
+    """Derivatives of a framework's own object, by the names that its ops have on every runtime."""
+
+    def weights(self) -> Mapping[str, tuple[Array, int]]:
+        """By op that has any: its constant weight as runtimes see it, and the axis that counts output channels."""
+        ...
+
+    def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
+        """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`."""
+        ...
+
+
 class BatchReader(Protocol):
     """Makes arrays of a framework's tensors. It can be pickled, and does not hold the model."""
 
@@ -225,6 +237,15 @@ class SourceFramework(Protocol):
         Raises:
             ModelError: The model cannot be converted; the message says why.
             DataError: There is no example, or one that the model does not take.
+        """
+        ...
+
+    def gradients(self, source: Any, example: Example | None) -> Gradients | None:
+        """Derivatives of a model of this framework; None where it has none. Called once, where a strategy asks.
+
+        Args:
+            source: A model of this framework.
+            example: The first batches of the user's data.
         """
         ...
 

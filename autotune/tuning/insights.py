@@ -16,6 +16,7 @@ from autotune.adapter import (
     Differentiable,
     Execution,
     Feeds,
+    Gradients,
     LocalErrors,
     ModelT,
     Runner,
@@ -26,6 +27,7 @@ from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
 from autotune.space import TuningSpace
+from autotune.tuning.gradients import source_sensitivity
 from autotune.tuning.hessian import HessianSensitivity
 from autotune.tuning.history import History
 from autotune.tuning.output_error import output_error
@@ -90,6 +92,7 @@ class MeasuredInsights(Generic[ModelT]):
         timeout_s: The time given to the run in seconds.
         deadline: When the run ends at the latest, a value of ``clock``.
         clock: Seconds since some moment.
+        gradients: Gives derivatives of the user's own object, where the adapter does not differentiate its models.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class MeasuredInsights(Generic[ModelT]):
         timeout_s: float | None = None,
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        gradients: Callable[[], Gradients | None] | None = None,
     ) -> None:
+        self._gradients = gradients
         self._adapter = adapter
         self._model = model
         self._space = space
@@ -177,12 +182,18 @@ class MeasuredInsights(Generic[ModelT]):
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """By op: mean of the Hessian's diagonal in its weights times their squared quantization error.
 
-        Of its preferred choice. None where the adapter cannot differentiate its models; empty where the preferred
-        config cannot be applied.
+        Of its preferred choice. None where neither the adapter nor the framework of the user's model differentiates;
+        empty where the preferred config cannot be applied.
         """
-        if not isinstance(self._adapter, Differentiable):
+        if isinstance(self._adapter, Differentiable):
+            return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
+        if self._gradients is None:
             return None
-        return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
+        return dict(self._kept("hessian sensitivity", lambda: self._hessian_of_source(self._gradients)))
+
+    def _hessian_of_source(self, gradients: Any) -> dict[str, float]:
+        started = self._clock()
+        return source_sensitivity(gradients(), self._space, self._feeds, lambda: self._left_s(started) > 0)
 
     def _hessian(self, adapter: Any) -> dict[str, float]:
         started = self._clock()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -15,6 +16,7 @@ from autotune.adapter import (
     Example,
     Execution,
     Feeds,
+    Gradients,
     ModelT,
     OwnStatistics,
     Preparation,
@@ -86,6 +88,7 @@ class Preparing(Generic[ModelT]):
         self._stages = stages
         self._execution = Execution(threads=tuner.threads)
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
+        self._gradients: Callable[[], Gradients | None] | None = None
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -98,7 +101,7 @@ class Preparing(Generic[ModelT]):
         self._stages.announce("load")
         with self._stages.timed("load"):
             data.require_repeatable(loader, "dataloader")
-            example = Example(loader)
+            example = Example(loader, self._tuner.batch_axis)
             model = self.loaded = self._adapter.load(source_for(self._adapter, source, example), example)
             self._stages.timetable.require()
             if isinstance(self._adapter, Preparation):
@@ -126,6 +129,7 @@ class Preparing(Generic[ModelT]):
         if isinstance(self._adapter, DataDependentSpace):
             space, ruled_out = self._adapter.calibrated_space(space, model, statistics)
             self._stages.note(*ruled_out)
+        self._gradients = partial(source.gradients, example) if isinstance(source, OwnSource) else None
         insights = self._insights(model, space, statistics, calls, loader, history)
         objective = Objective(self._tuner.objective)
         criterion, seed = self._tuner.criterion, self._tuner.seed
@@ -167,6 +171,7 @@ class Preparing(Generic[ModelT]):
             stopwatch=self._stages.stopwatch,
             timeout_s=self._tuner.timeout_s,
             deadline=self._stages.deadline,
+            gradients=self._gradients,
         )
 
     @property
