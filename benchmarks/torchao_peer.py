@@ -7,11 +7,12 @@ one call of one picture (wall and processor time, all in turn in this process), 
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def quantized(module: Any, calibration: torch.Tensor) -> Any:
     return convert_pt2e(prepared)
 
 
-def in_turn(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, dict[str, float]]:
+def in_turn(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, dict[str, float]]:
     """Median milliseconds of each, by wall and by processor time."""
     wall: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
@@ -86,10 +87,8 @@ def main() -> None:
         compiled_s = time.process_time() - started
         models["torch.compile fp32"] = torch.compile(module)
         models["eager fp32"] = module
-        found: dict[str, Any] = in_turn(
-            {name: (lambda model=model: model(images[:1])) for name, model in models.items()},
-            seconds,
-        )
+        calls = {name: functools.partial(model, images[:1]) for name, model in models.items()}
+        found: dict[str, Any] = in_turn(calls, seconds)
         for name, model in models.items():
             found[name]["top1"] = top1(model, images, labels)
     found["torchao"]["compiled_processor_s"] = compiled_s

@@ -32,6 +32,9 @@ SUFFIX = ".pt2"
 _DESCRIPTION = "extra/autotune.json"
 """Where a package says what it is, beneath the folder that all of its files lie in."""
 
+_FORMAT = 1
+"""Of what a package says of itself, and of how it is compiled; a package of another one is not taken from the cache."""
+
 _KEPT = 64
 _KEPT_S = 86_400.0
 """Packages in the cache beyond the newest of these are removed once they are a day old."""
@@ -97,7 +100,9 @@ def package_with(model: PytorchModel, metadata: Mapping[str, str]) -> bytes:
             for entry in stored.infolist():
                 content = stored.read(entry)
                 if entry.filename.endswith(_DESCRIPTION):
-                    content = json.dumps({**json.loads(content), "metadata": dict(metadata)}).encode()
+                    # The same graph may have been made in another way, of which other notes tell.
+                    own = {"metadata": dict(metadata), "notes": list(model.told)}
+                    content = json.dumps({**json.loads(content), **own}).encode()
                 written.writestr(entry, content)
         return path.read_bytes()
 
@@ -141,7 +146,14 @@ def _cached(model: PytorchModel) -> Path:
     if model.package is not None:
         key = hashlib.sha256(model.package).hexdigest()
     else:
-        parts = (model.fingerprint, torch.__version__, str(pick_vec_isa()), repr(_OPTIONS), sorted(model.asked))
+        parts = (
+            _FORMAT,
+            model.fingerprint,
+            torch.__version__,
+            str(pick_vec_isa()),
+            repr(_OPTIONS),
+            sorted(model.asked),
+        )
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
     return Path(cache_dir()) / "autotune" / f"{key[:32]}{SUFFIX}"
 

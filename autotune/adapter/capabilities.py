@@ -160,18 +160,6 @@ class Differentiable(Protocol):
         ...
 
 
-class Gradients(Protocol):
-    """Derivatives of a framework's own object, by the names that its ops have on every runtime."""
-
-    def weights(self) -> Mapping[str, tuple[Array, int]]:
-        """By op that has any: its constant weight as runtimes see it, and the axis that counts output channels."""
-        ...
-
-    def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
-        """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`."""
-        ...
-
-
 @runtime_checkable
 class SuffixByModel(Protocol):
     """What an adapter adds to the contract where models are written under different endings."""
@@ -207,6 +195,18 @@ def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) 
     if isinstance(adapter, Compiles):
         return adapter.quick_runner(model, execution)
     return adapter.runner(model, execution)
+
+
+class Gradients(Protocol):
+    """Derivatives of a framework's own object, by the names that its ops have on every runtime."""
+
+    def weights(self) -> Mapping[str, tuple[Array, int]]:
+        """By op that has any: its constant weight as runtimes see it, and the axis that counts output channels."""
+        ...
+
+    def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
+        """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`."""
+        ...
 
 
 class BatchReader(Protocol):

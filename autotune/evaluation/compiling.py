@@ -52,9 +52,16 @@ class CompilingEvaluator(Evaluator[ModelT]):
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed, or is too near to compile the candidate.
         """
-        asked = Asked(incumbent=incumbent, needs_accuracy=needs_accuracy, rank=rank, worth_from=worth_from)
         if self._compiles.is_compiled(candidate):
-            return self._measured(candidate, asked, None, deadline)
+            return super().evaluate(
+                candidate,
+                incumbent=incumbent,
+                needs_accuracy=needs_accuracy,
+                rank=rank,
+                worth_from=worth_from,
+                deadline=deadline,
+            )
+        asked = Asked(incumbent=incumbent, needs_accuracy=needs_accuracy, rank=rank, worth_from=worth_from)
         self._require_time(deadline)
         self._baseline_runner()
         quick = self._proven(self._compiles.quick_runner(candidate, self._latency.execution))

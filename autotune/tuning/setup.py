@@ -107,8 +107,8 @@ class Preparing(Generic[ModelT]):
         self._execution = Execution(threads=tuner.threads)
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
         self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
-        self._gradients: Callable[[], Gradients | None] | None = None
         self._shares = 1  # runtimes among which the time for calibration and insights is divided
+        self._gradients: Callable[[], Gradients | None] | None = None
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -129,9 +129,9 @@ class Preparing(Generic[ModelT]):
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
-        self._tell(source, loaded, calls)
         if isinstance(source, OwnSource):
             self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
+        self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
         fp32 = self._fp32_speeds(loaded, calls, history)
         self._shares = len(loaded)

@@ -7,13 +7,14 @@ import time
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Interval
 from autotune.errors import ApplyError
 from autotune.runtimes.probes import Probe, Probes
 from autotune.strategy import Objective, Problem
-from autotune.trial import Measurement
+from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import History
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
@@ -87,6 +88,20 @@ def test_under_a_deadline_probes_take_a_small_share_of_the_time(
     monkeypatch.setattr(time, "monotonic", lambda: scripted.now)
     assert len(probes(scripted, History(None, {}), [], deadline=scripted.now + 10)(side)) == 1
     assert len(probes(scripted, History(None, {}), [], deadline=scripted.now + 100)(side)) == 2
+
+
+def test_where_the_time_is_short_it_is_left_to_trials(side: Side[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    history, scripted = History(None, {}), Scripted()
+    monkeypatch.setattr(time, "monotonic", lambda: scripted.now)
+    opened = history.open(RandomSampler(seed=0))
+    history.start(opened, QuantizationConfig(), "fp32 baseline")
+    measured = Measurement(speedup=1.0, accuracy=1.0)
+    baseline = Trial(
+        number=0, config=QuantizationConfig(), state=TrialState.COMPLETED, measurement=measured, duration_s=10.0
+    )
+    history.finish(opened, baseline, Objective.LATENCY, 0.01)
+    assert probes(scripted, history, [], deadline=scripted.now + 39)(side) == []
+    assert len(probes(scripted, history, [], deadline=scripted.now + 41)(side)) == 2
 
 
 def test_recipes_that_take_seconds_are_left_out(side: Side[Any]) -> None:

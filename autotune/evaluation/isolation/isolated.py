@@ -42,6 +42,8 @@ _SENT = {
 _WHY = 'With isolation="process" a worker process gets a copy of it'
 _WAY_OUT = 'go without workers (isolation="none")'
 
+_NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(2**62)}
+
 _POLL_S = 0.05
 _GRACE_S = 5.0
 """Seconds after the run's deadline that a worker has to notice it by itself."""
@@ -295,8 +297,9 @@ class _Pool:
         self._progress_path = folder / "progress"
         self._progress_path.write_bytes(bytes(worker.PROGRESS_BYTES))
         # A worker that sits idle between trials must not retire: its sessions and data are what makes trials cheap.
+        # What it keeps is no leak either, for which loky would replace it from 300 MB on; its memory is watched here.
         self._executor = ProcessPoolExecutor(
-            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),)
+            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),), env=_NO_RECYCLING
         )
         self._process = psutil.Process(self._executor.submit(worker.pid).result())
         self.killed = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.adapters.pytorch import load, package
+from autotune.adapters.pytorch import package
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.config import Precision
 from autotune.errors import ApplyError, MissingDependencyError, ModelError
@@ -126,7 +127,7 @@ def test_a_file_that_is_no_package_is_named(tmp_path: Path, damage: str) -> None
 
 
 def test_without_a_compiler_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(MissingDependencyError, match=r"apt-get install g\+\+"):
         ADAPTER.load(exported(seeded(SmallCnn(16)), 3, 16, 16))
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from autotune.adapter import Execution
 from autotune.adapters.pytorch import quantize, space
 from autotune.adapters.pytorch.graph import constant
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.quick import QUANTIZED, quick_graph
+from autotune.adapters.pytorch.session import PytorchRunner
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Granularity, Precision, QuantizationConfig, Recipe
 from autotune.errors import ApplyError, ModelError
@@ -170,10 +172,12 @@ def test_models_travel_by_pickle_with_their_names_and_can_be_quantized_there() -
 def test_threads_are_set_for_the_call_alone() -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
-    runner = ADAPTER.quick_runner(cnn().model, dataclasses.replace(ONE, threads=before + 1))
-    run = runner._run
-    runner._run = lambda *inputs: (seen.append(torch.get_num_threads()), run(*inputs))[1]
-    runner(cnn().batches[0])
+
+    def run(x: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        return [x]
+
+    PytorchRunner(cnn().model.inputs, run, Execution(threads=before + 1))(cnn().batches[0])
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
