@@ -22,8 +22,16 @@ from autotune.adapter.capabilities import (
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
 from autotune.adapter.example import Example
+from autotune.adapter.training import (
+    ActivationGrid,
+    FakeQuantization,
+    FakeQuantizedOp,
+    FakeQuantizedWeight,
+    Trainable,
+)
 
 __all__ = [
+    "ActivationGrid",
     "Adapter",
     "Array",
     "BatchReader",
@@ -34,6 +42,9 @@ __all__ = [
     "Differentiable",
     "Example",
     "Execution",
+    "FakeQuantization",
+    "FakeQuantizedOp",
+    "FakeQuantizedWeight",
     "Feeds",
     "HostFindings",
     "LocalErrors",
@@ -47,6 +58,7 @@ __all__ = [
     "Statistics",
     "SuffixByModel",
     "TensorSpec",
+    "Trainable",
     "declared_options",
     "given_model",
     "host_of",
