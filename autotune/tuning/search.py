@@ -232,7 +232,8 @@ class Search(Generic[ModelT]):
         while True:
             trials = self._history.trials
             self._doing = ""
-            if end := self._limits.reached(sum(not trial.config.prepared for trial in trials) - 1):
+            proposed = [trial for trial in trials if not (trial.config.prepared or trial.config.trained)]
+            if end := self._limits.reached(len(proposed) - 1):
                 return end
             side = turns.next(trials)
             if side is None:
@@ -273,20 +274,48 @@ class Search(Generic[ModelT]):
             self._try(opened, trials, proposal, side)
         return None
 
+    def attempt(self, proposal: Proposal, side: Side[ModelT], model: Callable[[], ModelT]) -> None:
+        """Try one config that no strategy has proposed.
+
+        Args:
+            proposal: The config and why it is tried.
+            side: The runtime, with its statistics.
+            model: Makes the fp32 model that the config is applied to; part of the trial, which fails where it does.
+
+        Raises:
+            DeadlineReached: The time was up; the config counts as untried.
+        """
+        trials = self._history.trials
+        opened = self._history.open(RandomSampler(seed=self._seed))
+        self._history.start(opened, proposal.config, proposal.note)
+        self._observer.trial_started(opened.number, proposal.config, proposal.note)
+        with self._untried_on_failure(opened):
+            with self._stopwatch("evaluate"):
+                self._evaluator.prepare(deadline=self._limits.deadline)
+            self._try(opened, trials, proposal, side, model)
+
     def _sampler(self, side: Side[ModelT]) -> BaseSampler:
         entropy = np.random.SeedSequence([self._seed, self._history.next_number])
         seed = int(entropy.generate_state(1)[0])
         sampler = self._strategy.sampler(side.problem, seed) or RandomSampler(seed=seed)
         return sampler if side.runtime is None else SideSampler(sampler, side.history_key)
 
-    def _try(self, opened: OpenTrial, trials: Sequence[Trial], proposal: Proposal, side: Side[ModelT]) -> None:
+    def _try(
+        self,
+        opened: OpenTrial,
+        trials: Sequence[Trial],
+        proposal: Proposal,
+        side: Side[ModelT],
+        model: Callable[[], ModelT] | None = None,
+    ) -> None:
         """Apply and measure one config, and record what came of it."""
         started = time.monotonic()
         candidate: ModelT | None = None
         outcome: Evaluation | str
         try:
+            base = side.model if model is None else model()
             with self._stopwatch("apply"):
-                candidate = self._adapter.apply(side.model, proposal.config, side.statistics)
+                candidate = self._adapter.apply(base, proposal.config, side.statistics)
                 self._prices[side.runtime].made(proposal.config, time.monotonic() - started)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
