@@ -30,7 +30,7 @@ def check_module(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if part.training:
             raise ModelError(
-                f"A module must be in evaluation mode, but {_part(module, name)} is in training mode, where dropout "
+                f"A module must be in evaluation mode, but {_part(part, name)} is in training mode, where dropout "
                 "and batch norm compute something else. Call `.eval()` on the module"
             )
         if isinstance(part, _BatchNorm) and part.running_mean is None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 import onnx
+import onnxscript  # noqa: F401  torch.onnx needs it and imports it late; where it is missing, this says so
 import torch
 
 from autotune.adapters.onnx.model import IN_MEMORY_LIMIT

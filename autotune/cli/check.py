@@ -131,7 +131,9 @@ def _from_experiment(path: Path, samples: int, inputs: Sequence[TensorSpec]) -> 
     labelled = dataset.labelled if dataset.function is None else None
     batches = _first(dataset.open(experiment.directory), samples, inputs, labelled=labelled)
     fp32 = experiment.model.path
-    return _Source(batches=batches, metrics=metrics_of(experiment), fp32=fp32 if fp32.exists() else None, remark=remark)
+    if fp32 is not None and not fp32.exists():
+        fp32 = None
+    return _Source(batches=batches, metrics=metrics_of(experiment), fp32=fp32, remark=remark)
 
 
 def _from_archive(path: Path, samples: int, inputs: Sequence[TensorSpec]) -> _Source:

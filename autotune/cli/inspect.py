@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotune.adapter import HostFindings, TensorSpec, given_model
+from autotune.adapter import Adapter, Example, HostFindings, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
+from autotune.experiment import load_experiment
 from autotune.host import Host, current_host
+from autotune.source import as_source, source_for
 from autotune.space import OpSpace, TuningSpace
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
@@ -27,20 +29,21 @@ _AXES = {"activations": "activations", "weights": "weights", "calibration": "alg
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="The fp32 model.")],
-    framework: Annotated[str, typer.Option(help="The framework that runs it.")] = "onnxruntime",
+    model: Annotated[Path, typer.Argument(help="The fp32 model, or an experiment file that names it.")],
+    framework: Annotated[
+        str | None, typer.Option(help="The framework that runs it; by default the experiment's, or onnxruntime.")
+    ] = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every op, not only the types.")] = False,
 ) -> None:
     """Show what can be quantized in a model on this machine."""
-    adapter = get_adapter(framework)
-    loaded = adapter.load(model)
+    adapter, loaded, name = _loaded(model, framework)
     space = adapter.space(loaded)
     console = Console()
 
     def say(text: Text | str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    say(f"{model} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
+    say(f"{name} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
     say(f"  inputs   {_tensors(loaded.inputs)}")
     say(f"  outputs  {_tensors(loaded.outputs)}")
     say(f"  host     {_host(current_host())}")
@@ -54,6 +57,20 @@ def inspect(
     say(_space_size(space))
     for note in loaded.notes:
         say(Text("Note: ", style="yellow").append(note, style="default"))
+
+
+def _loaded(path: Path, framework: str | None) -> tuple[Adapter[Any], Any, str]:
+    """The adapter, the model and its name; an experiment also says how a model is made that is no file."""
+    if path.suffix not in (".yaml", ".yml"):
+        adapter = get_adapter(framework or "onnxruntime")
+        return adapter, adapter.load(path), str(path)
+    experiment = load_experiment(path)
+    adapter = get_adapter(framework or experiment.model.framework)
+    model = experiment.model.open(experiment.directory)
+    own, loader = as_source(model), experiment.calibration.dataset.open(experiment.directory)
+    example = Example(loader if own is None else own.loader(loader))
+    source = source_for(adapter, model if own is None else own, example)
+    return adapter, adapter.load(source, example), experiment.model.name
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:

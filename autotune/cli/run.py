@@ -74,7 +74,7 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
     tuning = experiment.tuning
     console.print(
         Text("autotune ", style="bold").append(
-            f"{experiment.model.path.name}: least {tuning.objective} at a "
+            f"{experiment.model.name}: least {tuning.objective} at a "
             f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}",
             style="default",
         ),

@@ -8,7 +8,8 @@ from typing import Any
 
 from autotune.adapter import declared_options
 from autotune.adapters import get_adapter
-from autotune.experiment.schema import Experiment, Model
+from autotune.experiment.model import Model
+from autotune.experiment.schema import Experiment
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 """The schema as it is shipped. ``autotune schema -o autotune/experiment/schema.json`` writes it anew."""

@@ -34,10 +34,11 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
     """
     if experiment.unfilled:
         raise ExperimentError("\n".join(experiment.unfilled))
+    model = experiment.model.open(experiment.directory)
     loader = experiment.calibration.dataset.open(experiment.directory)
     sources = _accuracy_sources(experiment)
     try:
-        return make_tuner(experiment, observer).tune(experiment.model.path, loader, **sources)
+        return make_tuner(experiment, observer).tune(model, loader, **sources)
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error

@@ -21,6 +21,7 @@ from autotune.criterion import Criterion
 from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
 from autotune.experiment.datasets import Dataset
+from autotune.experiment.model import Model
 from autotune.experiment.section import (
     Algorithms,
     Bytes,
@@ -40,15 +41,6 @@ from autotune.strategy import Objective
 
 _Count = Annotated[int, Field(gt=0)]
 _Seconds = Annotated[float, Field(gt=0)]
-
-
-class Model(Section):
-    """The trained fp32 model."""
-
-    path: FilePath
-    """The model's file; a relative path starts at the folder of this file."""
-    framework: str = "onnxruntime"
-    """The framework that runs it."""
 
 
 class Calibration(Section):

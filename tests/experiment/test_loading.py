@@ -174,7 +174,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(file: Path) -> N
 
 def test_a_missing_section_is_named(file: Path) -> None:
     assert problems(file, "model: {}\n") == [
-        "1: model: key 'path' is missing",
+        "1: model: must have one of the keys path, function, but has none of them",
         "1: key 'calibration' is missing",
         "1: key 'evaluation' is missing",
     ]
