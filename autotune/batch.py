@@ -28,7 +28,7 @@ class Origin(StrEnum):
     """Why an axis is taken to count samples."""
 
     NAMED = "named"
-    """The user says so."""
+    """The user names the axis."""
     SYMBOL = "symbol"
     """Inputs and outputs share the axis by a name that means a batch."""
     SHARED = "shared"
@@ -38,7 +38,7 @@ class Origin(StrEnum):
     FIXED = "fixed"
     """The first axis has one size in inputs and outputs."""
     NONE = "none"
-    """There is none: a call is one sample."""
+    """No axis counts samples: a call is one sample."""
 
     @property
     def certain(self) -> bool:

@@ -196,10 +196,17 @@ def _note(calls: Sequence[Feeds], axes: BatchAxes, size: int) -> str:
     else:
         shapes = f"of calls with {shapes}"
     if axes.origin is Origin.NONE:
-        return f"Latency is {shapes}. A call is one sample, as the data loader gives it"
+        ignored = "" if size == 1 else f"; `batch_size={size}` needs an axis that counts samples, see `batch_axis`"
+        return f"Latency is {shapes}. A call is one sample, as the data loader gives it{ignored}"
     if axes.resizable:
         return f"Latency is {shapes}: batch {size}"
-    return f"Latency is {shapes}: the data loader's batch of {axes.size(calls[0])}"
+    given = axes.size(calls[0])
+    if given == size:
+        return f"Latency is {shapes}: batch {given}, which the model fixes"
+    return (
+        f"Latency is {shapes}: batch {given}, which the model fixes, not `batch_size={size}`. To measure that, export "
+        "the model with a free batch axis"
+    )
 
 
 def _refused(axes: BatchAxes, outputs: Sequence[TensorSpec], why: str) -> tuple[BatchAxes, str | None]:

@@ -60,7 +60,7 @@ class Precision(StrEnum):
     INT8_WEIGHT = "int8_weight"
     """Weights are stored in 8 bits, a scale for each block of them; the op computes with what they stand for."""
     INT4_WEIGHT = "int4_weight"
-    """The same with 4 bits."""
+    """Weights of 4 bits; otherwise as with 8."""
     FP16 = "fp16"
     """IEEE 754 binary16: weights are stored in it, and the op computes in it between two conversions."""
     BF16 = "bf16"

@@ -9,7 +9,7 @@ from enum import StrEnum
 from autotune.errors import CriterionError
 
 _MOST_SAMPLES = 1_000_000
-"""More than this no evaluation set has: what only more would decide lies on the target."""
+"""Largest evaluation set that is considered: a loss that only a larger one would decide lies on the target."""
 
 
 class Verdict(StrEnum):

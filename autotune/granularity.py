@@ -17,7 +17,7 @@ class Granularity:
     PER_TENSOR: ClassVar[PerTensor]
     PER_CHANNEL: ClassVar[PerAxis]
     PLAIN: ClassVar[tuple[Granularity, ...]]
-    """Those that need no size."""
+    """Granularities that need no size."""
 
     @staticmethod
     def parse(text: str) -> Granularity:

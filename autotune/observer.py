@@ -13,7 +13,7 @@ class Observer:
         """A stage of the run begins: ``load``, ``calibrate``, ``baseline``, ``search``, ``finalists``, ``save``."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know and that is no error: a line, or a few."""
+        """Called with a note for the user that is no error: a line, or a few."""
 
     def trial_started(self, number: int, config: QuantizationConfig, note: str) -> None:
         """A candidate is about to be applied and measured."""

@@ -26,7 +26,7 @@ class Price(StrEnum):
 
     NOTHING = "nothing"
     SECONDS = "seconds"
-    """So much that figures of many configs are taken without it."""
+    """So many seconds that figures of many configs are taken without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ class WeightOnly(StrEnum):
     """How weights that are stored in blocks of 4 or 8 bits are rounded."""
 
     RTN = "rtn"
-    """Each to the nearest value between the block's ends."""
+    """Each weight is rounded to the nearest value between the block's ends."""
     HQQ = "hqq"
     """Scales are chosen for the least error of each block; no data is needed."""
     GPTQ = "gptq"

@@ -99,7 +99,7 @@ class TrialState(StrEnum):
     PRUNED = "pruned"
     """Dropped early, since what was measured already rules it out; ``reason`` says why."""
     FAILED = "failed"
-    """Nothing usable was measured; ``reason`` says why."""
+    """The trial measured nothing usable; ``reason`` says why."""
 
 
 @dataclass(frozen=True, kw_only=True)

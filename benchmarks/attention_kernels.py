@@ -83,7 +83,7 @@ class Rewriter:
         return source, np.concatenate(matrices, 1), np.concatenate(biases)
 
     def finish(self) -> None:
-        """Replace."""
+        """Replace the nodes."""
         replace_nodes(self.proto, self.replacements)
 
 
@@ -95,7 +95,7 @@ def number(node: onnx.NodeProto, attribute: str) -> float:
 
 
 def attentions(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The fused ones."""
+    """The fused attentions."""
     return [node for node in proto.graph.node if node.op_type == "MultiHeadAttention"]
 
 

@@ -44,7 +44,7 @@ class WrappedSampler(OptunaSampler):
         super().__init__(NSGAIISampler(population_size=POPULATION, seed=0))
 
     def propose(self, problem: Problem, trials: list[Trial], draw: Draw) -> Proposal | Exhausted:  # type: ignore[override]
-        """As it draws."""
+        """The next config as the sampler draws it."""
         proposal = super().propose(problem, trials, draw)
         if isinstance(proposal, Exhausted):
             return proposal

@@ -121,7 +121,10 @@ def report(
     same = float((right[FILE, "fp32"] == right[MODULE, "fp32"]).mean())
     print_table(["tuned from", "top-1", "relative loss", "speed over fp32", "trials", "wall s"], rows)
     print(f"\nfp32 of file and module agree on {same:.2%} of the answers")
-    rows = [[kind, f"{each.speedup:.3f}", f"{each.interval.low:.3f} to {each.interval.high:.3f}"] for kind, each in ratios.items()]
+    rows = [
+        [kind, f"{each.speedup:.3f}", f"{each.interval.low:.3f} to {each.interval.high:.3f}"]
+        for kind, each in ratios.items()
+    ]
     print_table(["", "speed of the module's over the file's", "95 % interval"], rows)
     speeds = {kind: [each.speedup, each.interval.low, each.interval.high] for kind, each in ratios.items()}
     return {"models": models, "module_over_file": speeds}

@@ -41,7 +41,7 @@ import autotune
 from autotune.evaluation import LatencyOptions, race_latency
 
 TARGET = 0.01
-"""Relative loss."""
+"""Target: relative loss."""
 
 _MEMORY_SHARE = 0.8
 """Share of the free memory that the process may take that makes one of ONNX Runtime's own files."""

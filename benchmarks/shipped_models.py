@@ -283,7 +283,7 @@ class BoxF1(Metric):
         )
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1."""
+        """The figure, between 0 and 1."""
         found, expected, same = records.sum(axis=0)
         return float(2 * same / max(1.0, found + expected))
 

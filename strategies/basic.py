@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from autotune.bounds import require_least
 from autotune.config import FP32
 from autotune.errors import StrategyError
 from autotune.strategies.planning.moves import cost_of, fallback_order, loss_of, uniform_configs
@@ -38,8 +39,7 @@ class Basic(PlannedStrategy):
             StrategyError: ``uniform`` is less than 1.
         """
         super().__init__()
-        if uniform < 1:
-            raise StrategyError(f"`uniform >= 1` must hold, but got {uniform}")
+        require_least(1, StrategyError, uniform=uniform)
         self.uniform = uniform
 
     def plan(self, problem: Problem) -> Plan:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 
+from autotune.bounds import require_least
 from autotune.config import FP32, CalibrationAlgorithm, OpConfig, QuantizationConfig, TensorScheme
 from autotune.errors import MissingDependencyError, StrategyError
 from autotune.space import TuningSpace
@@ -55,8 +56,7 @@ class Bayesian(Strategy):
         """
         if model not in ("tpe", "gp"):
             raise StrategyError(f"`model` must be 'tpe' or 'gp', but got {model!r}")
-        if explore < 1:
-            raise StrategyError(f"`explore >= 1` must hold, but got {explore}")
+        require_least(1, StrategyError, explore=explore)
         if model == "gp" and importlib.util.find_spec("torch") is None:
             raise MissingDependencyError(
                 "Strategy 'bayesian' with model='gp' needs PyTorch, which Optuna's Gaussian process is built on: "

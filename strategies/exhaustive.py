@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from autotune.bounds import require_least
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.planning.planned import Plan, PlannedStrategy
@@ -28,8 +29,7 @@ class Exhaustive(PlannedStrategy):
             StrategyError: ``limit`` is less than 1.
         """
         super().__init__()
-        if limit < 1:
-            raise StrategyError(f"`limit >= 1` must hold, but got {limit}")
+        require_least(1, StrategyError, limit=limit)
         self.limit = limit
 
     def plan(self, problem: Problem) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.bounds import require_least
 from autotune.config import FP32, QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.planning.moves import can_fall_back, cost_of, error_of, fallback_order
@@ -32,8 +33,7 @@ class MseV2(PlannedStrategy):
             StrategyError: ``candidates`` is less than 1.
         """
         super().__init__()
-        if candidates < 1:
-            raise StrategyError(f"`candidates >= 1` must hold, but got {candidates}")
+        require_least(1, StrategyError, candidates=candidates)
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:

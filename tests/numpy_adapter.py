@@ -17,6 +17,7 @@ from autotune.adapter import Array, Example, Execution, Feeds, Runner
 from autotune.algorithms import WeightLimits, activation_range, affine_parameters, can_saturate
 from autotune.atomic import replacing
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
+from autotune.calibration.checks import complete, require_samples
 from autotune.config import (
     KL,
     MINMAX,
@@ -89,7 +90,7 @@ class NumpyAdapter:
     def calibrate(self, model: NumpyModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
         """The statistics of what dense layers read, by the name of the layer that wrote it."""
         collector, runner, samples = StatisticsCollector({}, seed), NumpyRunner(model), 0
-        for feeds in batches:
+        for feeds in complete(batches, [spec.name for spec in model.inputs]):
             values = dict(feeds)
             try:
                 for _ in runner.steps(values):
@@ -99,8 +100,7 @@ class NumpyAdapter:
             for layer in model.dense.values():
                 collector.update(layer.reads[0], values[layer.reads[0]])
             samples += len(feeds[model.inputs[0].name])
-        if samples == 0:
-            raise DataError("Calibration needs at least one batch, but there was none")
+        require_samples(samples)
         return collector.finish(samples)
 
     def apply(self, model: NumpyModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> NumpyModel:

@@ -10,7 +10,7 @@ import pytest
 
 from autotune import data
 from autotune.adapter import Execution, Feeds
-from autotune.batch import BatchAxes, BatchAxis, Origin, axes_of
+from autotune.batch import BatchAxes, BatchAxis, Origin, axes_of, declared_axes, without_axes
 from autotune.calls import latency_calls, told_batch_axes
 from autotune.errors import InputError
 from tests import functions
@@ -65,6 +65,25 @@ def test_indices_into_another_input_are_no_samples() -> None:
     assert "x 6, index 3" in note
 
 
+@pytest.mark.parametrize(
+    ("size", "said"), [(2, "batch 2, which the model fixes"), (3, "not `batch_size=3`. To measure")]
+)
+def test_the_batch_that_a_model_fixes_is_named_with_the_way_out(size: int, said: str) -> None:
+    inputs, outputs = (functions.spec("x", 2, 4),), (functions.spec("y", 2, 5),)
+    batches = [data.Batch(feeds={"x": normal(2, 4)}, labels=None, size=2)]
+    calls = latency_calls(batches, inputs, declared_axes(inputs, outputs), size)
+    assert calls.feeds[0]["x"].shape == (2, 4)
+    assert said in calls.note
+    assert ("free batch axis" in calls.note) is (size != 2)
+
+
+def test_a_batch_size_that_no_axis_counts_is_named() -> None:
+    inputs = (functions.spec("x", None, 4),)
+    batches = [data.Batch(feeds={"x": normal(6, 4)}, labels=None, size=1)]
+    notes = [latency_calls(batches, inputs, without_axes(()), size).note for size in (1, 3)]
+    assert ["`batch_size=3` needs an axis" in note for note in notes] == [False, True]
+
+
 def test_a_batch_in_a_reshape_is_measured_as_the_loader_gives_it() -> None:
     feeds = normal(4, 2, 4)
     for size in (1, 4):
@@ -76,7 +95,7 @@ def test_a_batch_in_a_reshape_is_measured_as_the_loader_gives_it() -> None:
     batches = [data.Batch(feeds={"x": feeds}, labels=None, size=4)]
     calls = latency_calls(batches, functions.baked_batch().inputs, axes, 1)
     assert [each["x"].shape for each in calls.feeds] == [(4, 2, 4)]
-    assert "the data loader's batch of 4" in calls.note
+    assert "batch 4, which the model fixes, not `batch_size=1`" in calls.note
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -171,3 +172,20 @@ def test_what_needs_no_size_is_one_object_everywhere() -> None:
 def test_a_granularity_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"per_group|size >= 1"):
         Granularity.parse(text)
+
+
+def test_a_config_without_a_runtime_is_stored_as_it_always_was() -> None:
+    config = QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT8_DYNAMIC)})
+    assert config.to_json() == {"ops": [{"names": ["a"], "precision": "int8_dynamic"}]}
+    assert config.fingerprint == "5a710d1e59ec8794"
+    assert QuantizationConfig.from_json(config.to_json()).runtime is None
+
+
+def test_the_runtime_is_part_of_a_config_but_of_the_users_own_model() -> None:
+    config = QuantizationConfig(ops={"a": OpConfig(precision=Precision.INT8_DYNAMIC)}, runtime="one")
+    other = dataclasses.replace(config, runtime="other")
+    assert QuantizationConfig.from_json(config.to_json()) == config != other
+    assert config.diff(other) == "runtime: one -> other"
+    assert QuantizationConfig(prepared=True, runtime="one").runtime == "one"
+    # fp32 is measured on the runtime of the baseline alone.
+    assert QuantizationConfig(runtime="one") == QuantizationConfig()

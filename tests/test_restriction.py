@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from autotune.config import (
@@ -14,6 +16,7 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.errors import ExperimentError
+from autotune.options import AdapterOption, Touches
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
@@ -142,3 +145,37 @@ def test_excluded_precision_is_there_for_those_that_ask() -> None:
     space = restriction.apply(TuningSpace(ops=ops))
     assert space.by_name["a"].precisions == (FP32_SPACE,)
     assert space.by_name["b"].precisions == (dynamic,)
+
+
+def test_each_of_several_spaces_takes_the_part_that_is_about_it(space: TuningSpace) -> None:
+    other = TuningSpace(ops=(OpSpace(name="Conv_7", op_type="Convolution", precisions=(INT8, FP32_SPACE)),))
+    fp32 = OpRestriction(precision=(Precision.FP32,))
+    restriction = SpaceRestriction(
+        op_type={"Conv": fp32, "Convolution": fp32},
+        op_name={"block1/*": fp32, "*onv*": fp32, "Conv_7": fp32},
+        recipe={"style": ("new",), "reduce_range": (False,)},
+    )
+    style = AdapterOption(
+        name="style", values=("new", "old"), default="old", touches=Touches.VALUES, description="How it is written."
+    )
+    space = dataclasses.replace(space, recipe=dataclasses.replace(space.recipe, options=(style,)))
+    one, two = restriction.among([space, other])
+    assert (list(one.op_type), list(one.op_name), list(one.recipe)) == (
+        ["Conv"],
+        ["block1/*", "*onv*"],
+        ["style", "reduce_range"],
+    )
+    assert (list(two.op_type), list(two.op_name), list(two.recipe)) == (
+        ["Convolution"],
+        ["*onv*", "Conv_7"],
+        ["reduce_range"],
+    )
+    one.apply(space)
+    two.apply(other)
+    assert restriction.among([]) == []
+
+
+def test_what_is_in_none_of_several_spaces_is_an_error_in_each(space: TuningSpace) -> None:
+    for part in SpaceRestriction(op_name={"nowhere": OpRestriction()}).among([space, space]):
+        with pytest.raises(ExperimentError, match="'nowhere' matches none"):
+            part.apply(space)

@@ -204,7 +204,7 @@ class _Match:
         return node
 
     def _reader(self, tensor: str, op_type: str) -> onnx.NodeProto:
-        """The only reader."""
+        """The only node that reads a tensor."""
         self._require_own(tensor)
         node: onnx.NodeProto = self._graph.readers[tensor][0]
         if not _is(node, op_type):

@@ -57,7 +57,7 @@ def values_in(batches: Iterable[Feeds], names: tuple[str, ...]) -> dict[str, Arr
 
 
 def fix_inputs(proto: onnx.ModelProto, values: Mapping[str, Array]) -> None:
-    """Let all nodes read a constant in the place of an input, which stays in the model's signature.
+    """Make all nodes read a constant in the place of an input, which stays in the model's signature.
 
     Args:
         proto: Changed in place.

@@ -91,7 +91,7 @@ def _only_read_by(graph: Graph, replaced: set[str]) -> list[str]:
 
 
 class _Gemm:
-    """One Gemm, and what of it has to change.
+    """A Gemm, and the changes that give it a form that has a kernel.
 
     Args:
         node: The Gemm.

@@ -183,7 +183,7 @@ def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
 
 
 def rename_reads(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
-    """Let all nodes read other tensors, those in the graphs inside of nodes included; their writers stay.
+    """Make all nodes read other tensors, those in the graphs inside of nodes included; their writers stay.
 
     Args:
         graph: Changed in place.

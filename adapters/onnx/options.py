@@ -18,10 +18,10 @@ class GraphOptimization(StrEnum):
     """How far the runtime optimizes the graph when it loads it. All but ``all`` have to be asked for at load."""
 
     ALL = "all"
-    """All that it does by default."""
+    """All optimizations that are on by default."""
     PLAIN_LAYOUT = "plain_layout"
-    """Without blocks of channels in the memory layout of fp32 convolutions."""
+    """All optimizations but blocks of channels in the memory layout of fp32 convolutions."""
     EXTENDED = "extended"
-    """Without anything that changes the memory layout."""
+    """All optimizations that leave the memory layout as it is."""
     GELU_APPROXIMATION = "gelu_approximation"
     """Gelu by tanh instead of erf."""

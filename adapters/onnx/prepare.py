@@ -31,7 +31,7 @@ _QDQ_OPSET = 10
 """QuantizeLinear and DequantizeLinear exist from here on."""
 
 _MINIMUM_IR = 4
-"""Before, every constant had to be listed as an input too, which lets a caller replace it."""
+"""First IR version in which a constant need not be an input too, which lets a caller replace it."""
 
 _RESIZE_CHANGED = 11
 """Resize has a mode for its coordinates from here on; before, it computed what is called ``asymmetric`` since."""

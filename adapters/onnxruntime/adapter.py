@@ -28,6 +28,7 @@ from autotune.adapters.onnxruntime.saturation import saturating_ops
 from autotune.adapters.onnxruntime.save import save_model
 from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir
+from autotune.calibration.checks import complete
 from autotune.config import QuantizationConfig
 from autotune.host import current_host
 from autotune.space import TuningSpace
@@ -134,9 +135,8 @@ class OnnxRuntimeAdapter:
         tensors, channel_axes = observed_tensors(Graph(model.proto))
         axes = axes_of(model)
         examples = ExampleReservoir(axes.inputs if axes.resizable else {}, seed)
-        statistics = calibrate(
-            model.proto, tensors, channel_axes, examples.watch(batches), seed, model.external_dir, axes=axes
-        )
+        watched = examples.watch(complete(batches, [spec.name for spec in model.inputs]))
+        statistics = calibrate(model.proto, tensors, channel_axes, watched, seed, model.external_dir, axes=axes)
         return dataclasses.replace(statistics, examples=examples.finish())
 
     def apply(self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> OnnxModel:

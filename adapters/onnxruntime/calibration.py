@@ -18,8 +18,8 @@ from autotune.batch import BatchAxes, leading_axes
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
 from autotune.calibration.checks import (
     EXPOSED_BYTES,
+    complete,
     parts_within,
-    require_inputs,
     require_numbers,
     require_samples,
     require_sound,
@@ -64,8 +64,7 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
     collector = StatisticsCollector(channel_axes, seed)
     exposure = _Exposure(model_proto, tensors, external_dir, exposed_bytes)
     samples = 0
-    for index, feeds in enumerate(batches):
-        require_inputs(feeds, [spec.name for spec in inputs], index)
+    for index, feeds in enumerate(complete(batches, [spec.name for spec in inputs])):
         for name in exposure.inputs:
             if feeds[name].dtype.kind == "f":
                 require_numbers(name, feeds[name], index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
 from autotune.calibration.checks import (
     EXPOSED_BYTES,
+    complete,
     parts_within,
-    require_inputs,
     require_numbers,
     require_samples,
     require_sound,
@@ -56,7 +56,7 @@ def calibrate(
     }
     exposure = _Exposure(model, [name for name in ports if name not in fed], exposed_bytes)
     samples = 0
-    for index, feeds in enumerate(examples.watch(_complete(batches, names))):
+    for index, feeds in enumerate(examples.watch(complete(batches, names))):
         for tensor, name in fed.items():
             if tensor in ports and feeds[name].dtype.kind == "f":
                 require_numbers(name, feeds[name], index)
@@ -141,13 +141,6 @@ class _Exposure:
             if port.get_partial_shape().is_static
         }
         return {name: known.get(name, inputs) for name in self._names}
-
-
-def _complete(batches: Iterable[Feeds], names: Sequence[str]) -> Iterator[Feeds]:
-    """The batches, each seen to have all inputs."""
-    for index, feeds in enumerate(batches):
-        require_inputs(feeds, names, index)
-        yield feeds
 
 
 def _require_sound_weights(ops: Sequence[QuantizableOp], tensor: str) -> None:

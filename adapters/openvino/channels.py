@@ -116,7 +116,7 @@ def _replace_bounds(graph: ov.Model, bounds: Mapping[str, Array | None]) -> None
 
 
 def _replace_bound(clip: GraphNode, caps: Array | None) -> None:
-    name, last = clip.node.writes[0], clip.parts[-1]
+    name, last = clip.node.writes[0], clip.last
     readers = last.output(0).get_target_inputs()
     made: ov.Node = opset.relu(clip.inputs[0].get_source_output())
     if caps is not None:

@@ -147,15 +147,22 @@ def tensor_name(port: Any) -> str:
 
 
 def is_constant(node: ov.Node) -> bool:
-    """Whether nothing but constants goes into a node."""
-    if node.get_type_name() == "Constant":
-        return True
-    if node.get_type_name() == "ShapeOf" and node.input_value(0).get_partial_shape().is_static:
-        return True
-    reads = node.input_values()
-    if node.get_type_name() == "Reshape":  # its new shape may come from the shape of an activation
-        reads = reads[:1]
-    return bool(reads) and all(is_constant(port.get_node()) for port in reads)
+    """Whether nothing but constants goes into a node, nor the shape of an activation that is known beforehand."""
+    pending, seen = [node], set()
+    while pending:  # no recursion: a model may be deeper than Python's stack
+        each = pending.pop()
+        if each.get_name() in seen or each.get_type_name() == "Constant":
+            continue
+        seen.add(each.get_name())
+        if each.get_type_name() == "ShapeOf" and each.input_value(0).get_partial_shape().is_static:
+            continue
+        reads = each.input_values()
+        if not reads:
+            return False
+        if each.get_type_name() == "Reshape":  # its new shape may come from the shape of an activation
+            reads = reads[:1]
+        pending += [port.get_node() for port in reads]
+    return True
 
 
 def constant_value(node: ov.Node) -> Array | None:

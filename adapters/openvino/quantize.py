@@ -154,7 +154,7 @@ class ActivationGrids:
         }
 
     def insert(self, op: QuantizableOp) -> None:
-        """Let an op read the quantized tensors; ops that have chosen alike share one FakeQuantize."""
+        """Make an op read the quantized tensors; ops that have chosen alike share one FakeQuantize."""
         for place in op.activations:
             name = self._chosen[op.name, place]
             if name not in self._made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from autotune.errors import DataError, ModelError
 EXPOSED_BYTES = 512 * 2**20
 """Most that exposed tensors of one run may take together; a batch that would need more is run once for each part."""
 
+_Feeds = Mapping[str, npt.NDArray[Any]]
+
 
 def require_inputs(feeds: Mapping[str, object], names: Sequence[str], index: int) -> None:
     """See that calibration batch ``index`` has every input of the model.
@@ -22,6 +24,17 @@ def require_inputs(feeds: Mapping[str, object], names: Sequence[str], index: int
     """
     if missing := [name for name in names if name not in feeds]:
         raise DataError(f"Calibration batch {index} must name every input of the model, but lacks {missing}")
+
+
+def complete(batches: Iterable[_Feeds], names: Sequence[str]) -> Iterator[_Feeds]:
+    """The calibration batches, each checked for the model's inputs before anything reads it.
+
+    Raises:
+        DataError: A batch lacks some.
+    """
+    for index, feeds in enumerate(batches):
+        require_inputs(feeds, names, index)
+        yield feeds
 
 
 def require_numbers(name: str, array: npt.NDArray[Any], index: int) -> None:

@@ -139,7 +139,7 @@ class SampledHistogramCollector:
         return flat[shift : shift + runs * _RUN].reshape(runs, _RUN)[int(self._random.integers(stride)) :: stride]
 
     def _cut(self, histogram: Histogram) -> None:
-        """Let the bulk reach from one tail to the other; it only ever grows, what it gives up was not counted."""
+        """Make the bulk reach from tail to tail; it never shrinks, since tails did not count what it would give up."""
         width = histogram.width
         bins = [math.floor((histogram.quantile(share) - histogram.low) / width) for share in (_TAIL, 1.0 - _TAIL)]
         self._low = min(self._low, histogram.low + bins[0] * width)

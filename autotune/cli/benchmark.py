@@ -34,7 +34,9 @@ from autotune.evaluation.latency.sessions import open_sessions
 def benchmark(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL MODEL...", help="The first one is compared against.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads inside of one call.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one call.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples in one call; 1 unless given, or unless the models fix another.")
+    ] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before the first one that counts.")] = 10,
     shapes: Annotated[
         list[str] | None,
@@ -57,16 +59,13 @@ def benchmark(
         raise InputError(f"A comparison needs two models or more, but got {len(models)}")
     if cores_per_instance is not None and instances is None:
         raise InputError("`--cores-per-instance` goes with `--instances`, which says how many processes there are")
-    serving = None
-    if instances is not None:
-        serving = ThroughputOptions(
-            instances=instances, cores_per_instance=cores_per_instance or 1, batch_size=batch_size, warmup=warmup
-        )
     adapter = get_adapter(framework)
-    options = LatencyOptions(threads=threads, batch_size=batch_size, warmup=warmup)
     loaded = [given_model(adapter, adapter.load(path)) for path in models]
     axes = declared_axes(loaded[0].inputs, loaded[0].outputs)
-    feeds = _random_feeds(loaded[0].inputs, axes, batch_size, _parse_shapes(shapes or ()), seed)
+    feeds = _random_feeds(loaded[0].inputs, axes, batch_size or 1, _parse_shapes(shapes or ()), seed)
+    samples = _samples(models[0], axes, feeds, batch_size)
+    options = LatencyOptions(threads=threads, batch_size=samples, warmup=warmup)
+    serving = _serving(instances, cores_per_instance or 1, samples, warmup)
     for path, model in zip(models[1:], loaded[1:], strict=True):
         _require_same_inputs(models[0], loaded[0].inputs, path, model.inputs)
     calls = [_sessions(adapter, model, options, feeds) for model in loaded]
@@ -82,11 +81,7 @@ def benchmark(
     if serving is not None:
         _print_throughput(console, models, throughputs, serving)
     if not all(comparison.decided for comparison in comparisons):
-        console.print(
-            f"A speedup whose interval is wider than {options.interval_width:.0%} either way is undecided: the machine "
-            "is busy, or sessions of one model differ by more than that.",
-            highlight=False,
-        )
+        _print_undecided(console, options)
 
 
 def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[LatencyComparison]) -> Table:
@@ -101,6 +96,21 @@ def _table(models: Sequence[Path], sizes: Sequence[int], comparisons: Sequence[L
         figures = (number_text(value, 3) for value in (time.p50_ms, time.p90_ms, time.p99_ms))
         table.add_row(Text(path.name if distinct else str(path)), *figures, speedup, bytes_text(size))
     return table
+
+
+def _serving(instances: int | None, cores: int, samples: int, warmup: int) -> ThroughputOptions | None:
+    """How throughput is measured; None where it is not asked for."""
+    if instances is None:
+        return None
+    return ThroughputOptions(instances=instances, cores_per_instance=cores, batch_size=samples, warmup=warmup)
+
+
+def _print_undecided(console: Console, options: LatencyOptions) -> None:
+    console.print(
+        f"A speedup whose interval is wider than {options.interval_width:.0%} either way is undecided: the machine "
+        "is busy, or sessions of one model differ by more than that.",
+        highlight=False,
+    )
 
 
 def _print_throughput(
@@ -166,6 +176,18 @@ def _random_feeds(
         else:
             feeds[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)
     return feeds
+
+
+def _samples(path: Path, axes: BatchAxes, feeds: Feeds, batch_size: int | None) -> int:
+    """How many samples a call has, which must be the number that the user gives."""
+    samples = axes.size(feeds)
+    if batch_size not in (None, samples):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise InputError(
+            f"`--batch-size {batch_size}` needs inputs whose batch is free, but a call of {path} has {samples} "
+            f"({shapes}). Leave `--batch-size` out, or export the model with a free batch axis"
+        )
+    return samples
 
 
 def _shape(spec: TensorSpec, axes: BatchAxes, batch_size: int) -> tuple[int, ...]:

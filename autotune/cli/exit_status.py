@@ -9,7 +9,7 @@ class ExitStatus(IntEnum):
     """The exit statuses of the command ``autotune``."""
 
     MET = 0
-    """It did what was asked; for a run: the accuracy target is met, be it by fp32 where nothing faster keeps it."""
+    """The command succeeded; for a run: the accuracy target is met, be it by fp32 where nothing faster keeps it."""
     FAILED = 1
     """The run failed, through us or through the user's own code."""
     BAD_INPUT = 2

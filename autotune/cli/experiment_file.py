@@ -31,7 +31,7 @@ calibration:
 # quantization:                 # what may be chosen; everything that this machine offers, unless restricted here
 #   op_type:
 #     {op_type}: {{weight: {{granularity: per_channel}}, activation: {{algorithm: [minmax, kl]}}}}
-#   op_name:                    # patterns may be used; `autotune inspect --ops MODEL` lists the names
+#   op_name:                    # patterns too; `autotune inspect MODEL --framework {framework} --ops` lists them
 #     {op_name}: {{precision: fp32}}
 
 evaluation:

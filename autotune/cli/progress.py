@@ -98,7 +98,7 @@ class ProgressDisplay(Observer):
         self._done = (done, total)
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
-        """A trial ended."""
+        """Called when a trial has ended."""
         self._finished = max(self._finished, trial.number)
         self._searched += self._phase == "search"
         new_best = best is not None and (self._best is None or best.number != self._best.number)

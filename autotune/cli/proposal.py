@@ -47,11 +47,11 @@ class Role(StrEnum):
     """The role of an input."""
 
     DATA = "data"
-    """It differs from sample to sample."""
+    """Its values differ from sample to sample."""
     SCALAR = "scalar"
-    """It is the same in every call."""
+    """Its value is the same in every call."""
     STATE = "state"
-    """It is what an earlier call gave, and zero in the first."""
+    """Its values are an output of the call before, and zero in the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,10 +72,11 @@ def _tune(console: Console, experiment: Experiment, display: ProgressDisplay) ->
 
 def _print_heading(console: Console, experiment: Experiment) -> None:
     tuning = experiment.tuning
+    runtimes = "" if experiment.runtimes is None else f", runtimes {', '.join(experiment.runtimes)}"
     console.print(
         Text("autotune ", style="bold").append(
             f"{experiment.model.name}: least {tuning.objective} at a "
-            f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}",
+            f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}{runtimes}",
             style="default",
         ),
         soft_wrap=True,

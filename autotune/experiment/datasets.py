@@ -44,11 +44,11 @@ class Filled(Section):
     """An array full of one value."""
 
     shape: tuple[Annotated[int, Field(ge=0)] | Literal["batch"], ...] = Field(strict=False)
-    """Its sizes; `batch` is the number of samples in the batch."""
+    """Sizes of the array; `batch` is the number of samples in the batch."""
     value: float = 0.0
     """Value of each element."""
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool"] = "float32"
-    """Their type."""
+    """Type of the values."""
 
     def array(self, samples: int) -> Array:
         """The array for a batch of so many samples."""

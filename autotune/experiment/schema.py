@@ -98,7 +98,7 @@ class OpChoices(Section):
     activation: ActivationScheme = ActivationScheme()
     """The tensors that the op reads."""
     weight: WeightScheme = WeightScheme()
-    """Its constant weights."""
+    """Constant weights of the ops."""
 
     def restriction(self) -> OpRestriction:
         """The same, as a space understands it."""
@@ -143,7 +143,7 @@ class Quantization(Section):
     op_name: dict[str, OpChoices] = Field(default_factory=dict)
     """By op name, or by a pattern such as `block1/*`; comes before `op_type`."""
     recipes: Recipes = Recipes()
-    """For the graph as a whole."""
+    """Choices for the graph as a whole."""
 
     @property
     def options(self) -> dict[str, tuple[Any, ...] | None]:

@@ -108,6 +108,6 @@ def nearest_text(summary: TuningSummary) -> str | None:
 
 
 def _rounded(samples: int) -> int:
-    """Two significant digits, upward: the number is an estimate."""
+    """A number rounded up to two significant digits, since it is an estimate."""
     step: int = 10 ** max(0, len(str(samples)) - 2)
     return -(-samples // step) * step

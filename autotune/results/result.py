@@ -170,7 +170,7 @@ class TuningSummary:
         return write_report(self, Path(path))
 
     def to_json(self) -> dict[str, Any]:
-        """All but the trials, which are in the history."""
+        """The summary as JSON, without the trials, which are in the history."""
         runtimes: dict[str, Any] = {}
         if self.baseline_runtime is not None:
             runtimes = {"baseline_runtime": self.baseline_runtime, "fp32_speeds": dict(self.fp32_speeds)}

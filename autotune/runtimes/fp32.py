@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -10,6 +11,10 @@ from autotune.adapter import Adapter, Execution, Feeds
 from autotune.evaluation.latency import Call, Clock, LatencyOptions, SystemClock, race_latency
 from autotune.evaluation.latency.sessions import open_sessions
 from autotune.runtimes.adapter import RuntimeModel
+
+_MOST_S = 3.0
+"""Seconds of the comparison for each further runtime: near equals need not be told apart, since either may be the
+baseline."""
 
 _SESSIONS = 2
 """Sessions of each runtime that are opened whatever they cost: two of one model differ, and only several tell by how
@@ -78,6 +83,8 @@ def compare_fp32(
     if not others:
         return Fp32Speeds(baseline=first, speeds={first: 1.0})
     clock = clock or SystemClock(options.threads)
+    limit_s = _MOST_S if options.max_seconds is None else min(_MOST_S, options.max_seconds)
+    options = dataclasses.replace(options, max_seconds=limit_s)
     sessions = [_sessions(adapter, models[name], batches, options, clock) for name in models]
     race = race_latency(sessions[0], sessions[1:], options, seed=seed, deadline=deadline, clock=clock)
     found = {first: 1.0, **dict(zip(others, race.speedups, strict=True))}

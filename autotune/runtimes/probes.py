@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Self
@@ -16,6 +17,9 @@ from autotune.space import TuningSpace
 from autotune.tuning.history import History
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
+
+_SHARE_OF_TIME = 0.1
+"""Of the time that is left to the run, what the probes of one runtime may take; the first is always timed."""
 
 PROBES = "probes"
 """Key of :meth:`SideHistory.keep`: what was timed of a runtime before its search."""
@@ -86,9 +90,13 @@ class Probes(Generic[ModelT]):
         stored = self._history.kept(key)
         if stored is not None:
             return [Probe.from_json(each) for each in stored]
-        found = []
+        found: list[Probe] = []
+        began = time.monotonic()
+        allowed_s = math.inf if self._deadline is None else _SHARE_OF_TIME * (self._deadline - began)
         with self._stopwatch("probe"):
             for what, config in uniform(side.problem.space):
+                if found and time.monotonic() - began > allowed_s:
+                    break
                 try:
                     found.append(self._time(side, what, config))
                 except (DeadlineReached, WorkspaceError):

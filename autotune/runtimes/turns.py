@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic
 
@@ -86,12 +87,13 @@ class Turns(Generic[ModelT]):
             self._note(f"{side.runtime} was {reason}")
 
     def _fastest(self, side: Side[ModelT], trials: Sequence[Trial]) -> float:
-        """The most that the fastest candidate of a side may reach, by what was measured of those that it has."""
+        """The most that the fastest candidate of a side may reach, by what was measured; infinite where nothing was."""
         highs = [each.high for each in self._of(side)]
         for trial in side.own(trials):
-            interval = None if trial.measurement is None else trial.measurement.speedup_interval
-            highs.append(interval.high if interval is not None else trial.speedup or 0.0)
-        return max([side.fp32_speed, *highs])
+            measured = trial.measurement
+            if measured is not None and measured.speedup is not None:
+                highs.append(measured.speedup if measured.speedup_interval is None else measured.speedup_interval.high)
+        return max([side.fp32_speed, *highs]) if highs else math.inf
 
     def _of(self, side: Side[ModelT]) -> Sequence[Probe]:
         return self._probes.get(side.runtime, ())

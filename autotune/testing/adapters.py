@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +221,12 @@ class AdapterSuite:
     def test_calibration_without_data_is_an_error(self, loaded: Loaded) -> None:
         with pytest.raises(DataError):
             loaded.adapter.calibrate(loaded.model, [], seed=0)
+
+    def test_a_calibration_batch_without_an_input_is_named(self, loaded: Loaded) -> None:
+        (name,) = (spec.name for spec in loaded.model.inputs)
+        batches = [*loaded.batches, {f"not {name}": array for array in loaded.batches[0].values()}]
+        with pytest.raises(DataError, match=re.escape(name)):
+            loaded.adapter.calibrate(loaded.model, batches, seed=0)
 
     def test_runners_live_side_by_side(self, loaded: Loaded) -> None:
         preferred = loaded.adapter.space(loaded.model).preferred

@@ -101,7 +101,7 @@ class Synthetic:
         return self.loss[op] * factor
 
     def true_loss(self, config: QuantizationConfig) -> float:
-        """Without noise."""
+        """The loss without noise."""
         energy = self.energy(config)
         return energy if self.root is None else self.root * energy**0.5
 
@@ -174,7 +174,7 @@ class Synthetic:
         return self.error_scale * seen * (0.9 + 0.2 * _hash(config.fingerprint))
 
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
-        """The chain."""
+        """Each op's reader in the chain."""
         names = [op.name for op in self.space.ops]
         return {name: tuple(names[i + 1 : i + 2]) for i, name in enumerate(names)}
 
@@ -183,11 +183,11 @@ class Synthetic:
         return {}
 
     def crossing_latency(self) -> Mapping[str, float]:
-        """The same everywhere."""
+        """The same seconds for every conversion."""
         return dict.fromkeys(self.seconds, self.crossing_s)
 
     def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
-        """Exact."""
+        """The exact speedup, twice."""
         speed = self.seconds_of(config) / self.seconds_of(other)
         return speed, speed
 

@@ -191,7 +191,7 @@ class _Finals(Generic[ModelT]):
         return max(spared, default=0.0) * (self._history.trials[0].duration_s or 0.0)
 
     def _seen(self, leaders: Sequence[Trial]) -> list[Trial]:
-        """Those that keep the target on all samples, in their order."""
+        """The finalists that keep the target on all samples, in their order."""
         seen: list[Trial] = []
         for trial in leaders:
             try:

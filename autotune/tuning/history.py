@@ -65,6 +65,10 @@ _STATE, _REASON, _DURATION, _DUPLICATE = (
 _MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
 _IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 
+_FRAMEWORK = "framework"
+_DEPENDENT = frozenset({"model", "space", "host"})
+"""Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenTrial:
@@ -247,7 +251,10 @@ class History:
         version = self._study.user_attrs.get(_FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(f"{storage} has history format {version}, but this version reads {FORMAT_VERSION}")
+        stored = {_FRAMEWORK: identity.get(_FRAMEWORK), **stored}  # earlier versions did not store it
         differing = [key for key in {**identity, **stored} if identity.get(key) != stored.get(key)]
+        if _FRAMEWORK in differing:
+            differing = [key for key in differing if key not in _DEPENDENT]
         if differing:
             lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
             hint = _SHUFFLED if differing == [CALIBRATION_DATA] else ""

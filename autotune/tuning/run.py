@@ -34,7 +34,7 @@ _RESERVE_SHARE = 0.2
 
 
 class Run(Generic[ModelT]):
-    """One call of ``tune``: its stages in their order, each told to the observer and counted by the stopwatch.
+    """One call of ``tune``: its stages in their order, of each of which the observer is notified and the time counted.
 
     Args:
         tuner: The options.

@@ -220,7 +220,7 @@ class Search(Generic[ModelT]):
 
     @contextlib.contextmanager
     def _untried_on_failure(self, opened: OpenTrial) -> Iterator[None]:
-        """Let a config count as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
+        """Count a config as untried where the time, Ctrl-C, a full disk or the user's own code ends its trial."""
         try:
             yield
         except BaseException:
@@ -327,7 +327,7 @@ class Search(Generic[ModelT]):
                 outcome = self._evaluator.evaluate(
                     candidate,
                     incumbent=self._fastest(trials),
-                    needs_accuracy=proposal.needs_accuracy,
+                    needs_accuracy=proposal.needs_accuracy and not self._led_by_another(side, trials),
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
@@ -358,6 +358,16 @@ class Search(Generic[ModelT]):
         if new_best is not None and new_best.number == trial.number:
             with self._stopwatch("save"):
                 self._on_best(candidate, trial)
+
+    def _led_by_another(self, side: Side[ModelT], trials: Sequence[Trial]) -> bool:
+        """Whether another runtime has the best so far: what is slower than that is of no use, whatever it would tell.
+
+        A strategy with several objectives has use for it.
+        """
+        if self._strategy.multi_objective or self._objective is not Objective.LATENCY:
+            return False
+        best = incumbent(trials, self._objective)
+        return best is not None and not best.config.is_fp32 and best.config.runtime != side.runtime
 
     def _fastest(self, trials: Sequence[Trial]) -> Measurement | None:
         """The measurement to beat for an accuracy evaluation; None where speed is not the objective.

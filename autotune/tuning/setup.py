@@ -126,6 +126,7 @@ class Preparing(Generic[ModelT]):
         self._execution = Execution(threads=tuner.threads)
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
         self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
+        self._shares = 1  # runtimes among which the time for calibration and insights is divided
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -149,6 +150,7 @@ class Preparing(Generic[ModelT]):
         self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
         fp32 = self._fp32_speeds(loaded, calls, history)
+        self._shares = len(loaded)
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
         baseline = next((side for side in sides if fp32 is not None and side.runtime == fp32.baseline), sides[0])
         evaluator = self._evaluator(baseline.given, calls.feeds)
@@ -250,7 +252,7 @@ class Preparing(Generic[ModelT]):
             execution=self._execution,
             history=SideHistory(history, runtime),
             stopwatch=self._stages.stopwatch,
-            timeout_s=self._tuner.timeout_s,
+            timeout_s=None if self._tuner.timeout_s is None else self._tuner.timeout_s / self._shares,
             deadline=self._stages.deadline,
         )
         problem = Problem(
@@ -282,6 +284,7 @@ class Preparing(Generic[ModelT]):
             require_writable(self._workspace)
         spaces = ", ".join(repr(each.space) for each in loaded)
         identity = {
+            "framework": self._adapter.name,
             "model": ", ".join(_identity(each) for each in loaded),
             "space": hashlib.sha256(spaces.encode()).hexdigest()[:16],
             CALIBRATION_DATA: calibration_data,
@@ -317,7 +320,7 @@ class Preparing(Generic[ModelT]):
             if cached.exists():
                 return statistics_type(adapter).load(cached)
         with self._stages.timed("calibrate"):
-            batches = self._stages.timetable.shortened(self._calibration_batches(model, loader))
+            batches = self._stages.timetable.shortened(self._calibration_batches(model, loader), self._shares)
             feeds = (batch.feeds for batch in batches)
             statistics = adapter.calibrate(model, feeds, seed=self._tuner.seed)
             if batches.cut:

@@ -23,7 +23,7 @@ _AFTER_BASELINE = 3
 """Evaluations of the fp32 model that insights, a few candidates and their finals take."""
 
 _LEAST_SUGGESTED_S = 30.0
-"""No less is ever suggested: what is measured of ops, a few comparisons and a race take that on a busy machine, however
+"""Shortest time that is ever suggested: measuring ops, comparisons and a race take that on a busy machine, however
 small the model is."""
 
 _STAGES = {
@@ -90,11 +90,16 @@ class Timetable:
             self.require()
             yield item
 
-    def shortened(self, batches: Iterable[Batch]) -> ShortenedBatches:
-        """The first batches that can be read and worked on in the time that calibration may take, at least one."""
+    def shortened(self, batches: Iterable[Batch], passes: int = 1) -> ShortenedBatches:
+        """The first batches that can be read and worked on in the time that calibration may take, at least one.
+
+        Args:
+            batches: All of them.
+            passes: How many runtimes calibrate, which share the time.
+        """
         allowed = math.inf
         if self._timeout_s is not None and self.deadline is not None:
-            allowed = min(_CALIBRATION_SHARE * self._timeout_s, self.deadline - time.monotonic())
+            allowed = min(_CALIBRATION_SHARE * self._timeout_s / passes, self.deadline - time.monotonic())
         return ShortenedBatches(batches, allowed)
 
     def progressed(self, done: int, total: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 
+from autotune.bounds import require_least
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
 from autotune.strategies.auto.afterwards import afterwards
@@ -17,7 +18,7 @@ from autotune.strategy import Objective, Problem, Proposal
 from autotune.trial import Trial
 
 _MOST_MISSES = 8
-"""After as many halvings the loss allowed for is 1/256 of the target."""
+"""Halvings of the allowed loss at the most, which then is 1/256 of the target."""
 
 
 _REACHES = 3
@@ -79,11 +80,8 @@ class Auto(PlannedStrategy):
             StrategyError: ``patience`` or ``templates`` is less than 1, or ``spare`` is negative.
         """
         super().__init__()
-        for name, value in (("patience", patience), ("templates", templates)):
-            if value < 1:
-                raise StrategyError(f"`{name} >= 1` must hold, but got {value}")
-        if spare < 0:
-            raise StrategyError(f"`spare >= 0` must hold, but got {spare}")
+        require_least(1, StrategyError, patience=patience, templates=templates)
+        require_least(0, StrategyError, spare=spare)
         self.spare = spare
         self.patience = patience
         self.templates = templates

@@ -87,6 +87,6 @@ def _note(config: QuantizationConfig, estimates: Estimates) -> str:
 
 
 def _longest_that_gains(estimates: Estimates, order: Sequence[int]) -> int:
-    """Up to which length a prefix is predicted to be faster than the best so far."""
+    """Longest prefix that is predicted to be faster than the best so far."""
     lengths = [length for length in range(len(order)) if estimates.gains(prefix(order, length))]
     return max(lengths, default=0)

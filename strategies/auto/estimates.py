@@ -32,10 +32,10 @@ _BUDGETS = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4)
 """Shares of the target for which the program is solved; above 1 since losses may be overrated."""
 
 _COMPLETE = 12
-"""Up to so many steps every choice is looked at."""
+"""Most steps with which every choice is looked at."""
 
 _FLIPS = 64
-"""Beyond, so many choices that differ from the best in one step; to predict 500 takes ten times as long."""
+"""Choices beyond that number of steps, each a step away from the best; to predict 500 takes ten times as long."""
 
 _CHECKS = 6
 """Output errors are looked at until one agrees with its prediction, at most so many times for each candidate."""

@@ -88,7 +88,7 @@ class Program:
         self._cuts: list[tuple[float, float, Flags]] = []
 
     def cost(self, choices: Flags) -> Vector:
-        """Beyond that of the config without any op in fp32; (p, n) to (p,)."""
+        """Cost beyond that of the config without any op in fp32; (p, n) to (p,)."""
         return choices @ self._gain + self._conversions.cost(choices)
 
     def solve(self, budgets: Sequence[float]) -> list[Flags]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from optuna.distributions import IntDistribution
 
+from autotune.bounds import require_least
 from autotune.errors import StrategyError
 from autotune.strategies.pareto.genetics import Generation, child, drawn
 from autotune.strategies.planning.moves import uniform_configs
@@ -49,8 +50,7 @@ class Pareto(Strategy):
         Raises:
             StrategyError: ``population`` is less than 2.
         """
-        if population < 2:
-            raise StrategyError(f"`population >= 2` must hold, but got {population}")
+        require_least(2, StrategyError, population=population)
         self.population = population
 
     def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:

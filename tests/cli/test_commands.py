@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autotune.evaluation.latency.throughput import Throughput, ThroughputOptions
 from autotune.experiment import SCHEMA_FILE, load_experiment
 from tests.cli.conftest import Command
 
@@ -38,6 +40,29 @@ def test_what_init_comments_out_is_valid_too(command: Command, network_file: Pat
     restriction = load_experiment(tmp_path / "all.yaml").quantization.restriction()
     assert set(restriction.op_type) == {"Dense"}
     assert set(restriction.op_name) == {"dense_0"}
+
+
+def test_hints_of_init_name_the_framework(command: Command, network_file: Path, tmp_path: Path) -> None:
+    outcome = command("init", *NUMPY, network_file)
+    text = (tmp_path / "experiment.yaml").read_text() + outcome.out
+    hints = re.findall(r"`?autotune (inspect|check|benchmark|init)\b([^`\n]*)", text)
+    assert hints
+    assert all("--framework numpy" in arguments for _, arguments in hints)
+
+
+def test_benchmark_counts_the_samples_that_a_call_has(
+    command: Command, network_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ThroughputOptions] = []
+
+    def measure(_adapter: object, models: list[object], _feeds: object, options: ThroughputOptions) -> list[Throughput]:
+        asked.append(options)
+        return [Throughput(samples_per_s=1.0, low=1.0, high=1.0, pinned=True) for _ in models]
+
+    monkeypatch.setattr("autotune.cli.benchmark.measure_throughput", measure)
+    shape = ["--shape", "data=2,3,16,16", "--instances", 1, "--warmup", 1]
+    assert command("benchmark", *NUMPY, network_file.name, network_file.name, *shape).status == 0
+    assert [options.batch_size for options in asked] == [2]
 
 
 def test_init_writes_a_far_path_in_full(command: Command, network_file: Path, tmp_path: Path) -> None:
@@ -108,6 +133,7 @@ def test_benchmark_shows_throughput_beside_latency(command: Command, network_fil
         ([], "needs two models or more, but got 1"),
         (["nowhere.npz"], "nowhere.npz"),
         (["network.npz", "--shape", "data=1,x"], "must read like"),
+        (["network.npz", "--shape", "data=2,3,16,16", "--batch-size", 3], "a call of network.npz has 2 (data (2,"),
         (["network.npz", "--shape", "date=1,3"], "must name inputs of the model (data), but got 'date'"),
     ],
 )

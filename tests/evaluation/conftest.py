@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from autotune.adapter import Array, TensorSpec
+from autotune.criterion import Criterion
+from autotune.evaluation import Evaluator, UserFunction
+from tests.evaluation.sources import QUICK, Make, Source
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import Layer, NumpyModel
 
@@ -76,3 +80,27 @@ def problem() -> Problem:
 @pytest.fixture
 def adapter() -> NumpyAdapter:
     return NumpyAdapter()
+
+
+@pytest.fixture
+def make(problem: Any, adapter: Any) -> Make:
+    def build(source: Source, criterion: Criterion | None = None, **options: Any) -> Evaluator[Any]:
+        settings: dict[str, Any] = {
+            "adapter": adapter,
+            "model": problem.model,
+            "latency": QUICK,
+            "feeds": {"x": problem.inputs[:1]},
+            "seed": 0,
+            **options,
+        }
+        return Evaluator(source=source, criterion=criterion or Criterion(relative=0.05), **settings)
+
+    return build
+
+
+@pytest.fixture
+def scored(problem: Any) -> UserFunction:
+    def eval_fn(model: Callable[[object], Array]) -> float:
+        return float((model(problem.inputs).argmax(1) == problem.labels).mean())
+
+    return UserFunction(function=eval_fn)

@@ -1,8 +1,9 @@
+"""Accuracy and latency of candidates in one evaluation."""
+
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,54 +13,9 @@ import pytest
 
 from autotune.adapter import Array, Execution, Feeds, Runner
 from autotune.criterion import Criterion, Interval, Verdict
-from autotune.errors import (
-    CriterionError,
-    DataError,
-    DeadlineReached,
-    EvaluationFunctionError,
-    InputError,
-    OutputError,
-    TrialError,
-)
-from autotune.evaluation import Evaluator, LabelledData, LatencyOptions, Metric, UserFunction, create_metric
-from autotune.evaluation.accuracy.metrics import SampleFunction
+from autotune.evaluation import LabelledData, UserFunction, create_metric
 from autotune.trial import Measurement, TrialState
-
-QUICK = LatencyOptions(warmup=2, min_pairs=10, max_pairs=15, max_seconds=1.0)
-Source = UserFunction | LabelledData
-Make = Callable[..., Evaluator[Any]]
-
-
-@pytest.fixture
-def make(problem: Any, adapter: Any) -> Make:
-    def build(source: Source, criterion: Criterion | None = None, **options: Any) -> Evaluator[Any]:
-        settings: dict[str, Any] = {
-            "adapter": adapter,
-            "model": problem.model,
-            "latency": QUICK,
-            "feeds": {"x": problem.inputs[:1]},
-            "seed": 0,
-            **options,
-        }
-        return Evaluator(source=source, criterion=criterion or Criterion(relative=0.05), **settings)
-
-    return build
-
-
-@pytest.fixture
-def scored(problem: Any) -> UserFunction:
-    def eval_fn(model: Callable[[object], Array]) -> float:
-        return float((model(problem.inputs).argmax(1) == problem.labels).mean())
-
-    return UserFunction(function=eval_fn)
-
-
-def top1(problem: Any, **options: Any) -> LabelledData:
-    return LabelledData(loader=problem.batches(), metrics=(create_metric("topk"),), **options)
-
-
-def returning(value: object) -> UserFunction:
-    return UserFunction(function=lambda _: value)
+from tests.evaluation.sources import Make, returning, top1
 
 
 def test_both_sources_find_the_same_accuracy(problem: Any, make: Make, scored: UserFunction) -> None:
@@ -178,19 +134,6 @@ def test_the_order_of_the_loader_does_not_matter(problem: Any, make: Make) -> No
     assert len(set(found)) == 1
 
 
-def test_the_holdout_is_not_searched_on(make: Make, problem: Any) -> None:
-    evaluator = make(top1(problem, holdout=0.25))
-    baseline = evaluator.baseline()
-    assert baseline.samples == 450
-    final = evaluator.holdout(problem.disturbed(0.1))
-    assert final is not None
-    assert final.samples == final.samples_total == 150
-    assert final.loss_interval is not None
-    off = make(top1(problem))
-    assert off.baseline().samples == 600
-    assert off.holdout(problem.model) is None
-
-
 def test_how_sure_a_verdict_is_follows_from_the_rank_of_the_candidate(problem: Any, make: Make) -> None:
     criterion = Criterion(relative=0.2, confidence=0.9)
     evaluator = make(top1(problem, holdout=0.25), criterion)
@@ -207,76 +150,6 @@ def test_how_sure_a_verdict_is_follows_from_the_rank_of_the_candidate(problem: A
         assert final is not None
         assert final.loss_interval is not None
         assert final.loss_interval.confidence == pytest.approx(1 - 0.2 / share)
-
-
-def test_outputs_that_fp32_leaves_infinite_may_be_so(problem: Any, make: Make) -> None:
-    """A mask of -inf is none of a candidate's faults; the same candidate is one where fp32 stays finite."""
-    masked = problem.constant(float("-inf"))
-
-    def eval_fn(model: Callable[[object], Array]) -> float:
-        model(np.abs(problem.inputs))
-        return 0.9
-
-    evaluator = make(UserFunction(function=eval_fn), model=masked)
-    evaluator.baseline()
-    assert evaluator.evaluate(masked).measurement.accuracy == 0.9
-    finite = make(UserFunction(function=eval_fn))
-    finite.baseline()
-    with pytest.raises(OutputError, match="'logits' must be finite"):
-        finite.evaluate(masked)
-
-
-def test_a_large_set_is_held_out_by_default(problem: Any, make: Make) -> None:
-    many = [(np.tile(inputs, (4, 1)), np.tile(labels, 4)) for inputs, labels in problem.batches()]
-    evaluator = make(LabelledData(loader=many, metrics=(create_metric("topk"),)))
-    assert evaluator.baseline().samples == 1920
-
-
-@pytest.mark.parametrize(("holdout", "message"), [(1.0, "holdout < 1"), (-0.1, "holdout < 1"), (0.0001, "both sides")])
-def test_a_holdout_must_fit_the_data(problem: Any, make: Make, holdout: float, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        make(top1(problem, holdout=holdout)).baseline()
-
-
-def test_several_metrics_have_targets_of_their_own(problem: Any, make: Make) -> None:
-    metrics = (create_metric("topk", k=3), create_metric("topk"), create_metric("f1"))
-    source = LabelledData(
-        loader=problem.batches(), metrics=metrics, criteria={"top1": Criterion(relative=0.0)}, early_stopping=False
-    )
-    evaluator = make(source)
-    evaluator.baseline()
-    found = evaluator.evaluate(problem.disturbed(0.3)).measurement
-    assert set(found.metrics) == {"top3", "top1", "f1_macro"}
-    assert found.loss is not None
-    assert found.loss <= 0.05
-    assert found.verdict is Verdict.MISSED
-
-
-def test_figures_of_a_function_have_targets_too(make: Make, problem: Any) -> None:
-    figures = iter([{"a": 0.9, "b": 10.0}, {"a": 0.9, "b": 14.0}])
-    source = UserFunction(
-        function=lambda _: next(figures), criteria={"b": Criterion(absolute=2.0, higher_is_better=False)}
-    )
-    evaluator = make(source)
-    evaluator.baseline()
-    found = evaluator.evaluate(problem.model).measurement
-    assert found.loss == 0.0
-    assert found.verdict is Verdict.MISSED
-    with pytest.raises(EvaluationFunctionError, match="must return 'c'"):
-        make(replace(returning(0.5), criteria={"c": Criterion()})).baseline()
-
-
-def test_label_free_metrics_need_no_labels(problem: Any, make: Make) -> None:
-    loader = [inputs for inputs, _ in problem.batches()]
-    source = LabelledData(loader=loader, metrics=(create_metric("agreement"), create_metric("cosine")), label_free=True)
-    evaluator = make(source)
-    assert evaluator.baseline().metrics == pytest.approx({"agreement": 1.0, "cosine": 1.0})
-    close = evaluator.evaluate(problem.disturbed(0.02)).measurement
-    assert close.accuracy is not None
-    assert 0.95 < close.accuracy <= 1.0
-    assert evaluator.evaluate(problem.disturbed(2.0)).state is TrialState.PRUNED
-    with pytest.raises(InputError, match="label-free"):
-        LabelledData(loader=loader, metrics=(create_metric("topk"),), label_free=True)
 
 
 def test_records_of_fp32_are_computed_once_per_workspace(problem: Any, make: Make, tmp_path: Path) -> None:
@@ -327,85 +200,6 @@ def test_finalists_are_raced(problem: Any, make: Make) -> None:
     assert result.order == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (None, "None. Is a `return` missing"),
-        (float("nan"), "finite"),
-        ("0.9", "must be a number"),
-        (True, "must be a number"),
-        (np.zeros(3), r"array of shape \(3,\)"),
-        ({}, "empty dict"),
-        ({"a": None}, "eval_fn's 'a'"),
-    ],
-)
-def test_what_is_no_score_is_refused(make: Make, value: object, message: str) -> None:
-    with pytest.raises(EvaluationFunctionError, match=message):
-        make(returning(value)).baseline()
-
-
-@pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int64(3), np.array(0.5)])
-def test_what_is_a_score_is_taken(make: Make, value: object) -> None:
-    assert make(returning(value)).baseline().accuracy == pytest.approx(float(value))  # type: ignore[arg-type]
-
-
-def test_a_bug_in_eval_fn_shows_on_the_baseline_and_fails_a_trial(make: Make, problem: Any) -> None:
-    def broken(_: object) -> float:
-        raise KeyError("labels")
-
-    with pytest.raises(KeyError, match="labels") as caught:
-        make(UserFunction(function=broken)).baseline()
-    assert caught.traceback[-1].name == "broken"
-
-    answers = iter([0.9])
-    evaluator = make(UserFunction(function=lambda _: next(answers)))
-    evaluator.baseline()
-    with pytest.raises(TrialError, match="eval_fn failed on this candidate: StopIteration") as failed:
-        evaluator.evaluate(problem.model)
-    assert isinstance(failed.value.__cause__, StopIteration)
-
-
-def test_a_zero_baseline_has_no_relative_loss(make: Make) -> None:
-    with pytest.raises(CriterionError, match="positive baseline"):
-        make(returning(0.0)).baseline()
-    assert make(returning(0.0), Criterion(absolute=0.1)).baseline().accuracy == 0.0
-
-
-def test_metric_and_criterion_must_agree_on_what_is_better(problem: Any, make: Make) -> None:
-    with pytest.raises(CriterionError, match="lower is better"):
-        make(LabelledData(loader=problem.batches(), metrics=(create_metric("mse"),)))
-
-
-def test_a_deadline_passes_through_the_users_function(make: Make, problem: Any) -> None:
-    def eval_fn(model: Callable[[object], Array]) -> float:
-        try:
-            while True:
-                model(problem.inputs[:1])
-        except Exception:
-            return 0.9
-
-    with pytest.raises(DeadlineReached):
-        make(UserFunction(function=eval_fn)).baseline(deadline=time.monotonic() + 0.1)
-
-
-def test_wrong_outputs_are_named(make: Make, problem: Any, scored: UserFunction) -> None:
-    evaluator = make(scored)
-    evaluator.baseline()
-    with pytest.raises(OutputError, match=r"'logits' must have the shape \(1, 5\) of the fp32 model's"):
-        evaluator.evaluate(problem.widened())
-    poisoned = problem.disturbed(float("nan"))
-    with pytest.raises(OutputError, match="'logits' must be finite"):
-        evaluator.evaluate(poisoned)
-
-
-def test_labels_that_do_not_match_are_named(make: Make, problem: Any) -> None:
-    short = [(inputs, labels[:-1]) for inputs, labels in problem.batches()]
-    with pytest.raises(DataError, match="50 samples, but 49 labels"):
-        make(LabelledData(loader=short, metrics=(create_metric("topk"),))).baseline()
-    with pytest.raises(DataError, match="only once"):
-        make(LabelledData(loader=iter(problem.batches()), metrics=(create_metric("topk"),))).baseline()
-
-
 def test_batches_of_different_size_and_several_labels(make: Make, problem: Any) -> None:
     """Samples of unequal batches are put together anew, whatever the form of their labels."""
     ends = [0, 100, 130, 131, 400, 600]
@@ -423,27 +217,3 @@ def test_batches_of_different_size_and_several_labels(make: Make, problem: Any) 
     plain = make(top1(problem))
     assert evaluator.baseline().accuracy == plain.baseline().accuracy
     assert evaluator.evaluate(problem.disturbed(2.0)).state is TrialState.PRUNED
-
-
-def test_a_sources_identity_tells_metrics_options_and_targets_apart(problem: Any) -> None:
-    def identity(*metrics: Metric, **options: Any) -> str:
-        return LabelledData(loader=problem.batches(), metrics=metrics, **options).identity
-
-    known = [
-        identity(create_metric("f1")),
-        identity(create_metric("f1", threshold=0.0)),
-        identity(create_metric("f1"), holdout=0.3),
-        identity(create_metric("f1"), create_metric("topk", k=2)),
-        identity(create_metric("f1"), create_metric("topk", k=2), criteria={"top2": Criterion(absolute=0.1)}),
-        identity(create_metric("f1"), create_metric("topk", k=2), criteria={"top2": Criterion(absolute=0.2)}),
-    ]
-    assert len(set(known)) == len(known)
-    assert identity(create_metric("f1", threshold=0.0)) == known[1]
-
-
-def test_a_function_counts_by_its_name_and_not_by_its_address() -> None:
-    def score(outputs: Any, labels: Any) -> Any:  # noqa: ARG001
-        return outputs
-
-    assert "score" in SampleFunction(score).identity
-    assert hex(id(score)) not in SampleFunction(score).identity

@@ -10,6 +10,8 @@ from autotune.config import Granularity, Precision, WeightRounding
 from autotune.criterion import Criterion
 from autotune.errors import ExperimentError
 from autotune.experiment import Experiment, load_experiment
+from autotune.experiment.run import make_tuner
+from autotune.observer import Observer
 from autotune.strategy import Objective
 from autotune.tuning.tuner import Tuner
 
@@ -294,3 +296,38 @@ def test_where_a_key_stands(file: Path) -> None:
     assert experiment.where("evaluation", "accuracy", "function") == f"{file}:6"
     assert experiment.where("calibration", "sampling_size") == f"{file}:2"
     assert experiment.where("tuning", "random_seed") == "--set tuning.random_seed=3"
+
+
+def test_runtimes_take_the_place_of_a_framework(file: Path) -> None:
+    assert load(file, MINIMAL).runtimes is None
+    experiment = load(file, MINIMAL, "runtimes=[onnxruntime, openvino]")
+    assert experiment.runtimes == ("onnxruntime", "openvino")
+    tuner = make_tuner(experiment, Observer())
+    assert (tuner.runtimes, tuner.framework) == (("onnxruntime", "openvino"), "onnxruntime")
+    named = load(file, MINIMAL, "runtimes=[openvino]", "model.framework=openvino")
+    assert make_tuner(named, Observer()).runtimes == ("openvino",)
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "message"),
+    [
+        ("[]", "must list one adapter or more, of onnxruntime, openvino"),
+        ("[openvnio]", "must name adapters, but got 'openvnio' (did you mean 'openvino'?)"),
+        ("[openvino, openvino]", "must name each adapter once, but got openvino more than once"),
+        ("openvino", "must be a list"),
+    ],
+)
+def test_runtimes_that_cannot_be_asked_for(file: Path, runtimes: str, message: str) -> None:
+    (problem,) = problems(file, MINIMAL + f"runtimes: {runtimes}\n")
+    assert problem.startswith("7: runtimes: ")
+    assert message in problem
+
+
+def test_a_framework_beside_runtimes_must_be_one_of_them(file: Path) -> None:
+    (problem,) = problems(file, MINIMAL, "runtimes=[openvino]", "model.framework=onnxruntime")
+    assert "model.framework: must be one of `runtimes` (openvino)" in problem
+
+
+def test_runtimes_stand_nowhere_else(file: Path) -> None:
+    (problem,) = problems(file, MINIMAL, "tuning.runtimes=[openvino]")
+    assert "unknown key 'runtimes'" in problem

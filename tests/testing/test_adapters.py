@@ -134,6 +134,14 @@ class Misnamed(NumpyAdapter):
         return [{f"layer {name}": value for name, value in each.items()} for each in found]
 
 
+class Trusting(NumpyAdapter):
+    """Reads a batch of calibration data before it sees that an input is missing."""
+
+    def calibrate(self, model: NumpyModel, batches: Iterable[Feeds], *, seed: int) -> CalibrationStatistics:
+        read = ({name: feeds[name] for name in ("data",)} for feeds in batches)
+        return super().calibrate(model, read, seed=seed)
+
+
 def suite_of(made: Callable[[], NumpyAdapter]) -> AdapterSuite:
     class Suite(AdapterSuite):
         def adapter(self) -> NumpyAdapter:
@@ -168,6 +176,7 @@ def loaded(suite: AdapterSuite) -> Loaded:
         (Littering, "test_saved_model_is_read_back_and_computes_the_same"),
         (Shared, "test_runners_live_side_by_side"),
         (Raw, "test_a_batch_that_the_model_cannot_read_fails_the_trial"),
+        (Trusting, "test_a_calibration_batch_without_an_input_is_named"),
         (Misnamed, "test_costs_are_of_ops_of_the_space"),
     ],
 )
@@ -180,5 +189,5 @@ def test_a_fault_fails_the_test_that_is_about_it(
     }
     sound, broken = suite_of(NumpyAdapter), suite_of(faulty)
     getattr(sound, about)(loaded(sound), *further.get(about, ()))
-    with pytest.raises((AssertionError, pytest.fail.Exception, ValueError)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, ValueError, KeyError)):
         getattr(broken, about)(loaded(broken), *further.get(about, ()))

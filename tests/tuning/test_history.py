@@ -89,6 +89,21 @@ def test_trials_of_another_model_are_refused(tmp_path: Path) -> None:
         History(tmp_path, {**IDENTITY, "model": "xyz"})
 
 
+def test_another_framework_is_named_and_what_follows_from_it_is_not(tmp_path: Path) -> None:
+    History(tmp_path, {**IDENTITY, "framework": "onnxruntime", "host": "1"})
+    with pytest.raises(WorkspaceError, match=r"\(framework: onnxruntime there, openvino here\)"):
+        History(tmp_path, {**IDENTITY, "framework": "openvino", "model": "xyz", "host": "2"})
+    with pytest.raises(WorkspaceError, match=r"\(host: 1 there, 2 here\)"):
+        History(tmp_path, {**IDENTITY, "framework": "onnxruntime", "host": "2"})
+
+
+def test_a_workspace_from_before_the_framework_was_stored_continues(tmp_path: Path) -> None:
+    History(tmp_path, IDENTITY)
+    History(tmp_path, {**IDENTITY, "framework": "onnxruntime"})
+    with pytest.raises(WorkspaceError, match="host: here there, 2 here"):
+        History(tmp_path, {**IDENTITY, "framework": "onnxruntime", "host": "2"})
+
+
 def test_a_multi_objective_study_gets_three_values_and_keeps_pruned_trials() -> None:
     history = History(None, IDENTITY, multi_objective=True)
     record(history, QuantizationConfig(ops={"a": INT8}))

@@ -70,3 +70,23 @@ def test_statistics_may_be_of_the_adapters_own_type(
     assert kept.is_dir()
     run()
     assert WithRanges.calibrations == 1, "a run that continues reads them"
+
+
+class OtherFramework(NumpyAdapter):
+    """The NumPy adapter as that of a framework of another name."""
+
+    name = "other"
+
+
+def test_a_workspace_of_another_framework_is_refused_by_its_name(
+    network: NumpyModel, images: Sequence[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ADAPTERS, "other", Registration(module=__name__, attribute="OtherFramework"))
+
+    def run(framework: str) -> None:
+        options: dict[str, Any] = {"objective": "size", "max_trials": 1, "strategy": "basic", "framework": framework}
+        autotune.Tuner(**options, workspace=tmp_path).tune(network, images, lambda model: 1.0)  # noqa: ARG005
+
+    run("numpy")
+    with pytest.raises(WorkspaceError, match="framework: numpy there, other here"):
+        run("other")

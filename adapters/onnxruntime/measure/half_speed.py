@@ -139,7 +139,7 @@ class HalfFigure:
 
     @property
     def faster(self) -> bool:
-        """By more than noise."""
+        """Whether it is faster by more than noise."""
         return self.kernel and self.low is not None and self.low >= LEAST_SPEEDUP
 
 

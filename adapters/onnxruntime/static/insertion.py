@@ -211,7 +211,7 @@ class _Insertion:
         self._new_constants += [numpy_helper.from_array(np.asarray(array), name) for array, name in named]
 
     def _redirect(self, tensor: str, output: str) -> None:
-        """Let every node that reads a tensor read another one."""
+        """Make every node that reads a tensor read another one."""
         for reader in self._readers.get(tensor, ()):
             _rename(reader.input, tensor, output)
 

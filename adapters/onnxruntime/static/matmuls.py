@@ -94,7 +94,7 @@ def _bias(add: onnx.NodeProto, product: str, scale: str, graph: Graph) -> str | 
 
 
 def read_originals(proto: onnx.ModelProto, int8: Collection[str], given: Collection[str] = frozenset()) -> None:
-    """Let fp32 nodes read what fp32 nodes wrote, and not what is left of it after a Q/DQ pair for other readers.
+    """Make fp32 nodes read the outputs of fp32 nodes, and not what a Q/DQ pair for other readers leaves of them.
 
     It costs nothing, since the tensor is there, and often saves the DequantizeLinear.
 

@@ -241,7 +241,7 @@ def _ends(channels: ChannelMoments | None, *, rectified: bool) -> tuple[Array, A
 
 
 def _range(channels: ChannelMoments | None, pair: ConvPair, caps: Array) -> tuple[float, float]:
-    """In which to quantize the tensor between a pair; never beyond the bound of a channel that reached it."""
+    """Range in which to quantize the tensor between a pair; never beyond the bound of a channel that reached it."""
     low, high = _ends(channels, rectified=pair.activation is not None)
     assert channels is not None
     reached = caps[channels.maximum >= caps * (1.0 - 1e-5)]

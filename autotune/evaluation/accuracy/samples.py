@@ -151,7 +151,7 @@ class SampleStore:
         rows = samples - self._starts[batch_of]
         picked = [(self._batches[batch], int(row)) for batch, row in zip(batch_of, rows, strict=True)]
         feeds = {name: self._rows(name, picked) for name in picked[0][0].feeds}
-        labels = _join_labels([(batch.labels, row) for batch, row in picked]) if self._labelled else None
+        labels = join_labels([(batch.labels, row) for batch, row in picked]) if self._labelled else None
         return Chunk(samples=samples, feeds=feeds, labels=labels, axes=self._axes)
 
     def _rows(self, name: str, picked: list[tuple[Batch, int]]) -> Array:
@@ -206,10 +206,11 @@ def _label_of_call(labels: Any) -> Any:
     return [labels] if isinstance(labels, (list, tuple)) else np.asarray(labels)[np.newaxis]
 
 
-def _join_labels(rows: list[tuple[Any, int]]) -> Any:
+def join_labels(rows: Sequence[tuple[Any, int]]) -> Any:
+    """The labels of single samples as those of one batch: by sample, the labels of its batch and its place there."""
     first = rows[0][0]
     if isinstance(first, Mapping):
-        return {name: _join_labels([(labels[name], row) for labels, row in rows]) for name in first}
+        return {name: join_labels([(labels[name], row) for labels, row in rows]) for name in first}
     values = [labels[row] if hasattr(labels, "__getitem__") else labels for labels, row in rows]
     return values if isinstance(first, (list, tuple)) else np.asarray(values)
 

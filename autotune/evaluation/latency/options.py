@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.adapter import Execution
+from autotune.bounds import require_least
 from autotune.errors import InputError
 
 FEWEST_ROUNDS = 5
@@ -58,15 +59,10 @@ class LatencyOptions:
     sessions: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("threads", 1),
-            ("batch_size", 1),
-            ("warmup", 0),
-            ("min_pairs", FEWEST_ROUNDS),
-            ("sessions", 1),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name} >= {least}` must hold, but got {getattr(self, name)}")
+        require_least(1, InputError, threads=self.threads, batch_size=self.batch_size)
+        require_least(0, InputError, warmup=self.warmup)
+        require_least(FEWEST_ROUNDS, InputError, min_pairs=self.min_pairs)
+        require_least(1, InputError, sessions=self.sessions)
         if self.max_pairs < self.min_pairs:
             raise InputError(
                 f"`min_pairs <= max_pairs` must hold, but got min_pairs={self.min_pairs}, max_pairs={self.max_pairs}"

@@ -68,18 +68,7 @@ def race_latency(
     )
     race = _Race(contest, options)
     contest.warm_up()
-    first, most = contest.rounds_for(options.min_pairs), contest.rounds_for(options.max_pairs)
-    began, done = clock.now_s(), 0
-    for multiple in _HEATS:
-        rounds = min(most, first * multiple)
-        spent_s = clock.now_s() - began
-        if done and fair_s is not None and race.sides_known and spent_s * rounds / done > fair_s:
-            break
-        ended = contest.run([0, *race.alive], rounds)
-        done = rounds
-        race.look()
-        if race.decided or ended:
-            break
+    race.run(clock, fair_s)
     contest.note_pace()
     return race.result()
 
@@ -106,6 +95,21 @@ class _Race:
     def sides_known(self) -> bool:
         """Whether it is known of all that are left on which side of fp32 they lie."""
         return all(self._faster[member] is not None for member in self.alive)
+
+    def run(self, clock: Clock, fair_s: float | None) -> None:
+        """Run heats, each longer than the one before, until all is decided or the time is up."""
+        first, most = (self._contest.rounds_for(calls) for calls in (self._options.min_pairs, self._options.max_pairs))
+        began, done = clock.now_s(), 0
+        for multiple in _HEATS:
+            rounds = min(most, first * multiple)
+            spent_s = clock.now_s() - began
+            if done and fair_s is not None and self.sides_known and spent_s * rounds / done > fair_s:
+                break
+            ended = self._contest.run([0, *self.alive], rounds)
+            done = rounds
+            self.look()
+            if self.decided or ended:
+                break
 
     def look(self) -> None:
         """Compare the finalists on the calls so far; one that is proven slower than another leaves."""
@@ -144,7 +148,7 @@ class _Race:
         )
 
     def _spread(self) -> Spread:
-        """Between sessions, from all that ran: each over the rounds that it ran."""
+        """Spread between sessions, from all that ran: each over the rounds that it ran."""
         return Spread({member: self._contest.figures([member])[member] for member in range(self._contest.models)})
 
     def result(self) -> RaceResult:

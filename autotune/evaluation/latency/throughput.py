@@ -20,6 +20,7 @@ from loky import ProcessPoolExecutor
 
 from autotune.adapter import Adapter, Execution, Feeds, ModelT, Runner
 from autotune.atomic import replacing
+from autotune.bounds import require_least
 from autotune.cores import usable_cores
 from autotune.errors import InputError
 from autotune.evaluation.lifeline import follow
@@ -27,7 +28,7 @@ from autotune.pickling import pickled
 
 _POLL_S = 0.01
 _HEADSTART_S = 0.1
-"""Between the moment when all are ready and the first window: more than a poll."""
+"""Seconds between the moment when all are ready and the first window: more than a poll."""
 
 _Windows: TypeAlias = list[list[float]]
 
@@ -53,15 +54,9 @@ class ThroughputOptions:
     rounds: int = 5
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("instances", 1),
-            ("cores_per_instance", 1),
-            ("batch_size", 1),
-            ("warmup", 0),
-            ("rounds", 1),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name} >= {least}` must hold, but got {getattr(self, name)}")
+        require_least(1, InputError, instances=self.instances, cores_per_instance=self.cores_per_instance)
+        require_least(1, InputError, batch_size=self.batch_size, rounds=self.rounds)
+        require_least(0, InputError, warmup=self.warmup)
         if not self.window_s > 0:
             raise InputError(f"`window_s > 0` must hold, but got {self.window_s}")
         available = len(usable_cores())
@@ -156,7 +151,7 @@ def _publish(path: Path, text: str) -> None:
 
 
 def _instance(payload: bytes, folder: str, index: int, cores: Sequence[int]) -> _Windows:
-    """One process: samples per second by model, by round."""
+    """Run one process, and return samples per second by model, by round."""
     if cores:
         os.sched_setaffinity(0, cores)  # before the framework counts its cores and starts threads
     adapter, models, feeds, options = cloudpickle.loads(payload)

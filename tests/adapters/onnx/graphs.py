@@ -70,13 +70,13 @@ def image_batches(
     return [{name: normal(size, *shape, seed=100 + index, scale=1.0)} for index in range(count)]
 
 
-def small_cnn() -> onnx.ModelProto:
+def small_cnn(channels: int = 32) -> onnx.ModelProto:
     """Convolution, depthwise convolution with ReLU6, residual Add, average pool, classifier; ``x`` to ``logits``."""
     nodes = [
         node("Conv", "x w1", "c1", pads=[1, 1, 1, 1]),
         node("BatchNormalization", "c1 gamma beta mean variance", "n1"),
         node("Relu", "n1", "r1"),
-        node("Conv", "r1 w2 b2", "c2", pads=[1, 1, 1, 1], group=32),
+        node("Conv", "r1 w2 b2", "c2", pads=[1, 1, 1, 1], group=channels),
         node("Clip", "c2 zero six", "r2"),
         node("Conv", "r2 w3 b3", "c3"),
         node("Add", "c3 r1", "sum"),
@@ -85,18 +85,18 @@ def small_cnn() -> onnx.ModelProto:
         node("Gemm", "flat w4 b4", "logits", transB=1),
     ]
     constants = {
-        "w1": normal(32, 3, 3, 3),
-        "gamma": 1.0 + normal(32, seed=1),
-        "beta": normal(32, seed=2),
-        "mean": normal(32, seed=3),
-        "variance": 0.5 + np.square(normal(32, seed=4)),
-        "w2": normal(32, 1, 3, 3, seed=5),
-        "b2": normal(32, seed=6),
+        "w1": normal(channels, 3, 3, 3),
+        "gamma": 1.0 + normal(channels, seed=1),
+        "beta": normal(channels, seed=2),
+        "mean": normal(channels, seed=3),
+        "variance": 0.5 + np.square(normal(channels, seed=4)),
+        "w2": normal(channels, 1, 3, 3, seed=5),
+        "b2": normal(channels, seed=6),
         "zero": np.array(0, dtype=np.float32),
         "six": np.array(6, dtype=np.float32),
-        "w3": normal(32, 32, 1, 1, seed=7),
-        "b3": normal(32, seed=8),
-        "w4": normal(500, 32, seed=9),
+        "w3": normal(channels, channels, 1, 1, seed=7),
+        "b3": normal(channels, seed=8),
+        "w4": normal(500, channels, seed=9),
         "b4": normal(500, seed=10),
     }
     return build(nodes, {"x": ("N", 3, 8, 8)}, {"logits": ("N", 500)}, constants)

@@ -13,21 +13,13 @@ from autotune.adapter import Array, Execution
 from autotune.adapters.onnx.compare import relative_difference
 from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from tests.adapters.onnx.graphs import node
-from tests.adapters.onnx.transformers import VOCABULARY, small_transformer, token_batches
+from tests.adapters.onnx.transformers import VOCABULARY, as_exported, small_transformer, token_batches
 
 ADAPTER = OnnxRuntimeAdapter()
 
 
 def types(model: OnnxModel) -> set[str]:
     return {n.op_type for n in model.proto.graph.node}
-
-
-def exported(proto: onnx.ModelProto) -> OnnxModel:
-    """The model as it came, without preparation."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    del bare.graph.value_info[:]
-    return OnnxModel(proto=bare)
 
 
 def output(model: OnnxModel, feeds: dict[str, Array]) -> Array:
@@ -43,14 +35,14 @@ def test_attention_is_fused_exactly(*, guarded: bool, older: bool) -> None:
     assert "Softmax" not in types(model)
     assert any("fused into MultiHeadAttention" in note for note in model.notes)
     for feeds in token_batches():
-        assert relative_difference(output(exported(proto), feeds), output(model, feeds)) < 1e-4
+        assert relative_difference(output(as_exported(proto), feeds), output(model, feeds)) < 1e-4
 
 
 def test_sequence_that_is_masked_altogether() -> None:
     proto = small_transformer()
     feeds = token_batches(1)[0]
     feeds["mask"][1] = 0
-    expected, actual = output(exported(proto), feeds), output(ADAPTER.load(proto), feeds)
+    expected, actual = output(as_exported(proto), feeds), output(ADAPTER.load(proto), feeds)
     assert np.isfinite(expected).all()
     assert relative_difference(expected, actual) < 1e-4
 
@@ -65,7 +57,7 @@ def test_fixed_shapes(*, older: bool) -> None:
     model = ADAPTER.load(proto)
     assert "MultiHeadAttention" in types(model)
     assert "Softmax" not in types(model)
-    assert relative_difference(output(exported(proto), feeds), output(model, feeds)) < 1e-4
+    assert relative_difference(output(as_exported(proto), feeds), output(model, feeds)) < 1e-4
 
 
 @pytest.mark.parametrize(("masked_with", "guards"), [(-np.inf, 1), (-3.4028235e38, 0), (-1e4, 0)])
@@ -76,7 +68,7 @@ def test_guard_stays_where_a_mask_is_infinite(masked_with: float, guards: int) -
     assert sum(n.op_type == "IsNaN" for n in model.proto.graph.node) == guards
     feeds = token_batches(1)[0]
     feeds["mask"][1] = 0
-    assert relative_difference(output(exported(proto), feeds), output(model, feeds)) < 1e-4
+    assert relative_difference(output(as_exported(proto), feeds), output(model, feeds)) < 1e-4
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,7 +95,7 @@ def test_any_attention_keeps_outputs(
     feeds = {"ids": rng.integers(0, VOCABULARY, shape), "mask": (rng.random(shape) < 0.7).astype(np.int64)}
     model = ADAPTER.load(proto)
     assert "MultiHeadAttention" in types(model)
-    assert relative_difference(output(exported(proto), feeds), output(model, feeds)) < 1e-4
+    assert relative_difference(output(as_exported(proto), feeds), output(model, feeds)) < 1e-4
 
 
 def test_guard_stays_where_a_mask_comes_from_outside() -> None:
@@ -118,7 +110,7 @@ def test_guard_stays_where_a_mask_comes_from_outside() -> None:
     given = np.zeros((4, 1, 9, 9), np.float32)
     given[1, :, 2] = -np.inf
     feeds["given"] = given
-    assert relative_difference(output(exported(proto), feeds), output(model, feeds)) < 1e-4
+    assert relative_difference(output(as_exported(proto), feeds), output(model, feeds)) < 1e-4
 
 
 def test_what_the_exporter_wrote_of_tensors_does_no_harm() -> None:

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import Array
+from autotune.adapters.onnxruntime import OnnxModel
 from tests.adapters.onnx.graphs import node, normal
 
 VOCABULARY, HIDDEN, HEADS, INNER, CLASSES = 50, 32, 4, 64, 5
@@ -146,3 +147,11 @@ def token_batches(count: int = 2, *, size: int = 4, length: int = 9) -> list[dic
             }
         )
     return batches
+
+
+def as_exported(proto: onnx.ModelProto) -> OnnxModel:
+    """The model without preparation, and without what an exporter wrote of its inner tensors."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    return OnnxModel(proto=bare)

@@ -1,4 +1,4 @@
-"""Further layers for :mod:`random_graphs`: what ops with a choice look like in the models that people bring."""
+"""Further layers for :mod:`random_graphs`: ops with a choice, as they stand in models that people bring."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.adapters.onnx import random_graphs
-from tests.adapters.onnx.random_graphs import Pictures, RandomGraph, Rows, Writer
+from tests.adapters.onnx import random_parts
+from tests.adapters.onnx.random_graphs import RandomGraph
+from tests.adapters.onnx.random_parts import Pictures, Rows, Writer
 
 OPSETS = (11, 13, 15, 17, 20)
 """Those from which on everything can be offered."""
@@ -86,7 +87,7 @@ def _twice(w: Writer, x: Pictures) -> Pictures:
 
 
 PICTURES: Mapping[str, Callable[[Writer, Pictures], Pictures]] = {
-    **random_graphs.PICTURES,
+    **random_parts.PICTURES,
     "transposed": _transposed,
     "leaky by max": _leaky_by_max,
     "dead channels": _dead_channels,
@@ -164,7 +165,7 @@ def _inside(w: Writer, x: Rows) -> Rows:
 
 ROWS: Mapping[str, Callable[[Writer, Rows], Rows]] = {
     # Ops that are quantized already are left alone, and are no ops of a config.
-    **{name: layer for name, layer in random_graphs.ROWS.items() if name != "quantized"},
+    **{name: layer for name, layer in random_parts.ROWS.items() if name != "quantized"},
     **{
         f"gemm with bias {kind}": lambda w, x, kind=kind: _odd_gemm(w, x, kind)  # type: ignore[misc]
         for kind in ("none", "row", "number", "matrix", "column")
@@ -194,7 +195,7 @@ def random_op_graph(opset: int, pictures: list[str], rows: list[str], seed: int,
     fixed = fixed or not {"gemm with bias matrix", "gemm with bias column"}.isdisjoint(rows)
     samples: int | str = BATCH if fixed else "N"
     picture = Pictures(tensor=writer.input("x", [samples, 3, 8, 8], batches), channels=3)
-    picture = random_graphs.PICTURES["conv"](writer, picture)
+    picture = random_parts.PICTURES["conv"](writer, picture)
     for name in pictures:
         picture = PICTURES[name](writer, picture)
     pooled = writer.node("Flatten", writer.node("GlobalAveragePool", picture.tensor))

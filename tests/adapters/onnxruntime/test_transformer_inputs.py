@@ -15,21 +15,13 @@ from autotune.adapters.onnxruntime import OnnxModel, OnnxRuntimeAdapter
 from autotune.config import Precision
 from autotune.errors import ModelError
 from tests.adapters.onnx.graphs import node, normal
-from tests.adapters.onnx.transformers import CLASSES, HIDDEN, small_transformer, token_batches
+from tests.adapters.onnx.transformers import CLASSES, HIDDEN, as_exported, small_transformer, token_batches
 
 ADAPTER = OnnxRuntimeAdapter()
 
 
 def op_types(model: OnnxModel) -> set[str]:
     return {n.op_type for n in model.proto.graph.node}
-
-
-def bare(proto: onnx.ModelProto) -> OnnxModel:
-    """The model as it came, without what the exporter wrote of its tensors."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.value_info[:]
-    return OnnxModel(proto=copy)
 
 
 def answers(model: OnnxModel) -> Array:
@@ -54,7 +46,7 @@ def sqnr_db(reference: Array, actual: Array) -> float:
 
 def assert_served(proto: onnx.ModelProto) -> OnnxModel:
     """The prepared model computes what the original does, and both kinds of int8 come near to it."""
-    expected, model = answers(bare(proto)), ADAPTER.load(proto)
+    expected, model = answers(as_exported(proto)), ADAPTER.load(proto)
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(answers(model), expected, rtol=1e-4, atol=1e-5)
     for precision in (Precision.INT8_DYNAMIC, Precision.INT8):
@@ -73,7 +65,7 @@ def test_half_precision_is_left() -> None:
     assert "Softmax" in op_types(model)
     assert any("float16" in note and "Export it in float32" in note for note in model.notes)
     assert ADAPTER.space(model).tunable == ()
-    np.testing.assert_array_equal(answers(model), answers(bare(proto)))
+    np.testing.assert_array_equal(answers(model), answers(as_exported(proto)))
 
 
 def inside_if(body: onnx.GraphProto) -> onnx.NodeProto:
@@ -125,7 +117,7 @@ def test_attention_in_a_graph_inside_is_left(wrap: Callable[[onnx.GraphProto], o
     assert ADAPTER.space(model).tunable == ()
     assert any("MatMul" in note and f"inside of {node_with_body.op_type}" in note for note in model.notes)
     assert "MultiHeadAttention" not in str(model.proto.graph)
-    expected = answers(bare(proto))
+    expected = answers(as_exported(proto))
     np.testing.assert_allclose(answers(model).reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -273,3 +273,11 @@ def test_nodes_are_what_the_algorithms_know() -> None:
     assert not isinstance(found["g"], Scaled | Sum)
     assert isinstance(found["h"], Sum)
     assert not {"a", "b", "e"} & set(found)
+
+
+def test_a_graph_may_be_deeper_than_a_stack_of_calls() -> None:
+    deep = [node("Relu", "x", "r0")] + [node("Sigmoid", f"r{at}", f"r{at + 1}") for at in range(1200)]
+    proto = build([*deep, node("Add", "x r1200", "y")], {"x": ("N", 3, 8, 8)}, {"y": None}, {})
+    layers = OpenVinoGraph(ADAPTER.load(proto).graph)
+    assert len(layers.nodes) == len(deep) + 1
+    assert isinstance(layers.nodes[-1], Sum)

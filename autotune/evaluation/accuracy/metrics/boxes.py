@@ -100,7 +100,7 @@ class Boxes(Metric):
         return np.array(counts, np.float64).reshape(-1, 3)
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1; NaN where neither model detects anything."""
+        """The figure, between 0 and 1; NaN where neither model detects anything."""
         found, own, theirs = records.sum(axis=0)
         return float(2 * found / (own + theirs)) if own + theirs > 0 else math.nan
 

@@ -118,7 +118,7 @@ class Matthews(_Predictions):
     name = "matthews"
 
     def figure(self, records: Array) -> float:
-        """Between -1 and 1; 0 where all samples are of one class or predicted as one."""
+        """The figure, between -1 and 1; 0 where all samples are of one class or predicted as one."""
         confusion = _confusion(records)
         predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
         total = confusion.sum()
@@ -157,7 +157,7 @@ class RocAuc(Metric):
         return np.column_stack([truth, scores])
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1; NaN where a class has no sample."""
+        """The figure, between 0 and 1; NaN where a class has no sample."""
         truth, scores = records[:, 0], records[:, 1:]
         if scores.shape[1] == 1:
             return _auc(truth == 1, scores[:, 0])

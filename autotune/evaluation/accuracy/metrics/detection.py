@@ -83,7 +83,7 @@ class MeanAveragePrecision(Metric):
         return rows
 
     def figure(self, records: Array) -> float:
-        """Between 0 and 1; NaN where no image has an object."""
+        """The figure, between 0 and 1; NaN where no image has an object."""
         totals: dict[int, int] = defaultdict(int)
         found: dict[int, list[tuple[Array, Array, Array]]] = defaultdict(list)
         for image in records:

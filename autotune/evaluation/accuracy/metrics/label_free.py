@@ -124,7 +124,7 @@ class Fidelity(Metric):
         return np.column_stack([(errors**2).sum(axis=1), counts, theirs.sum(axis=1), (theirs**2).sum(axis=1)])
 
     def figure(self, records: Array) -> float:
-        """At most 1; NaN where fp32's output does not vary."""
+        """The figure, at most 1; NaN where fp32's output does not vary."""
         error, count, total, squares = records.sum(axis=0)
         spread = squares - total**2 / count
         return float(1 - error / spread) if spread > 0 else math.nan

@@ -35,7 +35,7 @@ class Metric(ABC):
 
     @property
     def identity(self) -> str:
-        """Its kind and its options: figures of metrics that differ in it are not compared.
+        """Kind and options of the metric: figures of metrics that differ in it are not compared.
 
         A function among the options counts by its name, which is the same in every process.
         """
@@ -63,7 +63,7 @@ class Metric(ABC):
         """The figure over the samples of ``records``, one or more of them; NaN where it is not defined."""
 
     def reference(self, outputs: tuple[Array, ...]) -> Array:
-        """For label-free metrics: what to keep of each sample of the fp32 model's outputs, shape (samples, ...)."""
+        """For label-free metrics: values to keep of each sample of the fp32 model's outputs, shape (samples, ...)."""
         raise NotImplementedError(f"{type(self).__name__} is not label-free")
 
     def difficulty(self, outputs: tuple[Array, ...], labels: Any) -> Array | None:  # noqa: ARG002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,29 @@ from autotune.errors import DataError
 from autotune.evaluation.accuracy.metrics.metric import MeanMetric, Metric, output_at
 
 
-class MeanSquaredError(MeanMetric):
+class _MeanError(MeanMetric):
+    """Mean over samples of an error that is a mean over a sample's values.
+
+    Args:
+        output: Index of the output; labels have its shape.
+    """
+
+    higher_is_better = False
+    bounds = (0.0, math.inf)
+
+    def __init__(self, output: int = 0) -> None:
+        self._output = output
+
+    def scores(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
+        """Each sample's mean error."""
+        predicted, truth = _values(outputs, self._output, labels, self.name)
+        return np.asarray(self._errors(predicted - truth).mean(axis=1))
+
+    @abstractmethod
+    def _errors(self, differences: Array) -> Array: ...
+
+
+class MeanSquaredError(_MeanError):
     """Mean squared error; over all values of a sample where it has several.
 
     Args:
@@ -20,19 +43,12 @@ class MeanSquaredError(MeanMetric):
     """
 
     name = "mse"
-    higher_is_better = False
-    bounds = (0.0, math.inf)
 
-    def __init__(self, output: int = 0) -> None:
-        self._output = output
-
-    def scores(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
-        """Each sample's mean squared error."""
-        predicted, truth = _values(outputs, self._output, labels, self.name)
-        return np.asarray(((predicted - truth) ** 2).mean(axis=1))
+    def _errors(self, differences: Array) -> Array:
+        return np.square(differences)
 
 
-class MeanAbsoluteError(MeanMetric):
+class MeanAbsoluteError(_MeanError):
     """Mean absolute error; over all values of a sample where it has several.
 
     Args:
@@ -40,16 +56,9 @@ class MeanAbsoluteError(MeanMetric):
     """
 
     name = "mae"
-    higher_is_better = False
-    bounds = (0.0, math.inf)
 
-    def __init__(self, output: int = 0) -> None:
-        self._output = output
-
-    def scores(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
-        """Each sample's mean absolute error."""
-        predicted, truth = _values(outputs, self._output, labels, self.name)
-        return np.asarray(np.abs(predicted - truth).mean(axis=1))
+    def _errors(self, differences: Array) -> Array:
+        return np.abs(differences)
 
 
 class RootMeanSquaredError(Metric):
@@ -98,7 +107,7 @@ class R2(_Pairs):
     name = "r2"
 
     def figure(self, records: Array) -> float:
-        """At most 1; NaN where the labels do not vary."""
+        """The figure, at most 1; NaN where the labels do not vary."""
         predicted, truth = records.T
         spread = ((truth - truth.mean()) ** 2).sum()
         return float(1 - ((truth - predicted) ** 2).sum() / spread) if spread > 0 else math.nan
@@ -110,7 +119,7 @@ class Pearson(_Pairs):
     name = "pearson"
 
     def figure(self, records: Array) -> float:
-        """Between -1 and 1; NaN where either does not vary."""
+        """The figure, between -1 and 1; NaN where either does not vary."""
         return _correlation(*records.T)
 
 
@@ -120,7 +129,7 @@ class Spearman(_Pairs):
     name = "spearman"
 
     def figure(self, records: Array) -> float:
-        """Between -1 and 1; NaN where either does not vary."""
+        """The figure, between -1 and 1; NaN where either does not vary."""
         from scipy.stats import rankdata  # noqa: PLC0415  takes a second to import, which a run without it need not wait
 
         return _correlation(rankdata(records[:, 0]), rankdata(records[:, 1]))

@@ -57,7 +57,7 @@ class Perplexity(Metric):
         return np.column_stack([(surprise * counted).sum(axis=1), counted.sum(axis=1)])
 
     def figure(self, records: Array) -> float:
-        """At least 1; NaN where no token counts."""
+        """The figure, at least 1; NaN where no token counts."""
         surprise, tokens = records.sum(axis=0)
         return math.exp(min(700.0, surprise / tokens)) if tokens > 0 else math.nan
 

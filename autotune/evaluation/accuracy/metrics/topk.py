@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array
+from autotune.bounds import require_least
 from autotune.errors import DataError, InputError
 from autotune.evaluation.accuracy.metrics.metric import MeanMetric, class_labels, class_scores
 
@@ -22,8 +23,7 @@ class TopK(MeanMetric):
     """
 
     def __init__(self, k: int = 1, output: int = 0) -> None:
-        if k < 1:
-            raise InputError(f"`k >= 1` must hold, but got {k}")
+        require_least(1, InputError, k=k)
         self.name = f"top{k}"
         self._k = k
         self._output = output
