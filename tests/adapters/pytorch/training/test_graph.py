@@ -1,0 +1,183 @@
+"""Modules on the grids of ONNX Runtime's candidates."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from autotune.adapter import Array, Example, FakeQuantizedOp, FakeQuantizedWeight
+from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
+from autotune.adapters.pytorch.source import TorchSource
+from autotune.config import CalibrationAlgorithm, QuantizationConfig
+from autotune.errors import ApplyError
+from autotune.recipe import Recipe
+from tests.adapters.pytorch.modules import Network, Shared, images, seeded
+
+FRAMEWORK, RUNTIME = TorchSource(), OnnxRuntimeAdapter()
+
+
+class Candidate:
+    """A module, ONNX Runtime's candidate of it and the module on its grids."""
+
+    def __init__(self, module: nn.Module, data: torch.Tensor, **changes: Any) -> None:
+        self.module = module
+        self.data = data.numpy()
+        self.example = Example([self.data[:4]])
+        self.model = self.read(module)
+        self.statistics = RUNTIME.calibrate(self.model, [{self.input: self.data}], seed=0)
+        preferred = RUNTIME.space(self.model).preferred
+        ops = {name: dataclasses.replace(choice, **changes) for name, choice in preferred.ops.items()}
+        self.config = QuantizationConfig(ops=ops, recipe=Recipe(), trained=True)
+
+    def read(self, module: object) -> Any:
+        return RUNTIME.load(FRAMEWORK.to_onnx(module, self.example)[0])
+
+    @property
+    def input(self) -> str:
+        return str(self.model.inputs[0].name) if hasattr(self, "model") else ""
+
+    def trainable(self) -> tuple[Any, Any]:
+        ops = RUNTIME.fake_quantization(self.model, self.config, self.statistics)
+        return FRAMEWORK.fake_quantized(self.module, self.example, ops)
+
+    def outputs(self, module: object) -> Array:
+        """The candidate's, as its Q and DQ nodes say: fused kernels round sums in another order."""
+        made = RUNTIME.apply(self.read(module), self.config, self.statistics)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(made.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {self.input: self.data})[0])
+
+
+def differing(candidate: Candidate, model: nn.Module, trained: object) -> float:
+    """The largest difference of outputs, as a share of the largest output."""
+    with torch.no_grad():
+        ours = model(torch.from_numpy(candidate.data)).numpy()
+    theirs = candidate.outputs(trained)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def train(model: nn.Module, data: Array, steps: int = 3) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(steps):
+        loss = model(torch.from_numpy(data)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("method", ["minmax", "mse", "percentile:99.9"])
+def test_what_was_trained_is_what_the_runtime_computes(method: str) -> None:
+    candidate = Candidate(seeded(Network), images(16), calibration=CalibrationAlgorithm.parse(method))
+    model, notes = candidate.trainable()
+    assert not notes
+    assert differing(candidate, model, candidate.module) < 1e-3
+    fp32 = candidate.module(torch.from_numpy(candidate.data)).detach().numpy()
+    assert np.abs(candidate.outputs(candidate.module) - fp32).max() > 0.01 * np.abs(fp32).max()  # it does round
+    train(model, candidate.data)
+    trained = FRAMEWORK.trained(candidate.module, model)
+    assert FRAMEWORK.changed(candidate.module, trained)
+    assert differing(candidate, model, trained) < 1e-3
+
+
+@pytest.mark.numeric
+def test_the_ranges_are_those_of_calibration_whatever_the_weights() -> None:
+    candidate = Candidate(seeded(Network), images(16))
+    model, _ = candidate.trainable()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    before = RUNTIME.fake_quantization(candidate.model, candidate.config, candidate.statistics)
+    other = candidate.read(FRAMEWORK.trained(candidate.module, model))
+    after = RUNTIME.fake_quantization(other, candidate.config, candidate.statistics)
+    assert {name: (op.inputs, op.output) for name, op in before.items()} == {
+        name: (op.inputs, op.output) for name, op in after.items()
+    }
+    assert differing(candidate, model, FRAMEWORK.trained(candidate.module, model)) < 1e-3
+
+
+def test_the_users_module_stays_as_it_is_and_has_the_same_parameters() -> None:
+    candidate = Candidate(seeded(Network), images(8))
+    before = copy.deepcopy(candidate.module.state_dict())
+    model, _ = candidate.trainable()
+    assert {name for name, _ in model.named_parameters()} == {name for name, _ in candidate.module.named_parameters()}
+    assert model.state_dict().keys() == candidate.module.state_dict().keys()
+    train(model, candidate.data)
+    after = candidate.module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    trained = FRAMEWORK.trained(candidate.module, model)
+    assert type(trained) is Network
+    assert not trained.training
+    means = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert means
+    assert all(torch.equal(trained.state_dict()[name], before[name]) for name in means)
+
+
+def test_every_parameter_that_matters_has_a_gradient_and_batches_may_have_any_size() -> None:
+    candidate = Candidate(seeded(Network), images(8))
+    model, _ = candidate.trainable()
+    assert model.training
+    for samples in (1, 3):
+        model(images(samples)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    assert model.eval() is model
+    assert model.train().training
+
+
+def test_it_can_be_copied_and_pickled() -> None:
+    candidate = Candidate(seeded(Network), images(8))
+    model, _ = candidate.trainable()
+    for other in (pickle.loads(pickle.dumps(model)),):
+        torch.testing.assert_close(other(images(4)), model(images(4)))
+
+
+def test_a_weight_that_several_calls_read_is_rounded_for_each() -> None:
+    candidate = Candidate(seeded(Shared), torch.randn(16, 6, generator=torch.Generator().manual_seed(0)))
+    model, notes = candidate.trainable()
+    assert differing(candidate, model, candidate.module) < (1e-3 if not notes else 0.1)
+
+
+def test_a_batch_norm_that_the_runtime_does_not_fold_is_left_alone() -> None:
+    class Twice(nn.Module):
+        """What the convolution writes is read before and after the batch norm."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3, padding=1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return (functional.relu(self.norm(y)) * torch.sigmoid(y)).mean((2, 3))
+
+    module = seeded(Twice)
+    with torch.no_grad():
+        module.norm.running_mean.fill_(0.3)  # type: ignore[union-attr]
+    candidate = Candidate(module, images(8))
+    model, _ = candidate.trainable()
+    assert differing(candidate, model, candidate.module) < 2e-2
+
+
+def test_a_weight_that_is_no_parameter_is_refused() -> None:
+    candidate = Candidate(seeded(Network), images(8))
+    weight = FakeQuantizedWeight(position=1, values=np.zeros((8, 1, 3, 3), np.float32) + 7.0, rounded=np.rint)
+    with pytest.raises(ApplyError, match=r"'stem'.*Leave the op in fp32"):
+        FRAMEWORK.fake_quantized(
+            candidate.module, candidate.example, {"stem": FakeQuantizedOp(inputs={}, weight=weight)}
+        )
+
+
+def test_an_op_that_the_module_does_not_call_is_noted() -> None:
+    candidate = Candidate(seeded(Network), images(8))
+    _, notes = FRAMEWORK.fake_quantized(candidate.module, candidate.example, {"other": FakeQuantizedOp(inputs={})})
+    assert "'other'" in notes[0]
