@@ -155,7 +155,7 @@ def test_a_batch_norm_that_the_runtime_does_not_fold_is_left_alone() -> None:
 
     module = seeded(Twice)
     with torch.no_grad():
-        module.norm.running_mean.fill_(0.3)  # type: ignore[union-attr]
+        module.norm.running_mean.fill_(0.3)
     candidate = Candidate(module, images(8))
     model, _ = candidate.trainable()
     assert differing(candidate, model, candidate.module) < EXACT

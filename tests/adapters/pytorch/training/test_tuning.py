@@ -70,7 +70,7 @@ def network() -> Digits:
 
 
 def tune(train_fn: Any, workspace: Path | None = None, **changes: Any) -> autotune.TuningResult:
-    """One candidate with per-tensor weights, without recipes that mend them; for size, which is the same in every run."""
+    """One candidate with per-tensor weights that no recipe mends; for size, which is the same in every run."""
     pictures, labels = digits()
     restriction = SpaceRestriction(
         op_type={
