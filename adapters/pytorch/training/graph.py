@@ -25,6 +25,9 @@ from autotune.notes import listed
 _OWN = "fake_quantization"
 """The submodule that holds what is inserted, beside the user's own."""
 
+_GUARDS = "_guards_fn"
+"""The exporter's submodule that refuses batches of another size, and cannot be pickled."""
+
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TOLERANCE = 1e-3
 """Difference of a weight from the runtime's, relative to its largest magnitude: folding rounds in another order."""
@@ -177,8 +180,10 @@ class _Surgery:
     def finish(self) -> fx.GraphModule:
         """The module, in training mode."""
         for node in list(self._graph.nodes):
-            if node.op == "call_module" and node.target == "_guards_fn":  # it refuses batches of another size
+            if node.op == "call_module" and node.target == _GUARDS:
                 self._graph.erase_node(node)
+        if hasattr(self._module, _GUARDS):
+            self._module.delete_submodule(_GUARDS)
         self._graph.lint()
         self._module.recompile()
         self._module.train()

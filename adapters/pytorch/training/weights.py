@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autotune.adapters.pytorch.quiet import quiet
 from autotune.errors import ApplyError, WorkspaceError
 
 
@@ -39,7 +40,8 @@ def with_weights(source: Any, state: Mapping[str, Any]) -> Any:
                 "rate, or clip gradients"
             )
         found[name] = after.detach().to(device="cpu", dtype=before.dtype).clone()
-    trained = copy.deepcopy(source)
+    with quiet():  # a line of torch's own code warns of another one
+        trained = copy.deepcopy(source)
     with torch.no_grad():
         for name, value in _state(trained).items():
             value.copy_(found[name])

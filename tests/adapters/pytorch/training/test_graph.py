@@ -24,9 +24,13 @@ from tests.adapters.pytorch.modules import Network, Shared, images, seeded
 
 FRAMEWORK, RUNTIME = TorchSource(), OnnxRuntimeAdapter()
 
-EXACT = 5e-3
-"""Difference of outputs, as a share of the largest: a few values are rounded the other way, since sums differ in their
-last digit."""
+
+class Features(Network):
+    """The same without an average over what is rounded."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layer1(functional.relu(self.stem(x)))
+        return features
 
 
 class Candidate:
@@ -62,12 +66,12 @@ class Candidate:
         return np.asarray(session.run(None, {self.input: self.data})[0])
 
 
-def differing(candidate: Candidate, model: nn.Module, trained: object) -> float:
-    """The largest difference of outputs, as a share of the largest output."""
+def equal(candidate: Candidate, model: nn.Module, trained: object) -> float:
+    """Share of the outputs that are equal; a few are not, since sums differ in their last digit before rounding."""
     with torch.no_grad():
         ours = model(torch.from_numpy(candidate.data)).numpy()
     theirs = candidate.outputs(trained)
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    return float(np.mean(np.abs(ours - theirs) <= 1e-5 * np.abs(theirs).max()))
 
 
 def train(model: nn.Module, data: Array, steps: int = 3) -> None:
@@ -82,20 +86,19 @@ def train(model: nn.Module, data: Array, steps: int = 3) -> None:
 @pytest.fixture(scope="module")
 def candidate() -> Candidate:
     """Least squared error as the algorithm, which would choose other scales for weights without training."""
-    return Candidate(seeded(Network), images(16), calibration=CalibrationAlgorithm.parse("mse"))
+    return Candidate(seeded(Features), images(16), calibration=CalibrationAlgorithm.parse("mse"))
 
 
 @pytest.mark.numeric
 def test_what_was_trained_is_what_the_runtime_computes(candidate: Candidate) -> None:
     model, notes = candidate.trainable()
     assert not notes
-    assert differing(candidate, model, candidate.module) < EXACT
-    fp32 = candidate.module(torch.from_numpy(candidate.data)).detach().numpy()
-    assert np.abs(candidate.outputs(candidate.module) - fp32).max() > 3 * EXACT * np.abs(fp32).max()  # it does round
+    assert equal(candidate, model, candidate.module) > 0.98
+    assert equal(candidate, candidate.module, candidate.module) < 0.6  # it does round, and a Relu cuts half to zero
     train(model, candidate.data)
     trained = FRAMEWORK.trained(candidate.module, model)
     assert FRAMEWORK.changed(candidate.module, trained)
-    assert differing(candidate, model, trained) < EXACT
+    assert equal(candidate, model, trained) > 0.98
     before = RUNTIME.fake_quantization(candidate.model, candidate.config, candidate.statistics)
     after = RUNTIME.fake_quantization(candidate.read(trained), candidate.config, candidate.statistics)
     assert {name: (op.inputs, op.output) for name, op in before.items()} == {
@@ -112,7 +115,7 @@ def test_the_users_module_stays_as_it_is_and_has_the_same_parameters(candidate: 
     after = candidate.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     trained = FRAMEWORK.trained(candidate.module, model)
-    assert type(trained) is Network
+    assert type(trained) is Features
     assert not trained.training
     means = [name for name in before if name.endswith(("running_mean", "running_var"))]
     assert means
@@ -137,7 +140,8 @@ def test_it_can_be_pickled(candidate: Candidate) -> None:
 def test_a_weight_that_several_calls_read_is_rounded_for_each() -> None:
     candidate = Candidate(seeded(Shared), torch.randn(16, 6, generator=torch.Generator().manual_seed(0)))
     model, notes = candidate.trainable()
-    assert differing(candidate, model, candidate.module) < (EXACT if not notes else 0.1)
+    assert not notes
+    assert equal(candidate, model, candidate.module) > 0.9
 
 
 def test_a_batch_norm_that_the_runtime_does_not_fold_is_left_alone() -> None:
@@ -151,14 +155,14 @@ def test_a_batch_norm_that_the_runtime_does_not_fold_is_left_alone() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.conv(x)
-            return (functional.relu(self.norm(y)) + functional.relu(y)).mean((2, 3))
+            return functional.relu(self.norm(y)) + functional.relu(y)
 
     module = seeded(Twice)
     with torch.no_grad():
         module.norm.running_mean.fill_(0.3)
     candidate = Candidate(module, images(8))
     model, _ = candidate.trainable()
-    assert differing(candidate, model, candidate.module) < EXACT
+    assert equal(candidate, model, candidate.module) > 0.98
 
 
 def test_a_weight_that_is_no_parameter_is_refused(candidate: Candidate) -> None:
