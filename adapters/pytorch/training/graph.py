@@ -81,6 +81,7 @@ class _Surgery:
         names = program_names(program)
         # The exporter's own module refuses `.train()` and `.eval()`; one of the same graph and parameters takes them.
         self._module = fx.GraphModule(module, module.graph, class_name="FakeQuantizedModule")
+        self._module._tracer_cls = None  # the exporter's own, which nothing can be pickled with
         self._module.add_module(_OWN, nn.Module())
         self._graph = self._module.graph
         self._made: dict[tuple[fx.Node, ActivationGrid], fx.Node] = {}

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from autotune.adapter import Array, Example, FakeQuantizedOp, FakeQuantizedWeight
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
+from autotune.adapters.pytorch.quiet import quiet
 from autotune.adapters.pytorch.source import TorchSource
-from autotune.config import CalibrationAlgorithm, QuantizationConfig
+from autotune.config import FP32, CalibrationAlgorithm, Precision, QuantizationConfig
 from autotune.errors import ApplyError
 from autotune.recipe import Recipe
 from tests.adapters.pytorch.modules import Network, Shared, images, seeded
@@ -42,8 +43,12 @@ class Candidate:
         self.example = Example([self.data[:4]])
         self.model = self.read(module)
         self.statistics = RUNTIME.calibrate(self.model, [{self.input: self.data}], seed=0)
-        preferred = RUNTIME.space(self.model).preferred
-        ops = {name: dataclasses.replace(choice, **changes) for name, choice in preferred.ops.items()}
+        choices = {
+            op.name: next((choice for choice in op.configs() if choice.precision is Precision.INT8), FP32)
+            for op in RUNTIME.space(self.model).ops
+        }
+        ops = {name: dataclasses.replace(each, **changes) for name, each in choices.items() if each != FP32}
+        assert ops
         self.config = QuantizationConfig(ops=ops, recipe=Recipe(), trained=True)
 
     def read(self, module: object) -> Any:
@@ -127,14 +132,17 @@ def test_every_parameter_that_matters_has_a_gradient_and_batches_may_have_any_si
     assert model.training
     for samples in (1, 3):
         model(images(samples)).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    missing = [name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()]
+    assert missing == ["fc.weight", "fc.bias"]  # which `forward` does not read
     assert model.eval() is model
     assert model.train().training
 
 
 def test_it_can_be_pickled(candidate: Candidate) -> None:
     model, _ = candidate.trainable()
-    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(images(4)), model(images(4)))
+    with quiet():  # a line of torch's own code warns of another one
+        again = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(again(images(4)), model(images(4)))
 
 
 def test_a_weight_that_several_calls_read_is_rounded_for_each() -> None:
