@@ -8,6 +8,7 @@ from autotune.recipe import BiasCorrection, Recipe, SmoothQuant, WeightRounding
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.last_resort import trained_config, worth_training
+from autotune.tuning.preparation import in_terms_of_fp32
 
 INT8 = OpConfig(precision=Precision.INT8)
 
@@ -79,3 +80,21 @@ def test_a_trained_config_keeps_grids_and_leaves_out_what_moves_them() -> None:
         runtime="openvino",
         trained=True,
     )
+
+
+def test_a_strategy_does_not_see_what_was_trained() -> None:
+    first, second = trial(1, 0.3, 2.0), trial(2, 0.1, 2.0)
+    trained = dataclasses.replace(second, config=trained_config(first.config))
+    baseline = dataclasses.replace(trial(0, 0.0, 1.0), config=QuantizationConfig())
+    assert in_terms_of_fp32([baseline, first, trained]) == [baseline, first]
+
+
+def test_a_config_says_that_it_was_trained_and_others_are_stored_as_before() -> None:
+    config = trained_config(QuantizationConfig(ops={"op": INT8}))
+    assert config.to_json()["trained"] is True
+    assert QuantizationConfig.from_json(config.to_json()) == config
+    plain = dataclasses.replace(config, trained=False)
+    assert "trained" not in plain.to_json()
+    assert plain.fingerprint != config.fingerprint
+    assert plain.diff(config) == "trained: False -> True"
+    assert not QuantizationConfig(trained=True).trained  # nothing is quantized, and nothing was trained
