@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec
+from autotune.adapter import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, TensorSpec, quick_runner
 from autotune.batch import BatchAxes, BatchAxis, BatchChoice, Origin, declared_axes, without_axes
 from autotune.data import Batch, first_batch
 from autotune.errors import InputError, TrialError
@@ -75,7 +75,7 @@ def told_batch_axes(
         return model, None
     declared = declared_axes(model.inputs, model.outputs, named)
     feeds = first_batch(loader, model.inputs, declared).feeds
-    axes, note = settled_axes(declared, model, feeds, size, adapter.runner(model, execution))
+    axes, note = settled_axes(declared, model, feeds, size, quick_runner(adapter, model, execution))
     told: ModelT = adapter.with_batch_axes(model, axes)
     return told, note
 

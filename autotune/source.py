@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from autotune.adapter import Adapter, BatchReader, Example, SourceFramework
+from autotune.adapter import Adapter, BatchReader, Example, Gradients, SourceFramework
 from autotune.adapters import source_framework
 from autotune.evaluation import LabelledData, UserFunction
 
@@ -42,6 +42,10 @@ class OwnSource:
             self._onnx, notes = self.framework.to_onnx(self.source, example)
             self._notes += notes
         return self._onnx
+
+    def gradients(self, example: Example | None) -> Gradients | None:
+        """Derivatives of the object; None where its framework has none."""
+        return self.framework.gradients(self.source, example)
 
     def loader(self, loader: Iterable[object]) -> Iterable[object]:
         """A data loader of the user's that yields arrays, and no inputs that the model does not take."""

@@ -81,6 +81,7 @@ def tune(case: Case, options: argparse.Namespace, **runtimes: Any) -> tuple[auto
         seed=options.seed,
         sampling_size=options.calibration,
         timeout_s=options.timeout_s,
+        max_trials=options.max_trials * len(runtimes.get("runtimes", "1")),
         **runtimes,
     )
     began = time.perf_counter()
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=200)
     parser.add_argument("--minilm", type=Path, metavar="FOLDER", help="what minilm.py wrote")
     parser.add_argument("--timeout-s", type=float, help="seconds given to each run; no limit by default")
+    parser.add_argument("--max-trials", type=int, default=50, help="candidates of each runtime")
     parser.add_argument("--race-s", type=float, default=20.0, help="seconds of the final race for each answer")
     options = parser.parse_args()
     known = [*SUBJECTS, *(["minilm"] if options.minilm is not None else [])]

@@ -4,6 +4,9 @@ Run from the root of the repository, with ``pip install '.[pytorch]'``: ``python
 result.json``. Both are tuned on one runtime with the same data, seed and number of trials. Prints the accuracy and the
 relative loss of each over all evaluation images, and how the two compare in speed: the fp32 models with each other, and
 what was found with each other, interleaved, as the ratio of their medians with its 95 % interval.
+
+With ``--strategies`` it compares strategies on the module: for each share of fp32's answers that may change, the
+evaluations until a candidate keeps it, all evaluations, and what was found.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from shared import DATA, SUBJECTS, Batches, argument_parser, existing, print_table, write_result
+from shared import DATA, SUBJECTS, Batches, argument_parser, existing, print_rows, print_table, write_result
 from torch.utils.data import DataLoader, TensorDataset
 from tuning import loss_interval
 
@@ -97,6 +100,50 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return report(found, right, ratios)
 
 
+def strategies(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Search with each strategy for the fastest model that answers like fp32, up to a share of the answers."""
+    calibration = loader(SUBJECT.batches("calibration", options.calibration, batch=20))
+    evaluation = [images for images, _ in SUBJECT.batches("evaluation", options.images)]
+    rows = []
+    for target in options.targets:
+        for name in options.strategies:
+            tuner = autotune.Tuner(
+                framework=options.framework,
+                strategy=name,
+                criterion=autotune.Criterion(relative=target),
+                seed=options.seed,
+                sampling_size=options.calibration,
+                max_trials=options.trials,
+            )
+            started = time.perf_counter()
+            result = tuner.tune(network(), calibration, metric="agreement", eval_dataloader=evaluation)
+            rows.append(
+                {
+                    "may lose": f"{target:.2%}",
+                    "strategy": name,
+                    **searched(result),
+                    "wall s": time.perf_counter() - started,
+                }
+            )
+    print_rows(rows)
+    return rows
+
+
+def searched(result: autotune.TuningResult) -> dict[str, Any]:
+    """Evaluations to target, all of them, and speed and loss of the answer."""
+    evaluated = [trial for trial in result.history[1:] if trial.measurement is not None and trial.loss is not None]
+    met = [place for place, trial in enumerate(evaluated, 1) if trial.met]
+    best = result.best.measurement
+    assert best is not None
+    return {
+        "evaluations to target": met[0] if met else f"> {len(evaluated)}",
+        "evaluations": len(evaluated),
+        "speedup": best.speedup,
+        "loss": f"{best.loss or 0.0:.2%}",
+        "ops in fp32": sum(result.best.config[name].precision == "fp32" for name in result.op_types),
+    }
+
+
 def report(
     found: Mapping[str, tuple[autotune.TuningResult, float]],
     right: Mapping[tuple[str, str], Any],
@@ -137,8 +184,11 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=100)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--framework", choices=["onnxruntime", "openvino"], default="onnxruntime")
+    parser.add_argument("--strategies", nargs="*", default=[], metavar="NAME", help="compare these on the module")
+    parser.add_argument("--targets", nargs="*", type=float, default=[0.01, 0.005, 0.0025])
     options = parser.parse_args()
-    write_result(options.json, "pytorch", options.seed, compare(options))
+    result = {"strategies": strategies(options)} if options.strategies else compare(options)
+    write_result(options.json, "pytorch", options.seed, result)
 
 
 if __name__ == "__main__":

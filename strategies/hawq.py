@@ -12,11 +12,12 @@ from autotune.strategy import Problem, Proposal
 class Hawq(PlannedStrategy):
     """Ranks ops by the mean of the Hessian's diagonal times their squared quantization error, and bisects that order.
 
-    The trace is estimated with Hutchinson's method, of probes by an adapter that can differentiate its models. The
+    The trace is estimated with Hutchinson's method, of probes by an adapter that can differentiate its models, or by
+    the framework of the user's module, whose ops have the same names on every runtime. The
     fewest ops in fp32 that keep the target are found by bisection, which takes the loss to fall along the order.
 
     Costs: two evaluations plus log2 of the number of ops that can fall back, besides the gradients. Choose it for
-    models whose adapter gives gradients and where output errors of single ops rank badly.
+    modules of PyTorch where output errors of single ops rank badly.
 
     Papers: HAWQ-V2, Dong et al., NeurIPS 2020 (arXiv 1911.03852); the bisection follows arXiv 2302.01382.
     """
@@ -25,14 +26,14 @@ class Hawq(PlannedStrategy):
         """Bisect the number of ops in fp32.
 
         Raises:
-            StrategyError: The adapter gives no gradients.
+            StrategyError: Neither the adapter nor the framework of the user's model gives gradients.
         """
         ranking = problem.insights.hessian_sensitivity()
         if ranking is None:
             raise StrategyError(
-                "Strategy 'hawq' needs gradients, and the adapter of this model gives none: an inference runtime "
-                "cannot differentiate a model, only an adapter of a training framework such as PyTorch can. "
-                "Take 'mse_v2' or 'auto', which rank ops by their output error instead"
+                "Strategy 'hawq' needs gradients, but this model gives none: a runtime cannot differentiate a file. "
+                "Tune the PyTorch module that it was exported from, on any runtime, or take 'mse_v2' or 'auto', which "
+                "rank ops by their output error"
             )
         order = sorted(can_fall_back(problem.space), key=lambda op: -ranking.get(op, 0.0))
         preferred = problem.space.preferred

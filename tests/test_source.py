@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import autotune
-from autotune.adapter import Array, BatchReader, Example, SourceFramework
+from autotune.adapter import Array, BatchReader, Example, Gradients, SourceFramework
 from autotune.adapters import FRAMEWORKS, Registration, source_framework
 from autotune.errors import DataError, MissingDependencyError
 from autotune.source import ArrayLoader, ArraySequence, OwnSource, as_source, source_for
@@ -73,6 +73,9 @@ class ToyFramework:
     def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:  # noqa: ARG002
         type(self).converted += 1
         return b"onnx", ("The toy was converted",)
+
+    def gradients(self, source: Any, example: Example | None) -> Gradients | None:  # noqa: ARG002
+        return None
 
     def reader(self, source: Any) -> Reader:
         return Reader(source.model.inputs[0].name)

@@ -115,7 +115,7 @@ def _quantizable(node: ov.Node) -> QuantizableOp | None:
         return None
     if kind == "Add":
         # A bias has a constant side; a residual sum has none.
-        sides = [is_constant(port.get_node()) for port in node.input_values()]
+        sides = (is_constant(port.get_node()) for port in reversed(node.input_values()))
         ranks = [port.get_partial_shape().rank for port in node.input_values()]
         if any(sides) or any(rank.is_dynamic or rank.get_length() < 3 for rank in ranks) or _is_small(node):
             return None
@@ -161,7 +161,7 @@ def is_constant(node: ov.Node) -> bool:
             return False
         if each.get_type_name() == "Reshape":  # its new shape may come from the shape of an activation
             reads = reads[:1]
-        pending += [port.get_node() for port in reads]
+        pending += [port.get_node() for port in reversed(reads)]  # activations come first, and lead to the answer
     return True
 
 

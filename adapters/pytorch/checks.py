@@ -16,7 +16,7 @@ _TRAINING = {"dropout": 2, "alpha_dropout": 2, "feature_dropout": 2, "batch_norm
 
 
 def check_module(module: nn.Module) -> None:
-    """See that a module is on the CPU, in evaluation mode and has all statistics that it needs.
+    """See that a module is on the CPU, in float32 and evaluation mode, and has all statistics that it needs.
 
     Raises:
         ModelError: It is not; the message names the first part that is to blame.
@@ -27,6 +27,7 @@ def check_module(module: nn.Module) -> None:
             "that it was made of, or what `torch.export.export` makes of it"
         )
     _check_devices((*module.named_parameters(), *module.named_buffers()), "Call `.cpu()` on it")
+    _check_types(module.named_parameters())
     for name, part in module.named_modules():
         if part.training:
             raise ModelError(
@@ -48,6 +49,7 @@ def check_program(program: torch.export.ExportedProgram) -> None:
         ModelError: It is not; the message names the first part that is to blame.
     """
     _check_devices(program.state_dict.items(), "Call `.cpu()` on the module and export it again")
+    _check_types(program.state_dict.items())
     for node in program.graph.nodes:
         if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
             continue
@@ -100,6 +102,16 @@ def _check_devices(tensors: Iterable[tuple[str, object]], way_out: str) -> None:
 
 def _elsewhere(tensors: Iterable[tuple[str, object]]) -> Iterator[tuple[str, Any]]:
     return ((name, each) for name, each in tensors if isinstance(each, torch.Tensor) and each.device.type != "cpu")
+
+
+def _check_types(tensors: Iterable[tuple[str, object]]) -> None:
+    for name, tensor in tensors:
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dtype is not torch.float32:
+            raise ModelError(
+                f"A module must have weights of float32, which are what is quantized, but {name!r} is "
+                f"{str(tensor.dtype).removeprefix('torch.')}. Call `.float()` on it; where half precision is faster "
+                "here, it is among the choices"
+            )
 
 
 def _part(part: nn.Module, name: str) -> str:

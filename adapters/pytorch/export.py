@@ -68,10 +68,13 @@ def export(source: nn.Module | torch.export.ExportedProgram, example: Example | 
     check_module(source)
     batches = [arguments(item, takes, _dtype(source.state_dict())) for item in items]
     first = batches[0]
+    if any(tensor.ndim and tensor.shape[0] == 0 for tensor in first.tensors.values()):
+        raise DataError(f"A batch must have at least one sample, but the first has none ({_shapes(first, takes)})")
     _run_once(source, first, takes)
-    free = _free_axes(batches)
+    counted = _sample_axes(first, takes, None if example is None else example.batch_axis)
+    free = _free_axes(batches, counted)
     try:
-        return Export(program=_export(source, _resized(first, free), takes, free), example=first)
+        return Export(program=_export(source, _resized(first, counted), takes, free), example=first)
     except Exception as error:
         why = reason(error)
         if _depends_on_data(error):
@@ -125,47 +128,55 @@ def _run_once(module: nn.Module, example: Arguments, takes: Signature) -> None:
     check_output(output)
 
 
+def _names(example: Arguments, takes: Signature) -> list[str]:
+    """The parameters that the tensors of an example are for; further ones by their place."""
+    if not example.positional:
+        return list(example.named)
+    return [*takes.names[: len(example.positional)], *list(example.tensors)[len(takes.names) :]]
+
+
 def _shapes(example: Arguments, takes: Signature) -> str:
-    tensors = example.tensors
-    names = (
-        [*takes.names[: len(example.positional)], *list(tensors)[len(takes.names) :]] if example.positional else tensors
-    )
     return ", ".join(
         f"{name} {str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}"
-        for name, each in zip(names, tensors.values(), strict=True)
+        for name, each in zip(_names(example, takes), example.tensors.values(), strict=True)
     )
 
 
-def _free_axes(batches: Sequence[Arguments]) -> dict[str, set[int]]:
-    """By input: its first axis where the inputs share its length, and every axis in which batches differ."""
+def _free_axes(batches: Sequence[Arguments], counted: Mapping[str, int]) -> dict[str, set[int]]:
+    """By input: the axis that counts samples, and every axis in which batches differ."""
     first = batches[0].tensors
-    lengths = [tensor.shape[0] for tensor in first.values() if tensor.ndim]
-    free = {name: {0} for name, tensor in first.items() if tensor.ndim and tensor.shape[0] == lengths[0]}
+    free = {name: {axis} for name, axis in counted.items()}
     for other in batches[1:]:
         for name, tensor in other.tensors.items():
             before = first.get(name)
             if before is not None and before.ndim == tensor.ndim:
-                differing = {axis for axis in range(1, tensor.ndim) if tensor.shape[axis] != before.shape[axis]}
+                differing = {axis for axis in range(tensor.ndim) if tensor.shape[axis] != before.shape[axis]}
                 free[name] = free.get(name, set()) | differing
     return {name: axes for name, axes in free.items() if axes}
 
 
-def _resized(example: Arguments, free: Mapping[str, set[int]]) -> Arguments:
-    """The example with a number of samples that torch takes neither for a constant nor for another free axis.
-
-    ``torch.export`` treats sizes of 0 and 1 as constants, and two free axes of one length as the same.
-    """
+def _sample_axes(example: Arguments, takes: Signature, named: int | Mapping[str, int] | None) -> dict[str, int]:
+    """By input: the axis that counts samples; that of the user's, else the first where the inputs share its length."""
     tensors = example.tensors
-    counted = [name for name, axes in free.items() if 0 in axes]
-    if not counted:
+    axes: dict[str, int] = {}
+    for (key, tensor), name in zip(tensors.items(), _names(example, takes), strict=True):
+        axis = named.get(name) if isinstance(named, Mapping) else (named or 0)
+        if axis is not None and -tensor.ndim <= axis < tensor.ndim:
+            axes[key] = axis % tensor.ndim
+    lengths = [tensors[name].shape[axis] for name, axis in axes.items()]
+    return {name: axis for name, axis in axes.items() if tensors[name].shape[axis] == lengths[0]}
+
+
+def _resized(example: Arguments, counted: Mapping[str, int]) -> Arguments:
+    """The example with two samples where it has one: ``torch.export`` takes a size of 0 or 1 for a constant."""
+    tensors = example.tensors
+    if all(tensors[name].shape[axis] > 1 for name, axis in counted.items()):
         return example
-    have = tensors[counted[0]].shape[0]
-    others = {tensors[name].shape[axis] for name, axes in free.items() for axis in axes if axis != 0}
-    size = next(size for size in range(max(2, have), max(2, have) + len(others) + 1) if size not in others)
-    if size == have:
-        return example
-    samples = torch.arange(size) % max(1, have)
-    resized = {name: tensor[samples] if name in counted else tensor for name, tensor in tensors.items()}
+    twice = torch.zeros(2, dtype=torch.int64)
+    resized = {
+        name: tensor.index_select(counted[name], twice) if name in counted else tensor
+        for name, tensor in tensors.items()
+    }
     positional = tuple(resized[str(place)] for place in range(len(example.positional)))
     return replace(example, positional=positional, named={name: resized[name] for name in example.named})
 

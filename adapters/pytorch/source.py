@@ -15,6 +15,7 @@ from torch import nn
 from autotune.adapter import BatchReader, Example, FakeQuantizedOp
 from autotune.adapters.pytorch.arguments import TensorReader, signature, uncompiled
 from autotune.adapters.pytorch.export import export
+from autotune.adapters.pytorch.gradients import ModuleGradients
 from autotune.adapters.pytorch.module import TunedModule
 from autotune.adapters.pytorch.onnx import to_onnx
 from autotune.adapters.pytorch.training import weights
@@ -40,6 +41,10 @@ class TorchSource:
         """
         made = export(source, example)
         return to_onnx(made.program), made.notes
+
+    def gradients(self, source: Any, example: Example | None) -> ModuleGradients:
+        """Hessian probes by PyTorch's own differentiation."""
+        return ModuleGradients(export(source, example).program)
 
     def reader(self, source: Any) -> TensorReader:
         """What makes arrays of the batches for a module."""

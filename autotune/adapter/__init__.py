@@ -2,11 +2,13 @@
 
 from autotune.adapter.capabilities import (
     BatchReader,
+    Compiles,
     CostModel,
     DataDependentSpace,
     DeclaresOptions,
     DeclaresPackages,
     Differentiable,
+    Gradients,
     HostFindings,
     LocalErrors,
     OwnStatistics,
@@ -17,6 +19,7 @@ from autotune.adapter.capabilities import (
     declared_options,
     given_model,
     host_of,
+    quick_runner,
     statistics_type,
     suffix_of,
 )
@@ -35,6 +38,7 @@ __all__ = [
     "Adapter",
     "Array",
     "BatchReader",
+    "Compiles",
     "CostModel",
     "DataDependentSpace",
     "DeclaresOptions",
@@ -46,6 +50,7 @@ __all__ = [
     "FakeQuantizedOp",
     "FakeQuantizedWeight",
     "Feeds",
+    "Gradients",
     "HostFindings",
     "LocalErrors",
     "Model",
@@ -62,6 +67,7 @@ __all__ = [
     "declared_options",
     "given_model",
     "host_of",
+    "quick_runner",
     "statistics_type",
     "suffix_of",
 ]

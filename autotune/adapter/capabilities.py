@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Statistics
+from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Runner, Statistics
 from autotune.adapter.example import Example
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizationConfig
@@ -169,6 +169,46 @@ class SuffixByModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Compiles(Protocol):
+    """What an adapter adds to the contract where :meth:`Adapter.runner` compiles a model, which takes seconds.
+
+    What compiles is told from what computes: accuracy is judged on a form that needs no compiler, and only a candidate
+    that may win is compiled. The core counts compilations and their time.
+    """
+
+    def quick_runner(self, model: Any, execution: Execution) -> Runner:
+        """What computes as the compiled model does, but for rounding; how fast it runs says nothing.
+
+        Raises:
+            ApplyError: The framework refuses the model.
+        """
+        ...
+
+    def is_compiled(self, model: Any) -> bool:
+        """Whether :meth:`Adapter.runner` has nothing left to compile."""
+        ...
+
+
+def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) -> Runner:
+    """What computes as a model does and is ready at once: for outputs, not for times."""
+    if isinstance(adapter, Compiles):
+        return adapter.quick_runner(model, execution)
+    return adapter.runner(model, execution)
+
+
+class Gradients(Protocol):
+    """Derivatives of a framework's own object, by the names that its ops have on every runtime."""
+
+    def weights(self) -> Mapping[str, tuple[Array, int]]:
+        """By op that has any: its constant weight as runtimes see it, and the axis that counts output channels."""
+        ...
+
+    def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
+        """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`."""
+        ...
+
+
 class BatchReader(Protocol):
     """Makes arrays of a framework's tensors. It can be pickled, and does not hold the model."""
 
@@ -206,6 +246,15 @@ class SourceFramework(Protocol):
         Raises:
             ModelError: The model cannot be converted; the message says why.
             DataError: There is no example, or one that the model does not take.
+        """
+        ...
+
+    def gradients(self, source: Any, example: Example | None) -> Gradients | None:
+        """Derivatives of a model of this framework; None where it has none. Called once, where a strategy asks.
+
+        Args:
+            source: A model of this framework.
+            example: The first batches of the user's data.
         """
         ...
 

@@ -18,10 +18,12 @@ class Example:
     Args:
         loader: Yields ``inputs`` or ``(inputs, labels)``; ``inputs`` is an array, a tuple or list in graph order, or a
             dict by input name.
+        batch_axis: The axis that counts samples where the user names it, or such axes by the name of inputs.
     """
 
-    def __init__(self, loader: Iterable[object]) -> None:
+    def __init__(self, loader: Iterable[object], batch_axis: int | Mapping[str, int] | None = None) -> None:
         self._loader = loader
+        self.batch_axis = batch_axis
 
     def arrays(self, inputs: int) -> Mapping[str, npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]:
         """The batch without labels, by input name where the loader names them, else in the model's order.

@@ -2,7 +2,8 @@
 
 from autotune.evaluation.accuracy.metrics import METRICS, MeanMetric, Metric, create_metric
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction, check_direction
-from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.compiling import evaluator_of
+from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation.isolated import AnyEvaluator, IsolatedEvaluator, Isolation, IsolationOptions
 from autotune.evaluation.latency import (
     CacheState,
@@ -14,6 +15,7 @@ from autotune.evaluation.latency import (
     race_latency,
 )
 from autotune.evaluation.latency.throughput import Throughput, ThroughputOptions, measure_throughput
+from autotune.evaluation.measured import Evaluation
 
 __all__ = [
     "METRICS",
@@ -37,6 +39,7 @@ __all__ = [
     "check_direction",
     "compare_latency",
     "create_metric",
+    "evaluator_of",
     "measure_throughput",
     "race_latency",
 ]

@@ -153,3 +153,28 @@ def check_same_shapes(outputs: Sequence[TensorSpec], expected: Sequence[Array], 
             raise OutputError(
                 f"Output {spec.name!r} must have the shape {want.shape} of the fp32 model's, but it has {have.shape}"
             )
+
+
+def finite_outputs(outputs: Sequence[TensorSpec], expected: Sequence[Array]) -> frozenset[str]:
+    """Outputs that must be finite: those that are so in the fp32 model, which may well write -inf into a mask."""
+    return frozenset(spec.name for spec, output in zip(outputs, expected, strict=True) if all_finite(output))
+
+
+def prove(runner: Runner, feeds: Feeds, outputs: Sequence[TensorSpec], expected: Sequence[Array]) -> None:
+    """Run a candidate once, and check what comes out against the fp32 model's outputs on the same inputs.
+
+    Raises:
+        OutputError: An output is of another shape, or not finite where fp32's is.
+        TrialError: The candidate fails when it runs.
+    """
+    try:
+        actual = runner(feeds)
+    except TrialError:
+        raise
+    except Exception as error:
+        raise TrialError(f"The candidate fails when it runs: {type(error).__name__}: {error}") from error
+    check_same_shapes(outputs, expected, actual)
+    finite = finite_outputs(outputs, expected)
+    for spec, output in zip(outputs, actual, strict=True):
+        if spec.name in finite:
+            check_finite(spec.name, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -11,12 +11,12 @@ from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, T
 from autotune.batch import axes_of
 from autotune.cores import usable_cores
 from autotune.criterion import Criterion, Interval, Verdict
-from autotune.errors import DeadlineReached, TrialError
-from autotune.evaluation.accuracy.score import FunctionScorer, Progress, Scorer
+from autotune.errors import DeadlineReached
+from autotune.evaluation.accuracy.score import FunctionScorer, Progress, Score, Scorer
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction, check_direction
 from autotune.evaluation.accuracy.streamed import SampleScorer
 from autotune.evaluation.accuracy.wide import WideRunner
-from autotune.evaluation.checked import CheckedModel, all_finite, check_finite, check_same_shapes
+from autotune.evaluation.checked import CheckedModel, finite_outputs, prove
 from autotune.evaluation.latency import (
     Call,
     Clock,
@@ -28,26 +28,19 @@ from autotune.evaluation.latency import (
     race_latency,
 )
 from autotune.evaluation.latency.sessions import open_sessions
-from autotune.evaluation.measured import measurement, not_worth_it, timed, untimed_baseline, with_score
+from autotune.evaluation.measured import (
+    Asked,
+    Evaluation,
+    measurement,
+    not_worth_it,
+    timed,
+    untimed_baseline,
+    with_score,
+)
 from autotune.trial import Measurement, TrialState
 
 _RACE_SESSIONS = 2
 """Sessions of fp32 and of a finalist that are opened whatever they cost."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Result of measuring one candidate.
-
-    Attributes:
-        state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the more expensive ones needless.
-        measurement: The measurement.
-        reason: Why it was pruned.
-    """
-
-    state: TrialState
-    measurement: Measurement
-    reason: str | None = None
 
 
 class Evaluator(Generic[ModelT]):
@@ -200,18 +193,33 @@ class Evaluator(Generic[ModelT]):
             TrialError: ``eval_fn`` failed on it.
             DeadlineReached: The deadline passed.
         """
+        asked = Asked(incumbent=incumbent, needs_accuracy=needs_accuracy, rank=rank, worth_from=worth_from)
+        return self._measured(candidate, asked, None, deadline)
+
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
+        """Time a candidate against the fp32 model, and do no more; raises what :meth:`evaluate` does."""
+        sessions = self._opened(candidate, self._search_latency, deadline)[1]
+        comparison = self._comparison(sessions, self._search_latency, deadline)
+        compared = comparison.run()
+        comparison.close()
+        return timed(Measurement(), compared, calls=len(self._batches))
+
+    def _measured(self, candidate: ModelT, asked: Asked, score: Score | None, deadline: float | None) -> Evaluation:
+        """Measure what is worth it; ``score`` is the accuracy where it is known."""
         runner, sessions = self._opened(candidate, self._search_latency, deadline)
         comparison = self._comparison(sessions, self._search_latency, deadline)
         compared = comparison.run()
         calls = len(self._batches)
-        pruned = None if needs_accuracy else not_worth_it(compared, incumbent, worth_from)
+        wanted = asked.needs_accuracy or score is not None
+        pruned = None if wanted else not_worth_it(compared, asked.incumbent, asked.worth_from)
         if pruned is not None:
             comparison.close()
             figures = measurement(candidate.size_bytes, compared, None, calls=calls)
             return Evaluation(state=TrialState.PRUNED, measurement=figures, reason=pruned)
-        model = self._checked(candidate, runner, deadline)
-        score = self._scorer.candidate(model, self._progress, complete=needs_accuracy, rank=rank)
-        if incumbent is not None and score.verdict is not Verdict.MISSED:
+        if score is None:
+            model = self._checked(candidate, runner, deadline)
+            score = self._scorer.candidate(model, self._progress, complete=asked.needs_accuracy, rank=asked.rank)
+        if asked.incumbent is not None and score.verdict is not Verdict.MISSED:
             # A candidate that may be the answer is timed again, now that some time has passed.
             compared = comparison.again()
         comparison.close()
@@ -355,41 +363,35 @@ class Evaluator(Generic[ModelT]):
         )
 
     def _candidate_runner(self, candidate: ModelT) -> Runner:
-        """A candidate made ready to run, its outputs checked against the fp32 model's on the latency batch."""
+        """A candidate made ready to run, its outputs checked."""
         self._baseline_runner()
-        runner = self._adapter.runner(candidate, self._latency.execution)
-        try:
-            outputs = runner(self._feeds)
-        except TrialError:
-            raise
-        except Exception as error:
-            raise TrialError(f"The candidate fails when it runs: {type(error).__name__}: {error}") from error
-        check_same_shapes(self._model.outputs, self._expected, outputs)
-        finite = self._finite()
-        for spec, output in zip(self._model.outputs, outputs, strict=True):
-            if spec.name in finite:
-                check_finite(spec.name, output)
-        return runner
+        return self._proven(self._adapter.runner(candidate, self._latency.execution))
 
-    def _finite(self) -> frozenset[str]:
-        """Outputs that must be finite: those that are so in the fp32 model, which may well write -inf into a mask."""
-        pairs = zip(self._model.outputs, self._expected, strict=True)
-        return frozenset(spec.name for spec, output in pairs if all_finite(output))
+    def _proven(self, runner: Runner) -> Runner:
+        """The same, once its outputs on the latency batch are seen to be of fp32's shapes, and finite like those."""
+        prove(runner, self._feeds, self._model.outputs, self._expected)
+        return runner
 
     def _outputs(self) -> list[TensorSpec]:
         """The outputs with the dimensions that fp32's have in truth: some exporters declare others."""
         pairs = zip(self._model.outputs, self._expected, strict=True)
         return [dataclasses.replace(spec, shape=(None,) * output.ndim) for spec, output in pairs]
 
-    def _checked(self, model: ModelT, runner: Runner, deadline: float | None) -> CheckedModel:
+    def _checked(
+        self, model: ModelT, runner: Runner, deadline: float | None, wide: Callable[[Execution], Runner] | None = None
+    ) -> CheckedModel:
+        """A model as it is scored; ``wide`` opens it on more threads where that is not by the adapter's ``runner``."""
         cores = len(usable_cores())
         if cores > self._latency.threads:
-            runner = WideRunner(runner, lambda: self._adapter.runner(model, Execution(threads=cores)))
+            execution = Execution(threads=cores)
+            runner = WideRunner(
+                runner, lambda: self._adapter.runner(model, execution) if wide is None else wide(execution)
+            )
         return CheckedModel(
             runner,
             inputs=self._model.inputs,
             outputs=self._outputs(),
             deadline=deadline,
-            finite=self._finite(),
+            finite=finite_outputs(self._model.outputs, self._expected),
             key=model.fingerprint,
         )

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 from autotune.criterion import Interval
 from autotune.evaluation.accuracy.score import Score
 from autotune.evaluation.latency import LatencyComparison
-from autotune.trial import Measurement
+from autotune.trial import Measurement, TrialState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came of measuring one candidate.
+
+    Attributes:
+        state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the dearer ones needless.
+        measurement: What was measured.
+        reason: Why it was pruned.
+        compiled_s: Seconds that compiling it took; None where there was nothing to compile.
+    """
+
+    state: TrialState
+    measurement: Measurement
+    reason: str | None = None
+    compiled_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What :meth:`autotune.evaluation.Evaluator.evaluate` is asked of a candidate; see there."""
+
+    incumbent: Measurement | None
+    needs_accuracy: bool
+    rank: int
+    worth_from: float | None
 
 
 def not_worth_it(compared: LatencyComparison, incumbent: Measurement | None, worth_from: float | None) -> str | None:

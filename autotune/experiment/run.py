@@ -55,6 +55,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         objective=tuning.objective,
         max_trials=tuning.exit_policy.max_trials,
         timeout_s=tuning.exit_policy.timeout,
+        max_compilations=tuning.exit_policy.max_compilations,
+        compilation_max_s=tuning.exit_policy.compilation_timeout,
         seed=tuning.random_seed,
         threads=performance.threads,
         batch_size=performance.batch_size,

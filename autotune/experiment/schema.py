@@ -310,6 +310,10 @@ class ExitPolicy(Section):
     """Seconds of wall time for the whole run; null for no limit."""
     max_trials: _Count | None = 50
     """How many candidates are tried; null for no limit."""
+    max_compilations: _Count | None = None
+    """How many candidates are compiled, where the framework compiles them; null for no limit."""
+    compilation_timeout: _Seconds | None = None
+    """Seconds of wall time that compiling may take in all; null for no limit."""
 
 
 class Tuning(Section):

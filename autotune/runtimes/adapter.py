@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.adapter import (
     Adapter,
+    Compiles,
     DeclaresPackages,
     Example,
     Execution,
@@ -20,6 +21,7 @@ from autotune.adapter import (
     Statistics,
     TensorSpec,
     given_model,
+    quick_runner,
 )
 from autotune.batch import BatchAxes, axes_of
 from autotune.config import QuantizationConfig
@@ -136,6 +138,15 @@ class RuntimesAdapter:
     def runner(self, model: RuntimeModel, execution: Execution) -> Runner:
         """The model ready to run on its runtime."""
         return self._of(model).runner(model.model, execution)
+
+    def quick_runner(self, model: RuntimeModel, execution: Execution) -> Runner:
+        """The model ready to run without a compiler; see :class:`autotune.adapter.Compiles`."""
+        return quick_runner(self._of(model), model.model, execution)
+
+    def is_compiled(self, model: RuntimeModel) -> bool:
+        """Whether its runtime has nothing left to compile; see :class:`autotune.adapter.Compiles`."""
+        adapter = self._of(model)
+        return not isinstance(adapter, Compiles) or adapter.is_compiled(model.model)
 
     def save(self, model: RuntimeModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
         """Write the model as its runtime does.

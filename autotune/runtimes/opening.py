@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, TensorSpec
+from autotune.adapter import Adapter, Array, Execution, Feeds, TensorSpec, quick_runner
 from autotune.batch import BatchAxes, BatchChoice, axes_of
 from autotune.data import first_batch
 from autotune.errors import AutotuneError, DeadlineReached, ExperimentError, InputError, WorkspaceError
@@ -127,7 +127,7 @@ def _run(loaded: Loaded, first: Loaded, loader: Iterable[object], execution: Exe
             f"on {first.adapter.name}"
         )
     feeds: Feeds = first_batch(loader, first.model.inputs, axes_of(first.model)).feeds
-    return loaded.adapter.runner(loaded.given, execution)(feeds)
+    return quick_runner(loaded.adapter, loaded.given, execution)(feeds)
 
 
 def _parting(loaded: Mapping[str, Loaded], outputs: Mapping[str, tuple[Array, ...]]) -> dict[str, str]:

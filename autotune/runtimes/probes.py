@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Self
 
-from autotune.adapter import Adapter, ModelT
+from autotune.adapter import Adapter, Compiles, ModelT
 from autotune.config import WEIGHT_ONLY, Precision, QuantizationConfig
 from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.evaluation import AnyEvaluator
@@ -20,6 +20,9 @@ from autotune.tuning.stopwatch import Stopwatch
 
 _SHARE_OF_TIME = 0.1
 """Of the time that is left to the run, what the probes of one runtime may take; the first is always timed."""
+
+_EVALUATIONS_LEFT = 4
+"""Evaluations of fp32 that the time that is left must hold for anything to be timed without accuracy."""
 
 PROBES = "probes"
 """Key of :meth:`SideHistory.keep`: what was timed of a runtime before its search."""
@@ -79,9 +82,12 @@ class Probes(Generic[ModelT]):
         self._admit = admit
         self._note = note
         self._deadline = deadline
+        self._compiled = False
 
     def __call__(self, side: Side[ModelT]) -> list[Probe]:
-        """What was timed of a side; a candidate that fails is left out.
+        """What was timed of a side; a candidate that fails is left out, and all are where the time is short.
+
+        Where candidates have to be compiled, one is: that takes longer than a comparison.
 
         Raises:
             DeadlineReached: The time was up.
@@ -91,11 +97,14 @@ class Probes(Generic[ModelT]):
         if stored is not None:
             return [Probe.from_json(each) for each in stored]
         found: list[Probe] = []
+        self._compiled = False
         began = time.monotonic()
+        if self._deadline is not None and self._deadline - began < self._least_left_s():
+            return found  # a run that continues times them
         allowed_s = math.inf if self._deadline is None else _SHARE_OF_TIME * (self._deadline - began)
         with self._stopwatch("probe"):
             for what, config in uniform(side.problem.space):
-                if found and time.monotonic() - began > allowed_s:
+                if found and (time.monotonic() - began > allowed_s or self._compiled):
                     break
                 try:
                     found.append(self._time(side, what, config))
@@ -106,12 +115,16 @@ class Probes(Generic[ModelT]):
         self._history.keep(key, [dataclasses.asdict(each) for each in found])
         return found
 
+    def _least_left_s(self) -> float:
+        trials = self._history.trials
+        return _EVALUATIONS_LEFT * (trials[0].duration_s or 0.0) if trials else 0.0
+
     def _time(self, side: Side[ModelT], what: str, config: QuantizationConfig) -> Probe:
         candidate = self._adapter.apply(side.model, side.config(config), side.statistics)
         self._admit(candidate)
         self._evaluator.prepare(deadline=self._deadline)
-        # No speed is worth an accuracy evaluation here.
-        measured = self._evaluator.evaluate(candidate, worth_from=math.inf, deadline=self._deadline).measurement
+        self._compiled = isinstance(self._adapter, Compiles) and not self._adapter.is_compiled(candidate)
+        measured = self._evaluator.speed_of(candidate, deadline=self._deadline)
         assert measured.speedup is not None
         interval = measured.speedup_interval
         return Probe(what=what, speedup=measured.speedup, high=measured.speedup if interval is None else interval.high)

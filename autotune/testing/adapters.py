@@ -17,6 +17,7 @@ import pytest
 from autotune.adapter import (
     Adapter,
     Array,
+    Compiles,
     CostModel,
     DeclaresPackages,
     Differentiable,
@@ -27,6 +28,7 @@ from autotune.adapter import (
     Runner,
     declared_options,
     host_of,
+    quick_runner,
     statistics_type,
 )
 from autotune.calibration import CalibrationStatistics
@@ -139,13 +141,13 @@ class AdapterSuite:
 
     def test_every_choice_of_every_op_can_be_applied_and_run(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
-        reference = _outputs(loaded, loaded.model)[0]
+        reference = _quick_outputs(loaded, loaded.model)[0]
         for op in space.tunable:
             for choice in _spread(list(op.configs())):
                 candidate = loaded.adapter.apply(
                     loaded.model, QuantizationConfig(ops={op.name: choice}), loaded.statistics
                 )
-                assert _sqnr_db(reference, _outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
+                assert _sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
 
     def test_options_are_declared_and_those_undeclared_refused(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
@@ -162,12 +164,12 @@ class AdapterSuite:
     def test_every_value_of_every_option_can_be_applied_and_run(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
         quick = space.recipe.quick(space.recipe.preferred)
-        reference = _outputs(loaded, loaded.model)[0]
+        reference = _quick_outputs(loaded, loaded.model)[0]
         for option in space.recipe.options:
             for recipe in space.recipe.others(quick, option.name):
                 config = dataclasses.replace(space.preferred, recipe=recipe)
                 candidate = loaded.adapter.apply(loaded.model, config, loaded.statistics)
-                assert _sqnr_db(reference, _outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
+                assert _sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
 
     def test_preferred_config_is_close_and_smaller(self, loaded: Loaded) -> None:
         candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
@@ -287,6 +289,15 @@ class AdapterSuite:
             (expected, *_), (found, *_) = _outputs(loaded, model), adapter.runner(again, THREADS)(loaded.batches[0])
             np.testing.assert_array_equal(found, expected)
 
+    def test_the_quick_form_computes_what_the_compiled_one_does(self, loaded: Loaded) -> None:
+        if not isinstance(loaded.adapter, Compiles):
+            pytest.skip("the adapter compiles nothing")
+        candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
+        for model in (loaded.model, candidate):
+            compiled = _outputs(loaded, model)[0]
+            assert loaded.adapter.is_compiled(model)
+            assert _sqnr_db(compiled, _quick_outputs(loaded, model)[0]) > 30.0
+
     def test_packages_of_the_host_are_installed(self, loaded: Loaded) -> None:
         declared = loaded.adapter.packages if isinstance(loaded.adapter, DeclaresPackages) else ()
         assert set(declared) <= set(host_of(loaded.adapter).packages), "a name that is not installed tells of no change"
@@ -361,6 +372,11 @@ def _size(written: Sequence[Path]) -> int:
 
 def _outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
     return loaded.adapter.runner(model, THREADS)(loaded.batches[0])
+
+
+def _quick_outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
+    """Outputs without compiling the model, for tests that run dozens of candidates."""
+    return quick_runner(loaded.adapter, model, THREADS)(loaded.batches[0])
 
 
 def _spread(choices: list[OpConfig], count: int = 6) -> list[OpConfig]:

@@ -47,10 +47,7 @@ HOLDOUT = "holdout"
 
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
-_SHUFFLED = (
-    " Nothing else differs, so that the likely cause is a data loader that shuffles: it yields other batches in each "
-    "run. Give it a fixed order (`shuffle=False`, or a sampler with a seed of its own) and start anew."
-)
+_SHUFFLED = " The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded sampler)."
 
 _REVISION = "revision:"
 """Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""

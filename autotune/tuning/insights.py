@@ -16,15 +16,18 @@ from autotune.adapter import (
     Differentiable,
     Execution,
     Feeds,
+    Gradients,
     LocalErrors,
     ModelT,
     Runner,
     Statistics,
+    quick_runner,
 )
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.errors import TrialError
 from autotune.evaluation.latency import LatencyOptions, compare_latency
 from autotune.space import TuningSpace
+from autotune.tuning.gradients import source_sensitivity
 from autotune.tuning.hessian import HessianSensitivity
 from autotune.tuning.history import History
 from autotune.tuning.output_error import output_error
@@ -92,6 +95,7 @@ class MeasuredInsights(Generic[ModelT]):
         timeout_s: The time given to the run in seconds.
         deadline: Latest end of the run, a value of ``clock``.
         clock: Seconds since some moment.
+        gradients: Gives derivatives of the user's own object, where the adapter does not differentiate its models.
     """
 
     def __init__(
@@ -109,7 +113,9 @@ class MeasuredInsights(Generic[ModelT]):
         timeout_s: float | None = None,
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        gradients: Callable[[], Gradients | None] | None = None,
     ) -> None:
+        self._gradients = gradients
         self._adapter = adapter
         self._model = model
         self._space = space
@@ -179,12 +185,18 @@ class MeasuredInsights(Generic[ModelT]):
     def hessian_sensitivity(self) -> Mapping[str, float] | None:
         """By op: mean of the Hessian's diagonal in its weights times their squared quantization error.
 
-        The error is that of the op's preferred choice. None where the adapter cannot differentiate its models; empty
-        where the preferred config cannot be applied.
+        The error is that of the op's preferred choice. None where neither the adapter nor the framework of the user's
+        model differentiates; empty where the preferred config cannot be applied.
         """
-        if not isinstance(self._adapter, Differentiable):
+        if isinstance(self._adapter, Differentiable):
+            return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
+        if self._gradients is None:
             return None
-        return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
+        return dict(self._kept("hessian sensitivity", lambda: self._hessian_of_source(self._gradients)))
+
+    def _hessian_of_source(self, gradients: Any) -> dict[str, float]:
+        started = self._clock()
+        return source_sensitivity(gradients(), self._space, self._feeds, lambda: self._left_s(started) > 0)
 
     def _hessian(self, adapter: Any) -> dict[str, float]:
         started = self._clock()
@@ -371,7 +383,7 @@ class MeasuredInsights(Generic[ModelT]):
     @cached_property
     def _expected(self) -> list[tuple[Array, ...]]:
         """The fp32 outputs, of as many of the feeds as are run in a short time; the first ones always."""
-        run = self._adapter.runner(self._model, self._execution)
+        run = quick_runner(self._adapter, self._model, self._execution)
         enough = self._history.kept("insight batches") or len(self._feeds)
         found: list[tuple[Array, ...]] = []
         started = self._clock()
@@ -383,5 +395,5 @@ class MeasuredInsights(Generic[ModelT]):
         return found
 
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
-        run = self._adapter.runner(model, self._execution)
+        run = quick_runner(self._adapter, model, self._execution)
         return [run(feeds) for feeds in self._feeds[: len(self._expected)]]

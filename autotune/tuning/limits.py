@@ -28,10 +28,14 @@ class Limits:
     Attributes:
         max_trials: Trials in the history, the baseline not counted.
         deadline: Latest end in seconds, a value of ``time.monotonic()``.
+        max_compilations: Candidates that may be compiled, where the adapter compiles them.
+        compilation_max_s: Seconds that compiling may take in all.
     """
 
     max_trials: int | None = None
     deadline: float | None = None
+    max_compilations: int | None = None
+    compilation_max_s: float | None = None
 
     def reached(self, trials: int) -> SearchEnd | None:
         """The end where a limit is reached, or None."""

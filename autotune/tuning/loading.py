@@ -86,7 +86,7 @@ class Loading:
             InputError: The adapter cannot read it, or the model cannot read the data.
             DeadlineReached: The time was up before it was read.
         """
-        example = Example(loader)
+        example = Example(loader, self._tuner.batch_axis)
         model = adapter.load(source_for(adapter, source, example), example)
         self._on_loaded(runtime, model)
         self._stages.timetable.require()

@@ -72,7 +72,12 @@ class Run(Generic[ModelT]):
             evaluator=setup.evaluator,
             history=setup.history,
             strategy=self._strategy,
-            limits=Limits(max_trials=self._tuner.max_trials, deadline=self._stages.deadline),
+            limits=Limits(
+                max_trials=self._tuner.max_trials,
+                deadline=self._stages.deadline,
+                max_compilations=self._tuner.max_compilations,
+                compilation_max_s=self._tuner.compilation_max_s,
+            ),
             observer=self._stages.observer,
             stopwatch=self._stages.stopwatch,
             on_best=self._models.keep_best,

@@ -22,10 +22,12 @@ from autotune.runtimes.sampler import SideSampler
 from autotune.runtimes.turns import Turns
 from autotune.strategy import Exhausted, Objective, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.compilations import Compilations, no_gain
 from autotune.tuning.history import History, OpenTrial
 from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.preparation import PREPARATION
 from autotune.tuning.prices import Prices
+from autotune.tuning.recorded import answers, describe, same_model
 from autotune.tuning.selection import incumbent, next_rank
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
@@ -88,6 +90,9 @@ class Search(Generic[ModelT]):
         self._note = note
         self._doing = ""
         self._prices = {side.runtime: Prices() for side in sides}
+        self._compilations = {
+            side.runtime: Compilations(limits.max_compilations, limits.compilation_max_s) for side in sides
+        }
         self._repeats: Counter[str | None] = Counter()
         self._objective = baseline.problem.objective
         self._criterion = baseline.problem.criterion
@@ -145,7 +150,7 @@ class Search(Generic[ModelT]):
             turns = self._turns()
             for side in turns.sides:
                 self._try_preparation(side)
-            return self._run(turns)
+            return self._given_up() or self._run(turns)
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
         except DeadlineReached:
@@ -166,6 +171,36 @@ class Search(Generic[ModelT]):
         found = {side.runtime: probes(side) for side in self._sides} if several else {}
         return Turns(self._sides, found, self._objective, self._note)
 
+    def _given_up(self) -> SearchEnd | None:
+        """The end where candidates would be compiled for their speed, and that gains nothing; recorded as a trial.
+
+        Where there are several runtimes, the probes of each say as much.
+        """
+        if self._objective is not Objective.LATENCY or len(self._sides) > 1:
+            return None
+        self._doing = ", while one candidate was compiled to see whether that pays"
+        (side,), deadline, started = self._sides, self._limits.deadline, time.monotonic()
+        with self._stopwatch("evaluate"):
+            found = no_gain(self._adapter, side, self._evaluator, self._history, deadline=deadline)
+        if found is None:
+            return None
+        if found.measured is not None:
+            opened, note = self._history.open(RandomSampler(seed=self._seed)), "compiled to see whether it pays"
+            self._history.start(opened, found.config, note)
+            self._observer.trial_started(opened.number, found.config, note)
+            trial = Trial(
+                number=opened.number,
+                config=found.config,
+                state=TrialState.PRUNED,
+                measurement=found.measured,
+                reason=f"not faster than fp32: {found.measured.speedup:.2f}x",
+                duration_s=time.monotonic() - started,
+                note=note,
+            )
+            self._record(opened, trial)
+        self._observer.note(found.reason)
+        return SearchEnd(reason=found.reason)
+
     def _try_preparation(self, side: Side[ModelT]) -> None:
         """Make the prepared model a trial where it is faster by itself than the user's.
 
@@ -179,7 +214,7 @@ class Search(Generic[ModelT]):
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # a candidate's failure is that candidate's, here as in any trial
-            self._observer.note(f"The prepared model could not be measured by itself: {_describe(error)}")
+            self._observer.note(f"The prepared model could not be measured by itself: {describe(error)}")
 
     def _measure_preparation(self, side: Side[ModelT], key: str) -> None:
         config, note = side.config(QuantizationConfig(prepared=True)), "preparation alone"
@@ -246,6 +281,8 @@ class Search(Generic[ModelT]):
 
     def _turn(self, side: Side[ModelT], trials: Sequence[Trial]) -> SearchEnd | Exhausted | None:
         """One proposal of the strategy for one side: a trial, or the end of the search or of the side's part of it."""
+        if reason := self._compilations[side.runtime].spent():
+            return Exhausted(reason=reason)
         self._doing = ", while the next candidate was planned"
         opened = self._history.open(self._sampler(side))
         with self._untried_on_failure(opened), self._stopwatch("propose"):
@@ -262,7 +299,8 @@ class Search(Generic[ModelT]):
                 return Exhausted(reason=f"exhausted: {MAX_REPEATS} proposals in a row were configs tried before")
             return None
         self._repeats[side.runtime] = 0
-        if end := self._limits.too_late(self._prices[side.runtime].least_s(proposal.config, trials[0])):
+        least_s = self._prices[side.runtime].least_s(proposal.config, trials[0])
+        if end := self._limits.too_late(least_s + self._compilations[side.runtime].shortest_s):
             self._history.discard(opened)
             return end
         self._doing = f", while trial {opened.number} was made and measured"
@@ -319,8 +357,8 @@ class Search(Generic[ModelT]):
                 self._prices[side.runtime].made(proposal.config, time.monotonic() - started)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
-            if earlier is not None and _answers(earlier, proposal):
-                self._record(opened, _same(opened.number, proposal, earlier, time.monotonic() - started))
+            if earlier is not None and answers(earlier, proposal):
+                self._record(opened, same_model(opened.number, proposal, earlier, time.monotonic() - started))
                 return
             made = time.monotonic()
             with self._stopwatch("evaluate"):
@@ -331,11 +369,13 @@ class Search(Generic[ModelT]):
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
-            self._prices[side.runtime].evaluated(outcome.measurement, time.monotonic() - made)
+            compiled_s = outcome.compiled_s
+            self._compilations[side.runtime].add(compiled_s)
+            self._prices[side.runtime].evaluated(outcome.measurement, time.monotonic() - made - (compiled_s or 0.0))
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it
-            outcome = _describe(error)
+            outcome = describe(error)
         failed = isinstance(outcome, str)
         trial = Trial(
             number=opened.number,
@@ -382,35 +422,3 @@ class Search(Generic[ModelT]):
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._objective, self._criterion.target)
         self._observer.trial_finished(trial, incumbent(self._history.trials, self._objective))
-
-
-def _answers(earlier: Trial, proposal: Proposal) -> bool:
-    """Whether what is known of an earlier trial of the same model is all that a proposal asks for."""
-    if earlier.state is TrialState.RUNNING:
-        return False
-    measured = earlier.measurement
-    return not proposal.needs_accuracy or measured is None or (measured.loss is not None and measured.complete)
-
-
-def _same(number: int, proposal: Proposal, earlier: Trial, duration_s: float) -> Trial:
-    """The trial that is recorded for a config that makes the same model, scales included, as an earlier one."""
-    return dataclasses.replace(
-        earlier,
-        number=number,
-        config=proposal.config,
-        duration_s=duration_s,
-        note=f"{proposal.note} (the same model as trial {earlier.number})".strip(),
-        params={},
-        same_as=earlier.number if earlier.same_as is None else earlier.same_as,
-    )
-
-
-def _describe(error: Exception) -> str:
-    """A line that says what failed; errors of other libraries are named by their type."""
-    cause = error.__cause__
-    lines = str(error).strip().splitlines()
-    first = lines[0] if lines else ""
-    text = first if type(error).__module__.startswith("autotune") else f"{type(error).__name__}: {first}"
-    if cause is not None and str(cause) not in text:
-        text += f" ({type(cause).__name__}: {cause})"
-    return text[:500]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -13,8 +14,10 @@ from autotune import data
 from autotune.adapter import (
     Adapter,
     DataDependentSpace,
+    Example,
     Execution,
     Feeds,
+    Gradients,
     ModelT,
     OwnStatistics,
     Statistics,
@@ -25,7 +28,7 @@ from autotune.adapter import (
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
 from autotune.errors import ApplyError
-from autotune.evaluation import AnyEvaluator, Evaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction
+from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import open_all
@@ -127,6 +130,7 @@ class Preparing(Generic[ModelT]):
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
         self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
         self._shares = 1  # runtimes among which the time for calibration and insights is divided
+        self._gradients: Callable[[], Gradients | None] | None = None
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -147,6 +151,8 @@ class Preparing(Generic[ModelT]):
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
             fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
+        if isinstance(source, OwnSource):
+            self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
         self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
         fp32 = self._fp32_speeds(loaded, calls, history)
@@ -254,6 +260,7 @@ class Preparing(Generic[ModelT]):
             stopwatch=self._stages.stopwatch,
             timeout_s=None if self._tuner.timeout_s is None else self._tuner.timeout_s / self._shares,
             deadline=self._stages.deadline,
+            gradients=self._gradients,
         )
         problem = Problem(
             space=space,
@@ -348,7 +355,7 @@ class Preparing(Generic[ModelT]):
         }
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
-        return Evaluator(**options)
+        return evaluator_of(**options)
 
 
 def _held(runtime: str | None, model: Any) -> Any:

@@ -90,6 +90,10 @@ class Tuner:
         trial_timeout_s: With a worker, seconds after which a trial fails; None sets no limit.
         trial_memory_bytes: With a worker, its resident memory at which a trial fails; None: nine tenths of what was
             free when it started.
+        max_compilations: Candidates to compile at the most, where the framework compiles them (PyTorch); the search
+            ends with the last one. None sets no limit.
+        compilation_max_s: Wall time in seconds that compiling may take in one ``tune``; once it is up, nothing more is
+            compiled and the search ends. None sets no limit.
         train_fn: The last resort for a framework's own model, where no post-training candidate keeps the target: called
             with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
             or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
@@ -123,11 +127,13 @@ class Tuner:
     isolation: Isolation | str = Isolation.NONE
     trial_timeout_s: float | None = None
     trial_memory_bytes: int | None = None
+    max_compilations: int | None = None
+    compilation_max_s: float | None = None
     train_fn: TrainFunction | None = None
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
-        for name in ("max_trials", "threads", "batch_size", "sampling_size"):
+        for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"`{name} >= 1` must hold, but got {value}")
@@ -136,8 +142,10 @@ class Tuner:
                 f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
                 f"but got {self.batch_axis!r}"
             )
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise InputError(f"`timeout_s > 0` must hold, but got {self.timeout_s}")
+        for name in ("timeout_s", "compilation_max_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"`{name} > 0` must hold, but got {value}")
         if self.objective not in list(Objective):
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,19 @@ class TestOpenVino(AdapterSuite):
 
     def batches(self) -> Sequence[Feeds]:
         return image_batches()
+
+
+class TestPytorch(AdapterSuite):
+    def adapter(self) -> Any:
+        pytest.importorskip("torch")
+        return get_adapter("pytorch")
+
+    def source(self) -> object:
+        return importlib.import_module("tests.adapters.pytorch.networks").exported_cnn()
+
+    def batches(self) -> Sequence[Feeds]:
+        rng = np.random.default_rng(1)
+        return [{"x": rng.normal(size=(8, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
 
 
 class TestNumpy(AdapterSuite):

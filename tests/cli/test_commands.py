@@ -24,6 +24,7 @@ def test_init_writes_an_experiment_that_loads(command: Command, network_file: Pa
     assert "# input  data: float32 (batch, 3, 16, 16)" in text
     assert "# output logits: float32 (batch, 10)" in text
     experiment = load_experiment(tmp_path / "mine.yaml")
+    assert experiment.model.path is not None
     assert experiment.model.path.resolve() == network_file.resolve()
     steps = experiment.evaluation.accuracy.dataset.preprocess if experiment.evaluation.accuracy.dataset else ()
     assert [type(step.operation).__name__ for step in steps] == ["Resize", "Rescale", "Normalize", "Transpose"]

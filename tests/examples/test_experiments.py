@@ -18,6 +18,7 @@ FILES = sorted(EXAMPLES.rglob("*.yaml"))
 def test_it_fits_the_schema_and_asks_for_one_percent(path: Path) -> None:
     experiment = load_experiment(path)
     assert experiment.tuning.accuracy_criterion.relative == 0.01
+    assert experiment.model.path is not None
     assert experiment.model.path.parent == path.parent
 
 

@@ -117,7 +117,7 @@ def test_an_unknown_key_names_its_line_the_nearest_and_the_allowed_ones(file: Pa
     (line,) = problems(file, MINIMAL + "tuning:\n  exit_policy:\n    timeout: 5\n    max_trial: 3\n")
     assert line == (
         "10: tuning.exit_policy.max_trial: unknown key 'max_trial' (did you mean 'max_trials'?). "
-        "Allowed here: timeout, max_trials"
+        "Allowed here: timeout, max_trials, max_compilations, compilation_timeout"
     )
 
 
@@ -272,6 +272,7 @@ def test_overrides(file: Path) -> None:
         file, MINIMAL, "tuning.exit_policy={timeout: 5}", "tuning.exit_policy.max_trials=7", "model.path=b.onnx"
     )
     assert (experiment.tuning.exit_policy.timeout, experiment.tuning.exit_policy.max_trials) == (5.0, 7)
+    assert experiment.model.path is not None
     assert experiment.model.path.name == "b.onnx"
 
 

@@ -12,10 +12,13 @@ import pytest
 
 from autotune.adapter import Execution, host_of, suffix_of
 from autotune.config import QuantizationConfig
-from autotune.runtimes import RuntimeModel
+from autotune.criterion import Criterion
+from autotune.runtimes import RuntimeModel, RuntimesAdapter
+from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.models import Models
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
-from tests.runtimes.toys import DYNAMIC, adapter_of
+from tests.runtimes.toys import DYNAMIC, TOYS, adapter_of, files
 
 ADAPTER = adapter_of("hare", "tortoise")
 
@@ -52,6 +55,18 @@ def test_a_model_is_written_under_the_ending_of_its_runtime(network: NumpyModel,
     # Nobody knows which runtime wins when they name the file.
     assert ADAPTER.save(model, tmp_path / "tuned.hare", {}) == (tmp_path / "tuned.tortoise",)
     assert ADAPTER.save(model, tmp_path / "mine.v2", {}) == (tmp_path / "mine.v2",)
+
+
+def test_the_workspace_has_the_ending_of_the_winner_whatever_the_first_runtime_writes(
+    network: NumpyModel, tmp_path: Path
+) -> None:
+    class Folder(NumpyAdapter):
+        suffix = ""
+
+    adapter = RuntimesAdapter({"folder": Folder(), "hare": TOYS["hare"]()}, {})
+    trial = Trial(number=0, config=QuantizationConfig(), state=TrialState.COMPLETED, measurement=Measurement())
+    Models(adapter, Criterion(relative=0.01), tmp_path).keep_best(on("hare", network), trial)
+    assert files(tmp_path, "best") == ["best.hare"]
 
 
 def test_adapter_and_model_can_be_sent_to_a_worker(network: NumpyModel) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Interval
 from autotune.errors import ApplyError
-from autotune.evaluation import Evaluation
 from autotune.runtimes.probes import Probe, Probes
 from autotune.strategy import Objective, Problem
-from autotune.trial import Measurement, TrialState
+from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import History
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
@@ -39,12 +38,10 @@ class Scripted:
     def prepare(self, *, deadline: float | None) -> None:
         """Nothing is needed."""
 
-    def evaluate(self, candidate: QuantizationConfig, *, worth_from: float, deadline: float | None) -> Evaluation:  # noqa: ARG002
-        assert worth_from == math.inf  # no speed is worth an accuracy
+    def speed_of(self, candidate: QuantizationConfig, *, deadline: float | None) -> Measurement:  # noqa: ARG002
         self.asked.append(candidate)
         self.now += self._seconds
-        measured = Measurement(speedup=2.0, speedup_interval=Interval(low=1.9, high=2.1, confidence=0.95))
-        return Evaluation(state=TrialState.PRUNED, measurement=measured, reason="timed")
+        return Measurement(speedup=2.0, speedup_interval=Interval(low=1.9, high=2.1, confidence=0.95))
 
 
 @pytest.fixture
@@ -91,6 +88,20 @@ def test_under_a_deadline_probes_take_a_small_share_of_the_time(
     monkeypatch.setattr(time, "monotonic", lambda: scripted.now)
     assert len(probes(scripted, History(None, {}), [], deadline=scripted.now + 10)(side)) == 1
     assert len(probes(scripted, History(None, {}), [], deadline=scripted.now + 100)(side)) == 2
+
+
+def test_where_the_time_is_short_it_is_left_to_trials(side: Side[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    history, scripted = History(None, {}), Scripted()
+    monkeypatch.setattr(time, "monotonic", lambda: scripted.now)
+    opened = history.open(RandomSampler(seed=0))
+    history.start(opened, QuantizationConfig(), "fp32 baseline")
+    measured = Measurement(speedup=1.0, accuracy=1.0)
+    baseline = Trial(
+        number=0, config=QuantizationConfig(), state=TrialState.COMPLETED, measurement=measured, duration_s=10.0
+    )
+    history.finish(opened, baseline, Objective.LATENCY, 0.01)
+    assert probes(scripted, history, [], deadline=scripted.now + 39)(side) == []
+    assert len(probes(scripted, history, [], deadline=scripted.now + 41)(side)) == 2
 
 
 def test_recipes_that_take_seconds_are_left_out(side: Side[Any]) -> None:

@@ -71,6 +71,27 @@ class Relative(RandomSampler):
         return {name: finished(study)[-1].params[name] for name in search_space}
 
 
+class Remembering(RandomSampler):
+    """Knows the study of one runtime once it has seen it, as Optuna's own samplers know the parameters of theirs."""
+
+    known: tuple[str, ...] = ()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        names = tuple(finished(study)[-1].params)
+        assert self.known in ((), names)
+        self.known = names
+        return {}
+
+
+def test_what_a_sampler_remembers_of_one_runtime_is_not_taken_for_another() -> None:
+    sampler = Remembering(seed=0)
+    drawn(sampler, mine=2, theirs=2, prefix="a/")
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(params={"b/op": "bf16"}, distributions=OTHERS, value=1.0))
+    study.sampler = SideSampler(sampler, "b/")
+    assert set(study.ask(OTHERS).params) == {"b/op"}
+
+
 @pytest.mark.parametrize("make", [TPESampler, Relative])
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_drawn_is_what_a_run_of_this_runtime_alone_draws(make: Any, seed: int) -> None:

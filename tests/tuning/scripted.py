@@ -34,5 +34,11 @@ def script_speeds(monkeypatch: pytest.MonkeyPatch, speedup_of: Callable[[Any], f
     def unraced(*_arguments: Any, **_options: Any) -> Any:
         raise DeadlineReached("scripted: no race")
 
+    def timed(_self: Any, candidate: Any, **_options: Any) -> Measurement:
+        speedup = speedup_of(candidate)
+        interval = Interval(low=speedup * 0.99, high=speedup * 1.01, confidence=0.95)
+        return Measurement(speedup=speedup, speedup_interval=interval, latency_decided=True)
+
     monkeypatch.setattr(Evaluator, "evaluate", scripted)
+    monkeypatch.setattr(Evaluator, "speed_of", timed)
     monkeypatch.setattr(Evaluator, "race", unraced)

@@ -24,9 +24,11 @@ from autotune.criterion import Criterion
 from autotune.errors import DeadlineReached, InputError, TrialError
 from autotune.evaluation.accuracy.score import Progress
 from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
-from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.compiling import evaluator_of
+from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
 from autotune.evaluation.latency import LatencyOptions, RaceResult
+from autotune.evaluation.measured import Evaluation
 from autotune.pickling import pickled
 from autotune.trial import Measurement
 
@@ -39,6 +41,8 @@ _SENT = {
 """Objects that a worker gets a copy of once, by what users call them. A candidate is sent with each trial."""
 _WHY = 'With isolation="process" a worker process gets a copy of it'
 _WAY_OUT = 'go without workers (isolation="none")'
+
+_NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(2**62)}
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
@@ -126,7 +130,7 @@ class IsolatedEvaluator(Generic[ModelT]):
             "cache": cache or Path(self._folder.name),
         }
         self._model = model
-        self._local: Evaluator[ModelT] = Evaluator(**self._setup, on_progress=on_progress)
+        self._local: Evaluator[ModelT] = evaluator_of(**self._setup, on_progress=on_progress)
         self._baseline: Measurement | None = None
         self._pool: _Pool | None = None
 
@@ -205,6 +209,11 @@ class IsolatedEvaluator(Generic[ModelT]):
         """
         asked = (incumbent, needs_accuracy, rank, worth_from)
         result: Evaluation = self._run(worker.evaluate, candidate, *asked, deadline=deadline)
+        return result
+
+    def speed_of(self, candidate: ModelT, *, deadline: float | None = None) -> Measurement:
+        """Time a candidate in the worker; see :meth:`Evaluator.speed_of`."""
+        result: Measurement = self._run(worker.speed_of, candidate, deadline=deadline)
         return result
 
     def complete(self, candidate: ModelT, measured: Measurement, *, deadline: float | None = None) -> Measurement:
@@ -288,8 +297,9 @@ class _Pool:
         self._progress_path = folder / "progress"
         self._progress_path.write_bytes(bytes(worker.PROGRESS_BYTES))
         # A worker that sits idle between trials must not retire: its sessions and data are what makes trials cheap.
+        # What it keeps is no leak either, for which loky would replace it from 300 MB on; its memory is watched here.
         self._executor = ProcessPoolExecutor(
-            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),)
+            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),), env=_NO_RECYCLING
         )
         self._process = psutil.Process(self._executor.submit(worker.pid).result())
         self.killed = False

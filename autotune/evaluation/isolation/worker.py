@@ -19,8 +19,10 @@ import cloudpickle
 import psutil
 
 from autotune.errors import AutotuneError, TrialError
-from autotune.evaluation.evaluator import Evaluation, Evaluator
+from autotune.evaluation.compiling import evaluator_of
+from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.lifeline import follow
+from autotune.evaluation.measured import Evaluation
 from autotune.trial import Measurement
 
 _PROGRESS = struct.Struct("<qq")
@@ -67,7 +69,19 @@ def evaluate(setup: str, progress: str, payload: bytes, baseline: Measurement, l
             worth_from=worth_from,
             deadline=deadline,
         )
+        if found.compiled_s is not None:
+            peak = _peak(evaluator, candidate)  # what ran before was no compiled model
         return dataclasses.replace(found, measurement=with_peak(found.measurement, peak))
+
+    return _guarded(task, setup, progress, baseline, left)
+
+
+def speed_of(setup: str, progress: str, payload: bytes, baseline: Measurement, left: float | None) -> object:
+    """Time a candidate; the payload is the candidate."""
+
+    def task(evaluator: Evaluator[Any], deadline: float | None) -> Measurement:
+        (candidate,) = cloudpickle.loads(payload)
+        return evaluator.speed_of(candidate, deadline=deadline)
 
     return _guarded(task, setup, progress, baseline, left)
 
@@ -142,7 +156,7 @@ def _evaluator(setup: str, progress: str, baseline: Measurement, deadline: float
         arguments = cloudpickle.loads(Path(setup).read_bytes())
         target = Path(progress)
 
-        evaluator = Evaluator(**arguments, on_progress=lambda done, total: write_progress(target, done, total or 0))
+        evaluator = evaluator_of(**arguments, on_progress=lambda done, total: write_progress(target, done, total or 0))
         evaluator.resume(baseline, deadline=deadline)
         _evaluators[setup] = evaluator
     write_progress(Path(progress), 0, 0)

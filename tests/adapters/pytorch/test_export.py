@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections import UserDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_inputs_that_are_named_without_parameters_are_free_too() -> None:
 
 
 def test_labels_and_what_forward_does_not_take_are_left_out() -> None:
-    made = export(seeded(Text), Example([tokens(4, 6)]))
+    made = export(seeded(Text), Example([UserDict(tokens(4, 6))]))  # as Hugging Face's BatchEncoding is one
     assert list(made.example.named) == ["input_ids", "attention_mask"]
 
 
@@ -94,6 +95,19 @@ def test_a_pair_is_a_batch_with_labels_where_one_input_is_required() -> None:
 def test_examples_have_the_type_of_the_weights() -> None:
     program = exported(seeded(Network), Example([images(2).double().numpy()]))
     assert next(iter(program.state_dict.values())).dtype is torch.float32
+
+
+class TimeMajor(nn.Module):
+    """Its samples lie along the second axis."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(0)[-1]
+
+
+@pytest.mark.parametrize("axis", [1, -2, {"x": 1}])
+def test_the_axis_that_the_user_names_is_the_one_that_is_free(axis: Any) -> None:
+    program = exported(TimeMajor().eval(), Example([torch.randn(5, 1, 3)], axis))
+    assert free_axes(program) == {"x": (False, True, False)}
 
 
 def test_a_baked_in_number_of_samples_is_kept_with_a_note() -> None:
@@ -192,6 +206,17 @@ def test_a_module_without_values_or_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_type(dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+    module = seeded(Network).to(dtype)
+    assert f"weights of float32, which are what is quantized, but 'stem.weight' is {name}" in refused(
+        module, [images(2)]
+    )
+    program = torch.export.export(module, (images(2).to(dtype),))
+    assert "Call `.float()`" in refused(program, [images(2)])
+
+
 def test_batch_norm_without_statistics() -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False)).eval()
     message = refused(module, [images(2)])
@@ -211,6 +236,9 @@ def test_data_that_the_module_does_not_read() -> None:
     assert "'pixels'" in refused(network, [{"pixels": images(2)}], DataError)
     assert "must have 1 inputs" in refused(network, [(images(2), images(2), images(2))], DataError)
     assert "is a str" in refused(network, [("cat", 0)], DataError)
+    assert "at least one sample, but the first has none (x float32 (0, 1, 8, 8))" in refused(
+        network, [images(0)], DataError
+    )
     assert "at least one batch" in refused(network, [], DataError)
 
 

@@ -211,3 +211,30 @@ def test_limits_state_their_rules() -> None:
         IsolationOptions(trial_timeout_s=0)
     with pytest.raises(InputError, match="trial_memory_bytes > 0"):
         IsolationOptions(trial_memory_bytes=-1)
+
+
+@pytest.mark.usefixtures("isolated")  # which lets a worker have what a conftest defines
+def test_what_a_worker_keeps_between_trials_is_no_leak(settings: dict[str, Any], problem: Any, tmp_path: Path) -> None:
+    seen = tmp_path / "processes"
+
+    def eval_fn(model: Callable[[object], Array]) -> float:
+        import builtins  # noqa: PLC0415
+        import os  # noqa: PLC0415
+        import time as clock  # noqa: PLC0415
+
+        builtins.kept = np.ones(400 * MIB // 8)  # type: ignore[attr-defined]  # as a framework's caches are
+        with seen.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        clock.sleep(1.1)  # loky looks at a worker's memory once a second
+        return float((model(problem.inputs).argmax(1) == problem.labels).mean())
+
+    source = UserFunction(function=eval_fn)
+    limits = IsolationOptions(trial_memory_bytes=4096 * MIB)
+    options = {**settings, "source": source, "adapter": sys.modules[type(problem).__module__].NumpyAdapter()}
+    with IsolatedEvaluator(isolation=limits, **options) as evaluator:
+        evaluator.baseline()
+        for noise in (0.1, 0.2, 0.3):
+            evaluator.evaluate(problem.disturbed(noise), needs_accuracy=True)
+    _, *workers = seen.read_text().split()
+    assert len(workers) == 3
+    assert len(set(workers)) == 1
