@@ -53,7 +53,7 @@ def spread_channels(network: Any, deviation: float, seed: int) -> None:
     Args:
         network: Changed in place; computes the same in fp32.
         deviation: Standard deviation of the factors' logarithms.
-        seed: Of the factors.
+        seed: Seed of the factors.
     """
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -65,17 +65,19 @@ def spread_channels(network: Any, deviation: float, seed: int) -> None:
 
 
 class Training:
-    """A ``train_fn``: plain SGD on random batches, some of them mirrored.
+    """A ``train_fn``: Adam on random batches, some of them mirrored, towards the outputs of the fp32 module.
+
+    The module has seen these images in its own training, and tells more about each than its label does.
 
     Args:
         images: Training images.
-        labels: Their classes.
+        teacher: The fp32 module.
         options: Number of steps, size of a batch, learning rate and seed.
     """
 
-    def __init__(self, images: Any, labels: Any, options: argparse.Namespace) -> None:
+    def __init__(self, images: Any, teacher: Any, options: argparse.Namespace) -> None:
         self._images = torch.from_numpy(images)
-        self._labels = torch.from_numpy(labels)
+        self._teacher = teacher
         self._options = options
         self.seconds: list[float] = []
 
@@ -83,14 +85,16 @@ class Training:
         """Train in place."""
         options, started = self._options, time.perf_counter()
         random = torch.Generator().manual_seed(options.seed)
-        optimizer = torch.optim.SGD(model.parameters(), lr=options.rate, momentum=0.9)
+        optimizer = torch.optim.Adam(model.parameters(), lr=options.rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
         for step in range(options.steps):
             chosen = torch.randperm(len(self._images), generator=random)[: options.batch]
             images = self._images[chosen]
             if step % 2:
                 images = images.flip(-1)
-            loss = functional.cross_entropy(model(images), self._labels[chosen])
+            with torch.no_grad():
+                wanted = self._teacher(images).softmax(1)
+            loss = functional.cross_entropy(model(images), wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -103,9 +107,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     module = network()
     spread_channels(module, options.spread, options.seed)
-    images, labels = SUBJECT.images("calibration", options.training)
+    images, _ = SUBJECT.images("calibration", options.training)
     evaluation = SUBJECT.batches("evaluation", options.images)
-    train = Training(images, labels, options)
+    train = Training(images, module, options)
     tuner = autotune.Tuner(
         strategy="basic",
         max_trials=1,
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=1000, help="training images")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--spread", type=float, default=1.0, help="deviation of the logarithm of the channels' factors")
     parser.add_argument("--threads", type=int, default=1, help="of training")
     options = parser.parse_args()

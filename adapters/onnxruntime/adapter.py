@@ -115,7 +115,7 @@ class OnnxRuntimeAdapter:
     def fake_quantization(
         self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics
     ) -> Mapping[str, FakeQuantizedOp]:
-        """What each int8 op of a config reads and writes; see :class:`autotune.adapter.FakeQuantization`.
+        """The grids that each int8 op of a config reads and writes; see :class:`autotune.adapter.FakeQuantization`.
 
         Raises:
             ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.

@@ -103,7 +103,7 @@ def local_errors(model: OnnxModel, config: QuantizationConfig, statistics: Calib
 def fake_quantization(
     model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics
 ) -> dict[str, FakeQuantizedOp]:
-    """What each int8 op of a config reads and writes; see :class:`autotune.adapter.FakeQuantization`."""
+    """The grids that each int8 op of a config reads and writes; see :class:`autotune.adapter.FakeQuantization`."""
     model = dataclasses.replace(model, given=None)
     graph = Graph(model.proto)
     _require_offered(graph, config)

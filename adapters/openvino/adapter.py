@@ -102,7 +102,7 @@ class OpenVinoAdapter:
     def fake_quantization(
         self, model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics
     ) -> Mapping[str, FakeQuantizedOp]:
-        """What each int8 op of a config reads; see :class:`autotune.adapter.FakeQuantization`.
+        """The grids that each int8 op of a config reads; see :class:`autotune.adapter.FakeQuantization`.
 
         Raises:
             ApplyError: A tensor has no statistics.

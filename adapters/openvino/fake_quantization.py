@@ -25,7 +25,7 @@ class RoundedRows:
     grid: WeightGrid
 
     def __call__(self, weight: Array) -> Array:
-        """What the integers of a weight stand for: float32."""
+        """The values that the integers of a weight stand for: float32."""
         grid = self.grid
         parameters = grid.limits.parameters(weight, grid.scheme, 0, CalibrationMethod.MINMAX)
         axis = 0 if parameters.scale.ndim else None

@@ -1,4 +1,4 @@
-"""What quantization-aware training needs: of a runtime, the grids of a candidate; of a framework, to train on them."""
+"""Quantization-aware training: a runtime tells the grids of a candidate, and a framework trains on them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FakeQuantizedWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class FakeQuantizedOp:
-    """What one static int8 op of a candidate reads and writes.
+    """The grids that one static int8 op of a candidate reads and writes.
 
     Attributes:
         inputs: By position: the grid of an input that comes from calibration. An input without an entry is read as it
@@ -62,7 +62,7 @@ class FakeQuantizedOp:
 
 @runtime_checkable
 class FakeQuantization(Protocol):
-    """What an adapter adds to the contract where candidates of it can be trained.
+    """An optional part of an adapter: candidates can be trained.
 
     Ranges come from the calibration statistics alone and weights are rounded to the nearest integer, so that
     :meth:`Adapter.apply` with the same config and statistics makes the same grids of a model with other weights.
@@ -86,7 +86,10 @@ class FakeQuantization(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What a :class:`~autotune.adapter.SourceFramework` adds where its models can be trained on a runtime's grids."""
+    """An optional part of a framework: its models can be trained on a runtime's grids.
+
+    See :class:`~autotune.adapter.SourceFramework`.
+    """
 
     def fake_quantized(
         self, source: Any, example: Example, ops: Mapping[str, FakeQuantizedOp]

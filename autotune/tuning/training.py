@@ -116,7 +116,7 @@ class Training(Generic[ModelT]):
         return trained
 
     def _key(self, side: Side[ModelT], config: QuantizationConfig) -> str:
-        """What trained weights depend on, as far as it is known: the code of ``train_fn`` is the user's to change."""
+        """A hash of what trained weights depend on; the code of ``train_fn`` is not part of it."""
         return hashlib.sha256(f"{side.model.fingerprint} {config.fingerprint}".encode()).hexdigest()[:16]
 
     @property

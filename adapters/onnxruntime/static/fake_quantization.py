@@ -31,7 +31,7 @@ class RoundedWeight:
     config: QuantizationConfig
 
     def __call__(self, weight: Array) -> Array:
-        """What the integers of a weight stand for: float32."""
+        """The values that the integers of a weight stand for: float32."""
         choice = self.config[self.op.name]
         assert choice.weight is not None
         parameters = weight_parameters(weight, self.op, self.config)

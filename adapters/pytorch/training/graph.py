@@ -124,7 +124,7 @@ class _Surgery:
         return folded, values
 
     def round_output(self, name: str, grid: ActivationGrid) -> None:
-        """Round what an op writes, for all that read it."""
+        """Round the tensor that an op writes, for all that read it."""
         node = self.nodes[name]
         users = list(node.users)
         with self._graph.inserting_after(node):
@@ -133,7 +133,7 @@ class _Surgery:
             user.replace_input_with(node, rounded)
 
     def round_inputs(self, name: str, grids: Mapping[int, ActivationGrid]) -> None:
-        """Round what an op reads, for it alone, where it is not on the grid already."""
+        """Round the tensors that an op reads, for it alone, where it is not on the grid already."""
         node = self.nodes[name]
         tensors = _tensors(node)
         replacements = {}
@@ -192,7 +192,7 @@ class _Surgery:
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:
-    """What a node reads, in order, one entry for each time."""
+    """The tensors that a node reads, in order, one entry for each time."""
     found: list[fx.Node] = []
     fx.map_arg(node.args, found.append)
     return found

@@ -155,7 +155,7 @@ def test_a_weight_that_several_calls_read_is_rounded_for_each() -> None:
 
 def test_a_batch_norm_that_the_runtime_does_not_fold_is_left_alone() -> None:
     class Twice(nn.Module):
-        """What the convolution writes is read before and after the batch norm."""
+        """The output of the convolution is read before and after the batch norm."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -114,7 +114,7 @@ def test_training_recovers_half_of_the_loss_and_is_not_done_twice(tmp_path: Path
 
     resumed = tune(again, tmp_path)
     assert [trial.config for trial in resumed.history] == [trial.config for trial in result.history]
-    # What is killed between training and its trial goes on without training, too.
+    # A run that is killed between training and its trial goes on without training, too.
     for file in tmp_path.glob("study.db*"):
         file.unlink()
     killed = tune(again, tmp_path)
