@@ -237,18 +237,22 @@ class QuantizationConfig:
             it was given. Candidates with a quantized op are made of the prepared one anyway.
         runtime: The runtime that executes the model, in a run over several of them, by the name of its adapter. None in
             a run of one framework, and for the user's model, which is measured on the baseline's runtime alone.
+        trained: Whether the weights were trained on these very grids, see :class:`autotune.adapter.Trainable`. Scales
+            of weights then come from their largest magnitude, whatever the calibration algorithm.
     """
 
     ops: Mapping[str, OpConfig] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     prepared: bool = False
     runtime: str | None = None
+    trained: bool = False
 
     def __post_init__(self) -> None:
         # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
         kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
         object.__setattr__(self, "ops", kept)
         object.__setattr__(self, "prepared", self.prepared and not kept)
+        object.__setattr__(self, "trained", self.trained and bool(kept))
         if self.is_fp32:
             object.__setattr__(self, "runtime", None)
         if not kept:
@@ -305,6 +309,8 @@ class QuantizationConfig:
             data["prepared"] = True
         if self.runtime is not None:
             data["runtime"] = self.runtime
+        if self.trained:
+            data["trained"] = True
         return data
 
     @classmethod
@@ -324,11 +330,13 @@ class QuantizationConfig:
             recipe=Recipe.from_json(data.get("recipe", {})),
             prepared=data.get("prepared", False),
             runtime=data.get("runtime"),
+            trained=data.get("trained", False),
         )
 
     def diff(self, other: QuantizationConfig) -> str:
         """The changes from this config to ``other``: a line for each op or recipe field, empty when they are equal."""
-        lines = [f"runtime: {self.runtime} -> {other.runtime}"] if self.runtime != other.runtime else []
+        whole = (("runtime", self.runtime, other.runtime), ("trained", self.trained, other.trained))
+        lines = [f"{name}: {before} -> {after}" for name, before, after in whole if before != after]
         lines += [
             f"{name}: {self[name]} -> {other[name]}"
             for name in sorted({*self.ops, *other.ops})

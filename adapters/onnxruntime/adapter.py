@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Example, Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, FakeQuantizedOp, Feeds, Runner
 from autotune.adapters.onnx.branches import Shapes, chosen_by_shapes
 from autotune.adapters.onnx.compare import executes_another_graph
 from autotune.adapters.onnx.decided import deciding_inputs, values_in
@@ -16,7 +16,7 @@ from autotune.adapters.onnx.load import read_model
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.prepare import agrees_on, prepare
 from autotune.adapters.onnx.session import SessionRunner, open_session, session_options
-from autotune.adapters.onnxruntime.apply import apply_config, local_errors
+from autotune.adapters.onnxruntime.apply import apply_config, fake_quantization, local_errors
 from autotune.adapters.onnxruntime.calibration import calibrate
 from autotune.adapters.onnxruntime.choices.execution_options import OPTIONS, from_metadata
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
@@ -111,6 +111,16 @@ class OnnxRuntimeAdapter:
             ApplyError: A tensor has no statistics.
         """
         return local_errors(model, config, statistics)
+
+    def fake_quantization(
+        self, model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics
+    ) -> Mapping[str, FakeQuantizedOp]:
+        """The grids that each int8 op of a config reads and writes; see :class:`autotune.adapter.FakeQuantization`.
+
+        Raises:
+            ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
+        """
+        return fake_quantization(model, config, statistics)
 
     def host_findings(self) -> Sequence[str]:
         """The measurements of half precision; see :class:`autotune.adapter.HostFindings`."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from autotune.adapter import FakeQuantizedOp
 from autotune.adapters.onnx.graph import Graph, is_external
 from autotune.adapters.onnx.model import OnnxModel, spill
 from autotune.adapters.onnx.quantized import is_pair
@@ -20,6 +21,7 @@ from autotune.adapters.onnxruntime.half.convert import compute_in_half
 from autotune.adapters.onnxruntime.half.kernels import HALF_TYPES
 from autotune.adapters.onnxruntime.recipes.pipeline import Prepared, correct_constants, prepare_channels
 from autotune.adapters.onnxruntime.residuals import keep_residuals_apart
+from autotune.adapters.onnxruntime.static.fake_quantization import quantized_ops
 from autotune.adapters.onnxruntime.static.insertion import insert_pairs
 from autotune.adapters.onnxruntime.static.keep_fp32 import keep_fp32
 from autotune.adapters.onnxruntime.static.local_errors import errors_by_op
@@ -96,6 +98,19 @@ def local_errors(model: OnnxModel, config: QuantizationConfig, statistics: Calib
     placement = place(graph, quantizable_ops(graph)[0], config)
     prepared = Prepared(model=model, reference=model, statistics=statistics, ranges={})
     return errors_by_op(model, placement, _activation_parameters(placement, prepared), statistics)
+
+
+def fake_quantization(
+    model: OnnxModel, config: QuantizationConfig, statistics: CalibrationStatistics
+) -> dict[str, FakeQuantizedOp]:
+    """The grids that each int8 op of a config reads and writes; see :class:`autotune.adapter.FakeQuantization`."""
+    model = dataclasses.replace(model, given=None)
+    graph = Graph(model.proto)
+    _require_offered(graph, config)
+    placement = place(graph, quantizable_ops(graph)[0], config)
+    prepared = Prepared(model=model, reference=model, statistics=statistics, ranges={})
+    activations = _activation_parameters(placement, prepared)
+    return quantized_ops(model, placement, _tensor_parameters(model, graph, placement, activations), config)
 
 
 def _require_offered(graph: Graph, config: QuantizationConfig) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Example, Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, FakeQuantizedOp, Feeds, Runner
 from autotune.adapters.openvino import profile
 from autotune.adapters.openvino.calibration import calibrate
 from autotune.adapters.openvino.candidate import HALF, Candidate
 from autotune.adapters.openvino.channels import can_be_smoothed
+from autotune.adapters.openvino.fake_quantization import fake_quantization
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import quantizable_ops
@@ -97,6 +98,16 @@ class OpenVinoAdapter:
                 space = without(space, stayed, precision)
                 notes.append(f"{listed(stayed)}: no {precision}, since OpenVINO computes them in fp32 all the same")
         return space, notes
+
+    def fake_quantization(
+        self, model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics
+    ) -> Mapping[str, FakeQuantizedOp]:
+        """The grids that each int8 op of a config reads; see :class:`autotune.adapter.FakeQuantization`.
+
+        Raises:
+            ApplyError: A tensor has no statistics.
+        """
+        return fake_quantization(model, config, statistics)
 
     def apply(
         self, model: OpenVinoModel, config: QuantizationConfig, statistics: CalibrationStatistics

@@ -57,7 +57,7 @@ def apply_config(model: OpenVinoModel, config: QuantizationConfig, statistics: C
     activations = ActivationGrids(channels.statistics, channels.ranges)
     for op in chosen:
         activations.choose(op, config[op.name])
-    grids = {op.name: (op, weight_grid(op, config[op.name], config.recipe)) for op in weighted}
+    grids = {op.name: (op, weight_grid(op, config[op.name], config.recipe, trained=config.trained)) for op in weighted}
     constants, notes = correct_constants(model, channels, grids, activations.tensors(), config.recipe)
     for op, grid in grids.values():
         op.node.input(1).replace_source_output(weight_node(op, grid, constants[weight_name(op)]).output(0))
@@ -145,6 +145,10 @@ class ActivationGrids:
                 parameters = affine_parameters(*(own or activation_range(found, choice.calibration, scheme)), scheme)
                 # All 256 integers, also those that a symmetric scheme leaves out.
                 self._grids[name] = parameters, dataclasses.replace(scheme, symmetric=False)
+
+    def chosen(self, op: QuantizableOp, place: int) -> tuple[AffineParameters, TensorScheme]:
+        """The scale, zero point and integers of what an op reads at a place."""
+        return self._grids[self._chosen[op.name, place]]
 
     def tensors(self) -> dict[str, tuple[AffineParameters, QuantizedType]]:
         """By tensor: its scale, zero point and type. Where a MatMul reads it otherwise, what other ops read counts."""

@@ -44,12 +44,19 @@ class WeightGrid:
         return 0 if self.parameters.scale.ndim else None
 
 
-def weight_grid(op: QuantizableOp, choice: OpConfig, recipe: Recipe) -> WeightGrid:
-    """The grid of an int8 op's weight."""
+def weight_grid(op: QuantizableOp, choice: OpConfig, recipe: Recipe, *, trained: bool = False) -> WeightGrid:
+    """The grid of an int8 op's weight.
+
+    Args:
+        op: The op.
+        choice: How it is quantized.
+        recipe: The candidate's recipe.
+        trained: Whether weights were trained on a grid that follows their largest magnitude.
+    """
     assert choice.weight is not None
     assert choice.calibration is not None
     # Percentiles and KL divergence speak of distributions; a weight is known value by value.
-    mse = choice.calibration.method is CalibrationMethod.MSE
+    mse = choice.calibration.method is CalibrationMethod.MSE and not trained
     order = summed_columns(op, np.arange(op.rows.size).reshape(op.rows.shape)) if recipe.bound_pairs else None
     limits = weight_limits(order, choice.weight, recipe)
     parameters = limits.parameters(

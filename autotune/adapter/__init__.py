@@ -25,8 +25,16 @@ from autotune.adapter.capabilities import (
 )
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, Model, ModelT, Runner, Statistics, TensorSpec
 from autotune.adapter.example import Example
+from autotune.adapter.training import (
+    ActivationGrid,
+    FakeQuantization,
+    FakeQuantizedOp,
+    FakeQuantizedWeight,
+    Trainable,
+)
 
 __all__ = [
+    "ActivationGrid",
     "Adapter",
     "Array",
     "BatchReader",
@@ -38,6 +46,9 @@ __all__ = [
     "Differentiable",
     "Example",
     "Execution",
+    "FakeQuantization",
+    "FakeQuantizedOp",
+    "FakeQuantizedWeight",
     "Feeds",
     "Gradients",
     "HostFindings",
@@ -52,6 +63,7 @@ __all__ = [
     "Statistics",
     "SuffixByModel",
     "TensorSpec",
+    "Trainable",
     "declared_options",
     "given_model",
     "host_of",

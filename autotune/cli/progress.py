@@ -25,6 +25,7 @@ _PHASES = {
     "runtimes": "Comparing the runtimes",
     "baseline": "Measuring the fp32 model",
     "search": "Searching",
+    "train": "Training",
     "finalists": "Racing the finalists",
     "save": "Saving",
 }

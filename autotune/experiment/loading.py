@@ -77,7 +77,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         experiment = Experiment.model_validate_json(document, context={"directory": path.parent})
     except ValidationError as error:
         raise ExperimentError("\n".join(_problems(error, root))) from None
-    problems = _other_framework(experiment, root) or _undeclared(experiment, root)
+    problems = _other_framework(experiment, root) or _untrainable(experiment, root) or _undeclared(experiment, root)
     if problems:
         raise ExperimentError("\n".join(problems))
     experiment._path = path
@@ -252,6 +252,17 @@ def _other_framework(experiment: Experiment, root: yaml.Node) -> list[str]:
     return [
         f"{_position(node)}: {_dotted(shown)}: must be one of `runtimes` ({', '.join(runtimes)}) where both are "
         f"given, but got {json.dumps(framework)}. Leave it out: every runtime reads the model itself"
+    ]
+
+
+def _untrainable(experiment: Experiment, root: yaml.Node) -> list[str]:
+    """A line where a file is to be trained."""
+    if experiment.quantization.train is None or experiment.model.path is None:
+        return []
+    shown, node = _locate(root, ("quantization", "train"))
+    return [
+        f"{_position(node)}: {_dotted(shown)}: needs a model that can be trained, in `model.function`, but "
+        "`model.path` names a file, which holds what was exported"
     ]
 
 

@@ -47,7 +47,7 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
 def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
     """The tuner that an experiment describes."""
     tuning, performance = experiment.tuning, experiment.evaluation.performance
-    accuracy = experiment.evaluation.accuracy
+    accuracy, train = experiment.evaluation.accuracy, experiment.quantization.train
     return Tuner(
         criterion=tuning.accuracy_criterion.criterion,
         strategy=tuning.strategy.name,
@@ -78,6 +78,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
         portable=tuning.portable,
+        train_fn=None if train is None else resolve(train.function, experiment.directory),
         observer=observer,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -20,6 +19,7 @@ from autotune.config import Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
 from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
+from autotune.experiment.approach import EXCLUDED, Approach, Train
 from autotune.experiment.datasets import Dataset
 from autotune.experiment.model import Model
 from autotune.experiment.section import (
@@ -50,21 +50,6 @@ class Calibration(Section):
     """Where the samples come from. Labels are not needed."""
     sampling_size: _Count | None = 100
     """How many samples are used; null uses all."""
-
-
-class Approach(StrEnum):
-    """When the ranges of activations are found."""
-
-    AUTO = "auto"
-    STATIC = "static"
-    DYNAMIC = "dynamic"
-
-
-_EXCLUDED = {
-    Approach.AUTO: frozenset[Precision](),
-    Approach.STATIC: frozenset({Precision.INT8_DYNAMIC}),
-    Approach.DYNAMIC: frozenset({Precision.INT8}),
-}
 
 
 class WeightScheme(Section):
@@ -137,13 +122,27 @@ class Quantization(Section):
     """Choices allowed for ops and the graph; without this section, all that the framework offers here."""
 
     approach: Approach = Approach.AUTO
-    """`static`: ranges of activations come from calibration; `dynamic`: each call finds its own; `auto`: either."""
+    """`static`: ranges of activations come from calibration; `dynamic`: each call finds its own; `auto`: either;
+    `quant_aware_training`: as `static`, and where no candidate keeps the target, `train` trains the best ones."""
+    train: Train | None = None
+    """The training of `approach: quant_aware_training`."""
     op_type: dict[str, OpChoices] = Field(default_factory=dict)
     """By op type, as in `Conv: {weight: {granularity: per_channel}}`."""
     op_name: dict[str, OpChoices] = Field(default_factory=dict)
     """By op name, or by a pattern such as `block1/*`; comes before `op_type`."""
     recipes: Recipes = Recipes()
     """Choices for the graph as a whole."""
+
+    @model_validator(mode="after")
+    def _trained_by_someone(self) -> Self:
+        trains = self.approach is Approach.QUANT_AWARE_TRAINING
+        if trains and self.train is None:
+            raise broken_rule("`approach: quant_aware_training` needs `train: {function: my_module:train}` beside it")
+        if self.train is not None and not trains:
+            raise broken_rule(
+                f"`train` goes with `approach: quant_aware_training`, but the approach is {self.approach}"
+            )
+        return self
 
     @property
     def options(self) -> dict[str, tuple[Any, ...] | None]:
@@ -161,7 +160,7 @@ class Quantization(Section):
             op_type={name: choices.restriction() for name, choices in self.op_type.items()},
             op_name={name: choices.restriction() for name, choices in self.op_name.items()},
             recipe={name: values for name, values in recipe.items() if values is not None},
-            excluded=_EXCLUDED[self.approach],
+            excluded=EXCLUDED[self.approach],
         )
 
 

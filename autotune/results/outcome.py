@@ -38,8 +38,9 @@ def answer_text(summary: TuningSummary) -> str:
 
 
 def trial_name(trial: Trial) -> str:
-    """A trial by its number, and by its runtime where a run has several."""
-    return f"trial {trial.number}" + ("" if trial.config.runtime is None else f" on {trial.config.runtime}")
+    """A trial by its number, by its runtime where a run has several, and whether its weights were trained."""
+    runtime = "" if trial.config.runtime is None else f" on {trial.config.runtime}"
+    return f"trial {trial.number}{runtime}" + (" (trained)" if trial.config.trained else "")
 
 
 def _gain(summary: TuningSummary, trial: Trial) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import data
 from autotune.adapter import Adapter, Example, Execution, ModelT, Preparation
-from autotune.batch import axes_of
+from autotune.batch import BatchChoice, axes_of
 from autotune.calls import told_batch_axes
 from autotune.portability import portable_space
 from autotune.source import source_for
@@ -90,15 +90,35 @@ class Loading:
         model = adapter.load(source_for(adapter, source, example), example)
         self._on_loaded(runtime, model)
         self._stages.timetable.require()
-        if isinstance(adapter, Preparation):
-            feeds = (batch.feeds for batch in self._calibration(model, loader))
-            model = adapter.on_data(model, feeds)
+        model = self._on_data(adapter, model, loader)
         model, note = told_batch_axes(
             adapter, model, loader, self._tuner.batch_axis, self._tuner.batch_size, self._execution
         )
         offered = adapter.space(model)
         space = portable_space(offered) if self._tuner.portable else offered
         return Loaded(runtime=runtime, adapter=adapter, model=model, space=space, note=note)
+
+    def again(self, adapter: Adapter[Any], source: object, loader: Iterable[object], like: ModelT) -> ModelT:
+        """Read a source of the same graph with other weights.
+
+        Args:
+            adapter: Adapter that reads it.
+            source: The source.
+            loader: The calibration data.
+            like: The model as it was read of the user's source.
+
+        Raises:
+            InputError: The adapter cannot read it.
+        """
+        example = Example(loader)
+        model: ModelT = self._on_data(adapter, adapter.load(source_for(adapter, source, example), example), loader)
+        return adapter.with_batch_axes(model, axes_of(like)) if isinstance(adapter, BatchChoice) else model
+
+    def _on_data(self, adapter: Adapter[Any], model: Any, loader: Iterable[object]) -> Any:
+        """A model as the user's data want it prepared."""
+        if not isinstance(adapter, Preparation):
+            return model
+        return adapter.on_data(model, (batch.feeds for batch in self._calibration(model, loader)))
 
 
 def insight_feeds(model: ModelT, loader: Iterable[object], samples: int) -> list[Any]:

@@ -56,8 +56,8 @@ class Models(Generic[ModelT]):
             return self._best[1]
         # Finalists are raced, seen to the end, and one is the answer: made once, since making one takes seconds.
         if trial.config not in self._kept:
-            side = setup.side_of(trial)
-            self._kept[trial.config] = self._adapter.apply(side.model, trial.config, side.statistics)
+            statistics = setup.side_of(trial).statistics
+            self._kept[trial.config] = self._adapter.apply(setup.base_of(trial), trial.config, statistics)
         return self._kept[trial.config]
 
     def keep_for_finals(self, model: ModelT, trial: Trial, trials: Sequence[Trial], objective: Objective) -> None:

@@ -19,6 +19,7 @@ from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
+from autotune.tuning.last_resort import train_where_missed
 from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
 from autotune.tuning.search import Search
@@ -93,9 +94,23 @@ class Run(Generic[ModelT]):
             if not setup.history.trials:
                 return self._unmeasured()
             return self._finish(setup, self._timed_out(setup, SearchEnd(reason=self._stages.timetable.end_reason())))
-        end = search.run(reserve_s=self._reserve_s(baseline))
+        end = self._train(setup, search, search.run(reserve_s=self._reserve_s(baseline)))
         self._note_preparation(setup.history)
         return self._finish(setup, self._timed_out(setup, end))
+
+    def _train(self, setup: Setup[ModelT], search: Search[ModelT], end: SearchEnd) -> SearchEnd:
+        """Train where the search has missed the target, and return why all of it ended."""
+        if self._tuner.train_fn is None or end.interrupted or end.timed_out:
+            return end
+        try:
+            train_where_missed(setup, search, self._stages.note)
+        except DeadlineReached:
+            return SearchEnd(
+                reason=f"{end.reason}; then the time was up before training had an outcome", timed_out=True
+            )
+        except KeyboardInterrupt:
+            return SearchEnd(reason=f"{end.reason}; then interrupted by the user in training", interrupted=True)
+        return end
 
     def _note_preparation(self, history: History) -> None:
         """Say what of the speed is owed to preparation, which is no merit of any quantization."""

@@ -28,7 +28,7 @@ from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.preparation import PREPARATION
 from autotune.tuning.prices import Prices
 from autotune.tuning.recorded import answers, describe, same_model
-from autotune.tuning.selection import incumbent, next_rank
+from autotune.tuning.selection import incumbent, led_by_another, next_rank, to_beat
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
 
@@ -230,7 +230,7 @@ class Search(Generic[ModelT]):
                 self._evaluator.prepare(deadline=self._limits.deadline)
                 found = self._evaluator.evaluate(
                     candidate,
-                    incumbent=self._fastest(trials),
+                    incumbent=to_beat(trials, self._objective),
                     rank=next_rank(trials),
                     worth_from=_WORTH_A_TRIAL,
                     deadline=self._limits.deadline,
@@ -267,7 +267,8 @@ class Search(Generic[ModelT]):
         while True:
             trials = self._history.trials
             self._doing = ""
-            if end := self._limits.reached(sum(not trial.config.prepared for trial in trials) - 1):
+            proposed = [trial for trial in trials if not (trial.config.prepared or trial.config.trained)]
+            if end := self._limits.reached(len(proposed) - 1):
                 return end
             side = turns.next(trials)
             if side is None:
@@ -311,20 +312,43 @@ class Search(Generic[ModelT]):
             self._try(opened, trials, proposal, side)
         return None
 
+    def attempt(self, proposal: Proposal, side: Side[ModelT], model: Callable[[], ModelT]) -> None:
+        """Try one config that no strategy has proposed, on the fp32 model that ``model`` makes as part of the trial.
+
+        Raises:
+            DeadlineReached: The time was up; the config counts as untried.
+        """
+        trials = self._history.trials
+        opened = self._history.open(RandomSampler(seed=self._seed))
+        self._history.start(opened, proposal.config, proposal.note)
+        self._observer.trial_started(opened.number, proposal.config, proposal.note)
+        with self._untried_on_failure(opened):
+            with self._stopwatch("evaluate"):
+                self._evaluator.prepare(deadline=self._limits.deadline)
+            self._try(opened, trials, proposal, side, model)
+
     def _sampler(self, side: Side[ModelT]) -> BaseSampler:
         entropy = np.random.SeedSequence([self._seed, self._history.next_number])
         seed = int(entropy.generate_state(1)[0])
         sampler = self._strategy.sampler(side.problem, seed) or RandomSampler(seed=seed)
         return sampler if side.runtime is None else SideSampler(sampler, side.history_key)
 
-    def _try(self, opened: OpenTrial, trials: Sequence[Trial], proposal: Proposal, side: Side[ModelT]) -> None:
+    def _try(
+        self,
+        opened: OpenTrial,
+        trials: Sequence[Trial],
+        proposal: Proposal,
+        side: Side[ModelT],
+        model: Callable[[], ModelT] | None = None,
+    ) -> None:
         """Apply and measure one config, and record what came of it."""
         started = time.monotonic()
         candidate: ModelT | None = None
         outcome: Evaluation | str
         try:
+            base = side.model if model is None else model()
             with self._stopwatch("apply"):
-                candidate = self._adapter.apply(side.model, proposal.config, side.statistics)
+                candidate = self._adapter.apply(base, proposal.config, side.statistics)
                 self._prices[side.runtime].made(proposal.config, time.monotonic() - started)
                 self._admit(candidate)
                 earlier = self._history.identify(opened, candidate.fingerprint)
@@ -335,8 +359,8 @@ class Search(Generic[ModelT]):
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
-                    incumbent=self._fastest(trials),
-                    needs_accuracy=proposal.needs_accuracy and not self._led_by_another(side, trials),
+                    incumbent=to_beat(trials, self._objective),
+                    needs_accuracy=proposal.needs_accuracy and not self._led(side, trials),
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
@@ -370,25 +394,8 @@ class Search(Generic[ModelT]):
             with self._stopwatch("save"):
                 self._on_best(candidate, trial)
 
-    def _led_by_another(self, side: Side[ModelT], trials: Sequence[Trial]) -> bool:
-        """Whether another runtime has the best so far: what is slower than that is of no use, whatever it would tell.
-
-        A strategy with several objectives has use for it.
-        """
-        if self._strategy.multi_objective or self._objective is not Objective.LATENCY:
-            return False
-        best = incumbent(trials, self._objective)
-        return best is not None and not best.config.is_fp32 and best.config.runtime != side.runtime
-
-    def _fastest(self, trials: Sequence[Trial]) -> Measurement | None:
-        """The measurement to beat for an accuracy evaluation; None where speed is not the objective.
-
-        The fp32 model is one of those to beat.
-        """
-        if self._objective is not Objective.LATENCY:
-            return None
-        best = incumbent(trials, self._objective)
-        return None if best is None else best.measurement
+    def _led(self, side: Side[ModelT], trials: Sequence[Trial]) -> bool:
+        return not self._strategy.multi_objective and led_by_another(trials, self._objective, side.runtime)
 
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._objective, self._criterion.target)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from autotune.criterion import Verdict
 from autotune.strategy import Objective
-from autotune.trial import Trial, TrialState
+from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import objective_value
 
 _WORST = float("inf")
@@ -54,6 +54,21 @@ def incumbent(trials: Sequence[Trial], objective: Objective) -> Trial | None:
     if objective is Objective.LATENCY:
         met = [trial for trial in met if trial.config.is_fp32 or _is_decided(trial)]
     return min(met, key=lambda trial: objective_of(trial, objective), default=None)
+
+
+def to_beat(trials: Sequence[Trial], objective: Objective) -> Measurement | None:
+    """The measurement to beat for an accuracy evaluation; None where speed is not the objective.
+
+    The fp32 model is one of those to beat.
+    """
+    best = incumbent(trials, objective) if objective is Objective.LATENCY else None
+    return None if best is None else best.measurement
+
+
+def led_by_another(trials: Sequence[Trial], objective: Objective, runtime: str | None) -> bool:
+    """Whether another runtime has the best so far: what is slower than that is of no use, whatever it would tell."""
+    best = incumbent(trials, objective) if objective is Objective.LATENCY else None
+    return best is not None and not best.config.is_fp32 and best.config.runtime != runtime
 
 
 def next_rank(trials: Sequence[Trial]) -> int:

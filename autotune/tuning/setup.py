@@ -21,11 +21,13 @@ from autotune.adapter import (
     ModelT,
     OwnStatistics,
     Statistics,
+    Trainable,
     host_of,
     statistics_type,
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
+from autotune.errors import ApplyError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
@@ -39,6 +41,7 @@ from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
+from autotune.tuning.training import Training
 
 if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
@@ -56,6 +59,7 @@ class Setup(Generic[ModelT]):
         evaluator: Measures the candidates of all sides.
         history: The trials of all sides.
         fp32: How fast fp32 is on each runtime; None in a run of one framework.
+        training: Trains candidates, or makes those that were trained; None for a model that nobody can train.
     """
 
     sides: Sequence[Side[ModelT]]
@@ -63,6 +67,7 @@ class Setup(Generic[ModelT]):
     evaluator: AnyEvaluator[ModelT]
     history: History
     fp32: Fp32Speeds | None = None
+    training: Training[ModelT] | None = None
 
     @property
     def objective(self) -> Objective:
@@ -73,6 +78,23 @@ class Setup(Generic[ModelT]):
         """The side whose model a trial's is made of."""
         runtime = trial.config.runtime
         return next((side for side in self.sides if side.runtime == runtime), self.baseline)
+
+    def base_of(self, trial: Trial) -> ModelT:
+        """The fp32 model that the candidate of a trial is made of.
+
+        Raises:
+            ApplyError: It was trained, and its weights are not there any more.
+        """
+        side = self.side_of(trial)
+        if not trial.config.trained:
+            return side.model
+        if self.training is None:
+            raise ApplyError(
+                f"Trial {trial.number} was trained, and can be made again of the module alone. Give the run the module "
+                "in place of a file"
+            )
+        model: ModelT = self.training.model(side, trial.config)
+        return model
 
 
 class Preparing(Generic[ModelT]):
@@ -138,7 +160,22 @@ class Preparing(Generic[ModelT]):
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
         baseline = next((side for side in sides if fp32 is not None and side.runtime == fp32.baseline), sides[0])
         evaluator = self._evaluator(baseline.given, calls.feeds)
-        return Setup(sides=sides, baseline=baseline, evaluator=evaluator, history=history, fp32=fp32)
+        training = self._training(source, loader)
+        return Setup(sides=sides, baseline=baseline, evaluator=evaluator, history=history, fp32=fp32, training=training)
+
+    def _training(self, source: object, loader: Iterable[object]) -> Training[ModelT] | None:
+        """Training of the user's model; None where it is none that can be trained."""
+        if not isinstance(source, OwnSource) or not isinstance(source.framework, Trainable):
+            return None
+        return Training(
+            source,
+            loader,
+            adapter=self._adapter,
+            train_fn=self._tuner.train_fn,
+            stages=self._stages,
+            workspace=self._workspace,
+            reload=lambda adapter, trained, model: self._load.again(adapter, trained, loader, model),
+        )
 
     def _read(self, source: object, loader: Iterable[object]) -> Sequence[Loaded]:
         """The model as each runtime has it, or as the one framework does."""

@@ -52,8 +52,8 @@ class Side(Generic[ModelT]):
         return dataclasses.replace(proposed, runtime=self.runtime)
 
     def own(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials of this runtime without the baseline, those of a prepared model included."""
-        return [trial for trial in trials[1:] if trial.config.runtime == self.runtime]
+        """The trials of this runtime without the baseline and what was trained, those of a prepared model included."""
+        return [trial for trial in trials[1:] if trial.config.runtime == self.runtime and not trial.config.trained]
 
     def shown(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials as a strategy sees them.
@@ -97,9 +97,10 @@ class SideHistory:
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """The baseline, and the trials of this runtime."""
+        """The baseline, and the trials of this runtime without what was trained."""
         trials = self._history.trials
-        return [*trials[:1], *(trial for trial in trials[1:] if trial.config.runtime == self._runtime)]
+        own = (trial for trial in trials[1:] if trial.config.runtime == self._runtime and not trial.config.trained)
+        return [*trials[:1], *own]
 
     def kept(self, name: str) -> Any:
         """See :meth:`History.kept`."""

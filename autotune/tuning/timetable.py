@@ -32,6 +32,7 @@ _STAGES = {
     "calibrate": "the calibration data ran through the model",
     "baseline": "the fp32 model itself was measured",
     "search": "the first candidate was prepared or measured",
+    "train": "a candidate was trained",
 }
 
 _Item = TypeVar("_Item")

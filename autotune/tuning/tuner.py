@@ -36,6 +36,7 @@ from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
+from autotune.tuning.training import TrainFunction, require_trainable
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
@@ -93,6 +94,9 @@ class Tuner:
             ends with the last one. None sets no limit.
         compilation_max_s: Wall time in seconds that compiling may take in one ``tune``; once it is up, nothing more is
             compiled and the search ends. None sets no limit.
+        train_fn: The last resort for a framework's own model, where no post-training candidate keeps the target: called
+            with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
+            or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
         observer: Is told what the run does.
     """
 
@@ -125,6 +129,7 @@ class Tuner:
     trial_memory_bytes: int | None = None
     max_compilations: int | None = None
     compilation_max_s: float | None = None
+    train_fn: TrainFunction | None = None
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
@@ -145,6 +150,8 @@ class Tuner:
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()
         self._check_runtimes()
+        if self.train_fn is not None and not callable(self.train_fn):
+            raise InputError(f"`train_fn` must be callable, but it is a {type(self.train_fn).__name__}")
         assert self.latency_options  # the options check themselves when they are made
 
     def _check_isolation(self) -> None:
@@ -224,6 +231,10 @@ class Tuner:
             Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
         own = as_source(model)
+        if self.train_fn is not None:
+            adapter = self._adapter()
+            runtimes = adapter.adapters if isinstance(adapter, RuntimesAdapter) else {self.framework: adapter}
+            require_trainable(own or model, runtimes)
         if own is None:
             return Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))(model, dataloader)
         data.require_repeatable(dataloader, "dataloader")

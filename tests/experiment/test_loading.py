@@ -198,7 +198,7 @@ def test_a_missing_section_is_named(file: Path) -> None:
         ("recipes: {formt: qdq}", "unknown key 'formt' (did you mean 'format'?). Allowed here: reduce_range, "),
         ("recipes: {format: qoperators}", 'must be one of qdq, qoperator, but got "qoperators" (did you mean'),
         ("recipes: {optimization: [all, 3]}", "gelu_approximation, but got 3"),
-        ("approach: dynamical", "must be 'auto', 'static' or 'dynamic'"),
+        ("approach: dynamical", "must be 'auto', 'static', 'dynamic' or 'quant_aware_training'"),
     ],
 )
 def test_restrictions_that_make_no_sense(file: Path, quantization: str, message: str) -> None:

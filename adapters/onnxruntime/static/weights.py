@@ -46,7 +46,7 @@ def weight_grids(
         if op.weight is None:
             continue
         weight = model.tensor(tensors[op.weight])
-        parameters = _parameters(weight, op, config)
+        parameters = weight_parameters(weight, op, config)
         if op.bias is not None:
             scale = float(activations[op.activations[0]].scale)
             parameters = _with_room_for_bias(parameters, model.tensor(tensors[op.bias]), scale)
@@ -81,7 +81,7 @@ def quantize_weights(
         if op.weight is None:
             continue
         choice = config[op.name]
-        axis = _axis(op, choice)
+        axis = scale_axis(op, choice)
         weight = model.tensor(tensors[op.weight])
         parameters = grids[op.name]
         assert choice.weight is not None
@@ -100,17 +100,20 @@ def quantize_weights(
     drop_unread(proto, {op.weight for op in ops if op.weight is not None})
 
 
-def _axis(op: QuantizableOp, choice: OpConfig) -> int | None:
+def scale_axis(op: QuantizableOp, choice: OpConfig) -> int | None:
+    """The axis of a weight along which it has scales; None where it has one."""
     assert choice.weight is not None
     return op.weight_axis if choice.weight.granularity == Granularity.PER_CHANNEL else None
 
 
-def _parameters(weight: Array, op: QuantizableOp, config: QuantizationConfig) -> AffineParameters:
+def weight_parameters(weight: Array, op: QuantizableOp, config: QuantizationConfig) -> AffineParameters:
+    """Scales and zero points of an op's constant weight, before there is room for its bias."""
     choice = config[op.name]
     assert choice.weight is not None
     assert choice.calibration is not None
-    # Percentiles and KL divergence speak of distributions; a weight is known value by value.
-    mse = choice.calibration.method is CalibrationMethod.MSE
+    # Percentiles and KL divergence speak of distributions; a weight is known value by value. Training decides for
+    # itself which weights are large, and finding the least error anew at each step would take longer than the step.
+    mse = choice.calibration.method is CalibrationMethod.MSE and not config.trained
     method = CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX
     limits = op_limits(op.node, weight.shape, choice.weight, config.recipe)
     return limits.parameters(weight, choice.weight, op.weight_axis or 0, method)

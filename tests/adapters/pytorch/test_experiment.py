@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,26 @@ def test_a_module_is_tuned_and_inspected(command: Command, experiment: Path, tmp
     inspected = command("inspect", experiment, "--ops")
     assert inspected.status == 0, inspected
     assert "layer1.1.conv2" in inspected.out
+
+
+@pytest.mark.parametrize(
+    ("quantization", "model", "message"),
+    [
+        ("approach: quant_aware_training", "function: my_network:build", r"needs `train: {function: my_module:train}`"),
+        ("train: {function: my_training:train}", "function: my_network:build", r"but the approach is auto"),
+        (
+            "approach: quant_aware_training\n  train: {function: my_training:train}",
+            "path: data.npz",
+            r"trained.yaml:\d+: quantization.train: needs a model that can be trained, in `model.function`",
+        ),
+    ],
+)
+def test_what_training_needs_is_said_with_the_line(
+    quantization: str, model: str, message: str, command: Command, experiment: Path, tmp_path: Path
+) -> None:
+    text = experiment.read_text().replace("function: my_network:build", model)
+    path = tmp_path / "trained.yaml"
+    path.write_text(text.replace("  op_name: {layer1.0.conv1: {precision: fp32}}", f"  {quantization}"))
+    outcome = command("run", path)
+    assert outcome.status == 2
+    assert re.search(message, outcome.err), outcome.err
