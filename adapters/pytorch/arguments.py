@@ -25,13 +25,13 @@ class Signature:
 
     Attributes:
         names: Names of its parameters, in order.
-        required: How many of them have no default.
+        required: Those of them that have no default, in order.
         any_position: Whether it takes further inputs by position.
         any_name: The name of the parameter that takes further inputs by name; None where there is none.
     """
 
     names: tuple[str, ...]
-    required: int
+    required: tuple[str, ...]
     any_position: bool = False
     any_name: str | None = None
 
@@ -63,13 +63,13 @@ def signature(source: nn.Module | torch.export.ExportedProgram) -> Signature:
     source = uncompiled(source)
     if not isinstance(source, nn.Module):
         names = tuple(str(name) for name in source.graph_signature.user_inputs)
-        return Signature(names=names, required=len(names))
+        return Signature(names=names, required=names)
     parameters = inspect.signature(source.forward).parameters.values()
     plain = [each for each in parameters if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
     named = [each for each in plain if each.name not in _LABELS or each.default is Parameter.empty]
     return Signature(
         names=tuple(each.name for each in named),
-        required=sum(each.default is Parameter.empty for each in named),
+        required=tuple(each.name for each in named if each.default is Parameter.empty),
         any_position=any(each.kind is Parameter.VAR_POSITIONAL for each in parameters),
         any_name=next((each.name for each in parameters if each.kind is Parameter.VAR_KEYWORD), None),
     )
@@ -87,13 +87,13 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
     Raises:
         DataError: An input is missing, there are more of them than ``forward`` takes, or one is no array.
     """
-    if looks_labelled(item, max(1, takes.required)):
+    if looks_labelled(item, max(1, len(takes.required))):
         assert isinstance(item, (tuple, list))
         item = item[0]
     if isinstance(item, Mapping):
         names = [*takes.names, *(str(name) for name in item if str(name) not in takes.names)]
         kept = {name: _tensor(item[name], name, dtype) for name in names if name in item and takes.takes(name)}
-        missing = [name for name in takes.names[: takes.required] if name not in kept]
+        missing = [name for name in takes.required if name not in kept]
         if missing or not kept:
             raise DataError(
                 f"A batch must have the inputs that `forward` takes ({', '.join(takes.names)}), but {_list(missing)} "
@@ -102,8 +102,9 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
         return Arguments(named=kept)
     values = list(item) if isinstance(item, (tuple, list)) and _are_arrays(item) else [item]
     most = len(values) if takes.any_position else len(takes.names)
-    if not takes.required <= len(values) <= most:
-        wanted = str(most) if takes.required == most else f"{takes.required} to {most}"
+    least = len(takes.required)
+    if not least <= len(values) <= most:
+        wanted = str(most) if least == most else f"{least} to {most}"
         raise DataError(
             f"A batch must have {wanted} inputs, which `forward` takes ({', '.join(takes.names)}), but has "
             f"{len(values)}. With labels a batch of several inputs is `((input, input), labels)`"
@@ -125,7 +126,7 @@ class TensorReader:
 
     def __call__(self, item: object) -> object:
         """One item of a loader with arrays for tensors, labels included."""
-        if not looks_labelled(item, max(1, self.takes.required)):
+        if not looks_labelled(item, max(1, len(self.takes.required))):
             return self.inputs(item)
         assert isinstance(item, (tuple, list))
         return self.inputs(item[0]), _array(item[1])

@@ -87,6 +87,20 @@ def test_an_optional_input_may_be_left_out_by_the_loader() -> None:
     assert list(free_axes(program)) == ["input_ids"]
 
 
+class NamedOnly(nn.Module):
+    """An input that must be given by name comes after one that may be left out."""
+
+    def forward(self, x: torch.Tensor, *, scale: float = 2.0, y: torch.Tensor) -> torch.Tensor:
+        return x * scale + y
+
+
+def test_an_input_after_an_optional_one_may_be_required() -> None:
+    program = exported(NamedOnly().eval(), Example([{"x": torch.ones(2, 3), "y": torch.ones(2, 3)}]))
+    assert list(free_axes(program)) == ["x", "y"]
+    with pytest.raises(DataError, match=r"but 'y' is not among 'x'\."):
+        exported(NamedOnly().eval(), Example([{"x": torch.ones(2, 3)}]))
+
+
 def test_a_pair_is_a_batch_with_labels_where_one_input_is_required() -> None:
     made = export(seeded(Network), Example([[images(4), torch.zeros(4)]]))
     assert len(made.example.positional) == 1
