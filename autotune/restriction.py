@@ -124,7 +124,7 @@ class SpaceRestriction:
     def among(self, spaces: Sequence[TuningSpace]) -> list[SpaceRestriction]:
         """For each of several spaces, in their order, the part of this that is about something in it.
 
-        Runtimes have ops, types and options of their own. What is in no space stays in every part, so that
+        Runtimes have ops, types and options of their own. A choice that no space has stays in every part, so that
         :meth:`apply` tells the user.
         """
 

@@ -28,7 +28,7 @@ class OwnSource:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a user should know of how the object was read and their data taken, a line each."""
+        """Notes for the user on how the object was read and their data taken, a line each."""
         return tuple(self._notes)
 
     def onnx(self, example: Example | None) -> bytes:
@@ -124,7 +124,7 @@ class ModuleFunction:
         self._read = read
 
     def __call__(self, model: Callable[[object], Any]) -> Any:
-        """What the user's function returns of a model that takes arrays."""
+        """The value of the user's function for a model that takes arrays."""
         return self._function(self._framework.module(model, self._read))
 
 
@@ -139,10 +139,10 @@ def as_source(model: object) -> OwnSource | None:
 
 
 def source_for(adapter: Adapter[Any], source: object, example: Example | None) -> object:
-    """What an adapter is to load: a framework's object as it is by the framework's own adapter, by others as ONNX.
+    """The source that an adapter loads: a framework's object for the framework's own adapter, ONNX for all others.
 
     Args:
-        adapter: Of the runtime.
+        adapter: Adapter of the runtime.
         source: The user's model, or an :class:`OwnSource` of it.
         example: The first batches of the user's data.
 

@@ -39,7 +39,7 @@ class Case:
     """A model and its data.
 
     Attributes:
-        name: What it is called on the command line.
+        name: Name on the command line.
         path: Its file.
         calibration: Batches without labels or with them.
         evaluation: Batches of inputs by name, and labels.
@@ -170,7 +170,7 @@ def show(
 
 
 def _trials(history: Any) -> list[dict[str, Any]]:
-    """What each trial was, for the margin that gives a runtime up."""
+    """A line for each trial, for the margin that gives a runtime up."""
 
     def row(trial: Trial) -> dict[str, Any]:
         return {"runtime": trial.config.runtime, "note": trial.note, "speedup": trial.speedup, "met": trial.met}

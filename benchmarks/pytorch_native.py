@@ -1,4 +1,4 @@
-"""What ``tune`` finds for a PyTorch module natively, beside torchao's PT2E quantization with ``torch.compile``.
+"""``tune`` of a PyTorch module natively, beside torchao's PT2E quantization with ``torch.compile``.
 
 Run from the root of the repository, with ``pip install '.[pytorch]'`` and a C++ compiler:
 ``python benchmarks/pytorch_native.py --json result.json``. ResNet-20 is tuned with ``framework="pytorch"``, and its

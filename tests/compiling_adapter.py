@@ -10,11 +10,11 @@ from tests.numpy_framework import NumpyModel, NumpyRunner
 
 
 class Compiler:
-    """What an adapter compiles with.
+    """The scripted compiler of an adapter.
 
     Args:
         spend: Called for each compilation, to let a scripted clock go on.
-        changes: What a compiled model's outputs become; a faulty compiler changes them.
+        changes: Changes the outputs of a compiled model, as a faulty compiler does.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Compiler:
         self.compiled: list[str] = []
 
     def run(self, runner: NumpyRunner, feeds: Feeds) -> tuple[Array, ...]:
-        """What a compiled model returns."""
+        """Outputs of a compiled model."""
         return tuple(self.changes(output) for output in runner(feeds))
 
 

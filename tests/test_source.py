@@ -23,7 +23,7 @@ Score = Callable[[Any], float]
 
 @dataclass
 class Tensor:
-    """What the toy framework computes with; not an array, so that nothing takes it for one by chance."""
+    """The tensor of the toy framework; not an array, so that nothing takes it for one by chance."""
 
     values: Array
 

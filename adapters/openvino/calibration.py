@@ -71,7 +71,7 @@ def calibrate(
 
 
 def observed(graph: ov.Model, ops: Sequence[QuantizableOp]) -> tuple[Mapping[str, Any], Mapping[str, int]]:
-    """What int8 ops and recipes ask for: ports by name, in graph order, and the axis that counts channels of each."""
+    """Ports that int8 ops and recipes ask for, by name in graph order, and the axis that counts channels of each."""
     axes = dict.fromkeys(observed_tensors(OpenVinoGraph(graph)), 1)
     wanted = set(axes)
     for op in ops:

@@ -34,9 +34,9 @@ class Channels:
         reference: Computes in fp32 what the original computes, with the nodes and tensors of ``graph``. The bound of a
             Clip whose channels were scaled is a Minimum here, with one value per channel. ``graph`` does without: no
             range reaches beyond the bounds.
-        statistics: Of both, as far as scaling tells.
+        statistics: Statistics of both, as far as scaling tells.
         ranges: ``(low, high)`` of the tensors whose range the recipe has chosen.
-        notes: What was left as it is and why, a line each.
+        notes: Pairs that were left as they are and why, a line each.
     """
 
     graph: ov.Model
@@ -47,12 +47,12 @@ class Channels:
 
 
 def prepare_channels(graph: ov.Model, config: QuantizationConfig, statistics: CalibrationStatistics) -> Channels:
-    """What comes before scales are chosen.
+    """Equalize and smooth channels before scales are chosen.
 
     Args:
         graph: A copy of the fp32 model, which is changed.
-        config: Of the candidate.
-        statistics: Of the fp32 model.
+        config: The candidate's config.
+        statistics: Statistics of the fp32 model.
     """
     recipe = config.recipe
     ranges: dict[str, tuple[float, float]] = {}

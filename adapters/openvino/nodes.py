@@ -28,7 +28,7 @@ class GraphNode:
     """A node of the algorithms, and the nodes of the graph that it stands for.
 
     Attributes:
-        node: What the algorithms see.
+        node: The node as the algorithms see it.
         inputs: The inputs that other nodes write, or the caller of the model.
         last: The node of the graph that writes what ``node`` writes.
         parts: Names of all nodes of the graph that it stands for.
@@ -65,7 +65,7 @@ def graph_nodes(graph: ov.Model, ops: Sequence[QuantizableOp]) -> list[GraphNode
     """The nodes that depend on inputs of the model, in an order in which they can run.
 
     Args:
-        graph: Of the model.
+        graph: Graph of the model.
         ops: Its ops with a constant weight that has output channels.
     """
     return _Nodes(graph, ops).found()
@@ -75,7 +75,7 @@ class _Nodes:
     """Takes the nodes of a graph together.
 
     Args:
-        graph: Of the model.
+        graph: Graph of the model.
         ops: Its ops with a constant weight that has output channels.
     """
 
@@ -233,7 +233,7 @@ def convolution_of(op: QuantizableOp) -> Convolution:
 
 
 def _values(ports: Mapping[str, Any]) -> dict[str, Array]:
-    """What inputs read, by name; left out where that is computed of constants."""
+    """Constants that inputs read, by name of the input; computed ones are left out."""
     read = {name: constant_value(port.get_source_output().get_node()) for name, port in ports.items()}
     return {name: np.asarray(value) for name, value in read.items() if value is not None}
 

@@ -23,7 +23,7 @@ from autotune.host import current_host
 from autotune.space import RecipeSpace, TuningSpace
 
 PACKAGES = ("torch",)
-"""Whose versions are part of the host's identity."""
+"""Packages whose versions are part of the host's identity."""
 
 
 class PytorchAdapter:
@@ -48,7 +48,7 @@ class PytorchAdapter:
         return dataclasses.replace(model, batch_axes=axes)
 
     def space(self, model: PytorchModel) -> TuningSpace:
-        """What each op may become on this host; nothing in a model that is compiled already."""
+        """The choices of each op on this host; none in a model that is compiled already."""
         if model.graph is None:
             return TuningSpace(ops=(), recipe=RecipeSpace())
         return tuning_space(model.graph, model.ops, current_host(PACKAGES))

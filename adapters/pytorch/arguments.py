@@ -1,4 +1,4 @@
-"""What of a data loader's batch a module's ``forward`` is given."""
+"""Turns a data loader's batch into the arguments of a module's ``forward``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def signature(source: nn.Module | torch.export.ExportedProgram) -> Signature:
 
 
 def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
-    """What ``forward`` is given of one item of a data loader.
+    """The arguments of ``forward`` for one item of a data loader.
 
     Args:
         item: ``inputs`` or ``(inputs, labels)``; ``inputs`` is an array or tensor, a tuple or list in the order of

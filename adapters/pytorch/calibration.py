@@ -29,7 +29,7 @@ def calibrate(model: PytorchModel, batches: Iterable[Feeds], seed: int) -> Calib
     Args:
         model: The fp32 model.
         batches: Iterated once.
-        seed: Of the subsample that feeds the histograms.
+        seed: Seed of the subsample that feeds the histograms.
 
     Raises:
         DataError: There is no batch, one that the model cannot read, or one with NaN in an input that is to be read.

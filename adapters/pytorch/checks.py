@@ -1,4 +1,4 @@
-"""What a module has to be before it can be exported, each with a message of its own."""
+"""Checks that a module can be exported; each failure has a message of its own."""
 
 from __future__ import annotations
 

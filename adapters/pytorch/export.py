@@ -33,7 +33,7 @@ class Export:
     Attributes:
         program: In evaluation mode, on the CPU, with one tensor as its output.
         example: The first batch of the user's data as the program takes it.
-        notes: What a user should know, a line each.
+        notes: Notes for the user, a line each.
     """
 
     program: torch.export.ExportedProgram

@@ -68,7 +68,7 @@ class ModuleGradients:
         for op, weight in self._weights.items():
             shape = self._values[weight.parameter].shape
             signs[op] = torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
-            # Of the weight with the batch norm in it: a change of 1 there is one of 1 / factor of the parameter.
+            # The weight has the batch norm in it: a change of 1 there is one of 1 / factor of the parameter.
             vectors[op] = signs[op] if weight.factor is None else signs[op] / weight.factor
         names = list(dict.fromkeys(weight.parameter for weight in self._weights.values()))
         values = {**self._values, **{name: self._values[name].clone().requires_grad_() for name in names}}

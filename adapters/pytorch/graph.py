@@ -120,7 +120,7 @@ def _writes_in_place(node: fx.Node) -> bool:
 
 
 def run_graph(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """What the graph returns, without gradients."""
+    """Outputs of the graph, computed without gradients."""
     with torch.no_grad():
         found = module(*inputs)
     return tuple(found)

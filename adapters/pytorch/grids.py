@@ -20,7 +20,7 @@ class Grids:
     Args:
         model: The fp32 model.
         prepared: Its graph, with the channels of the candidate.
-        config: Of the candidate.
+        config: The candidate's config.
 
     Attributes:
         activations: Scale and zero point by tensor.
@@ -58,7 +58,7 @@ class Grids:
     def quantized_reads(self, op: QuantizableOp) -> list[str]:
         """The tensors that a static int8 op reads as integers.
 
-        Of a sum, all but the one that an int8 convolution hands over inside of its kernel.
+        For a sum, all inputs count but the one that an int8 convolution hands over inside of its kernel.
         """
         node = self._nodes[op.node]
         sides = [node.args[place] for place in op.activations]

@@ -44,7 +44,7 @@ class Writer:
             op: The op.
             activations: Scale and zero point by tensor that the op reads as integers; those of its other tensors are
                 not among them.
-            grid: Of its weight; None for a sum.
+            grid: Grid of its weight; None for a sum.
         """
         node = self._nodes[op.node]
         args = list(node.args)

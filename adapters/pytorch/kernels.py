@@ -61,7 +61,7 @@ class Kernels(CustomGraphPass):
         return self
 
     def uuid(self) -> Any:
-        """What Inductor's cache knows this pass by: None, since its findings are of one compilation."""
+        """Identity of this pass in Inductor's cache: None, since its findings are of one compilation."""
         return None
 
     def _read_integer(self, node: fx.Node, *, binary: bool) -> None:

@@ -1,6 +1,6 @@
 """The graph as the recipes' algorithms see it: nodes that can be run one at a time.
 
-See :class:`autotune.algorithms.graph.LayerGraph`. What writes a number or several tensors is part of the nodes that
+See :class:`autotune.algorithms.graph.LayerGraph`. A node that writes a number or several tensors is part of those that
 read it.
 """
 

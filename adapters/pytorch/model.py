@@ -33,7 +33,7 @@ class PytorchModel:
         outputs: In graph order.
         example: Inputs to export the graph with, in graph order.
         ops: Those that can be quantized; none of a candidate.
-        told: What a user should know, a line each.
+        told: Notes for the user, a line each.
         asked: By op of a candidate that is not to be fp32: what it is to compute in.
         batch_axes: Which axes count samples; None: what the shapes of inputs and outputs declare.
         identity: Fingerprint of a model that was loaded from a package.
@@ -79,7 +79,7 @@ class PytorchModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know: also which ops Inductor leaves in fp32, once it has compiled the model."""
+        """Notes for the user, also on the ops that Inductor leaves in fp32, once it has compiled the model."""
         return (*self.told, *lines_on_kernels(self))
 
     def __getstate__(self) -> dict[str, Any]:

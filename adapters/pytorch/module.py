@@ -41,7 +41,7 @@ class TunedModule(nn.Module):
 
         Args:
             inputs: As the ``forward`` of the module that was tuned takes them; also one tuple or one dict.
-            named: The same by name. What the module does not take is left out.
+            named: The same by name. Inputs that the module does not take are left out.
 
         Raises:
             DataError: They are not what the model reads.

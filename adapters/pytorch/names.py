@@ -1,7 +1,7 @@
 """Names of ops as a PyTorch user knows them: by the module that computes them, ``layer1.0.conv1``.
 
 A module of ``torch.nn`` that computes one op gives it its own path. A function that is called in a ``forward`` is named
-after the module whose ``forward`` it is: ``layer1.0.add``. What occurs again is counted: ``layer1.0.relu_1``. The names
+after the module whose ``forward`` it is: ``layer1.0.add``. Further ones are counted: ``layer1.0.relu_1``. The names
 depend on the module alone, and are the same for an exported program and for the ONNX graph that is made of it.
 """
 
@@ -26,7 +26,7 @@ _FUNCTIONS = {
     "mm": "matmul",
     "bmm": "matmul",
 }
-"""What one function is called before and after it is decomposed."""
+"""Names of one function before and after it is decomposed."""
 
 _WEIGHTED = frozenset({"conv", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul"})
 """Functions that multiply by a weight, after which they are named."""
@@ -37,15 +37,15 @@ _MAIN = _WEIGHTED | {"batch_norm", "group_norm", "layer_norm", "lstm", "gru", "r
 
 @dataclass(frozen=True, kw_only=True)
 class NamedOp:
-    """What is known of where an op comes from.
+    """The origin of an op in the user's code.
 
     Attributes:
         path: The module whose ``forward`` calls it.
-        function: What is called.
+        function: Function that is called.
         call: Identifies the call; a call may become several ops.
         builtin: Whether the module is one of ``torch.nn``.
         weight: The parameter that it multiplies by; None where it is none.
-        kind: What the op is, where a call became several.
+        kind: Kind of the op, where a call became several.
         main: Whether the op does the work of such a call.
     """
 
@@ -112,7 +112,7 @@ def weight_of(function: str, read: Sequence[str], parameters: Mapping[str, str])
     """The parameter that a call multiplies by; None where it does not multiply, or by none.
 
     Args:
-        function: What is called.
+        function: Function that is called.
         read: Names of the nodes that it reads, in order.
         parameters: By name of a node of the program, the parameter that it is.
     """
@@ -120,7 +120,7 @@ def weight_of(function: str, read: Sequence[str], parameters: Mapping[str, str])
 
 
 def function_name(name: str) -> str:
-    """What a user calls an op of PyTorch's, such as ``_native_batch_norm_legit_no_training``."""
+    """The user's name for an op of PyTorch's, such as ``_native_batch_norm_legit_no_training``."""
     plain = name.strip("_")
     return _FUNCTIONS.get(plain, plain)
 

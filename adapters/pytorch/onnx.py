@@ -16,7 +16,7 @@ from autotune.adapters.pytorch.quiet import first_line, quiet
 from autotune.errors import ModelError
 
 _SCOPES, _CLASSES, _CALL = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.fx_node"
-"""What the exporter keeps of each node: the modules that it is in and their classes, the call last, and its text."""
+"""Metadata of each node: the modules that it is in and their classes, the call last, and the text of the call."""
 
 _MAIN = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "LayerNormalization", "Attention"})
 """The ops that do the work of a call that became several: the product of a Linear, not the addition of its bias."""

@@ -48,7 +48,7 @@ def quantizable_ops(module: fx.GraphModule, names: Mapping[str, str]) -> list[Qu
 
     Args:
         module: A flat graph.
-        names: What a user calls the ops, by the names of their nodes.
+        names: The user's names for the ops, by the names of their nodes.
     """
     return [_described(node, names[node.name]) for node in module.graph.nodes if _is_quantizable(module, node)]
 

@@ -33,7 +33,7 @@ _DESCRIPTION = "extra/autotune.json"
 """Where a package says what it is, beneath the folder that all of its files lie in."""
 
 _FORMAT = 1
-"""Of what a package says of itself, and of how it is compiled; a package of another one is not taken from the cache."""
+"""Version of a package's metadata and of how it is compiled; the cache gives no package of another version."""
 
 _KEPT = 64
 _KEPT_S = 86_400.0
@@ -125,7 +125,7 @@ def read_package(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def lines_on_kernels(model: PytorchModel) -> tuple[str, ...]:
-    """What Inductor left in fp32 though the config asks for less, a line; nothing before the model is compiled."""
+    """A line on ops that Inductor left in fp32 though the config asks for less; none before the model is compiled."""
     if not model.asked or not is_compiled(model):
         return ()
     stayed = stayed_fp32(model)

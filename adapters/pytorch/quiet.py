@@ -1,4 +1,4 @@
-"""What PyTorch's exporters say: nothing while they work, and one line where they fail."""
+"""Keeps PyTorch's exporters quiet while they work, and shortens what they say when they fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What torch says in one line, and the user's line that it is about."""
+    """The first line of torch's reason, and the user's line that it is about."""
     return f"{first_line(error)}{place(error)}"
 
 

@@ -1,4 +1,4 @@
-"""What the recipe does to a graph, by the algorithms that all adapters share: channels before scales, weights after."""
+"""Applies a recipe to a graph with the algorithms that all adapters share: channels before scales, weights after."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Prepared:
         graph: To be quantized; a copy that may be changed.
         bounds: By the tensor that an activation writes: the upper end of each channel, which a range takes the place of
             where it is quantized.
-        statistics: Of the graph.
+        statistics: Statistics of the graph.
         ranges: ``(low, high)`` of tensors whose range the recipe has chosen.
-        notes: What was left as it is and why, a line each.
+        notes: Layers that were left as they are and why, a line each.
     """
 
     graph: fx.GraphModule
@@ -48,7 +48,7 @@ class Prepared:
 
 
 def prepare_channels(model: PytorchModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> Prepared:
-    """What comes before scales are chosen; ``model`` stays as it is."""
+    """Equalize and smooth channels before scales are chosen; ``model`` stays as it is."""
     assert model.graph is not None
     graph, recipe = copied(model.graph), config.recipe
     ranges: dict[str, tuple[float, float]] = {}
@@ -81,7 +81,7 @@ def correct_constants(
     Args:
         model: The fp32 model.
         prepared: Its graph, with the channels of the candidate.
-        config: Of the candidate.
+        config: The candidate's config.
         grids: By op that becomes static int8 and has a weight.
         tensors: Scale, zero point and type of each tensor that is quantized.
     """

@@ -16,7 +16,7 @@ def save_model(model: PytorchModel, path: Path, metadata: Mapping[str, str]) -> 
 
     Args:
         model: Compiled for it where it is not yet.
-        path: Of the package.
+        path: Path of the package.
         metadata: Goes into what the package says of itself.
 
     Raises:

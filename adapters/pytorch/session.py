@@ -21,7 +21,7 @@ class PytorchRunner:
     """A model on some threads of the CPU; see :class:`autotune.adapter.Runner`.
 
     Args:
-        inputs: Of the model.
+        inputs: Inputs of the model.
         run: Takes its inputs as tensors and returns its outputs.
         execution: How it runs. The threads of this process are set for each call, and set back after it.
     """

@@ -47,7 +47,7 @@ class TorchSource:
         return ModuleGradients(export(source, example).program)
 
     def reader(self, source: Any) -> TensorReader:
-        """What makes arrays of the batches for a module."""
+        """A reader that makes arrays of the batches for a module."""
         return TensorReader(takes=signature(source))
 
     def module(self, call: Callable[[object], Any], read: BatchReader) -> TunedModule:

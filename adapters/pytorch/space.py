@@ -1,4 +1,4 @@
-"""What each op may become in PyTorch on this host."""
+"""The choices of each op in PyTorch on this host."""
 
 from __future__ import annotations
 

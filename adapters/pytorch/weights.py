@@ -32,7 +32,7 @@ class WeightGrid:
 
     @cached_property
     def nearest(self) -> Array:
-        """What is left of the weight where each value takes the nearest integer: float32."""
+        """The weight with each value rounded to the nearest integer of its grid, as float32."""
         return self.limits.fake_quantize(self.values, self.parameters, self.scheme, self._axis)
 
     def integers(self, rounded: Array) -> Array:
@@ -55,8 +55,8 @@ def weight_grid(op: QuantizableOp, values: Array, choice: OpConfig, recipe: Reci
     Args:
         op: The op.
         values: Its weight.
-        choice: What its config says.
-        recipe: Of the candidate.
+        choice: The op's choice in the config.
+        recipe: The candidate's recipe.
     """
     assert choice.weight is not None
     # Percentiles and KL divergence speak of distributions; a weight is known value by value.

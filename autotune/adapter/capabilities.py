@@ -162,7 +162,7 @@ class Differentiable(Protocol):
 
 @runtime_checkable
 class SuffixByModel(Protocol):
-    """What an adapter adds to the contract where models are written under different endings."""
+    """An addition to the contract for adapters that write models under different endings."""
 
     def suffix_of(self, model: Any) -> str:
         """The ending of the path that :meth:`Adapter.save` writes a model to, the dot included."""
@@ -171,14 +171,14 @@ class SuffixByModel(Protocol):
 
 @runtime_checkable
 class Compiles(Protocol):
-    """What an adapter adds to the contract where :meth:`Adapter.runner` compiles a model, which takes seconds.
+    """An addition to the contract for adapters whose :meth:`Adapter.runner` compiles a model, which takes seconds.
 
-    What compiles is told from what computes: accuracy is judged on a form that needs no compiler, and only a candidate
+    Compiling is apart from computing: accuracy is judged on a form that needs no compiler, and only a candidate
     that may win is compiled. The core counts compilations and their time.
     """
 
     def quick_runner(self, model: Any, execution: Execution) -> Runner:
-        """What computes as the compiled model does, but for rounding; how fast it runs says nothing.
+        """A runner that computes as the compiled model does, but for rounding; its speed says nothing.
 
         Raises:
             ApplyError: The framework refuses the model.
@@ -191,7 +191,7 @@ class Compiles(Protocol):
 
 
 def quick_runner(adapter: Adapter[ModelT], model: ModelT, execution: Execution) -> Runner:
-    """What computes as a model does and is ready at once: for outputs, not for times."""
+    """A runner that computes as a model does and is ready at once: for outputs, not for times."""
     if isinstance(adapter, Compiles):
         return adapter.quick_runner(model, execution)
     return adapter.runner(model, execution)

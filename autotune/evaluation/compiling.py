@@ -23,7 +23,7 @@ images have one; a kernel that overflows, or that misses a scale, makes more tha
 class CompilingEvaluator(Evaluator[ModelT]):
     """An :class:`Evaluator` for an adapter whose runners are compiled; see :class:`autotune.adapter.Compiles`.
 
-    A candidate that is compiled already is measured in the usual order. Of any other, accuracy is judged on its quick
+    A candidate that is compiled already is measured in the usual order. For any other, accuracy is judged on its quick
     form, and it is compiled only where that does not miss the target. Both forms then have to compute the same on the
     batch that latency is measured on; else accuracy is evaluated on the compiled one.
     """

@@ -13,11 +13,11 @@ from autotune.trial import Measurement, TrialState
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What came of measuring one candidate.
+    """Result of measuring one candidate.
 
     Attributes:
         state: ``COMPLETED``, or ``PRUNED`` where a cheaper figure made the dearer ones needless.
-        measurement: What was measured.
+        measurement: The figures that were measured.
         reason: Why it was pruned.
         compiled_s: Seconds that compiling it took; None where there was nothing to compile.
     """
@@ -30,7 +30,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What :meth:`autotune.evaluation.Evaluator.evaluate` is asked of a candidate; see there."""
+    """The options of :meth:`autotune.evaluation.Evaluator.evaluate` for a candidate; see there."""
 
     incumbent: Measurement | None
     needs_accuracy: bool

@@ -24,7 +24,7 @@ class Model(Section):
 
     @property
     def name(self) -> str:
-        """What people call the model: the name of its file, or of the function that makes it."""
+        """A name for people: that of its file, or of the function that makes it."""
         return str(self.function) if self.path is None else self.path.name
 
     def open(self, directory: Path) -> object:
@@ -35,7 +35,7 @@ class Model(Section):
 
         Raises:
             ExperimentError: There is no such function, or it returned nothing.
-            Exception: What the function itself raises, unchanged.
+            Exception: Any exception of the function itself, unchanged.
         """
         if self.function is None:
             return self.path

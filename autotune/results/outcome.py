@@ -54,10 +54,10 @@ def gain_text(
     """By how much a candidate improves the objective over fp32.
 
     Args:
-        objective: What the run minimized.
+        objective: Figure that the run minimized.
         baseline: The fp32 model.
         measured: The candidate.
-        fp32: What the fp32 model is called.
+        fp32: Name of the fp32 model.
     """
     if baseline is None or measured is None:
         return "not measured"

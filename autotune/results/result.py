@@ -59,15 +59,13 @@ class TuningSummary:
             with their noise-to-signal ratio at the model's outputs; empty where the target is met.
         saturation_risk: The ops of ``best`` whose products can saturate on x86 CPUs without VNNI, where its
             accuracy may be another one; see ``Tuner.portable``.
-        final: ``best`` on data that the search never saw, where some was held out. Its verdict is what the interval
-            shows by itself.
+        final: ``best`` on data held out from the search, where some was. Its verdict is what the interval shows alone.
         holdout_uses: How many candidates were measured on that data; each after the first had the wider an interval.
         races: Races of the finalists, whose figures they are.
         notes: Notes on the model or the run for the user.
         seconds: Wall time by activity, with ``total``.
         host: The machine that the figures are of.
-        baseline_runtime: In a run over several runtimes, the one that runs the fp32 model which all speeds are relative
-            to; None in a run of one framework.
+        baseline_runtime: In a run over several runtimes, that of the baseline; None in a run of one framework.
         fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
     """
 
@@ -101,7 +99,7 @@ class TuningSummary:
 
     @property
     def fp32_name(self) -> str:
-        """What speeds are relative to, as people read it: fp32, and its runtime where there are several."""
+        """The reference of all speeds in words: fp32, and its runtime where there are several."""
         return "fp32" if self.baseline_runtime is None else f"fp32 on {self.baseline_runtime}"
 
     @property

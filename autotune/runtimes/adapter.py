@@ -63,7 +63,7 @@ class RuntimeModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know, a line each."""
+        """Notes for the user, a line each."""
         return tuple(self.model.notes)
 
     @property
@@ -118,7 +118,7 @@ class RuntimesAdapter:
         return isinstance(adapter, Preparation) and adapter.executes_another_graph(model.model)
 
     def space(self, model: RuntimeModel) -> TuningSpace:
-        """What each op may become on the model's runtime."""
+        """The choices of each op on the model's runtime."""
         return self._of(model).space(model.model)
 
     def calibrate(self, model: RuntimeModel, batches: Iterable[Feeds], *, seed: int) -> Statistics:

@@ -70,7 +70,7 @@ def compare_fp32(
     Args:
         adapter: Runs the models.
         models: By name of the runtime, the one that the user names first in front.
-        batches: What one timed call runs, in this order.
+        batches: Batches that one timed call runs, in this order.
         options: How latency is measured.
         seed: Seed of the order of calls.
         deadline: A ``time.monotonic()`` value.

@@ -9,7 +9,7 @@ from autotune.suggestion import suggestion
 
 
 def broken_rule_of(names: Sequence[str]) -> str | None:
-    """What must hold of a list of runtimes and does not, as the end of a sentence; None where all does."""
+    """The rule that a list of runtimes breaks, as the end of a sentence; None where it breaks none."""
     known = adapter_names()
     if isinstance(names, str) or not names:
         return f"must list one adapter or more, of {', '.join(known)}, but got {names!r}"

@@ -43,7 +43,7 @@ def open_all(
         adapter: All runtimes.
         load: Reads the model with the adapter of one of them, given its name and the adapter.
         loader: The calibration data; each runtime runs the first batch.
-        restriction: What the user allows.
+        restriction: Restriction of the spaces that the user asks for.
         execution: How the model runs.
 
     Raises:
@@ -170,7 +170,7 @@ def _difference(expected: Sequence[Array], actual: Sequence[Array], outputs: Seq
 
 
 def _none_left(adapter: RuntimesAdapter, failures: Failures) -> Exception:
-    """What to raise where no runtime can run the model."""
+    """The error to raise where no runtime can run the model."""
     errors = list(failures.values())
     if not any(isinstance(error, AutotuneError) for error in errors):
         return errors[0]  # the user's own, such as of a data loader, which every runtime meets

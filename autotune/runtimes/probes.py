@@ -19,7 +19,7 @@ from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
 
 _SHARE_OF_TIME = 0.1
-"""Of the time that is left to the run, what the probes of one runtime may take; the first is always timed."""
+"""Share of the run's remaining time that the probes of one runtime may take; the first is always timed."""
 
 _EVALUATIONS_LEFT = 4
 """Evaluations of fp32 that the time that is left must hold for anything to be timed without accuracy."""
@@ -33,7 +33,7 @@ class Probe:
     """A candidate that was timed and nothing more.
 
     Attributes:
-        what: What it is, in words.
+        what: Description in words.
         speedup: Over the baseline.
         high: Upper end of the speedup's interval.
     """
@@ -85,7 +85,7 @@ class Probes(Generic[ModelT]):
         self._compiled = False
 
     def __call__(self, side: Side[ModelT]) -> list[Probe]:
-        """What was timed of a side; a candidate that fails is left out, and all are where the time is short.
+        """The timed candidates of a side; one that fails is left out, and all are where the time is short.
 
         Where candidates have to be compiled, one is: that takes longer than a comparison.
 

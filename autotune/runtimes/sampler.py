@@ -21,7 +21,7 @@ class SideSampler(BaseSampler):
 
     Args:
         inner: Any Optuna sampler.
-        prefix: What the parameters of this runtime begin with.
+        prefix: Prefix of this runtime's parameters.
     """
 
     def __init__(self, inner: BaseSampler, prefix: str) -> None:

@@ -29,7 +29,7 @@ class Turns(Generic[ModelT]):
     Args:
         sides: In the order in which the user names them.
         probes: By runtime, what was timed before the search; empty where nothing is given up.
-        objective: What to minimize.
+        objective: Figure to minimize.
         note: Told why a side is given up.
     """
 

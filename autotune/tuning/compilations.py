@@ -1,4 +1,4 @@
-"""What a run may spend on compiling candidates, and whether compiling pays here at all."""
+"""Limits what a run spends on compiling candidates, and finds out whether compiling pays at all."""
 
 from __future__ import annotations
 

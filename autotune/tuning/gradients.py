@@ -19,11 +19,11 @@ from autotune.tuning.hessian import HessianSensitivity
 class SourceGradients:
     """Weights and probes of the user's own object; see :class:`autotune.adapter.Differentiable`.
 
-    A model is the config that makes a candidate, or None for fp32. What integers make of a weight follows from its
-    scheme alone, so that no runtime is asked for it: recipes that move weights are left out.
+    A model is the config that makes a candidate, or None for fp32. A weight is rounded by its scheme
+    alone, so that no runtime is asked for it: recipes that move weights are left out.
 
     Args:
-        gradients: Of the framework.
+        gradients: Derivatives that the framework gives.
     """
 
     def __init__(self, gradients: Gradients) -> None:
@@ -48,8 +48,8 @@ def source_sensitivity(
     """By op of the space: mean of the Hessian's diagonal times the squared error of its weights.
 
     Args:
-        gradients: Of the user's own object.
-        space: Of the runtime; its preferred choices are what weights are rounded to.
+        gradients: Derivatives of the user's own object.
+        space: Space of the runtime; its preferred choices are what weights are rounded to.
         feeds: A few batches; probes take them in turn.
         affordable: Whether there is time for another probe.
     """

@@ -27,7 +27,7 @@ class Loaded:
         runtime: Name of the runtime; None in a run of one framework.
         adapter: Adapter of the framework.
         model: The user's model, prepared, on data and with its batch axes.
-        space: What may be chosen on this host, before the user's restriction.
+        space: Choices on this host, before the user's restriction.
         note: Why a call's batch is not what the shapes promise; None where it is.
     """
 

@@ -355,12 +355,13 @@ class Search(Generic[ModelT]):
             if earlier is not None and answers(earlier, proposal):
                 self._record(opened, same_model(opened.number, proposal, earlier, time.monotonic() - started))
                 return
+            led = not self._strategy.multi_objective and led_by_another(trials, self._objective, side.runtime)
             made = time.monotonic()
             with self._stopwatch("evaluate"):
                 outcome = self._evaluator.evaluate(
                     candidate,
                     incumbent=to_beat(trials, self._objective),
-                    needs_accuracy=proposal.needs_accuracy and not self._led(side, trials),
+                    needs_accuracy=proposal.needs_accuracy and not led,
                     rank=next_rank(trials),
                     deadline=self._limits.deadline,
                 )
@@ -393,9 +394,6 @@ class Search(Generic[ModelT]):
         if new_best is not None and new_best.number == trial.number:
             with self._stopwatch("save"):
                 self._on_best(candidate, trial)
-
-    def _led(self, side: Side[ModelT], trials: Sequence[Trial]) -> bool:
-        return not self._strategy.multi_objective and led_by_another(trials, self._objective, side.runtime)
 
     def _record(self, opened: OpenTrial, trial: Trial) -> None:
         self._history.finish(opened, trial, self._objective, self._criterion.target)

@@ -241,7 +241,7 @@ class Preparing(Generic[ModelT]):
         history: History,
         fp32: Fp32Speeds | None,
     ) -> Side[Any]:
-        """What the search of one runtime works with."""
+        """One runtime's part of the run."""
         adapter, model, runtime = loaded.adapter, loaded.model, loaded.runtime
         statistics = self._calibrate(loaded, loader, fingerprint)
         space = loaded.space
@@ -364,7 +364,7 @@ def _held(runtime: str | None, model: Any) -> Any:
 
 
 def _identity(loaded: Loaded) -> str:
-    """What the history calls a model."""
+    """The name of a model in the history."""
     given, model = (_held(loaded.runtime, each).fingerprint for each in (loaded.given, loaded.model))
     # Models that execute alike have one name, so that a workspace from before there was a difference goes on.
     return "-".join(dict.fromkeys((given, model) if loaded.differs else (model,)))

@@ -19,7 +19,7 @@ from autotune.tuning.preparation import in_terms_of_fp32
 
 @dataclass(frozen=True, kw_only=True)
 class Side(Generic[ModelT]):
-    """What the search of one runtime works with. A run of one framework has one side, without a name.
+    """One runtime's part of a run. A run of one framework has one side, without a name.
 
     A strategy sees the trials of its own side, as a run of that runtime alone would have them: configs without the
     runtime, and speeds relative to the fp32 model there.
@@ -30,7 +30,7 @@ class Side(Generic[ModelT]):
         model: The same, prepared.
         differs: Whether the two execute differently.
         statistics: Statistics of its calibration.
-        problem: What its strategy works on.
+        problem: Problem of its strategy.
         fp32_speed: Speed of the user's model on this runtime, relative to the baseline.
     """
 
@@ -44,7 +44,7 @@ class Side(Generic[ModelT]):
 
     @property
     def history_key(self) -> str:
-        """What begins the names under which the history keeps figures of this side."""
+        """Prefix of the names under which the history keeps figures of this side."""
         return key_of(self.runtime)
 
     def config(self, proposed: QuantizationConfig) -> QuantizationConfig:
@@ -84,7 +84,7 @@ class Side(Generic[ModelT]):
 
 
 class SideHistory:
-    """What one runtime's insights read and keep of the history: its own trials, and figures under names of its own.
+    """The history as one runtime's insights see it: its own trials, and figures under names of its own.
 
     Args:
         history: The history of the run.
@@ -112,5 +112,5 @@ class SideHistory:
 
 
 def key_of(runtime: str | None) -> str:
-    """What begins the names of what is kept of one runtime; empty in a run of one framework."""
+    """Prefix of the names of what is kept of one runtime; empty in a run of one framework."""
     return "" if runtime is None else f"{runtime}/"

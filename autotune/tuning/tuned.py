@@ -15,7 +15,7 @@ class TunedModel(Generic[ModelT]):
     It can be pickled and copied: a copy holds the model, and opens it anew.
 
     Args:
-        adapter: Of the runtime.
+        adapter: Adapter of the runtime.
         model: The model.
         inputs: Those of the user's model.
         execution: How it runs.

@@ -1,4 +1,4 @@
-"""What is timed of a runtime before its search."""
+"""Tests of the candidates that are timed before a runtime's search."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ OTHERS: dict[str, BaseDistribution] = {"b/op": CategoricalDistribution(["int8", 
 
 
 def drawn(sampler: BaseSampler, mine: int, theirs: int, prefix: str = "a/") -> dict[str, Any]:
-    """What is drawn after some trials of this runtime, the best with ``other=3``, and some of another one."""
+    """The value that is drawn after some trials of this runtime, the best with ``other=3``, and some of another one."""
     study = optuna.create_study()
     own = {prefix + name: each for name, each in CHOICES.items()}
     for number in range(max(mine, theirs)):

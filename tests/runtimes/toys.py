@@ -93,8 +93,8 @@ def script(
 
     Args:
         monkeypatch: Undoes it.
-        speed_of: Of a candidate, by its runtime and the number of its quantized layers.
-        fp32: Of fp32, by runtime.
+        speed_of: Speed of a candidate, by its runtime and the number of its quantized layers.
+        fp32: Speed of fp32, by runtime.
         baseline: The fastest.
     """
 

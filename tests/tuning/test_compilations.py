@@ -1,4 +1,4 @@
-"""What a run may spend on compiling candidates, and that it ends early where compiling gains nothing."""
+"""Tests that compilations are limited, and that a run ends early where compiling gains nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calibration has to observe so that channels can be equalized."""
+"""The tensors that calibration has to observe so that channels can be equalized."""
 
 from __future__ import annotations
 

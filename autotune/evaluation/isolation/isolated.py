@@ -297,7 +297,7 @@ class _Pool:
         self._progress_path = folder / "progress"
         self._progress_path.write_bytes(bytes(worker.PROGRESS_BYTES))
         # A worker that sits idle between trials must not retire: its sessions and data are what makes trials cheap.
-        # What it keeps is no leak either, for which loky would replace it from 300 MB on; its memory is watched here.
+        # Nor is it replaced for the memory that it keeps, as loky would from 300 MB on: memory is watched here.
         self._executor = ProcessPoolExecutor(
             max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),), env=_NO_RECYCLING
         )

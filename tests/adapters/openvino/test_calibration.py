@@ -12,7 +12,7 @@ from tests.adapters.openvino.calibrated import ADAPTER, ONE_THREAD, wide
 def test_statistics_are_those_of_what_the_model_computes() -> None:
     found = wide().statistics
     assert found.samples == sum(len(batch["x"]) for batch in wide().batches)
-    # What int8 ops read, and before a Clip what equalization asks for.
+    # Tensors that int8 ops read, and before a Clip those that equalization asks for.
     assert set(found.tensors) == {"x", "r1", "c2", "r2", "c3", "flat"}
     images = np.concatenate([batch["x"] for batch in wide().batches])
     graph = wide().model.graph.clone()

@@ -77,7 +77,7 @@ def sqnr_db(subject: Calibrated, config: QuantizationConfig) -> float:
 
 
 def kernels(subject: Calibrated, config: QuantizationConfig) -> Counter[tuple[str, str]]:
-    """What OpenVINO executes: how many kernels there are of each kind and precision."""
+    """Kernels that OpenVINO executes: how many there are of each kind and precision."""
     candidate = ADAPTER.apply(subject.model, config, subject.statistics)
     made = compile_for(candidate, tuple(array.shape for array in subject.batches[0].values()), ONE_THREAD)
     infos = [each.get_rt_info() for each in made.get_runtime_model().get_ordered_ops()]

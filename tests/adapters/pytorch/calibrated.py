@@ -25,7 +25,7 @@ class Calibrated:
 
     Args:
         program: An exported program with one input, ``x``.
-        shape: Of one sample.
+        shape: Shape of one sample.
     """
 
     def __init__(self, program: Any, shape: Sequence[int]) -> None:
@@ -51,7 +51,7 @@ class Calibrated:
         return ADAPTER.apply(self.model, self.config(choices, recipe), self.statistics)
 
     def outputs(self, model: PytorchModel) -> Array:
-        """What a model's quick form makes of the first batch."""
+        """Output of a model's quick form for the first batch."""
         return ADAPTER.quick_runner(model, ONE)(self.batches[0])[0]
 
     def noise(self, model: PytorchModel) -> float:

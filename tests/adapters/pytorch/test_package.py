@@ -1,4 +1,4 @@
-"""What Inductor makes of candidates: integer kernels for the ops asked for, one file, the same in every process."""
+"""Candidates compiled by Inductor: integer kernels for the ops asked for, one file, the same in every process."""
 
 from __future__ import annotations
 

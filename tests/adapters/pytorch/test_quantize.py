@@ -29,7 +29,7 @@ def targets(model: PytorchModel) -> list[object]:
 
 
 def reads(model: PytorchModel, op: str) -> list[object]:
-    """What writes the arguments of an op that are tensors."""
+    """The nodes that write the tensor arguments of an op."""
     assert model.graph is not None
     name = next(each.node for each in model.ops if each.name == op)
     node = next(each for each in model.graph.graph.nodes if each.name == name)

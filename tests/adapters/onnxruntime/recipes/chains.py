@@ -1,4 +1,4 @@
-"""What the recipes' tests ask of random graphs."""
+"""Expectations of the recipes' tests on random graphs."""
 
 from __future__ import annotations
 
