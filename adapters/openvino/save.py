@@ -26,8 +26,13 @@ def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) ->
         Both files.
 
     Raises:
-        WorkspaceError: A file cannot be written.
+        WorkspaceError: A file cannot be written, or the path does not end in ``.xml``.
     """
+    if path.suffix.lower() != ".xml":
+        raise WorkspaceError(
+            f"An OpenVINO model must be saved under a name that ends in .xml, with its .bin beside it, but got {path}. "
+            f"Save it as {path.with_name(path.name + '.xml')}"
+        )
     graph = model.graph.clone()
     graph.set_rt_info(model.floats, FLOATS_KEY)
     for key, value in metadata.items():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autotune.adapter.example import looks_labelled
-from autotune.errors import DataError
+from autotune.errors import DataError, ModelError
 
 _LABELS = ("labels", "label")
 """Keys under which batches of Hugging Face's collators carry labels; with them, its models return a loss as well."""
@@ -59,8 +59,17 @@ def uncompiled(source: nn.Module | torch.export.ExportedProgram) -> nn.Module | 
 
 
 def signature(source: nn.Module | torch.export.ExportedProgram) -> Signature:
-    """The inputs of a module's ``forward``, or of an exported program."""
+    """The inputs of a module's ``forward``, or of an exported program.
+
+    Raises:
+        ModelError: It is TorchScript, whose ``forward`` may have no signature.
+    """
     source = uncompiled(source)
+    if isinstance(source, torch.jit.ScriptModule):
+        raise ModelError(
+            "A module must be one of Python's, but got TorchScript, which torch.export does not read. Give the module "
+            "that it was made of, or what `torch.export.export` makes of it"
+        )
     if not isinstance(source, nn.Module):
         names = tuple(str(name) for name in source.graph_signature.user_inputs)
         return Signature(names=names, required=names)

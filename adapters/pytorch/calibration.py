@@ -17,7 +17,7 @@ from autotune.adapters.pytorch.ops import QuantizableOp, argument_names, nodes_b
 from autotune.adapters.pytorch.session import threads
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
-from autotune.calibration.checks import require_inputs, require_numbers, require_samples, require_sound
+from autotune.calibration.checks import complete, require_numbers, require_samples, require_sound
 from autotune.errors import DataError, ModelError
 
 
@@ -43,8 +43,7 @@ def calibrate(model: PytorchModel, batches: Iterable[Feeds], seed: int) -> Calib
     examples = ExampleReservoir(batch.inputs if batch.resizable else {}, seed)
     watch = _Watch(model.graph, frozenset(axes), collector)
     samples = 0
-    for index, feeds in enumerate(examples.watch(batches)):
-        require_inputs(feeds, [spec.name for spec in model.inputs], index)
+    for index, feeds in enumerate(examples.watch(complete(batches, [spec.name for spec in model.inputs]))):
         arrays = [np.asarray(feeds[spec.name], spec.dtype, order="C") for spec in model.inputs]
         for spec, each in zip(model.inputs, arrays, strict=True):
             if each.dtype.kind == "f":

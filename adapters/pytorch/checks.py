@@ -21,11 +21,6 @@ def check_module(module: nn.Module) -> None:
     Raises:
         ModelError: It is not; the message names the first part that is to blame.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ModelError(
-            "A module must be one of Python's, but got TorchScript, which torch.export does not read. Give the module "
-            "that it was made of, or what `torch.export.export` makes of it"
-        )
     _check_devices((*module.named_parameters(), *module.named_buffers()), "Call `.cpu()` on it")
     _check_types(module.named_parameters())
     for name, part in module.named_modules():

@@ -27,6 +27,8 @@ def flat_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
     module = program.module(check_guards=False)
     module.requires_grad_(False)
     module.graph.set_codegen(fx.graph.CodeGen())
+    module._forward_pre_hooks.clear()  # the exporter's, which asks for the names that an example of a dict had
+    module._forward_pre_hooks_with_kwargs.clear()
     for node in list(module.graph.nodes):
         # Guards on shapes are the exporter's; `specs` has those that a caller is told of.
         if node.op == "call_module" or node.target is torch.ops.aten._assert_tensor_metadata.default:

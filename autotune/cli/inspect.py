@@ -16,7 +16,7 @@ from rich.text import Text
 from autotune.adapter import Adapter, Example, HostFindings, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
-from autotune.experiment import load_experiment
+from autotune.experiment import Experiment, load_experiment
 from autotune.host import Host, current_host
 from autotune.source import as_source, source_for
 from autotune.space import OpSpace, TuningSpace
@@ -36,14 +36,29 @@ def inspect(
     ops: Annotated[bool, typer.Option("--ops", help="List every op, not only the types.")] = False,
 ) -> None:
     """Show what can be quantized in a model on this machine."""
-    adapter, loaded, name = _loaded(model, framework)
+    experiment = load_experiment(model) if model.suffix in (".yaml", ".yml") else None
+    for number, each in enumerate(_frameworks(experiment, framework)):
+        if number:
+            Console().print()
+        _show(*_loaded(model, experiment, each), ops)
+
+
+def _frameworks(experiment: Experiment | None, asked: str | None) -> Sequence[str]:
+    """The frameworks to show a model on: the one that is asked for, or the experiment's."""
+    if asked is not None or experiment is None:
+        return (asked or "onnxruntime",)
+    return experiment.runtimes or (experiment.model.framework,)
+
+
+def _show(adapter: Adapter[Any], loaded: Any, name: str, ops: bool) -> None:
+    """Print what can be quantized in a model with one adapter."""
     space = adapter.space(loaded)
     console = Console()
 
     def say(text: Text | str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    say(f"{name} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
+    say(f"{name} on {adapter.name} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
     say(f"  inputs   {_tensors(loaded.inputs)}")
     say(f"  outputs  {_tensors(loaded.outputs)}")
     say(f"  host     {_host(current_host())}")
@@ -59,13 +74,11 @@ def inspect(
         say(Text("Note: ", style="yellow").append(note, style="default"))
 
 
-def _loaded(path: Path, framework: str | None) -> tuple[Adapter[Any], Any, str]:
+def _loaded(path: Path, experiment: Experiment | None, framework: str) -> tuple[Adapter[Any], Any, str]:
     """The adapter, the model and its name; an experiment also says how a model is made that is no file."""
-    if path.suffix not in (".yaml", ".yml"):
-        adapter = get_adapter(framework or "onnxruntime")
+    adapter = get_adapter(framework)
+    if experiment is None:
         return adapter, adapter.load(path), str(path)
-    experiment = load_experiment(path)
-    adapter = get_adapter(framework or experiment.model.framework)
     model = experiment.model.open(experiment.directory)
     own, loader = as_source(model), experiment.calibration.dataset.open(experiment.directory)
     example = Example(loader if own is None else own.loader(loader), experiment.evaluation.performance.batch_axis)

@@ -47,6 +47,7 @@ HOLDOUT = "holdout"
 
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
+_OTHER_SPACE = " The likely cause is another version, which offers other choices: `autotune report` still reads it."
 _SHUFFLED = " The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded sampler)."
 
 _REVISION = "revision:"
@@ -254,7 +255,7 @@ class History:
             differing = [key for key in differing if key not in _DEPENDENT]
         if differing:
             lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
-            hint = _SHUFFLED if differing == [CALIBRATION_DATA] else ""
+            hint = {(CALIBRATION_DATA,): _SHUFFLED, ("space",): _OTHER_SPACE}.get(tuple(differing), "")
             raise WorkspaceError(
                 f"{storage} holds trials of another run ({lines}).{hint} Choose another workspace, or delete that one"
             )

@@ -47,6 +47,14 @@ def test_metadata_can_be_read_from_the_model(tmp_path: Path) -> None:
     assert not wide().model.graph.has_rt_info("author")
 
 
+@pytest.mark.parametrize("name", ["model.bin", "v1.2", "model"])
+def test_a_name_that_may_share_its_weights_with_another_model_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.bin").write_text("weights of another model")
+    with pytest.raises(WorkspaceError, match=rf"must be saved under a name that ends in \.xml.*{name}\.xml"):
+        ADAPTER.save(wide().int8(), tmp_path / name, {})
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["weights of another model"]
+
+
 def test_full_disk_leaves_both_old_files_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.xml"
     ADAPTER.save(wide().model, path, {})

@@ -241,6 +241,7 @@ def test_batch_norm_without_statistics() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_torchscript() -> None:
     assert "got TorchScript" in refused(torch.jit.script(seeded(Network)), [images(2)])
+    assert "got TorchScript" in refused(torch.jit.trace(seeded(Network), images(2)), [images(2)])
 
 
 def test_data_that_the_module_does_not_read() -> None:

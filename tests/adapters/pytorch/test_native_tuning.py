@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 import autotune
+from autotune.adapter import Example
 from autotune.adapters.pytorch.adapter import PytorchAdapter
 from tests.adapters.pytorch.calibrated import ONE
 from tests.adapters.pytorch.networks import SmallCnn, seeded
@@ -53,3 +55,26 @@ def test_a_module_is_tuned_natively_in_a_worker_and_given_back(tmp_path: Path, m
     assert isinstance(given, torch.Tensor)
     np.testing.assert_array_equal(given.numpy(), expected)
     assert [file.name for file in tmp_path.iterdir()] == ["tuned.pt2"], "nothing else lies in the working folder"
+
+
+class Named(nn.Module):
+    """Two inputs that a loader gives by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 8)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.body(values)
+        return hidden * mask
+
+
+def test_batches_that_are_dicts_run_on_the_exported_graph() -> None:
+    module = seeded(Named())
+    batches = [{"values": torch.randn(4, 8), "mask": torch.ones(4, 8)}]
+    adapter = PytorchAdapter()
+    model = adapter.load(module, Example(batches))
+    feeds = {name: value.numpy() for name, value in batches[0].items()}
+    (output,) = adapter.quick_runner(model, ONE)(feeds)
+    np.testing.assert_allclose(output, module(**batches[0]).detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert adapter.calibrate(model, [feeds], seed=0).samples == 4
