@@ -36,7 +36,8 @@ from autotune.source import OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History, require_writable
+from autotune.tuning.history import RUNTIMES, SETUP, History, require_writable
+from autotune.tuning.identity import CALIBRATION_DATA
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory

@@ -222,6 +222,8 @@ def test_other_runtimes_are_another_run(tune: Tune, monkeypatch: pytest.MonkeyPa
     tune(workspace=tmp_path)
     with pytest.raises(InputError, match="holds trials of another run"):
         tune(workspace=tmp_path, runtimes=["hare"])
+    with pytest.raises(InputError, match=r"framework: hare, tortoise there, tortoise, hare here.*in another order"):
+        tune(workspace=tmp_path, runtimes=["tortoise", "hare"])
 
 
 def test_candidates_of_all_runtimes_run_in_a_worker(tune: Tune, tmp_path: Path) -> None:
