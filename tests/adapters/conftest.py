@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.adapter import host_of
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
-from autotune.adapters.onnxruntime.measure.half_cache import CACHE_VARIABLE, read_or_measure
+from autotune.adapters.onnxruntime.measure.half_cache import read_or_measure
 from autotune.adapters.onnxruntime.measure.half_speed import HalfSpeeds
+from autotune.cache import CACHE_VARIABLE
 from tests.cli.conftest import command  # noqa: F401  a fixture
 
 

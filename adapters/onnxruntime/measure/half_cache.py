@@ -12,19 +12,15 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.adapters.onnxruntime.measure.half_speed import HalfFigure, HalfSpeeds, Kind, measure
 from autotune.atomic import replacing
+from autotune.cache import cache_folder
 from autotune.config import Precision
 from autotune.host import Host
-
-CACHE_VARIABLE = "AUTOTUNE_CACHE_DIR"
-"""Environment variable that names another folder."""
 
 _FORMAT_VERSION = 1
 
@@ -56,26 +52,6 @@ def read_or_measure(fingerprint: str, folder: Path | None, measured: Callable[[]
         with contextlib.suppress(OSError):  # a read-only home is no reason to fail
             _write(path, json.dumps(_to_json(speeds, fingerprint), indent=1))
     return speeds
-
-
-def cache_folder() -> Path | None:
-    """The folder of this package in the user's cache; None where there is no home to look for it in.
-
-    ``AUTOTUNE_CACHE_DIR`` comes first. Else it is ``autotune`` in ``XDG_CACHE_HOME`` or ``~/.cache`` (XDG Base
-    Directory Specification, which ignores relative paths), in ``~/Library/Caches`` on macOS and ``%LOCALAPPDATA%`` on
-    Windows.
-    """
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own)
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
-    if base and Path(base).is_absolute():
-        return Path(base) / "autotune"
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "autotune"
 
 
 def _to_json(speeds: HalfSpeeds, fingerprint: str) -> dict[str, Any]:

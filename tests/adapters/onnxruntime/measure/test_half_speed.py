@@ -14,7 +14,7 @@ from autotune.adapters.onnx.graph import Graph
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.adapters.onnxruntime.choices.ops import quantizable_ops
 from autotune.adapters.onnxruntime.choices.space import tuning_space
-from autotune.adapters.onnxruntime.measure.half_cache import CACHE_VARIABLE, cache_folder, half_speeds, read_or_measure
+from autotune.adapters.onnxruntime.measure.half_cache import half_speeds, read_or_measure
 from autotune.adapters.onnxruntime.measure.half_speed import (
     Case,
     HalfFigure,
@@ -24,6 +24,7 @@ from autotune.adapters.onnxruntime.measure.half_speed import (
     measure,
     work_of,
 )
+from autotune.cache import CACHE_VARIABLE, cache_folder
 from autotune.config import OpConfig, Precision
 from autotune.errors import ExperimentError
 from autotune.evaluation.latency import LatencyOptions
