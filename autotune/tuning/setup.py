@@ -318,7 +318,7 @@ class Preparing(Generic[ModelT]):
     def _calibrate(self, loaded: Loaded, loader: Iterable[object], fingerprint: str) -> Statistics:
         """The statistics of this model on this data, from the workspace where they are there."""
         adapter, model = loaded.adapter, loaded.model
-        self._stages.begin("calibrate")
+        self._stages.begin("calibrate", loaded.runtime or "")
         cached = None
         if self._workspace is not None:
             # Two frameworks may call a model alike; what is theirs alone is kept under their names.
