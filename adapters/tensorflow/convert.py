@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ INSTALL = "pip install tensorflow"
 
 _KERAS_FILES = (".keras", ".h5")
 _SAVED_MODEL = "saved_model.pb"
+_UNKNOWN_OPS = re.compile(r"(?:Custom|TF Select) ops: ([^\n]+)")
 
 
 def converts(source: object) -> bool:
@@ -97,13 +99,15 @@ def _converted(make: Any, name: str) -> bytes:
     try:
         return bytes(make().convert())
     except Exception as error:  # the converter has no type of its own for what it refuses
-        words = str(error)
-        way = (
-            "Leave these ops out, or tune the model on another runtime"
-            if "ops" in words
-            else "Check that the model runs by itself"
-        )
-        raise ModelError(f"{name} must be convertible to TensorFlow Lite, but: {_first_line(error)}. {way}") from error
+        if unknown := _UNKNOWN_OPS.findall(str(error)):
+            raise ModelError(
+                f"{name} must consist of ops that TensorFlow Lite has, but has {', '.join(unknown)}. "
+                "Leave these ops out, or tune the model on another runtime"
+            ) from error
+        raise ModelError(
+            f"{name} must be convertible to TensorFlow Lite, but: {_first_line(error)}. "
+            "Check that the model runs by itself"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
