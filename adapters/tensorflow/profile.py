@@ -163,4 +163,3 @@ def _readers(
             elif graph.kind(operator) in FOLLOWING:
                 pending += [int(each) for each in operator.outputs]
     return tuple(found)
-

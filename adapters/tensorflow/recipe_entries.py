@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -80,7 +82,8 @@ def quantized(
                 operation_name=TFL_OP_CODE_TO_NAME[max(code.builtinCode, code.deprecatedBuiltinCode)],
                 op_config=_op_config(precision, weight),
             )
-        with warnings.catch_warnings():
+        # It draws a progress bar for larger models whatever it is told.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             # It makes an interpreter that keeps all tensors, of which LiteRT warns, to see that no range is missing.
             warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors.*")
             result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)

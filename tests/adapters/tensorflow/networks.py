@@ -118,7 +118,7 @@ class Builder:
         return out
 
     def content(self, *outputs: int, signature: bool = True) -> bytes:
-        """The bytes of the file; with a signature, the input is called ``x`` and the outputs ``y0``, ``y1``, and so on."""
+        """The bytes of the file; a signature names the input ``x`` and the outputs ``y0``, ``y1``..."""
         self.graph.set_ends([self.input], outputs)
         if signature:
             made = schema.SignatureDefT()
