@@ -3,9 +3,9 @@
     pip install '.[tensorflow,quickstart]'
     python examples/tensorflow/digits.py
 
-The data are the digits that come with scikit-learn. `digits.tflite` was trained by `train.py` beside it, so that nothing
-here needs TensorFlow. With TensorFlow installed, a SavedModel's folder, a `.keras` file or a `keras.Model` can stand in
-its place.
+The data are the digits that come with scikit-learn. `digits.tflite` was trained by `train.py` beside it, so that
+nothing here needs TensorFlow. With TensorFlow installed, a SavedModel's folder, a `.keras` file or a `keras.Model` can
+stand in its place.
 """
 
 from __future__ import annotations

@@ -117,6 +117,7 @@ def test_integers_stand_for_the_weight_and_the_bias(name: str, granularity: Gran
     assert op.bias is not None
     weight, bias = subject.model.graph.constant(op.weight), subject.model.graph.constant(op.bias)
     assert weight is not None
+    assert bias is not None
     for place, wanted in ((operator.inputs[1], weight), (operator.inputs[2], bias)):
         integers, scheme = graph.constant(int(place)), graph.tensors[place].quantization
         assert integers is not None
