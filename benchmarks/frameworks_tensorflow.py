@@ -2,8 +2,8 @@
 
 Run from the root of the repository, where TensorFlow and the extra ``tensorflow`` are installed:
 ``python benchmarks/frameworks_tensorflow.py --json result.json``. Both ways get the same Keras model, made of the ONNX
-file's weights, and the same images; the seconds of ``tune`` include its evaluations. What is written is described in
-``frameworks.py``.
+file's weights, and the same images; the seconds of ``tune`` include its evaluations. ``frameworks.py`` describes the
+file that is written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def data(subject: Subject, part: str, count: int, batch: int) -> Batches:
 
 
 def by_converter(model: Any, calibration: Batches) -> tuple[bytes, float]:
-    """What the converter makes with representative data, float inputs and outputs, and its seconds."""
+    """The converter's model with representative data and float inputs and outputs, and its seconds."""
 
     def images() -> Iterator[list[Any]]:
         for batch, _ in calibration:

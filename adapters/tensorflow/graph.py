@@ -154,7 +154,7 @@ class Graph:
         self.model.metadata = kept
 
     def metadata(self) -> dict[str, bytes]:
-        """What the file says of itself, by name."""
+        """The texts that the file keeps about itself, by name."""
         found = {}
         for each in self.model.metadata or []:
             data = self.model.buffers[each.buffer].data

@@ -31,7 +31,7 @@ def put_integers(graph: Graph, op: QuantizableOp, grid: WeightGrid, rounded: Arr
     """Write the weight and the bias of one static int8 op.
 
     Args:
-        graph: What the quantizer made, with short names.
+        graph: The graph that the quantizer made, with short names.
         op: The op.
         grid: Grid of its weight.
         rounded: The weight on the grid, in the grid's layout.

@@ -1,4 +1,4 @@
-"""What ai-edge-quantizer is asked to do: an entry of its recipe for each op, with ranges from this project."""
+"""The request to ai-edge-quantizer: an entry of its recipe for each op, with ranges from this project."""
 
 from __future__ import annotations
 

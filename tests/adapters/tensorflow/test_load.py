@@ -1,4 +1,4 @@
-"""What can be given as a model, what cannot and why, and what is written."""
+"""Sources that can be given as a model, those that cannot and why, and the file that is written."""
 
 from __future__ import annotations
 
