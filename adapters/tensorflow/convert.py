@@ -37,7 +37,7 @@ def convert(source: object) -> bytes:
     """The bytes of a ``.tflite`` file in fp32 that computes the same.
 
     Args:
-        source: What :func:`converts` accepts.
+        source: A source that :func:`converts` accepts.
 
     Raises:
         MissingDependencyError: TensorFlow is not installed.
