@@ -49,6 +49,7 @@ ADAPTERS: dict[str, Registration] = {
 
 
 FRAMEWORKS: dict[str, Registration] = {
+    "paddle": Registration(module="autotune.adapters.paddle.source", attribute="PaddleSource", extra="paddle"),
     "torch": Registration(module="autotune.adapters.pytorch.source", attribute="TorchSource", extra="pytorch"),
 }
 """Frameworks whose own objects can be given as models, by the package that the classes of these objects come from."""

@@ -16,6 +16,7 @@ from autotune.adapters.paddle.model import REDUCED, PaddleModel
 from autotune.adapters.paddle.ops import CONVOLUTIONS, QuantizableOp, quantizable_ops
 from autotune.adapters.paddle.recipes import correct_constants
 from autotune.adapters.paddle.scales import Scale, Scales
+from autotune.adapters.paddle.space import is_clipped
 from autotune.adapters.paddle.tensors import Tensors
 from autotune.adapters.paddle.weights import LARGEST, WeightGrid, weight_grid
 from autotune.calibration import CalibrationStatistics
@@ -37,12 +38,13 @@ MARKED = (
 def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> PaddleModel:
     """The candidate that ``config`` describes; ``model`` stays as it is.
 
-    The tensor that an int8 op reads goes through ``quantize_linear`` and ``dequantize_linear``, with the range that the
-    config's algorithm finds in the statistics, and its weight is integers behind a ``dequantize_linear``. Paddle's
-    integer passes turn both into oneDNN's kernels. One tensor has one scale: that of the first int8 op in graph order that
-    reads it. A convolution into which Paddle fuses a residual sum computes in integers where the sum's tensors have
-    scales too; these are thresholds on the ops that write them. Every other op that Paddle would quantize by itself is
-    marked to be left alone; max pooling between int8 ops is not, since it only passes integers on.
+    The tensor that an int8 op reads goes through ``quantize_linear`` and ``dequantize_linear``, with the range that
+    the config's algorithm finds in the statistics, and its weight is integers behind a ``dequantize_linear``.
+    Paddle's integer passes turn both into oneDNN's kernels. One tensor has one scale: that of the first int8 op in
+    graph order that reads it. A convolution into which Paddle fuses a residual sum computes in integers where the
+    sum's tensors have scales too; these are thresholds on the ops that write them. Every other op that Paddle would
+    quantize by itself is marked to be left alone; max pooling between int8 ops is not, since it only passes
+    integers on.
 
     Raises:
         ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
@@ -50,12 +52,12 @@ def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: Cal
     require_declared(config.recipe.options, ())
     program = model.program
     ops = quantizable_ops(program, model.constants, model.names)
-    _require_offered(ops, config)
+    tensors = Tensors(program, model.constants)
+    _require_offered(ops, config, tensors)
     if not config.ops:
         return dataclasses.replace(model, given=None, file_bytes=None)
     chosen = [op for op in ops if op.name in config.ops]
-    tensors = Tensors(program, model.constants)
-    quantized = {name for op in chosen for name in (op.source, *tensors.residual(op))}
+    quantized = {name for op in chosen for name in tensors.read_or_summed(op)}
     channels = prepare_channels(program, model.constants, ops, config, statistics, quantized=quantized)
     program = channels.program
     # Which tensors are unsigned was read before: a Relu stands in place of a Relu6 by now.
@@ -80,13 +82,19 @@ def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: Cal
     )
 
 
-def _require_offered(ops: Sequence[QuantizableOp], config: QuantizationConfig) -> None:
+def _require_offered(ops: Sequence[QuantizableOp], config: QuantizationConfig, tensors: Tensors) -> None:
     unknown = sorted(set(config.ops) - {op.name for op in ops})
     if unknown:
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     for name, choice in config.ops.items():
         if choice.precision is not Precision.INT8:
             raise ApplyError(f"In Paddle an op computes in int8 or fp32, but {name!r} is to be in {choice.precision}")
+    clipped = [op.name for op in ops if op.name in config.ops and is_clipped(op, tensors)]
+    if clipped:
+        raise ApplyError(
+            f"An int8 op must not add what has no negative values to what has, since Paddle cuts the sum at zero, but "
+            f"{clipped[0]!r} does. Leave it in fp32"
+        )
 
 
 def _sample(model: PaddleModel, statistics: CalibrationStatistics) -> tuple[tuple[int, ...], ...]:

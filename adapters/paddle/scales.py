@@ -70,11 +70,14 @@ class Scales:
         Raises:
             ApplyError: A tensor has no statistics.
         """
-        for name in dict.fromkeys((op.source, *self._tensors.residual(op))):
+        residual = self._tensors.residual(op)
+        for name in self._tensors.read_or_summed(op):
             if name not in self.found:
-                self.found[name] = self._scale(name, choice)
+                narrow = residual is not None and residual.narrow and name in (residual.result, residual.last)
+                scale = self._scale(name, choice, narrow=narrow)
+                self.found |= dict.fromkeys(self._tensors.group(name), scale)
 
-    def _scale(self, name: str, choice: OpConfig) -> Scale:
+    def _scale(self, name: str, choice: OpConfig, *, narrow: bool) -> Scale:
         scheme = UNSIGNED if self._tensors.unsigned(name) else SIGNED
         assert choice.calibration is not None
         low, high = 0.0, 0.0
@@ -92,7 +95,7 @@ class Scales:
         if scheme is UNSIGNED:
             low = 0.0
         parameters = affine_parameters(low, high, scheme)
-        if scheme is UNSIGNED and self._reduced:
+        if scheme is UNSIGNED and (self._reduced or narrow):
             wider = np.asarray(parameters.scale * np.float32(255 / _REDUCED), np.float32)
             parameters = AffineParameters(wider, parameters.zero_point)
         return Scale(parameters=parameters, scheme=scheme)
