@@ -25,8 +25,8 @@ class Residual:
         other: The tensor that is added.
         result: The sum.
         last: The tensor behind the activation that is fused too; the sum where there is none.
-        narrow: Whether ``last`` has no negative values and is written as s8 all the same, of which the upper half
-            alone is in use.
+        narrow: Whether ``last`` has no negative values and is written as s8 all the same, before it becomes the u8 that
+            its readers take: only half of the integers of u8 come through.
         clipped: Whether ``last`` has negative values and is written as u8, which holds none of them.
     """
 
