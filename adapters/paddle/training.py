@@ -95,6 +95,7 @@ def fake_quantized(source: Any, ops: Mapping[str, FakeQuantizedOp]) -> tuple[Any
     for part in parts.values():
         if hasattr(part, "_use_global_stats"):  # ranges come from calibration, which saw these statistics
             part._use_global_stats = True
+            part.training = False
     notes = []
     if missing:
         notes.append(
