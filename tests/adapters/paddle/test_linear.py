@@ -21,13 +21,13 @@ def linear(weight: Any, *, integers: bool) -> PaddleModel:
         programs.add_tensor(program, name, array.dtype, array.shape, constant=True)
     for name, width in (("x", 64), ("q", 64), ("d", 64), ("p", 32), ("y", 32)):
         programs.add_tensor(program, name, FLOAT, (-1, width))
-    attrs: dict[str, int | bool] = {"quant_axis": -1, "bit_length": 8, "is_test": True, "only_observer": False}
+    attrs = {"quant_axis": -1, "bit_length": 8, "is_test": True, "only_observer": False}
     read = {"Scale": ["scale"], "ZeroPoint": ["zero"]}
     made = [
         programs.new_op("quantize_linear", {"X": ["x"], **read}, {"Y": ["q"]}, attrs),
         programs.new_op("dequantize_linear", {"X": ["q"], **read}, {"Y": ["d"]}, attrs),
     ]
-    product = {"trans_x": False, "trans_y": False, "quantization_type": "qat_with_weight"}
+    product: dict[str, bool | str] = {"trans_x": False, "trans_y": False, "quantization_type": "qat_with_weight"}
     source = "d" if integers else "x"
     made = [
         *(made if integers else []),
