@@ -12,13 +12,13 @@ from autotune.adapter import Array
 from autotune.adapters.paddle import program as programs
 from autotune.adapters.paddle.candidate import Candidate
 from autotune.adapters.paddle.channels import prepare_channels
-from autotune.adapters.paddle.model import REDUCED, PaddleModel
+from autotune.adapters.paddle.model import LARGEST_INTEGER, PaddleModel
 from autotune.adapters.paddle.ops import CONVOLUTIONS, QuantizableOp, quantizable_ops
 from autotune.adapters.paddle.recipes import correct_constants
 from autotune.adapters.paddle.scales import Scale, Scales
 from autotune.adapters.paddle.space import is_clipped
 from autotune.adapters.paddle.tensors import Tensors
-from autotune.adapters.paddle.weights import LARGEST, WeightGrid, weight_grid
+from autotune.adapters.paddle.weights import LARGEST, WeightGrid, largest_activations, weight_grid
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError
@@ -61,15 +61,18 @@ def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: Cal
     channels = prepare_channels(program, model.constants, ops, config, statistics, quantized=quantized)
     program = channels.program
     # Which tensors are unsigned was read before: a Relu stands in place of a Relu6 by now.
-    scales = Scales(tensors, channels.statistics, channels.ranges, reduced=config.recipe.reduce_range)
-    grids = {}
+    grids = {
+        op.name: (op, weight_grid(channels.constants[op.weight], config[op.name], trained=config.trained))
+        for op in chosen
+    }
+    largest = largest_activations(grids, config.recipe)
+    scales = Scales(tensors, channels.statistics, channels.ranges, largest=largest)
     for op in chosen:
         scales.choose(op, config[op.name])
-        grids[op.name] = op, weight_grid(channels.constants[op.weight], config[op.name], trained=config.trained)
     found, notes = correct_constants(model, channels, ops, grids, scales, config.recipe)
     constants = {**channels.constants, **found}
     insertion = _Insertion(program, constants, grids)
-    insertion.insert(scales.found, tensors, reduced=config.recipe.reduce_range)
+    insertion.insert(scales.found, tensors)
     kept = programs.drop_unused(program, insertion.constants)
     return Candidate(
         content=program.SerializeToString(),
@@ -121,12 +124,10 @@ class _Insertion:
         self._grids = {op.weight: (op, grid) for op, grid in grids.values()}
         self._made: list[Any] = []
         self._read: set[str] = set()
-        self._reduced = False
         self.constants = dict(constants)
 
-    def insert(self, scales: Mapping[str, Scale], tensors: Tensors, *, reduced: bool) -> None:
-        """Let int8 ops read integers, and mark all others; ``reduced`` says that scales leave a bit unused."""
-        self._reduced = reduced
+    def insert(self, scales: Mapping[str, Scale], tensors: Tensors) -> None:
+        """Let int8 ops read integers, and mark all others."""
         self._constant(_ZERO, np.zeros(1, np.float32))
         sources = {op.source for op, _ in self._grids.values()}
         for op in self._program.blocks[0].ops:
@@ -151,6 +152,7 @@ class _Insertion:
             for name in (f"{source}/integers", f"{source}/quantized"):
                 programs.add_tensor(self._program, name, _FLOAT, shape)
             self._linear("quantize_linear", source, f"{source}/integers", f"{source}/scale", -1)
+            programs.set_attribute(self._made[-1], LARGEST_INTEGER, scales[source].largest)
             self._linear("dequantize_linear", f"{source}/integers", f"{source}/quantized", f"{source}/scale", -1)
         programs.rename_read(op, source, f"{source}/quantized")
 
@@ -172,8 +174,6 @@ class _Insertion:
         slots = {"X": [source], "Scale": [scale], "ZeroPoint": [_ZERO]}
         attrs = {"quant_axis": axis, "bit_length": 8, "is_test": True, "only_observer": False}
         made = programs.new_op(kind, slots, {"Y": [target]}, attrs)
-        if self._reduced:
-            programs.set_attribute(made, REDUCED, True)
         self._made.append(made)
 
 

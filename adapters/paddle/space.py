@@ -42,6 +42,7 @@ def tuning_space(ops: Sequence[QuantizableOp], tensors: Tensors, host: Host) -> 
         ops=tuple(_op_space(op, unsigned=tensors.unsigned(op.source), clipped=is_clipped(op, tensors)) for op in ops),
         recipe=RecipeSpace(
             reduce_range=(False, True) if host.saturates_u8s8 else (False,),
+            bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
             equalization=(True, False),
             bias_correction=(BiasCorrection.FAST, BiasCorrection.FULL, BiasCorrection.NONE),
             weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ),

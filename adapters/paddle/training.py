@@ -20,7 +20,7 @@ from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.ops import quantizable_ops
 from autotune.adapters.paddle.scales import Scale, Scales
 from autotune.adapters.paddle.tensors import Tensors
-from autotune.adapters.paddle.weights import weight_grid
+from autotune.adapters.paddle.weights import largest_activations, weight_grid
 from autotune.algorithms.affine import integer_range
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig
@@ -53,7 +53,9 @@ def grids(
     program = model.program
     ops = quantizable_ops(program, model.constants, model.names)
     chosen = [op for op in ops if config[op.name].precision is Precision.INT8]
-    scales = Scales(Tensors(program, model.constants), statistics, {}, reduced=config.recipe.reduce_range)
+    weights = {op.name: (op, weight_grid(model.constants[op.weight], config[op.name], trained=True)) for op in chosen}
+    largest = largest_activations(weights, config.recipe)
+    scales = Scales(Tensors(program, model.constants), statistics, {}, largest=largest)
     for op in chosen:
         scales.choose(op, config[op.name])
     return {

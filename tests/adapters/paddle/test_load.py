@@ -1,4 +1,4 @@
-"""What users give: files of both representations, whole and damaged, and layers."""
+"""Sources that users give: files of both representations, whole and damaged, and layers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_layer_without_data_is_told_what_it_needs() -> None:
 
 
 class Branching(paddle.nn.Layer):
-    """What it computes depends on values that Python looks at."""
+    """A layer whose result depends on values that Python looks at."""
 
     def forward(self, x: Any) -> Any:
         return x * int(x.numpy().sum())

@@ -1,8 +1,9 @@
-"""What a candidate computes in: exactly the ops of its config in int8, with the scales that were chosen."""
+"""Candidates compute exactly the ops of their config in int8, with the scales that were chosen."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,24 @@ def test_reduced_ranges_leave_a_bit_unused_and_cannot_saturate() -> None:
     assert sorted(round(ratio, 3) for ratio in ratios) == [1.0, *[2.008] * (len(ratios) - 1)]
     model, _ = calibrated("Residual")
     assert sqnr_db(outputs(model), outputs(reduced)) > 30.0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("rounding", [WeightRounding.NEAREST, WeightRounding.GPTQ])
+def test_bounded_pairs_cannot_saturate_and_take_no_more_than_they_need(name: str, rounding: WeightRounding) -> None:
+    model, _ = calibrated(name)
+    bounded = candidate(name, recipe=Recipe(bound_pairs=True, weight_rounding=rounding))
+    reduced = candidate(name, recipe=Recipe(reduce_range=True, weight_rounding=rounding))
+    assert not ADAPTER.saturating_ops(bounded)
+    for key in (each for each in bounded.constants if each.endswith("/scale") and bounded.constants[each].size == 1):
+        assert bounded.constants[key][0] <= reduced.constants[key][0]
+    assert sqnr_db(outputs(model), outputs(bounded)) > 30.0
+
+
+def test_a_saved_candidate_still_says_that_it_cannot_saturate(tmp_path: Path) -> None:
+    for recipe, risk in ((Recipe(), True), (Recipe(bound_pairs=True), False), (Recipe(reduce_range=True), False)):
+        path, _ = ADAPTER.save(candidate("Residual", recipe=recipe), tmp_path / "saved.pdmodel", {})
+        assert bool(ADAPTER.saturating_ops(ADAPTER.load(path))) is risk
 
 
 @pytest.mark.parametrize(
