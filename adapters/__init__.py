@@ -43,6 +43,7 @@ class Registration:
 ADAPTERS: dict[str, Registration] = {
     "onnxruntime": Registration(module="autotune.adapters.onnxruntime", attribute="OnnxRuntimeAdapter"),
     "openvino": Registration(module="autotune.adapters.openvino", attribute="OpenVinoAdapter", extra="openvino"),
+    "paddle": Registration(module="autotune.adapters.paddle.adapter", attribute="PaddleAdapter", extra="paddle"),
     "pytorch": Registration(module="autotune.adapters.pytorch.adapter", attribute="PytorchAdapter", extra="pytorch"),
     "tensorflow": Registration(
         module="autotune.adapters.tensorflow", attribute="TensorFlowAdapter", extra="tensorflow"
@@ -51,6 +52,7 @@ ADAPTERS: dict[str, Registration] = {
 
 
 FRAMEWORKS: dict[str, Registration] = {
+    "paddle": Registration(module="autotune.adapters.paddle.source", attribute="PaddleSource", extra="paddle"),
     "torch": Registration(module="autotune.adapters.pytorch.source", attribute="TorchSource", extra="pytorch"),
 }
 """Frameworks whose own objects can be given as models, by the package that the classes of these objects come from."""
