@@ -44,6 +44,9 @@ ADAPTERS: dict[str, Registration] = {
     "onnxruntime": Registration(module="autotune.adapters.onnxruntime", attribute="OnnxRuntimeAdapter"),
     "openvino": Registration(module="autotune.adapters.openvino", attribute="OpenVinoAdapter", extra="openvino"),
     "pytorch": Registration(module="autotune.adapters.pytorch.adapter", attribute="PytorchAdapter", extra="pytorch"),
+    "tensorflow": Registration(
+        module="autotune.adapters.tensorflow", attribute="TensorFlowAdapter", extra="tensorflow"
+    ),
 }
 
 

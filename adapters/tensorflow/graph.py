@@ -1,0 +1,149 @@
+"""The graph of a ``.tflite`` file as Python objects: operators, tensors, constants, and the bytes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from autotune.adapter import Array
+
+FLOAT32 = schema.TensorType.FLOAT32
+INT8 = schema.TensorType.INT8
+INT32 = schema.TensorType.INT32
+
+DTYPES: Mapping[int, np.dtype[Any]] = {
+    schema.TensorType.FLOAT32: np.dtype(np.float32),
+    schema.TensorType.FLOAT16: np.dtype(np.float16),
+    schema.TensorType.FLOAT64: np.dtype(np.float64),
+    schema.TensorType.INT8: np.dtype(np.int8),
+    schema.TensorType.UINT8: np.dtype(np.uint8),
+    schema.TensorType.INT16: np.dtype(np.int16),
+    schema.TensorType.INT32: np.dtype(np.int32),
+    schema.TensorType.INT64: np.dtype(np.int64),
+    schema.TensorType.BOOL: np.dtype(np.bool_),
+}
+
+_KINDS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+
+class Graph:
+    """The main graph of a model; further ones belong to ops such as WHILE and are carried along.
+
+    Args:
+        content: Bytes of a ``.tflite`` file that LiteRT has accepted.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+        self.main: Any = self.model.subgraphs[0]
+        self.inputs: list[int] = list(self.main.inputs)
+        self.outputs: list[int] = list(self.main.outputs)
+
+    @property
+    def operators(self) -> Sequence[Any]:
+        """The operators in the order in which they run."""
+        return self.main.operators or []
+
+    @property
+    def tensors(self) -> Sequence[Any]:
+        """The tensors; operators refer to them by place."""
+        return self.main.tensors or []
+
+    def kind(self, operator: Any) -> str:
+        """TensorFlow Lite's name for a kind of op, as in ``CONV_2D``."""
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        # Files from before there were more than 127 kinds have the code in the older field alone.
+        return _KINDS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+    def constant(self, place: int) -> Array | None:
+        """The values of a constant tensor; None where an op or the caller writes it, or its type is not NumPy's."""
+        tensor = self.tensors[place]
+        data = self.model.buffers[tensor.buffer].data
+        if place in self.inputs or data is None or len(data) == 0 or tensor.type not in DTYPES:
+            return None
+        values = np.frombuffer(bytes(data), DTYPES[tensor.type])
+        return values.reshape(shape_of(tensor)) if values.size == np.prod(shape_of(tensor), dtype=int) else None
+
+    def set_constant(self, place: int, values: Array) -> None:
+        """Give a tensor other values, in a buffer of its own: several tensors may share one."""
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        tensor = self.tensors[place]
+        tensor.buffer = len(self.model.buffers) - 1
+        tensor.shape = list(values.shape)
+
+    def add_constant(self, values: Array) -> int:
+        """A new tensor of float32 or int32 with these values; its place."""
+        tensor = schema.TensorT()
+        tensor.type = INT32 if values.dtype == np.int32 else FLOAT32
+        tensor.name = f"constant_{len(self.tensors)}".encode()
+        self.main.tensors.append(tensor)
+        self.set_constant(len(self.tensors) - 1, values)
+        return len(self.tensors) - 1
+
+    def set_metadata(self, entries: Mapping[str, str]) -> None:
+        """Write texts into the file's metadata, by name."""
+        kept = [each for each in self.model.metadata or [] if text(each.name) not in entries]
+        for name, value in entries.items():
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(value.encode() or b"\0", np.uint8)
+            self.model.buffers.append(buffer)
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = name.encode(), len(self.model.buffers) - 1
+            kept.append(entry)
+        self.model.metadata = kept
+
+    def metadata(self) -> dict[str, bytes]:
+        """What the file says of itself, by name."""
+        found = {}
+        for each in self.model.metadata or []:
+            data = self.model.buffers[each.buffer].data
+            found[text(each.name)] = b"" if data is None else bytes(data)
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the file."""
+        self._drop_unused_buffers()
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
+
+    def _drop_unused_buffers(self) -> None:
+        """Leave out the buffers that were replaced; buffer 0 is the empty one by convention."""
+        holders = [
+            *(tensor for graph in self.model.subgraphs for tensor in graph.tensors or []),
+            *(self.model.metadata or []),
+        ]
+        used = sorted({0, *(holder.buffer for holder in holders), *(self.model.metadataBuffer or [])})
+        places = {old: new for new, old in enumerate(used)}
+        self.model.buffers = [self.model.buffers[old] for old in used]
+        for holder in holders:
+            holder.buffer = places[holder.buffer]
+        if self.model.metadataBuffer is not None:
+            self.model.metadataBuffer = [places[old] for old in self.model.metadataBuffer]
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """The shape that a tensor has in a file: free axes count 1 there."""
+    return tuple(int(size) for size in tensor.shape if tensor.shape is not None) if tensor.shape is not None else ()
+
+
+def free_shape_of(tensor: Any) -> tuple[int | None, ...]:
+    """The shape of a tensor with None for free axes."""
+    signature = tensor.shapeSignature
+    shape = shape_of(tensor)
+    return shape if signature is None or len(signature) == 0 else tuple(None if n < 0 else int(n) for n in signature)
+
+
+def text(name: Any) -> str:
+    """A name of the file as text."""
+    return "" if name is None else name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+def is_quantized(tensor: Any) -> bool:
+    """Whether a tensor holds integers that stand for real values."""
+    quantization = tensor.quantization
+    return quantization is not None and quantization.scale is not None and len(quantization.scale) > 0
