@@ -43,6 +43,7 @@ class Registration:
 ADAPTERS: dict[str, Registration] = {
     "onnxruntime": Registration(module="autotune.adapters.onnxruntime", attribute="OnnxRuntimeAdapter"),
     "openvino": Registration(module="autotune.adapters.openvino", attribute="OpenVinoAdapter", extra="openvino"),
+    "paddle": Registration(module="autotune.adapters.paddle.adapter", attribute="PaddleAdapter", extra="paddle"),
     "pytorch": Registration(module="autotune.adapters.pytorch.adapter", attribute="PytorchAdapter", extra="pytorch"),
     "tensorflow": Registration(
         module="autotune.adapters.tensorflow", attribute="TensorFlowAdapter", extra="tensorflow"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,24 @@ class TestPytorch(AdapterSuite):
     def batches(self) -> Sequence[Feeds]:
         rng = np.random.default_rng(1)
         return [{"x": rng.normal(size=(8, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
+
+
+class TestPaddle(AdapterSuite):
+    folder: Path | None = None
+
+    def adapter(self) -> Any:
+        importlib.util.find_spec("paddle") or pytest.skip("paddle is not installed")
+        return get_adapter("paddle")
+
+    def source(self) -> object:
+        networks = importlib.import_module("tests.adapters.paddle.networks")
+        if TestPaddle.folder is None:
+            TestPaddle.folder = networks.saved(networks.filled(networks.Residual()))
+        return TestPaddle.folder
+
+    def batches(self) -> Sequence[Feeds]:
+        feeds: Sequence[Feeds] = importlib.import_module("tests.adapters.paddle.networks").batches()
+        return feeds
 
 
 class TestNumpy(AdapterSuite):

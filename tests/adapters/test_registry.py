@@ -52,7 +52,7 @@ def test_third_parties_come_in_through_entry_points(monkeypatch: pytest.MonkeyPa
     points = importlib.metadata.EntryPoints([point, missing])
     monkeypatch.setattr(importlib.metadata, "entry_points", points.select)
     assert get_adapter("third").name == "third"
-    assert adapter_names() == ("onnxruntime", "openvino", "pytorch", "absent", "third")
+    assert adapter_names() == (*ADAPTERS, "absent", "third")
     with pytest.raises(MissingDependencyError, match="absent_package"):
         get_adapter("absent")
 

@@ -1,0 +1,95 @@
+"""Imports PaddlePaddle, and keeps it quiet.
+
+Paddle Inference turns programs of the old intermediate representation into integers, and no others: ``.pdmodel`` files.
+Where the user has not imported Paddle yet, it is imported with that representation on; where they have, layers are
+traced under Paddle's own switch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_PIR = "FLAGS_enable_pir_api"
+
+if "paddle" not in sys.modules:
+    os.environ.setdefault(_PIR, "0")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Paddle warns of compilers that no inference needs
+    import paddle
+    from paddle import inference
+    from paddle.base.proto import framework_pb2
+
+__all__ = ["framework_pb2", "inference", "old_representation", "onednn", "paddle", "quiet", "reason"]
+
+
+@contextlib.contextmanager
+def old_representation() -> Iterator[None]:
+    """Trace and save programs in the old intermediate representation, whatever the process works with otherwise."""
+    if not paddle.get_flags([_PIR])[_PIR]:
+        yield
+        return
+    from paddle.pir_utils import DygraphOldIrGuard  # noqa: PLC0415  # with the representation off there is no need of it
+
+    with DygraphOldIrGuard():
+        yield
+
+
+class Captured:
+    """Lines that were printed while :func:`quiet` was in force, once it is over.
+
+    Attributes:
+        lines: The lines in order.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Captured]:
+    """Without what Paddle's and oneDNN's C++ print; yields what keeps it instead.
+
+    ``disable_glog_info`` does not reach the lines of the integer passes.
+    """
+    libc = ctypes.CDLL(None)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    libc.fflush(None)
+    kept = os.dup(1), os.dup(2)
+    captured = Captured()
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield captured
+        finally:
+            libc.fflush(None)
+            for number, original in zip((1, 2), kept, strict=True):
+                os.dup2(original, number)
+                os.close(original)
+            file.seek(0)
+            captured.lines = file.read().decode(errors="replace").splitlines()
+
+
+def onednn() -> Any:
+    """The oneDNN that Paddle computes with."""
+    return ctypes.CDLL(str(Path(paddle.__file__).parent / "libs" / "libdnnl.so.3"))
+
+
+def reason(error: BaseException) -> str:
+    """The line of Paddle's message that says what is wrong, without its stack of C++ calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith("(") or "Error:" in line]
+    said = (telling or [line for line in lines if not line.startswith(("-", "["))] or [type(error).__name__])[-1]
+    return said.removeprefix("Error: ").rstrip(". ")[:300]
