@@ -53,7 +53,7 @@ def convert(source: object) -> bytes:
         # By way of a SavedModel, whose names do not depend on how often a model was converted before.
         if type(source).__module__.startswith("tf_keras"):
             return _converted(lambda: tensorflow.lite.TFLiteConverter.from_keras_model(source), name)
-        _export(source, folder, name)
+        export(source, folder, name)
         return _converted(lambda: tensorflow.lite.TFLiteConverter.from_saved_model(folder), name)
 
 
@@ -81,7 +81,17 @@ def _keras_model(path: Path) -> Any:
         raise ModelError(f"{path} must be a model that Keras reads, but: {_first_line(error)}") from error
 
 
-def _export(model: Any, folder: str, name: str) -> None:
+def export(model: Any, folder: str, name: str) -> None:
+    """Write a Keras model as a SavedModel.
+
+    Args:
+        model: The model.
+        folder: Folder to write.
+        name: The model in the words of an error.
+
+    Raises:
+        ModelError: It was never built, or TensorFlow cannot trace it.
+    """
     if not getattr(model, "built", True):
         raise ModelError(
             f"{name} has no shapes yet, since it was never called. Call it once on a batch, or `model.build(shape)`"

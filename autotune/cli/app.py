@@ -15,6 +15,7 @@ from rich.text import Text
 
 from autotune.cli.benchmark import benchmark
 from autotune.cli.check import check
+from autotune.cli.converter import converter
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.init import init
 from autotune.cli.inspect import inspect
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 for _command in (init, inspect, run, report, benchmark, check, schema):
     app.command()(_command)
+app.add_typer(converter, name="converter")
 
 
 def main() -> NoReturn:

@@ -18,7 +18,7 @@ from autotune.adapters import get_adapter
 from autotune.cli.figures import bytes_text
 from autotune.experiment import Experiment, load_experiment
 from autotune.host import Host, current_host
-from autotune.source import as_source, source_for
+from autotune.source import as_convertible, as_source, source_for
 from autotune.space import OpSpace, TuningSpace
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
@@ -78,11 +78,11 @@ def _loaded(path: Path, experiment: Experiment | None, framework: str) -> tuple[
     """The adapter, the model and its name; an experiment also says how a model is made that is no file."""
     adapter = get_adapter(framework)
     if experiment is None:
-        return adapter, adapter.load(path), str(path)
+        return adapter, adapter.load(source_for(adapter, as_convertible(path), None)), str(path)
     model = experiment.model.open(experiment.directory)
     own, loader = as_source(model), experiment.calibration.dataset.open(experiment.directory)
     example = Example(loader if own is None else own.loader(loader), experiment.evaluation.performance.batch_axis)
-    source = source_for(adapter, model if own is None else own, example)
+    source = source_for(adapter, as_convertible(model) if own is None else own, example)
     return adapter, adapter.load(source, example), experiment.model.name
 
 

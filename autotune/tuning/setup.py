@@ -32,7 +32,7 @@ from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, Labe
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import open_all
-from autotune.source import OwnSource
+from autotune.source import Convertible, OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
@@ -200,7 +200,7 @@ class Preparing(Generic[ModelT]):
 
     def _tell(self, source: object, loaded: Sequence[Loaded], calls: Calls) -> None:
         """Note what a user should know of the models as they were read."""
-        if isinstance(source, OwnSource):
+        if isinstance(source, Convertible):
             self._stages.note(*source.notes)
         for each in loaded:
             on = "" if each.runtime is None else f"{each.runtime}: "

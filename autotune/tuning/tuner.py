@@ -33,7 +33,7 @@ from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
 from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
-from autotune.source import as_source
+from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
@@ -236,7 +236,8 @@ class Tuner:
             runtimes = adapter.adapters if isinstance(adapter, RuntimesAdapter) else {self.framework: adapter}
             require_trainable(own or model, runtimes)
         if own is None:
-            return Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))(model, dataloader)
+            run = Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))
+            return run(as_convertible(model), dataloader)
         data.require_repeatable(dataloader, "dataloader")
         own.note_surplus(dataloader)
         accuracy = self._source(eval_fn, metric, eval_dataloader)
