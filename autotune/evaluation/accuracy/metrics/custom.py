@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -100,17 +99,11 @@ class FigureFunction(Metric):
         return float(number)
 
 
-@dataclass(frozen=True)
-class _Label:
-    value: Any
-    in_list: bool
-
-
 def _row(labels: Any, index: int) -> Any:
-    """One sample's label, which knows the form that it came in."""
+    """One sample's label, with whether it came in a list: plain data, so that the workspace can keep it."""
     if isinstance(labels, Mapping):
         return {name: _row(part, index) for name, part in labels.items()}
-    return None if labels is None else _Label(labels[index], isinstance(labels, (list, tuple)))
+    return None if labels is None else (labels[index], isinstance(labels, (list, tuple)))
 
 
 def _joined(rows: list[Any]) -> Any:
@@ -120,5 +113,5 @@ def _joined(rows: list[Any]) -> Any:
         return {name: _joined([row[name] for row in rows]) for name in first}
     if first is None:
         return None
-    values = [row.value for row in rows]
-    return values if first.in_list else np.asarray(values)
+    values = [value for value, _ in rows]
+    return values if first[1] else np.asarray(values)
