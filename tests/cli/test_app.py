@@ -57,7 +57,7 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
     def interrupted(_name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("importlib.import_module", interrupted)
+    monkeypatch.setattr("autotune.cli.commands.command_function", interrupted)
     monkeypatch.setattr("sys.argv", ["autotune", "schema"])
     with pytest.raises(SystemExit) as ended:
         main()
