@@ -11,6 +11,7 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.errors import DataError
 from autotune.evaluation.accuracy.metrics.metric import MeanMetric, Metric
+from autotune.users_code import users_code
 
 
 class SampleFunction(MeanMetric):
@@ -92,7 +93,8 @@ class FigureFunction(Metric):
         columns = zip(*(outputs for outputs, _ in records), strict=True)
         outputs = tuple(np.stack(column) for column in columns)
         labels = _joined([label for _, label in records])
-        value = self._function(outputs[0] if len(outputs) == 1 else outputs, labels)
+        with users_code(f"The function of metric {self.name!r}"):
+            value = self._function(outputs[0] if len(outputs) == 1 else outputs, labels)
         number = np.asarray(value)
         if number.shape != () or number.dtype.kind not in "fiu":
             raise DataError(f"Metric {self.name!r} must return one number, but returned {value!r}")
