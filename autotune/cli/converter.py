@@ -12,7 +12,9 @@ from autotune.conversion import install as make
 from autotune.conversion import interpreter_of
 from autotune.errors import MissingDependencyError
 
-converter = typer.Typer(help="Converters of other frameworks' models to ONNX.", no_args_is_help=True)
+converter = typer.Typer(
+    help="Make and list the environments of converters of other frameworks' models to ONNX.", no_args_is_help=True
+)
 
 
 @converter.command()

@@ -34,8 +34,8 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
     """
     if experiment.unfilled:
         raise ExperimentError("\n".join(experiment.unfilled))
-    model = experiment.model.open(experiment.directory)
-    loader = experiment.calibration.dataset.open(experiment.directory)
+    model = experiment.model.open(experiment.directory, experiment.trust)
+    loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
     try:
         return make_tuner(experiment, observer).tune(model, loader, **sources)
@@ -78,7 +78,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
         portable=tuning.portable,
-        train_fn=None if train is None else resolve(train.function, experiment.directory),
+        train_fn=None if train is None else resolve(train.function, experiment.directory, experiment.trust),
         observer=observer,
     )
 
@@ -87,7 +87,7 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
     """The arguments of ``Tuner.tune`` that say how accuracy is measured."""
     accuracy = experiment.evaluation.accuracy
     if accuracy.function is not None:
-        function: Callable[..., Any] = resolve(accuracy.function, experiment.directory)
+        function: Callable[..., Any] = resolve(accuracy.function, experiment.directory, experiment.trust)
         return {"eval_fn": function}
     assert accuracy.dataset is not None
     metrics = metrics_of(experiment)
@@ -98,7 +98,7 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
             f"{where}: metric {reading[0]!r} needs labels: name their array as `labels`, or use `agreement` or "
             "`cosine`, which compare with the fp32 model's own outputs"
         )
-    loader: Iterable[object] = accuracy.dataset.open(experiment.directory)
+    loader: Iterable[object] = accuracy.dataset.open(experiment.directory, experiment.trust)
     return {"metric": metrics, "eval_dataloader": loader}
 
 

@@ -27,7 +27,7 @@ from autotune.adapter import (
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
-from autotune.errors import ApplyError
+from autotune.errors import ApplyError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
@@ -326,7 +326,12 @@ class Preparing(Generic[ModelT]):
             whose = f"{loaded.runtime or adapter.name}-" if apart else ""
             cached = self._workspace / "cache" / f"statistics-{whose}{model.fingerprint}-{fingerprint}.npz"
             if cached.exists():
-                return statistics_type(adapter).load(cached)
+                try:
+                    return statistics_type(adapter).load(cached)
+                except WorkspaceError:
+                    self._stages.note(
+                        f"Calibrated anew: {cached.name} in the workspace is damaged or of another version"
+                    )
         with self._stages.timed("calibrate"):
             batches = self._stages.timetable.shortened(self._calibration_batches(model, loader), self._shares)
             feeds = (batch.feeds for batch in batches)

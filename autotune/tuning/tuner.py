@@ -37,6 +37,7 @@ from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
+from autotune.users_code import users_code
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
@@ -230,17 +231,21 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
+        with users_code("A data loader, metric or function of yours"):
+            return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
+
+    def _tuned(
+        self, model: object, dataloader: Iterable[object], accuracy: UserFunction | LabelledData
+    ) -> TuningResult:
         own = as_source(model)
         if self.train_fn is not None:
             adapter = self._adapter()
             runtimes = adapter.adapters if isinstance(adapter, RuntimesAdapter) else {self.framework: adapter}
             require_trainable(own or model, runtimes)
         if own is None:
-            run = Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))
-            return run(as_convertible(model), dataloader)
+            return Run(self, self._adapter(), accuracy)(as_convertible(model), dataloader)
         data.require_repeatable(dataloader, "dataloader")
         own.note_surplus(dataloader)
-        accuracy = self._source(eval_fn, metric, eval_dataloader)
         run = Run(self, self._adapter(), own.accuracy(accuracy))
         return dataclasses.replace(run(own, own.loader(dataloader)), _as_module=own.module)
 
