@@ -16,6 +16,7 @@ from autotune.results.tables import precision_table, trial_table
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 from autotune.tuning.answer import provisional
+from autotune.tuning.evidence import Evidence
 from autotune.tuning.history import HOLDOUT, RUNTIMES, SETUP, SUMMARY, read_study
 from autotune.tuning.race import Race
 from autotune.tuning.selection import pareto_front
@@ -65,6 +66,7 @@ class TuningSummary:
         host: The machine that the figures are of.
         baseline_runtime: In a run over several runtimes, that of the baseline; None in a run of one framework.
         fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
+        evidence: Figures of single ops and tensors, and facts about the runs; the history keeps it apart.
     """
 
     verdict: Verdict
@@ -89,6 +91,22 @@ class TuningSummary:
     host: str = ""
     baseline_runtime: str | None = None
     fp32_speeds: Mapping[str, float] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
+
+    @property
+    def shown(self) -> Trial:
+        """The trial whose config explains the run: the answer, or the nearest candidate where the answer is fp32.
+
+        Where there is neither, it is the trial with most quantized ops.
+        """
+        if not self.best.config.is_fp32 or self.nearest is not None:
+            return self.best if self.nearest is None else self.nearest
+        return max(self.history, key=lambda trial: len(trial.config.ops))
+
+    @property
+    def shown_runtime(self) -> str | None:
+        """The runtime of :attr:`shown`; None in a run of one framework."""
+        return self.shown.config.runtime or self.baseline_runtime
 
     @property
     def runtime(self) -> str | None:
@@ -311,6 +329,12 @@ def read_summary(storage: Path | str) -> TuningSummary:
     trials, about = read_study(storage)
     if not trials or trials[0].measurement is None:
         raise WorkspaceError(f"{storage} holds no measured baseline yet, so that there is nothing to report")
+    summary = _summary(trials, about)
+    return dataclasses.replace(summary, evidence=Evidence.of(about.get, summary.shown_runtime))
+
+
+def _summary(trials: Sequence[Trial], about: Mapping[str, Any]) -> TuningSummary:
+    """The summary that the run stored, or one of the trials so far."""
     stored = about.get(SUMMARY)
     if stored is not None and stored["trials"] == len(trials):
         return TuningSummary.from_json({k: v for k, v in stored.items() if k != "trials"}, trials)
