@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
+from autotune.results.report.choices import choice_numbers
 from autotune.results.report.words import format_loss, format_speedup, milliseconds
 from autotune.results.result import TuningSummary
 from autotune.trial import Trial
@@ -163,10 +164,7 @@ def trials_of_ops(summary: TuningSummary) -> dict[str, str]:
     ]
     if not trials or not names:
         return {}
-    numbers: dict[OpConfig, int] = {FP32: 0}
-    choices = np.array(
-        [[numbers.setdefault(trial.config[name], len(numbers)) for name in names] for trial in trials], np.int32
-    )
+    choices = choice_numbers(trials, names)
     found: dict[int, tuple[int, int, int]] = {}
     for first in range(len(trials)):
         differing = choices[first + 1 :] != choices[first]

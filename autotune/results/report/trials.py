@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from autotune.config import OpConfig, QuantizationConfig
 from autotune.recipe import recipe_names
+from autotune.results.report.choices import choice_numbers
 from autotune.trial import Trial
 
 _FEW_OPS = 3
@@ -14,9 +17,21 @@ _NOTE_LENGTH = 90
 
 def descriptions(history: Sequence[Trial]) -> dict[int, str]:
     """By number: a short description of each trial."""
-    found: dict[int, str] = {}
-    for index, trial in enumerate(history):
-        found[trial.number] = _described(trial, history[1:index]) if index else "the fp32 model as it was given"
+    names = sorted({name for trial in history for name in trial.config.ops})
+    choices = choice_numbers(history, names)
+    found = {trial.number: "the fp32 model as it was given" for trial in history[:1]}
+    for index, trial in enumerate(history[1:], start=1):
+        alike = [
+            place
+            for place in range(1, index)
+            if history[place].config.ops and history[place].config.runtime == trial.config.runtime
+        ]
+        counts = (choices[alike] != choices[index]).sum(1) if alike else np.empty(0)
+        # The latest of those that differ in fewest ops.
+        nearest = alike[len(alike) - 1 - int(np.argmin(counts[::-1]))] if alike else None
+        differing = [] if nearest is None else np.flatnonzero(choices[nearest] != choices[index]).tolist()
+        changed = [names[place] for place in differing]
+        found[trial.number] = _described(trial, None if nearest is None else history[nearest], changed)
     return found
 
 
@@ -26,29 +41,20 @@ def brief_note(trial: Trial) -> str:
     return note if len(note) <= _NOTE_LENGTH else f"{note[: _NOTE_LENGTH - 1]}…"
 
 
-def _described(trial: Trial, earlier: Sequence[Trial]) -> str:
+def _described(trial: Trial, nearest: Trial | None, changed: Sequence[str]) -> str:
     config = trial.config
     if config.prepared:
         return "the prepared model, no op quantized"
     if config.is_fp32:
         return "the fp32 model"
     counts = ", ".join(f"{count} {precision}" for precision, count in config.precisions().most_common())
-    alike = [each for each in earlier if each.config.runtime == config.runtime and each.config.ops]
-    if not alike:
+    if nearest is None:
         return _with_training(config, f"{counts} ops")
-    nearest = min(alike, key=lambda each: (len(differing_ops(each.config, config)), -each.number))
-    changed = differing_ops(nearest.config, config)
-    recipe = _recipe_changes(nearest.config, config)
     if len(changed) > _FEW_OPS:
         return _with_training(config, f"{counts} ops; {len(changed)} ops unlike trial {nearest.number}")
-    parts = [f"{name} {_briefly(config[name])}" for name in changed] + recipe
+    parts = [f"{name} {_briefly(config[name])}" for name in changed] + _recipe_changes(nearest.config, config)
     what = f"with {', '.join(parts)}" if parts else "again"
     return _with_training(config, f"trial {nearest.number} {what}")
-
-
-def differing_ops(first: QuantizationConfig, second: QuantizationConfig) -> list[str]:
-    """The ops whose choices differ, by name."""
-    return sorted(name for name in {*first.ops, *second.ops} if first[name] != second[name])
 
 
 def _recipe_changes(first: QuantizationConfig, second: QuantizationConfig) -> list[str]:
