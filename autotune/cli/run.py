@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -59,13 +60,20 @@ def run(
     print_code(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
     with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
-        result = _tune(console, experiment, display)
+        result = _tune(console, experiment, display, _command(experiment_file, [*(overrides or ()), *given]))
     _finish(console, experiment, result, output)
 
 
-def _tune(console: Console, experiment: Experiment, display: ProgressDisplay) -> TuningResult:
+def _command(experiment_file: Path, overrides: Sequence[str]) -> str:
+    """The command that repeats this run."""
+    return shlex.join(
+        ["autotune", "run", str(experiment_file), *(part for each in overrides for part in ("--set", each))]
+    )
+
+
+def _tune(console: Console, experiment: Experiment, display: ProgressDisplay, command: str) -> TuningResult:
     try:
-        return tune_experiment(experiment, display)
+        return tune_experiment(experiment, display, command)
     except KeyboardInterrupt:
         # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
         kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,12 +22,13 @@ _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
 """The section that is to blame for an error that shows only when model and data are there."""
 
 
-def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
+def tune_experiment(experiment: Experiment, observer: Observer, command: str | None = None) -> TuningResult:
     """Tune the model of an experiment.
 
     Args:
         experiment: The experiment as :func:`load_experiment` read it.
         observer: Is told what the run does.
+        command: The command that repeats the run, for its report.
 
     Raises:
         InputError: An input that the experiment names cannot be used.
@@ -38,7 +40,8 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
     loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
     try:
-        return make_tuner(experiment, observer).tune(model, loader, **sources)
+        tuner = dataclasses.replace(make_tuner(experiment, observer), command=command)
+        return tuner.tune(model, loader, **sources)
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error

@@ -36,6 +36,7 @@ from autotune.source import Convertible, OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
+from autotune.tuning.evidence import keep_graph, keep_run
 from autotune.tuning.history import RUNTIMES, SETUP, History, require_writable
 from autotune.tuning.identity import CALIBRATION_DATA
 from autotune.tuning.insights import MeasuredInsights
@@ -156,6 +157,15 @@ class Preparing(Generic[ModelT]):
             self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
         self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
+        keep_run(
+            history,
+            self._tuner,
+            self._adapter,
+            source=source,
+            model=first.given.fingerprint,
+            calibration_data=fingerprint,
+            evaluation=self._source.identity,
+        )
         fp32 = self._fp32_speeds(loaded, calls, history)
         self._shares = len(loaded)
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
@@ -246,6 +256,7 @@ class Preparing(Generic[ModelT]):
         adapter, model, runtime = loaded.adapter, loaded.model, loaded.runtime
         statistics = self._calibrate(loaded, loader, fingerprint)
         space = loaded.space
+        keep_graph(SideHistory(history, runtime), adapter, model)
         if isinstance(adapter, DataDependentSpace):
             space, ruled_out = adapter.calibrated_space(space, model, statistics)
             self._stages.note(*(ruled_out if runtime is None else (f"{runtime}: {each}" for each in ruled_out)))

@@ -98,6 +98,7 @@ class Tuner:
         train_fn: The last resort for a framework's own model, where no post-training candidate keeps the target: called
             with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
             or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
+        command: The command that repeats the run, for its report. None shows the call of this class.
         observer: Is told what the run does.
     """
 
@@ -131,6 +132,7 @@ class Tuner:
     max_compilations: int | None = None
     compilation_max_s: float | None = None
     train_fn: TrainFunction | None = None
+    command: str | None = None
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:

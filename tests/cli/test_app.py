@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
 from autotune.cli.app import _is_users, main
 from autotune.cli.commands import COMMANDS, command_function
@@ -38,7 +39,9 @@ def test_other_code_is_the_users(folder: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_summary_of_a_command_is_that_of_its_function(name: str) -> None:
     """Help lists commands without importing them, so that it has their summaries from a table."""
-    summary = (inspect.getdoc(command_function(name)) or "").partition("\n\n")[0]
+    found = command_function(name)
+    described = found.info.help if isinstance(found, typer.Typer) else inspect.getdoc(found)
+    summary = (described or "").partition("\n\n")[0]
     assert COMMANDS[name] == " ".join(summary.split())
 
 
