@@ -40,16 +40,17 @@ def op_seconds(models: Sequence[TensorFlowModel], feeds: Feeds, execution: Execu
     graphs = [model.graph for model in models]
     writers = [_writers(graph) for graph in graphs]
     for op in reference.ops:
-        timed = [
-            _Timed(single_op(graph, writer[op.outputs[0]]), samples, execution)
+        contents = [
+            single_op(graph, writer[op.outputs[0]])
             for graph, writer in zip(graphs, writers, strict=True)
             if op.outputs[0] in writer
         ]
+        timed = _timed(contents, samples, execution)
         for _ in range(_WARMUP + _CALLS):
             for each in timed:
                 each.call()
-        for seconds, each in zip(found, timed, strict=True):
-            seconds[op.name] = max(each.typical - overhead, _SHORTEST_S)
+        for seconds, each in zip(found, timed, strict=False):
+            seconds[op.name] = max(each.typical - overhead, _SHORTEST_S) * (1 if each.resized else samples)
     return list(found)
 
 
@@ -58,6 +59,22 @@ def _writers(graph: Graph) -> dict[int, Any]:
     return {
         int(place): each for each in graph.operators if graph.kind(each) not in CONVERSIONS for place in each.outputs
     }
+
+
+def _timed(contents: Sequence[bytes], samples: int, execution: Execution) -> list[_Timed]:
+    """Models of one op, made ready; none where it cannot be run by itself, which leaves the op without a time.
+
+    An op may read a shape that others compute, or take one sample alone, such as one behind a reshape.
+    """
+    for count in dict.fromkeys((samples, 1)):
+        try:
+            timed = [_Timed(content, count, execution) for content in contents]
+        except ApplyError:
+            continue
+        for each in timed:
+            each.resized = each.resized or samples == 1
+        return timed if all(each.typed for each in timed) else []
+    return []
 
 
 class _Timed:
@@ -74,14 +91,20 @@ class _Timed:
 
     def __init__(self, content: bytes, samples: int, execution: Execution) -> None:
         self.seconds: list[float] = []
+        self.resized = False
+        self.typed = True
         rng = np.random.default_rng(0)
         try:
             self._interpreter = new_interpreter(content, execution.threads)
             details = self._interpreter.get_input_details()
+            self.typed = all(detail["dtype"] in (np.float32, np.int8) for detail in details)
+            if not self.typed:
+                return
             for detail in details:
                 shape = [int(size) for size in detail["shape"]]
                 if samples > 1 and shape and shape[0] == 1:
                     self._interpreter.resize_tensor_input(detail["index"], [samples, *shape[1:]])
+                    self.resized = True
             self._interpreter.allocate_tensors()
             for detail in self._interpreter.get_input_details():
                 values = rng.integers(0, 100, detail["shape"]) if detail["dtype"] != np.float32 else None

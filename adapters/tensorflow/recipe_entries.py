@@ -87,7 +87,7 @@ def quantized(
             # It makes an interpreter that keeps all tensors, of which LiteRT warns, to see that no range is missing.
             warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors.*")
             result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ApplyError(f"ai-edge-quantizer refuses the config: {str(error).strip().splitlines()[0]}") from error
     assert result.quantized_model is not None
     return Graph(bytes(result.quantized_model))

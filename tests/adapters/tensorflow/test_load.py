@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from autotune.adapter import TensorSpec
 from autotune.adapters.tensorflow.calibration import calibrate
-from autotune.adapters.tensorflow.graph import Graph
+from autotune.adapters.tensorflow.graph import FLOAT32, Graph
 from autotune.errors import ApplyError, DataError, MissingDependencyError, ModelError, WorkspaceError
 from tests.adapters.tensorflow.calibrated import ADAPTER, ONE, Calibrated, cnn
 from tests.adapters.tensorflow.networks import Builder, batches, small_cnn
@@ -165,3 +166,16 @@ def test_costs_tell_a_large_op_from_a_small_one() -> None:
     assert fp32["large/weight"] > 3 * fp32["small/weight"]
     assert set(int8) == set(fp32)
     assert ADAPTER.neighbours(subject.model) == {"large/weight": ("small/weight",), "small/weight": ()}
+
+
+def test_ops_that_cannot_be_timed_by_themselves_are_left_out_and_others_told() -> None:
+    net = Builder((4, 4, 8))
+    conv = net.conv(net.input, "conv", 8)
+    rows = net.graph.add_tensor((16, 8), FLOAT32, "rows")  # samples and places along one axis
+    shape = net.graph.add_constant(np.array([-1, 8], np.int32))
+    net.graph.add_operator("RESHAPE", [conv, shape], [rows], ("ReshapeOptions", schema.ReshapeOptionsT()))
+    data = [{"x": np.ones((4, 4, 4, 8), np.float32)}]
+    subject = Calibrated(net.content(net.add(rows, rows, "sum")), data)
+    (found,) = ADAPTER.op_seconds([subject.model], data[0], ONE)
+    assert found["conv/weight"] > 0
+    assert set(found) <= set(subject.space.by_name)

@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from autotune.adapters.tensorflow.candidate import Candidate
 from autotune.adapters.tensorflow.graph import FLOAT32, INT8, INT32, Graph
 from autotune.adapters.tensorflow.kernels import kernels
 from autotune.algorithms import activation_range, affine_parameters
 from autotune.calibration import CalibrationStatistics
-from autotune.config import Granularity, Precision, QuantizationConfig, Recipe
+from autotune.config import BiasCorrection, Granularity, Precision, QuantizationConfig, Recipe
 from autotune.errors import ApplyError
 from tests.adapters.tensorflow.calibrated import ADAPTER, ONE, Calibrated, cnn, kinds, names, types
 from tests.adapters.tensorflow.networks import NONE, RELU, VALID, Builder, batches
@@ -237,3 +238,25 @@ def test_no_sum_of_products_saturates() -> None:
         for batch in subject.batches:
             ratio = ADAPTER.runner(candidate, ONE)(batch)[0] / ADAPTER.runner(subject.model, ONE)(batch)[0]
             assert ratio == pytest.approx(1, abs=0.02)
+
+
+def test_an_op_behind_a_computed_shape_follows_its_neighbours() -> None:
+    net = Builder((4, 4, 8))
+    conv = net.conv(net.input, "conv", 8)
+    sizes = net.graph.add_tensor((4,), INT32, "sizes")
+    net.graph.add_operator("SHAPE", [conv], [sizes], ("ShapeOptions", _int32_shape()))
+    same = net.tensor((4, 4, 8), "same")
+    net.graph.add_operator("RESHAPE", [conv, sizes], [same], ("ReshapeOptions", schema.ReshapeOptionsT()))
+    data = [{"x": np.random.default_rng(0).normal(size=(2, 4, 4, 8)).astype(np.float32)}]
+    subject = Calibrated(net.content(net.conv(same, "next", 8)), data)
+    candidate = subject.applied()
+    assert types(candidate, "RESHAPE")[0][::2] == (INT8, INT8)
+    assert kinds(candidate).count("QUANTIZE") == kinds(candidate).count("DEQUANTIZE") == 1
+    full = subject.applied(recipe=Recipe(bias_correction=BiasCorrection.FULL))
+    assert subject.noise(full) < 1e-2
+
+
+def _int32_shape() -> schema.ShapeOptionsT:
+    options = schema.ShapeOptionsT()
+    options.outType = INT32
+    return options
