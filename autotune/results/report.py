@@ -15,6 +15,7 @@ from autotune.errors import WorkspaceError
 from autotune.results.outcome import (
     answer_text,
     holdout_text,
+    leaving_text,
     nearest_text,
     proof_text,
     trial_name,
@@ -104,8 +105,8 @@ def _headline(result: TuningSummary) -> str:
 
 
 def _remarks(result: TuningSummary) -> str:
-    """Remarks: a way to prove the verdict, offers beside the answer, and uses of the held-out data."""
-    texts = (proof_text(result), nearest_text(result), holdout_text(result))
+    """Remarks: other runtimes, a way to prove the verdict, offers beside the answer, and uses of the held-out data."""
+    texts = (leaving_text(result), proof_text(result), nearest_text(result), holdout_text(result))
     return "".join(f"<p>{_text(text)}.</p>" for text in texts if text is not None)
 
 
