@@ -10,6 +10,7 @@ from autotune.criterion import Verdict
 from autotune.results.outcome import (
     answer_text,
     holdout_text,
+    leaving_text,
     nearest_text,
     proof_text,
     trial_name,
@@ -174,7 +175,7 @@ def _lines(result: TuningSummary) -> list[str]:
     else:
         answer = f"The answer: {answer}, at a loss of {format_loss(result.best.loss, result.criterion)}"
     lines = [f"{answer}.", f"Why this one: {result.reason}."]
-    texts = (proof_text(result), nearest_text(result), holdout_text(result))
+    texts = (leaving_text(result), proof_text(result), nearest_text(result), holdout_text(result))
     lines += [f"{text}." for text in texts if text is not None]
     return [*lines, f"The search ended: {result.end_reason}."]
 
