@@ -58,8 +58,8 @@ def iterate(
     for index, item in enumerate(_open(loader)):
         if index >= MOST_BATCHES:
             raise DataError(
-                f"A data loader must end, but this one has yielded {MOST_BATCHES:,} batches. Does its `__iter__` repeat "
-                "for ever? Limit it, with itertools.islice for example"
+                f"A data loader must end, but this one has yielded {MOST_BATCHES:,} batches. Does its `__iter__` "
+                "repeat for ever? Limit it, with itertools.islice for example"
             )
         if labelled is None:
             labelled = looks_labelled(item, len(inputs))

@@ -25,7 +25,7 @@ from autotune.suggestion import suggestion
 _CHUNK_BYTES = 1 << 20
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile)
-"""Errors of a damaged archive: zipfile has RuntimeError for what is encrypted or packed in a way that it does not know."""
+"""Errors of a damaged archive: zipfile has RuntimeError for what is encrypted or packed in an unknown way."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,8 @@ def _construct(node: yaml.Node) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         raise ExperimentError(
-            f"{_position(node)}: must be text, a number, true, false or null, but {node.tag} is a {type(value).__name__}"
+            f"{_position(node)}: must be text, a number, true, false or null, but {node.tag} is a "
+            f"{type(value).__name__}"
         )
     except ValueError as error:  # more digits than a number may have, or what a tag such as !!int refuses
         raise ExperimentError(f"{_position(node)}: cannot be read: {error}") from None
