@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-from autotune.adapters.onnx.graph import is_external, tensors
+from autotune.adapters.onnx.graph import is_external, subgraphs, tensors
 from autotune.adapters.onnx.model import (
     SMALL_TENSOR_BYTES,
     OnnxModel,
@@ -71,7 +71,29 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
             )
         ) from error
     _check(proto, name)
+    try:
+        str((proto.producer_name, proto.graph.name, [each.domain for each in proto.opset_import]))
+        _read_names(proto.graph)
+        for tensor in tensors(proto.graph):
+            str((tensor.name, [(each.key, each.value) for each in tensor.external_data]))
+        for each in proto.functions:
+            str((each.name, each.domain))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{name} must have names in UTF-8, but one is not: {error}. Export it again") from None
     return proto
+
+
+def _read_names(graph: onnx.GraphProto) -> None:
+    """Read every name of a graph: protobuf looks at their bytes no earlier than that."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        str(value)
+    for tensor in graph.initializer:
+        str(tensor.name)
+    for node in graph.node:
+        str((node.name, node.op_type, node.domain, list(node.input), list(node.output)))
+        str([(each.name, each.ref_attr_name) for each in node.attribute])
+        for inner in subgraphs(node):
+            _read_names(inner)
 
 
 def _check(proto: onnx.ModelProto, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 EXPERIMENT: dict[str, Any] = {
@@ -20,7 +21,7 @@ EXPERIMENT: dict[str, Any] = {
     },
     "quantization": {
         "approach": "static",
-        "op_type": {"Gemm": {"weight": {"granularity": "per_channel", "dtype": "int8"}}},
+        "op_type": {"Gemm": {"weight": {"granularity": "per_channel", "dtype": "s8"}}},
         "op_name": {"first": {"precision": "fp32"}},
     },
     "evaluation": {
@@ -86,6 +87,12 @@ def write_sound(folder: Path) -> None:
     np.savez(folder / "data.npz", x=x, y=rng.integers(0, 3, 16))
 
 
+def sound(folder: Path) -> None:
+    """Write an experiment with nothing wrong."""
+    write_sound(folder)
+    _write(folder, EXPERIMENT)
+
+
 def damage(folder: Path, rng: random.Random) -> str:
     """Write an experiment that is damaged in one place or several, and say how."""
     write_sound(folder)
@@ -96,7 +103,7 @@ def damage(folder: Path, rng: random.Random) -> str:
 
 
 def _write(folder: Path, experiment: object) -> None:
-    (folder / "experiment.yaml").write_text(json.dumps(experiment))  # JSON is YAML
+    (folder / "experiment.yaml").write_text(yaml.dump(experiment, allow_unicode=False, sort_keys=False))
 
 
 def _values(folder: Path, rng: random.Random) -> str:

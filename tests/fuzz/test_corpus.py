@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from autotune.cli import main
-from tests.fuzz.corpus import damage
+from tests.fuzz.corpus import damage, sound
 
 SEEDS = range(int(os.environ.get("AUTOTUNE_FUZZ_FROM", "0")), int(os.environ.get("AUTOTUNE_FUZZ_TO", "60")))
 """1,000 of them take minutes: ``AUTOTUNE_FUZZ_TO=1000 pytest tests/fuzz`` runs them all."""
@@ -22,6 +22,18 @@ _HANGS_AFTER_S = 120
 
 def _hangs(_signal: int, _frame: Any) -> NoReturn:
     raise TimeoutError("it hangs")
+
+
+def test_what_is_damaged_runs_when_it_is_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise every case below would be refused for the same reason."""
+    sound(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["autotune", "run", "experiment.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, 3), capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")
