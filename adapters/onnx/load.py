@@ -90,7 +90,9 @@ def _read_names(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         str(tensor.name)
     for node in graph.node:
-        str((node.name, node.op_type, node.domain, list(node.input), list(node.output)))
+        for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
+            if isinstance(text, bytes):  # what protobuf gives for text that is none
+                text.decode()
         str([(each.name, each.ref_attr_name) for each in node.attribute])
         for inner in subgraphs(node):
             _read_names(inner)
