@@ -18,6 +18,7 @@ from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.tables import print_outcome
+from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.run import tune_experiment
 from autotune.results.result import NEAREST, TuningResult
@@ -36,7 +37,7 @@ def run(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Candidates to try at the most.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="Folder for the history and the models.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder for the history and the models.")] = None,
     trust: Trust = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
@@ -48,10 +49,12 @@ def run(
     with 3 where no candidate is known to keep it, nothing was tried, or speed is undecided: then the answer is fp32,
     and the nearest candidate lies beside it, under the name nearest.
     """
+    if workspace == "":
+        raise InputError('`--workspace` must name a folder, but got "". Leave it out for runs/ beside the experiment')
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
         "tuning.exit_policy.max_trials": max_trials,
-        "tuning.workspace": None if workspace is None else str(workspace.absolute()),
+        "tuning.workspace": None if workspace is None else str(Path(workspace).absolute()),
     }
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
     experiment = load_experiment(experiment_file, [*(overrides or ()), *given], trust or ())

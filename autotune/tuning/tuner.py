@@ -47,6 +47,10 @@ DEFAULT_FRAMEWORK = "onnxruntime"
 """The framework of a model where the user names none."""
 
 
+_MOST = {"threads": 1024, "batch_size": 65_536, "timeout_s": 1e9, "compilation_max_s": 1e9, "trial_timeout_s": 1e9}
+"""Largest values of options. Beyond them a machine hangs, or a clock overflows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuner:
     """Finds the fastest quantized model whose accuracy loss stays under a target.
@@ -140,6 +144,14 @@ class Tuner:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"`{name} >= 1` must hold, but got {value}")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value is not None and not value <= most:
+                raise InputError(f"`{name} <= {most:,}` must hold, but got {value}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"`0 <= seed < 2**32` must hold, but got {self.seed}")
+        if self.workspace is not None and str(self.workspace) == "":
+            raise InputError('`workspace` must name a folder, but got "". Leave it out to keep nothing')
         if not isinstance(self.batch_axis, (int, Mapping, NoneType)):
             raise InputError(
                 f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
