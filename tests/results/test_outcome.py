@@ -240,3 +240,11 @@ def test_a_workspace_of_an_earlier_version_is_read(tmp_path: Path, ended: bool) 
     # The result that the old version returned is told as it was; a run that it did not end is concluded by today's
     # rule.
     assert (read.best if ended else read.nearest) == old
+
+
+def test_a_result_is_short_to_look_at() -> None:
+    result = summary(*(candidate(number) for number in range(1, 200)))
+    assert repr(result) == "<TuningSummary: Target met, trial 199, 1.43x as fast as fp32, 199 trials>"
+    text = result._repr_html_()
+    assert "<table>" in text
+    assert len(text) < 3000
