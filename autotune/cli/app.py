@@ -15,7 +15,9 @@ from rich.text import Text
 
 from autotune.cli.benchmark import benchmark
 from autotune.cli.check import check
+from autotune.cli.diff import diff
 from autotune.cli.exit_status import ExitStatus
+from autotune.cli.explain import explain
 from autotune.cli.init import init
 from autotune.cli.inspect import inspect
 from autotune.cli.report import report
@@ -39,7 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (init, inspect, run, report, benchmark, check, schema):
+for _command in (init, inspect, run, report, explain, diff, benchmark, check, schema):
     app.command()(_command)
 
 
