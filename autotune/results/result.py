@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.adapter import Array
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
-from autotune.results.outcome import leaving_text
+from autotune.results.outcome import answer_text, leaving_text, verdict_text
 from autotune.results.tables import precision_table, trial_table
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
@@ -34,7 +34,7 @@ SUMMARY_FORMAT = 2
 a missed target was the nearest candidate."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TuningSummary:
     """Findings of a run and how they were made; a report shows them, and a workspace keeps them.
 
@@ -96,6 +96,15 @@ class TuningSummary:
     fp32_speeds: Mapping[str, float] = field(default_factory=dict)
     home_runtime: str | None = None
     evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {verdict_text(self)}, {answer_text(self)}, {len(self.history) - 1} trials>"
+
+    def _repr_html_(self) -> str:
+        """The verdict and its figures, as notebooks show them."""
+        from autotune.results.report import render_brief  # noqa: PLC0415  as in `report`
+
+        return render_brief(self)
 
     @property
     def shown(self) -> Trial:
@@ -254,7 +263,7 @@ class TuningSummary:
         return cls(baseline=history[0], history=history, **values)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TuningResult(TuningSummary):
     """Result of a run: the summary, and the answer's model itself, which is fp32's where that is the answer."""
 

@@ -38,6 +38,7 @@ from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
+from autotune.watching import Several
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
@@ -103,6 +104,8 @@ class Tuner:
             with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
             or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
         command: The command that repeats the run, for its report. None shows the call of this class.
+        progress: Whether to show the run on standard error as the command line does: a line per stage and trial, and
+            on a terminal a status line.
         observer: Is told what the run does.
     """
 
@@ -137,6 +140,7 @@ class Tuner:
     compilation_max_s: float | None = None
     train_fn: TrainFunction | None = None
     command: str | None = None
+    progress: bool = False
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
@@ -245,6 +249,14 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
+        if self.progress:
+            from autotune.cli.progress import shown  # noqa: PLC0415  rich takes a tenth of a second
+
+            criterion = self.criterion
+            with shown(criterion, max_trials=self.max_trials, timeout_s=self.timeout_s) as display:
+                watched = dataclasses.replace(self, progress=False, observer=Several([display, self.observer]))
+                sources = {"metric": metric, "eval_dataloader": eval_dataloader}
+                return watched.tune(model, dataloader, eval_fn, **sources)  # type: ignore[arg-type]  # as they came
         with users_code("A data loader, metric or function of yours"):
             return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
 

@@ -294,3 +294,11 @@ def test_summaries_of_other_runs_are_stored_as_before() -> None:
     stored = left(on("onnxruntime", 1, 1.5))
     again = TuningSummary.from_json(json.loads(json.dumps(stored.to_json())), stored.history)
     assert again.leaving == stored.leaving
+
+
+def test_a_result_is_short_to_look_at() -> None:
+    result = summary(*(candidate(number) for number in range(1, 200)))
+    assert repr(result) == "<TuningSummary: Target met, trial 199, 1.43x as fast as fp32, 199 trials>"
+    text = result._repr_html_()
+    assert "<table>" in text
+    assert len(text) < 3000

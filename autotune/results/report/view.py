@@ -112,7 +112,7 @@ def view_of(result: TuningSummary) -> ReportView:
     slide = charts.scatter(result, WIDE)
     return ReportView(
         kind=str(result.verdict if result.success or result.verdict is not Verdict.MET else Verdict.UNDECIDED),
-        headline=_headline(result),
+        headline=headline(result),
         lines=_lines(result),
         worth=_worth(result),
         costly=_costly(result, rows),
@@ -139,7 +139,8 @@ def view_of(result: TuningSummary) -> ReportView:
     )
 
 
-def _headline(result: TuningSummary) -> str:
+def headline(result: TuningSummary) -> str:
+    """The verdict in one sentence, without its full stop."""
     best = result.best
     if best.config.is_fp32:
         return f"{verdict_text(result)}: keep the fp32 model"
