@@ -138,6 +138,15 @@ class Tuner:
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.criterion, Criterion):
+            raise InputError(
+                f"`criterion` must be a Criterion, but got {self.criterion!r}. Write Criterion(relative=0.01), for example"
+            )
+        if not isinstance(self.restriction, SpaceRestriction):
+            raise InputError(
+                f"`restriction` must be a SpaceRestriction, but got a {type(self.restriction).__name__}. Import it from "
+                "autotune.restriction"
+            )
         for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
