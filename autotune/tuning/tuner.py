@@ -144,6 +144,7 @@ class Tuner:
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -172,6 +173,17 @@ class Tuner:
         if self.train_fn is not None and not callable(self.train_fn):
             raise InputError(f"`train_fn` must be callable, but it is a {type(self.train_fn).__name__}")
         assert self.latency_options  # the options check themselves when they are made
+
+    def _check_types(self) -> None:
+        if not isinstance(self.criterion, Criterion):
+            raise InputError(
+                f"`criterion` must be a Criterion, as Criterion(relative=0.01), but got {self.criterion!r}"
+            )
+        if not isinstance(self.restriction, SpaceRestriction):
+            raise InputError(
+                "`restriction` must be a SpaceRestriction of autotune.restriction, but got a "
+                f"{type(self.restriction).__name__}"
+            )
 
     def _check_isolation(self) -> None:
         if self.isolation not in list(Isolation):

@@ -50,7 +50,7 @@ VALUES: tuple[Any, ...] = (
     "sqlite:///x.db", "subprocess:getoutput", "os:system", "a:b", "int8", "per_group:0", "per_group:99999999999", "percentile:nan",
     [], {}, [[]], [None], {"": None}, {"path": {}}, {"a": {"b": {"c": []}}}, list(range(200)), "data.npz", "model.onnx", "..",
 )  # fmt: skip
-"""What a place of an experiment is replaced by."""
+"""Values that take the place of those of an experiment."""
 
 TEXTS = (
     b"", b"\0", b"\xff\xfe", b"a: &a [*a]", b"- 1", b"{", b"!!binary aGk=", b"model: !!binary aGk=", b"a: !!python/object:os.system x",
