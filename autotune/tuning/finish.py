@@ -19,7 +19,7 @@ from autotune.space import TuningSpace
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import Answer, provisional, settle
-from autotune.tuning.history import SUMMARY, require_writable
+from autotune.tuning.history import SUMMARY
 from autotune.tuning.insights import MEASURED_ALONE
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.models import Models
@@ -27,6 +27,7 @@ from autotune.tuning.selection import Conclusion, finalists
 from autotune.tuning.setup import Setup, op_types
 from autotune.tuning.side import SideHistory
 from autotune.tuning.stages import Stages
+from autotune.tuning.storage import require_writable
 from autotune.tuning.tuned import TunedModel
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ what came of it.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +16,17 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.storage import DATABASE, open_storage, storage_errors
 
 FORMAT_VERSION = 1
 STUDY_NAME = "autotune"
-DATABASE = "study.db"
 
 CONSTRAINT = "loss"
 """Constraint of a trial: ``loss - target``, where it was measured; every constrained sampler of Optuna reads it."""
@@ -99,7 +95,7 @@ class History:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._multi_objective = multi_objective
         self._finished: dict[int, Trial] = {}
-        with _storage_errors(storage):
+        with storage_errors(storage):
             self._study = _open_study(storage, multi_objective)
             self._check_identity(storage, identity)
             self._drop_interrupted()
@@ -123,24 +119,24 @@ class History:
     def open(self, sampler: BaseSampler) -> OpenTrial:
         """Begin a trial; a config is given to it by :meth:`start` or :meth:`repeat`."""
         self._study.sampler = sampler
-        with _storage_errors(None):
+        with storage_errors(None):
             handle = self._study.ask()
         return OpenTrial(number=handle.number, handle=handle)
 
     def discard(self, opened: OpenTrial) -> None:
         """End a trial that got no config or no outcome; its config counts as untried. A finished trial stays."""
-        with _storage_errors(None):
+        with storage_errors(None):
             self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
 
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""
-        with _storage_errors(None):
+        with storage_errors(None):
             opened.handle.set_user_attr(_NOTE, note)
             opened.handle.set_user_attr(_CONFIG, config.to_json())
 
     def repeat(self, opened: OpenTrial, earlier: Trial, objective: Objective, target: float) -> None:
         """Answer a trial from an earlier one with the same config."""
-        with _storage_errors(None):
+        with storage_errors(None):
             opened.handle.set_user_attr(_DUPLICATE, earlier.number)
             opened.handle.set_user_attr(_CONFIG, earlier.config.to_json())
             self._tell(opened, earlier, objective, target)
@@ -155,7 +151,7 @@ class History:
         Returns:
             The first earlier trial whose config makes the same one; None where there is none.
         """
-        with _storage_errors(None):
+        with storage_errors(None):
             opened.handle.set_user_attr(_MODEL, model)
             frozen = self._study.get_trials(deepcopy=False)
         same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(_MODEL) == model}
@@ -170,7 +166,7 @@ class History:
             objective: Which figure the sampler is told.
             target: The largest loss allowed, from which the sampler's constraint is made.
         """
-        with _storage_errors(None):
+        with storage_errors(None):
             handle = opened.handle
             handle.set_user_attr(_STATE, str(trial.state))
             if trial.measurement is not None:
@@ -208,7 +204,7 @@ class History:
 
         Values that were measured once for the run are kept here, so that a resumed run decides on the same figures.
         """
-        with _storage_errors(None):
+        with storage_errors(None):
             self._study.set_user_attr(_KEPT + name, value)
 
     def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
@@ -274,9 +270,9 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
     """
     if isinstance(storage, Path) and not (storage / DATABASE).is_file():
         raise WorkspaceError(f"{storage} holds no history ({DATABASE} is missing): is it the workspace of a run?")
-    with _storage_errors(storage):
+    with storage_errors(storage):
         try:
-            study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(storage))
+            study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(storage))
         except KeyError:
             raise WorkspaceError(
                 f"{storage} holds no study called {STUDY_NAME!r}: is it the storage of a run?"
@@ -298,7 +294,7 @@ def objective_value(measurement: Measurement, objective: Objective) -> float | N
 def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
     directions = [StudyDirection.MINIMIZE] * (3 if multi_objective else 1)
     study = optuna.create_study(
-        storage=_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
+        storage=open_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )
     if len(study.directions) != len(directions):
         raise WorkspaceError(
@@ -306,28 +302,6 @@ def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
             f"needs {len(directions)}. Choose another workspace"
         )
     return study
-
-
-def _storage(storage: Path | str | None) -> BaseStorage:
-    if storage is None:
-        return InMemoryStorage()
-    if isinstance(storage, Path):
-        storage.mkdir(parents=True, exist_ok=True)
-        return RDBStorage(f"sqlite:///{storage / DATABASE}")
-    return RDBStorage(storage)
-
-
-@contextmanager
-def _storage_errors(storage: Path | str | None) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        where = f" {storage}" if storage is not None else ""
-        raise WorkspaceError(
-            f"The history{where} cannot be read or written ({cause}). "
-            "Is the disk full, or the folder read-only? What was measured before is kept"
-        ) from error
 
 
 def _suggest(handle: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -381,20 +355,3 @@ def _revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
         reason=revision["reason"],
         measurement=None if measurement is None else Measurement.from_json(measurement),
     )
-
-
-def require_writable(folder: Path) -> None:
-    """See that files can be made in a folder, before hours are spent.
-
-    Raises:
-        WorkspaceError: The files cannot be written.
-    """
-    probe = folder / ".autotune-probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise WorkspaceError(
-            f"The workspace {folder} must be a folder that can be written, but {error.strerror or error}"
-        ) from error

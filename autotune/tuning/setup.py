@@ -36,11 +36,12 @@ from autotune.source import OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History, require_writable
+from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
+from autotune.tuning.storage import require_writable
 from autotune.tuning.training import Training
 
 if TYPE_CHECKING:
