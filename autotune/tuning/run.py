@@ -57,12 +57,13 @@ class Run(Generic[ModelT]):
 
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
-        try:
-            setup = self._prepare(source, loader)
-        except DeadlineReached:
-            return self._unmeasured()
-        with contextlib.closing(setup.evaluator):
-            return self._run(setup)
+        with contextlib.closing(self._prepare):
+            try:
+                setup = self._prepare(source, loader)
+            except DeadlineReached:
+                return self._unmeasured()
+            with contextlib.closing(setup.evaluator):
+                return self._run(setup)
 
     def _run(self, setup: Setup[ModelT]) -> TuningResult:
         search = Search(

@@ -37,6 +37,7 @@ from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
 from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History
+from autotune.tuning.hold import Hold
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
@@ -107,6 +108,7 @@ class Preparing(Generic[ModelT]):
         source: Source of the accuracy: a user's function, or metrics over data.
         multi_objective: Whether the strategy's study keeps loss and speed apart.
         stages: Stages of this run.
+        joins: Whether it takes part in a study that another run may hold.
 
     Attributes:
         loaded: The user's model as soon as it is read, for an answer where the time is up before the rest is.
@@ -121,6 +123,7 @@ class Preparing(Generic[ModelT]):
         *,
         multi_objective: bool,
         stages: Stages,
+        joins: bool = False,
     ) -> None:
         self._tuner = tuner
         self._adapter = adapter
@@ -132,6 +135,9 @@ class Preparing(Generic[ModelT]):
         self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
         self._shares = 1  # runtimes among which the time for calibration and insights is divided
         self._gradients: Callable[[], Gradients | None] | None = None
+        self._joins = joins
+        self._hold: Hold | None = None
+        self._history: History | None = None
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -163,6 +169,13 @@ class Preparing(Generic[ModelT]):
         evaluator = self._evaluator(baseline.given, calls.feeds)
         training = self._training(source, loader)
         return Setup(sides=sides, baseline=baseline, evaluator=evaluator, history=history, fp32=fp32, training=training)
+
+    def close(self) -> None:
+        """Called when the run has ended: its workspace is free for another one."""
+        if self._history is not None:
+            self._history.close()
+        if self._hold is not None:
+            self._hold.release()
 
     def _training(self, source: object, loader: Iterable[object]) -> Training[ModelT] | None:
         """Training of the user's model; None where it is none that can be trained."""
@@ -290,6 +303,8 @@ class Preparing(Generic[ModelT]):
         """Open the study, and see that it is about this model, data, target and host."""
         if self._workspace is not None:
             require_writable(self._workspace)
+            if not self._joins:
+                self._hold = Hold(self._workspace)
         spaces = ", ".join(repr(each.space) for each in loaded)
         identity = {
             "framework": self._adapter.name,
@@ -303,7 +318,7 @@ class Preparing(Generic[ModelT]):
             "host": host_of(self._adapter).fingerprint,
         }
         storage = self._tuner.storage or self._workspace
-        history = History(storage, identity, multi_objective=self._multi_objective)
+        history = self._history = History(storage, identity, multi_objective=self._multi_objective)
         about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
         by_runtime = {each.runtime: op_types(each.space) for each in loaded if each.runtime is not None}
         runtimes = {"op_types_by_runtime": by_runtime} if by_runtime else {}
