@@ -21,6 +21,7 @@ from autotune.cli.inspect import inspect
 from autotune.cli.report import report
 from autotune.cli.run import run
 from autotune.cli.schema import schema
+from autotune.cli.worker import worker
 from autotune.errors import AutotuneError, InputError
 
 _EPILOG = (
@@ -39,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (init, inspect, run, report, benchmark, check, schema):
+for _command in (init, inspect, run, worker, report, benchmark, check, schema):
     app.command()(_command)
 
 

@@ -38,6 +38,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier run's history, and begin anew.")] = False,
 ) -> None:
     """Tune a model as an experiment file says. The same command continues a run that was ended.
 
@@ -56,13 +57,13 @@ def run(
     _print_heading(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
     with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
-        result = _tune(console, experiment, display)
+        result = _tune(console, experiment, display, fresh=fresh)
     _finish(console, experiment, result, output)
 
 
-def _tune(console: Console, experiment: Experiment, display: ProgressDisplay) -> TuningResult:
+def _tune(console: Console, experiment: Experiment, display: ProgressDisplay, *, fresh: bool) -> TuningResult:
     try:
-        return tune_experiment(experiment, display)
+        return tune_experiment(experiment, display, fresh=fresh)
     except KeyboardInterrupt:
         # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
         kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."

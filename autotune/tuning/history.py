@@ -8,14 +8,14 @@ what came of it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
@@ -26,10 +26,11 @@ from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.claims import CONFIG, Claims, TrialGivenUp
-from autotune.tuning.storage import DATABASE, is_shared, name_of, open_storage, storage_errors
+from autotune.tuning.drawing import suggest
+from autotune.tuning.identity import HOST, LATER, difference
+from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
 
 FORMAT_VERSION = 1
-STUDY_NAME = "autotune"
 
 CONSTRAINT = "loss"
 """Constraint of a trial: ``loss - target``, where it was measured; every constrained sampler of Optuna reads it."""
@@ -44,11 +45,6 @@ SUMMARY = "summary"
 HOLDOUT = "holdout"
 """Key of :meth:`History.keep`: by number, what was measured of trials on the data held out."""
 
-CALIBRATION_DATA = "calibration data"
-"""Key of the identity: a hash of what the data loader yields."""
-_OTHER_SPACE = " The likely cause is another version, which offers other choices: `autotune report` still reads it."
-_SHUFFLED = " The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded sampler)."
-
 _REVISION = "revision:"
 """Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
 
@@ -62,10 +58,6 @@ _STATE, _REASON, _DURATION, _DUPLICATE = (
 _MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
 _IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 
-_FRAMEWORK = "framework"
-_DEPENDENT = frozenset({"model", "space", "host"})
-"""Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class OpenTrial:
@@ -76,7 +68,7 @@ class OpenTrial:
 
     def draw(self, distributions: Mapping[str, BaseDistribution]) -> Mapping[str, Any]:
         """Draw a value for each parameter from the study's sampler and store it with the trial."""
-        return {name: _suggest(self.handle, name, distribution) for name, distribution in distributions.items()}
+        return {name: suggest(self.handle, name, distribution) for name, distribution in distributions.items()}
 
 
 class History:
@@ -87,6 +79,7 @@ class History:
         identity: Model, data and settings of the trials. A study with another identity is refused, so that figures of
             different models, data, targets or hosts never meet in one table.
         multi_objective: Whether the study has three values instead of one.
+        on_any_host: Whether its trials may come from another host than the one in the identity.
 
     Attributes:
         claims: Whose the trials are that are running, where several runs share the study.
@@ -96,7 +89,12 @@ class History:
     """
 
     def __init__(
-        self, storage: Path | str | None, identity: Mapping[str, str], *, multi_objective: bool = False
+        self,
+        storage: Path | str | None,
+        identity: Mapping[str, str],
+        *,
+        multi_objective: bool = False,
+        on_any_host: bool = False,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._multi_objective = multi_objective
@@ -104,7 +102,7 @@ class History:
         self._storage = storage
         with storage_errors(storage):
             self._study = _open_study(storage, multi_objective)
-            self._check_identity(storage, identity)
+            self._check_identity(storage, identity, {HOST} if on_any_host else set())
             self.claims = Claims(self._study, shared=is_shared(storage))
             self.claims.release_dead()
 
@@ -253,7 +251,7 @@ class History:
         values = [objective_value(measurement, Objective.LATENCY), measurement.loss, measurement.size_bytes]
         return None if None in values else [float(value) for value in values if value is not None]
 
-    def _check_identity(self, storage: Path | str | None, identity: Mapping[str, str]) -> None:
+    def _check_identity(self, storage: Path | str | None, identity: Mapping[str, str], ignored: Set[str]) -> None:
         stored = self._study.user_attrs.get(_IDENTITY)
         if stored is None:
             self._study.set_user_attr(_FORMAT, FORMAT_VERSION)
@@ -262,17 +260,14 @@ class History:
         version = self._study.user_attrs.get(_FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(_other_format(storage, version))
-        stored = {_FRAMEWORK: identity.get(_FRAMEWORK), **stored}  # earlier versions did not store it
-        differing = [key for key in {**identity, **stored} if identity.get(key) != stored.get(key)]
-        if _FRAMEWORK in differing:
-            differing = [key for key in differing if key not in _DEPENDENT]
-        if differing:
-            lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
-            hint = {(CALIBRATION_DATA,): _SHUFFLED, ("space",): _OTHER_SPACE}.get(tuple(differing), "")
+        found = difference(stored, identity, ignored)
+        if found is not None:
             raise WorkspaceError(
-                f"{name_of(storage)} holds trials of another run ({lines}).{hint} Choose another workspace, or "
-                "delete that one"
+                f"{name_of(storage)} holds trials of another run {found} Choose another workspace, or delete that one: "
+                "`--fresh` begins anew in its place"
             )
+        if LATER & (identity.keys() - stored.keys()):
+            self._study.set_user_attr(_IDENTITY, {**identity, **stored})
 
 
 def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]:
@@ -326,21 +321,6 @@ def _given_up() -> Iterator[None]:
         yield
     except UpdateFinishedTrialError as error:
         raise TrialGivenUp(str(error)) from error
-
-
-def _suggest(handle: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    """Optuna's ``suggest`` call that belongs to a distribution."""
-    if isinstance(distribution, CategoricalDistribution):
-        return handle.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return handle.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    if isinstance(distribution, FloatDistribution):
-        return handle.suggest_float(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    raise TypeError(f"Optuna's categorical, int and float distributions can be drawn from, but got {distribution!r}")
 
 
 def _counts(frozen: optuna.trial.FrozenTrial) -> bool:

@@ -36,13 +36,14 @@ from autotune.source import OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History
+from autotune.tuning.history import RUNTIMES, SETUP, History
 from autotune.tuning.hold import Hold
+from autotune.tuning.identity import CALIBRATION_DATA, FUNCTION
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
-from autotune.tuning.storage import require_writable
+from autotune.tuning.storage import forget, require_writable
 from autotune.tuning.training import Training
 
 if TYPE_CHECKING:
@@ -317,8 +318,15 @@ class Preparing(Generic[ModelT]):
             "execution": self._execution_identity,
             "host": host_of(self._adapter).fingerprint,
         }
+        if isinstance(self._source, UserFunction):
+            identity[FUNCTION] = self._source.origin
         storage = self._tuner.storage or self._workspace
-        history = self._history = History(storage, identity, multi_objective=self._multi_objective)
+        if self._tuner.fresh and storage is not None and not self._joins:
+            forget(storage)
+        # A worker may run on any machine where no figure that depends on it is compared.
+        on_any_host = self._joins and identity["objective"] == Objective.SIZE and not self._multi_objective
+        history = History(storage, identity, multi_objective=self._multi_objective, on_any_host=on_any_host)
+        self._history = history
         about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
         by_runtime = {each.runtime: op_types(each.space) for each in loaded if each.runtime is not None}
         runtimes = {"op_types_by_runtime": by_runtime} if by_runtime else {}

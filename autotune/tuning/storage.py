@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from autotune.errors import MissingDependencyError, WorkspaceError
 
 DATABASE = "study.db"
+STUDY_NAME = "autotune"
 
 PATIENCE_S = 30.0
 """Seconds for which a server that is gone, or a lock that another process holds, is waited for."""
@@ -116,7 +118,9 @@ def _proxy(storage: str) -> BaseStorage:
     address = urlsplit(storage)
     if address.hostname is None or address.port is None:
         raise WorkspaceError(f"A storage behind Optuna's proxy must be grpc://HOST:PORT, but got {storage}")
-    return GrpcStorageProxy(host=address.hostname, port=address.port)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return GrpcStorageProxy(host=address.hostname, port=address.port)
 
 
 def _check_url(storage: str) -> None:
@@ -253,6 +257,22 @@ def _text_of(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def forget(storage: Path | str) -> None:
+    """Remove a history, so that a run begins anew in its place; nothing where there is none.
+
+    Raises:
+        WorkspaceError: The storage cannot be used.
+    """
+    if isinstance(storage, Path):
+        # Also where it cannot be read: damaged, or of another version.
+        with storage_errors(storage):
+            for file in (DATABASE, *(f"{DATABASE}-{kind}" for kind in ("journal", "wal", "shm"))):
+                (storage / file).unlink(missing_ok=True)
+        return
+    with storage_errors(storage), contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=STUDY_NAME, storage=open_storage(storage))
 
 
 def require_writable(folder: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a history is about, and why another run may not go on with it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+FRAMEWORK, HOST, FUNCTION = "framework", "host", "eval_fn"
+CALIBRATION_DATA = "calibration data"
+"""Key of the identity: a hash of what the data loader yields."""
+
+LATER = frozenset({FRAMEWORK, FUNCTION})
+"""Keys that earlier versions did not store; a history without one goes on with any."""
+
+_DEPENDENT = frozenset({"model", "space", HOST})
+"""Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
+
+_CAUSES: Mapping[tuple[str, ...], str] = {
+    (CALIBRATION_DATA,): "The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded "
+    "sampler)",
+    ("space",): "The likely cause is another version, which offers other choices: `autotune report` still reads it",
+    (HOST,): "Latency is compared between machines alone that have one CPU, features, cores, system and package "
+    "versions",
+    (FUNCTION,): "The function that scores was changed, and scores of two functions are not compared",
+}
+"""What is likely behind a difference, by the keys that differ."""
+
+
+def difference(stored: Mapping[str, str], identity: Mapping[str, str], ignored: Set[str] = frozenset()) -> str | None:
+    """What differs between a history and a run, and the likely cause; None where the run may go on with it.
+
+    Args:
+        stored: The identity of the history.
+        identity: The one of the run.
+        ignored: Keys that may differ.
+    """
+    missing = LATER - set(stored)
+    keys = [key for key in {**identity, **stored} if key not in ignored and key not in missing]
+    differing = [key for key in keys if identity.get(key) != stored.get(key)]
+    if FRAMEWORK in differing:
+        differing = [key for key in differing if key not in _DEPENDENT]
+    if not differing:
+        return None
+    lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
+    cause = _CAUSES.get(tuple(differing))
+    return f"({lines})." + (f" {cause}." if cause else "")
+
+
+def identity_of(function: Callable[..., Any]) -> str:
+    """Module, name and a hash of the source of a user's function; of a callable object, those of its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    target: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{target.__module__}.{target.__qualname__} {hashlib.sha256(_source(target)).hexdigest()[:16]}"
+
+
+def _source(target: Any) -> bytes:
+    """The source; where there is none, as in an interactive session, what the interpreter made of it."""
+    try:
+        return inspect.getsource(target).encode()
+    except (OSError, TypeError):
+        code = getattr(target, "__code__", None)
+        return b"" if code is None else bytes(code.co_code)
