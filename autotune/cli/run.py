@@ -15,6 +15,7 @@ from autotune.adapters import get_adapter
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
 from autotune.cli.progress import ProgressDisplay
+from autotune.cli.signals import ended_like_ctrl_c
 from autotune.cli.tables import print_outcome
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.run import tune_experiment
@@ -56,7 +57,8 @@ def run(
     console = Console()
     _print_heading(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
-    with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
+    shown = ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout)
+    with ended_like_ctrl_c(), shown as display:
         result = _tune(console, experiment, display, fresh=fresh)
     _finish(console, experiment, result, output)
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.progress import ProgressDisplay
+from autotune.cli.signals import ended_like_ctrl_c
 from autotune.experiment import load_experiment
 from autotune.experiment.run import join_experiment
 
@@ -41,7 +42,8 @@ def worker(
     experiment = load_experiment(experiment_file, [*(overrides or ()), *given])
     console = Console()
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
-    with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
+    shown = ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout)
+    with ended_like_ctrl_c(), shown as display:
         try:
             end = join_experiment(experiment, display)
         except KeyboardInterrupt:

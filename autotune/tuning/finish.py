@@ -65,6 +65,8 @@ class Finishing(Generic[ModelT]):
         """The result, where the fp32 model was measured; the answer is written to the workspace."""
         with self._stages.timed("finalists"):
             answer, end = self._conclude(setup, end)
+        if end.interrupted:
+            self._stages.note("Unfinished: the run was ended before it was done. The same command continues it")
         conclusion = answer.conclusion
         trials = setup.history.trials
         best = self._models.made(setup, conclusion.best)

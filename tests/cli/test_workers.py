@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 
 from autotune.trial import TrialState
@@ -159,3 +161,46 @@ def storage_url(kind: str, folder: Path) -> Iterator[str | None]:
             yield f"grpc://localhost:{port}"
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_run_that_is_asked_to_end_says_that_it_is_unfinished(
+    start: Start, experiment: Path, tmp_path: Path, name: str
+) -> None:
+    sleeping(experiment, 0.05, **{"max_trials: 2": "max_trials: 1000", "isolation: none": "isolation: process"})
+    run = start("run", experiment)
+    _await(lambda: _evaluations(experiment) > 3, run)
+    run.send_signal(getattr(signal, name))
+    out, _ = run.communicate()
+    assert run.returncode == 130, out
+    assert "Unfinished: the run was ended before it was done" in out
+    assert "Unfinished" in (tmp_path / "work" / "report.html").read_text()
+    assert (tmp_path / "work" / "best.npz").is_file()
+    assert not (tmp_path / "work" / "owner.json").exists()
+
+
+def test_a_killed_run_leaves_no_process_and_the_next_one_finds_no_folder(
+    start: Start, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while its worker is inside of an evaluation that has no end."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sleeping(experiment, 0.0, **{"max_trials: 2": "max_trials: 3", "isolation: none": "isolation: process"})
+    module = experiment.with_name("sleeping.py")
+    sound = module.read_text()
+    module.write_text(sound.replace("time.sleep(0.0)", "while place.joinpath('../hang').exists(): pass"))
+    run = start("run", experiment)
+    _await(lambda: _evaluations(experiment) > 0, run)
+    (tmp_path / "hang").touch()
+    before = _evaluations(experiment)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _await(lambda: _evaluations(experiment) > before or run.poll() is not None)
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert family
+    run.kill()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    (tmp_path / "hang").unlink()
+    again = start("run", experiment)
+    out, _ = again.communicate()
+    assert again.returncode == 0, out
+    assert not list(tmp_path.glob("autotune-*"))
