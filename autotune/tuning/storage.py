@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autotune.errors import MissingDependencyError, WorkspaceError
@@ -29,6 +29,7 @@ PATIENCE_S = 30.0
 _PAUSE_S = (0.1, 1.0)
 
 _JOURNAL, _GRPC, _POSTGRESQL = "journal://", "grpc://", "postgresql"
+_DRIVERS = ("psycopg2", "psycopg")
 
 _PASSING = (
     "is locked",
@@ -107,9 +108,9 @@ def open_storage(storage: Path | str | None) -> BaseStorage:
         return _patient(lambda: JournalStorage(JournalFileBackend(storage.removeprefix(_JOURNAL))))
     if storage.startswith(_GRPC):
         return _patient(lambda: _proxy(storage))
-    _check_url(storage)
+    url = _checked_url(storage).render_as_string(hide_password=False)
     options = {} if storage.startswith("sqlite") else {"pool_pre_ping": True}
-    return _patient(lambda: RDBStorage(storage, engine_kwargs=options))
+    return _patient(lambda: RDBStorage(url, engine_kwargs=options))
 
 
 def _proxy(storage: str) -> BaseStorage:
@@ -123,27 +124,32 @@ def _proxy(storage: str) -> BaseStorage:
         return GrpcStorageProxy(host=address.hostname, port=address.port)
 
 
-def _check_url(storage: str) -> None:
+def _checked_url(storage: str) -> URL:
     try:
         url = make_url(storage)
-        driver = url.get_driver_name()
+        url.get_driver_name()
     except (ArgumentError, ValueError, SQLAlchemyError):
         raise WorkspaceError(
             "`storage` must be a URL such as postgresql://USER@HOST/DATABASE, sqlite:///FILE, journal://FILE or "
             "grpc://HOST:PORT, and SQLAlchemy does not know the one that was given"
         ) from None
     if not url.drivername.startswith(_POSTGRESQL):
-        return
+        return url
     if url.password is not None:
         raise WorkspaceError(
             f"The URL of a storage must hold no password, since files, logs and lists of processes show it: got "
             f"{name_of(storage)}. Leave it out, and give it in the environment (PGPASSWORD) or in ~/.pgpass"
         )
-    if importlib.util.find_spec(driver) is None:
+    # Which driver SQLAlchemy takes for a plain URL depends on its version: take one that is there.
+    _, _, named = url.drivername.partition("+")
+    drivers = (named,) if named else _DRIVERS
+    driver = next((each for each in drivers if importlib.util.find_spec(each) is not None), None)
+    if driver is None:
         raise MissingDependencyError(
-            f"The storage {name_of(storage)} needs {driver}. Install it: "
+            f"The storage {name_of(storage)} needs {drivers[0]}. Install it: "
             "`pip install 'autotune-quantization[postgresql]'`"
         )
+    return url.set(drivername=f"{_POSTGRESQL}+{driver}")
 
 
 def name_of(storage: Path | str | None) -> str:

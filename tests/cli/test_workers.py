@@ -21,6 +21,7 @@ from autotune.tuning.history import read_study
 from autotune.tuning.storage import STUDY_NAME, open_storage
 from tests.cli.conftest import Command
 from tests.tuning.killed import held_by
+from tests.tuning.postgresql import postgresql
 
 HOLDING = """
 import sys
@@ -105,7 +106,7 @@ def _evaluations(experiment: Path) -> int:
     return len(list((experiment.parent / "evaluated").glob("*")))
 
 
-@pytest.mark.parametrize("storage", ["workspace", "journal", "proxy"])
+@pytest.mark.parametrize("storage", ["workspace", "journal", "proxy", "postgresql"])
 def test_a_worker_that_is_killed_does_no_harm(start: Start, experiment: Path, tmp_path: Path, storage: str) -> None:
     """A run and two workers, of which one is killed inside of an evaluation."""
     sleeping(experiment, 0.3, **{"max_trials: 2": "max_trials: 12"})
@@ -142,6 +143,10 @@ def _running(storage: Path | str, pid: int) -> int:
 def storage_url(kind: str, folder: Path) -> Iterator[str | None]:
     """The URL of a storage of a kind; None for the workspace's own."""
     journal = folder / "journal.log"
+    if kind == "postgresql":
+        with postgresql(folder) as server:
+            yield server.url
+        return
     if kind != "proxy":
         yield {"workspace": None, "journal": f"journal://{journal}"}[kind]
         return

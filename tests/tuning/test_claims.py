@@ -113,7 +113,7 @@ def test_a_trial_on_another_machine_is_free_once_its_heart_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("autotune.tuning.claims.time.monotonic", lambda: now[0])
     with monkeypatch.context() as patch:
         _elsewhere(patch)
         other = History(tmp_path, IDENTITY)
