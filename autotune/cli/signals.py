@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 _ENDING = ("SIGTERM", "SIGHUP")
-"""What a batch system sends and a terminal that is closed; Windows has the first one alone."""
+"""Names of the signals of a batch system and of a terminal that is closed; Windows has the first one alone."""
 
 
 @contextlib.contextmanager

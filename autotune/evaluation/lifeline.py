@@ -13,7 +13,7 @@ import time
 import psutil
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl``. The signal comes when the thread ends that started this process: for a pool that is the one
+"""Option of Linux's ``prctl``. The signal comes when the thread ends that started this process: for a pool the one
 that submits, which waits for what it submitted."""
 _LOOK_S = 1.0
 """Seconds between two looks at the main process, few enough to disturb no measurement."""

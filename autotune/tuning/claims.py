@@ -1,4 +1,4 @@
-"""Whose the running trials of a shared study are, and which of them nobody runs any more.
+"""Owners of the running trials of a shared study, and the trials whose owner is gone.
 
 Each trial names its owner. On one machine the process is looked for, so that what a killed run left behind is found
 at once. From another one, an owner whose heartbeat has stood still for :data:`GRACE_S` is taken to be gone. Optuna's

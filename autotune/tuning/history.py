@@ -82,7 +82,7 @@ class History:
         on_any_host: Whether its trials may come from another host than the one in the identity.
 
     Attributes:
-        claims: Whose the trials are that are running, where several runs share the study.
+        claims: Owners of the running trials, where several runs share the study.
 
     Raises:
         WorkspaceError: The storage cannot be used, or holds the trials of something else.
@@ -345,7 +345,7 @@ def _other_format(storage: Path | str | None, version: object) -> str:
 
 
 def _to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
-    """What the study says of a trial.
+    """A trial as the study has it.
 
     Raises:
         WorkspaceError: It says what no version writes.

@@ -1,4 +1,4 @@
-"""What a history is about, and why another run may not go on with it."""
+"""Identity of a history: model, data and settings, and the reasons for which another run may not go on with it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CAUSES: Mapping[tuple[str, ...], str] = {
     "versions",
     (FUNCTION,): "The function that scores was changed, and scores of two functions are not compared",
 }
-"""What is likely behind a difference, by the keys that differ."""
+"""The likely cause of a difference, by the keys that differ."""
 
 
 def difference(stored: Mapping[str, str], identity: Mapping[str, str], ignored: Set[str] = frozenset()) -> str | None:
-    """What differs between a history and a run, and the likely cause; None where the run may go on with it.
+    """The difference between a history and a run, and its likely cause; None where the run may go on with it.
 
     Args:
         stored: The identity of the history.

@@ -46,9 +46,9 @@ _PASSING = (
     "connection timed out",
     "statuscode.unavailable",
 )
-"""What the messages of errors say that pass by themselves."""
+"""Parts of the messages of errors that pass by themselves."""
 _RACES = ("already exists", "unique constraint")
-"""What they say where two processes create the same tables, or rows of them."""
+"""Parts of those where two processes create the same tables, or rows of them."""
 
 _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("disk is full", "no space left", "disk full", "quota"), "the disk is full", "Free some space"),
@@ -81,7 +81,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ),
     (("unable to open", "disk i/o error", "no such file"), "its file or folder is gone", "Nothing of it is left there"),
 )
-"""What messages contain, what that means, and what to do."""
+"""Parts of messages, their meaning, and the way out."""
 
 
 def is_shared(storage: Path | str | None) -> bool:
@@ -198,7 +198,7 @@ def _waiting(name: str) -> Callable[..., Any]:
             try:
                 return getattr(self._inner, name)(*args, **options)
             except optuna.exceptions.UpdateFinishedTrialError:
-                # What was lost may have been the answer alone: the trial ended as it was told to.
+                # The answer alone may have been lost: the trial ended as it was told to.
                 if attempts[0] > 1 and name == "set_trial_state_values":
                     trial_id, state = args[0], options.get("state", args[1] if len(args) > 1 else None)
                     if self._inner.get_trial(trial_id).state == state:
