@@ -16,8 +16,7 @@ from typing import Any, Self
 import psutil
 
 _SAME_START_S = 2.0
-"""Seconds by which two readings of one process's start may differ: it is reckoned from the boot time, which the system
-corrects with its clock. No process id is given to another process within that time."""
+"""Seconds by which two readings of one process's start may differ."""
 
 _open: set[str] = set()
 """Tokens of the owners of this process that have not ended."""
@@ -31,7 +30,7 @@ class Owner:
         host: Name of the machine, for people.
         machine: Identity of the space in which ``pid`` has a meaning: host, boot and, in containers, process namespace.
         pid: Process id.
-        started: Start of the process in seconds since the epoch.
+        started: Start of the process in seconds: since boot on Linux, whose clock nobody sets, else since the epoch.
         since: When the run took hold, as local time with its offset.
         token: Identity of the run, since one process may have several.
     """
@@ -50,7 +49,7 @@ class Owner:
             host=socket.gethostname(),
             machine=_machine(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=_start_of(os.getpid()),
             since=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             token=uuid.uuid4().hex,
         )
@@ -71,7 +70,7 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             dead = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-            return not dead and abs(process.create_time() - self.started) < _SAME_START_S
+            return not dead and abs(_start_of(self.pid) - self.started) < _SAME_START_S
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:
@@ -92,6 +91,15 @@ class Owner:
             TypeError: A key is unknown or missing.
         """
         return cls(**data)
+
+
+def _start_of(pid: int) -> float:
+    """Start of a process. What psutil says moves with the system's clock, so that a living process seems another."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return psutil.Process(pid).create_time()
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import re
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autotune.errors import WorkspaceError
@@ -76,3 +77,14 @@ def test_one_that_was_taken_for_dead_does_not_free_the_workspace_of_its_successo
     with pytest.raises(WorkspaceError):
         Hold(tmp_path)
     second.release()
+
+
+def test_a_living_holder_is_known_whatever_happens_to_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held_by(HOLDING, tmp_path):
+        moved = 1e6 if Path("/proc/self/stat").exists() else 0.0
+        start = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: start(process) + moved)
+        with pytest.raises(WorkspaceError):
+            Hold(tmp_path)
