@@ -19,7 +19,7 @@ Image = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def numpy_distribution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def numpy_distribution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Makes ``framework="numpy"`` known as adapters of third parties are: by an entry point of a distribution."""
     folder = tmp_path_factory.mktemp("site")
     information = folder / "numpy_toy-1.0.dist-info"
@@ -28,7 +28,7 @@ def numpy_distribution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     (information / "entry_points.txt").write_text("[autotune.adapters]\nnumpy = tests.numpy_adapter:NumpyAdapter\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(folder)])
-        yield
+        yield folder
 
 
 def dense_network(seed: int = 0) -> NumpyModel:

@@ -18,7 +18,7 @@ from autotune.config import QuantizationConfig
 from autotune.errors import InputError
 from autotune.results.result import TuningSummary, read_summary
 from autotune.trial import Trial
-from autotune.tuning.history import DATABASE
+from autotune.tuning.storage import DATABASE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
 from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
+from autotune.cli.signals import ended_like_ctrl_c
 from autotune.cli.tables import print_outcome, verdict_lines
 from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
@@ -46,6 +47,7 @@ def run(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict and the files alone.")] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and event.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier run's history, and begin anew.")] = False,
 ) -> None:
     """Tune a model as an experiment file says. The same command continues a run that was ended.
 
@@ -69,15 +71,17 @@ def run(
     console = Console()
     if json_lines:
         lines = JsonLines(typer.echo)
-        result = _tune(Console(stderr=True), experiment, lines, command)
+        result = _tune(Console(stderr=True), experiment, lines, command, fresh=fresh)
         _finish_json(lines, experiment, result, output)
     if quiet:
-        _finish_quietly(Console(), experiment, _tune(Console(), experiment, Observer(), command), output)
+        result = _tune(console, experiment, Observer(), command, fresh=fresh)
+        _finish_quietly(console, experiment, result, output)
     _print_heading(console, experiment)
     print_code(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
-    with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
-        result = _tune(console, experiment, display, command)
+    shown = ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout)
+    with shown as display:
+        result = _tune(console, experiment, display, command, fresh=fresh)
     _finish(console, experiment, result, output)
 
 
@@ -88,9 +92,10 @@ def _command(experiment_file: Path, overrides: Sequence[str]) -> str:
     )
 
 
-def _tune(console: Console, experiment: Experiment, observer: Observer, command: str) -> TuningResult:
+def _tune(console: Console, experiment: Experiment, observer: Observer, command: str, *, fresh: bool) -> TuningResult:
     try:
-        return tune_experiment(experiment, observer, command)
+        with ended_like_ctrl_c():
+            return tune_experiment(experiment, observer, command, fresh=fresh)
     except KeyboardInterrupt:
         # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
         kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."

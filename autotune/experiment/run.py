@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from autotune.errors import CriterionError, ExperimentError, InputError, StrategyError
 from autotune.evaluation import Metric, create_metric
@@ -12,7 +12,10 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.results.result import TuningResult
+from autotune.tuning.limits import SearchEnd
 from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner
+
+_Found = TypeVar("_Found")
 
 _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
     ExperimentError: ("quantization",),
@@ -22,26 +25,39 @@ _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
 """The section that is to blame for an error that shows only when model and data are there."""
 
 
-def tune_experiment(experiment: Experiment, observer: Observer, command: str | None = None) -> TuningResult:
+def tune_experiment(
+    experiment: Experiment, observer: Observer, command: str | None = None, *, fresh: bool = False
+) -> TuningResult:
     """Tune the model of an experiment.
 
     Args:
         experiment: The experiment as :func:`load_experiment` read it.
         observer: Is told what the run does.
         command: The command that repeats the run, for its report.
+        fresh: Whether the history of an earlier run is removed first.
 
     Raises:
         InputError: An input that the experiment names cannot be used.
         Exception: Exceptions of the user's own functions, unchanged.
     """
+    tuner = dataclasses.replace(make_tuner(experiment, observer), command=command, fresh=fresh)
+    return _opened(experiment, tuner.tune)
+
+
+def join_experiment(experiment: Experiment, observer: Observer) -> SearchEnd:
+    """Take part in a run of an experiment; see :meth:`autotune.Tuner.take_part`, and :func:`tune_experiment`."""
+    return _opened(experiment, make_tuner(experiment, observer).take_part)
+
+
+def _opened(experiment: Experiment, action: Callable[..., _Found]) -> _Found:
+    """Call an action of the tuner with model and data."""
     if experiment.unfilled:
         raise ExperimentError("\n".join(experiment.unfilled))
     model = experiment.model.open(experiment.directory, experiment.trust)
     loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
     try:
-        tuner = dataclasses.replace(make_tuner(experiment, observer), command=command)
-        return tuner.tune(model, loader, **sources)
+        return action(model, loader, **sources)
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error

@@ -71,7 +71,7 @@ class Run:
             self._evaluate(self.history.open(RandomSampler(0)), baseline)
         repeats = 0
         while len(self.evaluated) < max_trials and self.reason is None:
-            seed = int(np.random.SeedSequence([self.problem.seed, self._history.next_number]).generate_state(1)[0])
+            seed = int(np.random.SeedSequence([self.problem.seed, self._history.begun]).generate_state(1)[0])
             opened = self._history.open(strategy.sampler(self.problem, seed) or RandomSampler(seed))
             proposal = strategy.propose(self.problem, self._history.trials, opened.draw)
             if isinstance(proposal, Exhausted):

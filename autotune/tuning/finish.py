@@ -21,7 +21,7 @@ from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import Answer, provisional, settle
 from autotune.tuning.evidence import Evidence, keep_tensors
-from autotune.tuning.history import SUMMARY, require_writable
+from autotune.tuning.history import SUMMARY
 from autotune.tuning.insights import MEASURED_ALONE, MeasuredInsights
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.models import Models
@@ -29,6 +29,7 @@ from autotune.tuning.selection import Conclusion, finalists
 from autotune.tuning.setup import Setup, op_types
 from autotune.tuning.side import SideHistory
 from autotune.tuning.stages import Stages
+from autotune.tuning.storage import require_writable
 from autotune.tuning.tuned import TunedModel
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Finishing(Generic[ModelT]):
         """The result, where the fp32 model was measured; the answer is written to the workspace."""
         with self._stages.timed("finalists"):
             answer, end = self._conclude(setup, end)
+        if end.interrupted:
+            self._stages.note("Unfinished: the run was ended before it was done. The same command continues it")
         conclusion = answer.conclusion
         trials = setup.history.trials
         best = self._models.made(setup, conclusion.best)

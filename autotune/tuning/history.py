@@ -8,30 +8,29 @@ what came of it.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.identity import difference_from
+from autotune.tuning.claims import CONFIG, Claims, TrialGivenUp
+from autotune.tuning.drawing import suggest
+from autotune.tuning.identity import HOST, LATER, difference
+from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
 
 FORMAT_VERSION = 1
-STUDY_NAME = "autotune"
-DATABASE = "study.db"
 
 CONSTRAINT = "loss"
 """Constraint of a trial: ``loss - target``, where it was measured; every constrained sampler of Optuna reads it."""
@@ -49,7 +48,7 @@ HOLDOUT = "holdout"
 _REVISION = "revision:"
 """Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
 
-_CONFIG, _NOTE, _MEASUREMENT = "autotune:config", "autotune:note", "autotune:measurement"
+_NOTE, _MEASUREMENT = "autotune:note", "autotune:measurement"
 _STATE, _REASON, _DURATION, _DUPLICATE = (
     "autotune:state",  # Optuna has no pruned trials in studies of several objectives, and no interrupted ones at all
     "autotune:reason",
@@ -69,7 +68,7 @@ class OpenTrial:
 
     def draw(self, distributions: Mapping[str, BaseDistribution]) -> Mapping[str, Any]:
         """Draw a value for each parameter from the study's sampler and store it with the trial."""
-        return {name: _suggest(self.handle, name, distribution) for name, distribution in distributions.items()}
+        return {name: suggest(self.handle, name, distribution) for name, distribution in distributions.items()}
 
 
 class History:
@@ -80,21 +79,36 @@ class History:
         identity: Model, data and settings of the trials. A study with another identity is refused, so that figures of
             different models, data, targets or hosts never meet in one table.
         multi_objective: Whether the study has three values instead of one.
+        on_any_host: Whether its trials may come from another host than the one in the identity.
+
+    Attributes:
+        claims: Owners of the running trials, where several runs share the study.
 
     Raises:
         WorkspaceError: The storage cannot be used, or holds the trials of something else.
     """
 
     def __init__(
-        self, storage: Path | str | None, identity: Mapping[str, str], *, multi_objective: bool = False
+        self,
+        storage: Path | str | None,
+        identity: Mapping[str, str],
+        *,
+        multi_objective: bool = False,
+        on_any_host: bool = False,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._multi_objective = multi_objective
         self._finished: dict[int, Trial] = {}
-        with _storage_errors(storage):
+        self._storage = storage
+        with storage_errors(storage):
             self._study = _open_study(storage, multi_objective)
-            self._check_identity(storage, identity)
-            self._drop_interrupted()
+            self._check_identity(storage, identity, {HOST} if on_any_host else set())
+            self.claims = Claims(self._study, shared=is_shared(storage))
+            self.claims.release_dead()
+
+    def close(self) -> None:
+        """Called when the run has ended: a trial that it left running counts as untried from here on."""
+        self.claims.close()
 
     @property
     def study(self) -> Study:
@@ -108,33 +122,37 @@ class History:
         return [self._finished.get(trial.number) or self._read(trial) for trial in frozen if _counts(trial)]
 
     @property
-    def next_number(self) -> int:
-        """The number that the next trial will have when no other worker is faster."""
-        return len(self._study.get_trials(deepcopy=False))
+    def begun(self) -> int:
+        """The number of trials that were begun and not interrupted.
+
+        A seed made of it lets a run that continues after a kill draw what the uninterrupted one would have drawn.
+        """
+        return sum(not _interrupted(trial) for trial in self._study.get_trials(deepcopy=False))
 
     def open(self, sampler: BaseSampler) -> OpenTrial:
         """Begin a trial; a config is given to it by :meth:`start` or :meth:`repeat`."""
         self._study.sampler = sampler
-        with _storage_errors(None):
+        with storage_errors(self._storage):
             handle = self._study.ask()
+            self.claims.sign(handle)
         return OpenTrial(number=handle.number, handle=handle)
 
     def discard(self, opened: OpenTrial) -> None:
         """End a trial that got no config or no outcome; its config counts as untried. A finished trial stays."""
-        with _storage_errors(None):
+        with storage_errors(self._storage):
             self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
 
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""
-        with _storage_errors(None):
+        with storage_errors(self._storage), _given_up():
             opened.handle.set_user_attr(_NOTE, note)
-            opened.handle.set_user_attr(_CONFIG, config.to_json())
+            opened.handle.set_user_attr(CONFIG, config.to_json())
 
     def repeat(self, opened: OpenTrial, earlier: Trial, objective: Objective, target: float) -> None:
         """Answer a trial from an earlier one with the same config."""
-        with _storage_errors(None):
+        with storage_errors(self._storage), _given_up():
             opened.handle.set_user_attr(_DUPLICATE, earlier.number)
-            opened.handle.set_user_attr(_CONFIG, earlier.config.to_json())
+            opened.handle.set_user_attr(CONFIG, earlier.config.to_json())
             self._tell(opened, earlier, objective, target)
 
     def identify(self, opened: OpenTrial, model: str) -> Trial | None:
@@ -147,7 +165,7 @@ class History:
         Returns:
             The first earlier trial whose config makes the same one; None where there is none.
         """
-        with _storage_errors(None):
+        with storage_errors(self._storage), _given_up():
             opened.handle.set_user_attr(_MODEL, model)
             frozen = self._study.get_trials(deepcopy=False)
         same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(_MODEL) == model}
@@ -162,9 +180,8 @@ class History:
             objective: Which figure the sampler is told.
             target: The largest loss allowed, from which the sampler's constraint is made.
         """
-        with _storage_errors(None):
+        with storage_errors(self._storage), _given_up():
             handle = opened.handle
-            handle.set_user_attr(_STATE, str(trial.state))
             if trial.measurement is not None:
                 handle.set_user_attr(_MEASUREMENT, trial.measurement.to_json())
             if trial.reason:
@@ -174,6 +191,8 @@ class History:
             if trial.same_as is not None:
                 handle.set_user_attr(_SAME_AS, trial.same_as)
                 handle.set_user_attr(_NOTE, trial.note)
+            # Last: what has a state has an outcome, also where the process ends between two of these.
+            handle.set_user_attr(_STATE, str(trial.state))
             self._tell(opened, trial, objective, target)
 
     def revise(self, trial: Trial) -> None:
@@ -200,7 +219,7 @@ class History:
 
         Values that were measured once for the run are kept here, so that a resumed run decides on the same figures.
         """
-        with _storage_errors(None):
+        with storage_errors(self._storage):
             self._study.set_user_attr(_KEPT + name, value)
 
     def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
@@ -232,7 +251,7 @@ class History:
         values = [objective_value(measurement, Objective.LATENCY), measurement.loss, measurement.size_bytes]
         return None if None in values else [float(value) for value in values if value is not None]
 
-    def _check_identity(self, storage: Path | str | None, identity: Mapping[str, str]) -> None:
+    def _check_identity(self, storage: Path | str | None, identity: Mapping[str, str], ignored: Set[str]) -> None:
         stored = self._study.user_attrs.get(_IDENTITY)
         if stored is None:
             self._study.set_user_attr(_FORMAT, FORMAT_VERSION)
@@ -240,16 +259,15 @@ class History:
             return
         version = self._study.user_attrs.get(_FORMAT)
         if version != FORMAT_VERSION:
-            raise WorkspaceError(f"{storage} has history format {version}, but this version reads {FORMAT_VERSION}")
-        if (difference := difference_from(stored, identity)) is not None:
+            raise WorkspaceError(_other_format(storage, version))
+        found = difference(stored, identity, ignored)
+        if found is not None:
             raise WorkspaceError(
-                f"{storage} holds trials of another run {difference} Choose another workspace, or delete that one"
+                f"{name_of(storage)} holds trials of another run {found} Choose another workspace, or delete that one: "
+                "`--fresh` begins anew in its place"
             )
-
-    def _drop_interrupted(self) -> None:
-        """End what a killed run left running, so that its config counts as untried."""
-        for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            self._study.tell(trial.number, state=OptunaState.FAIL)
+        if LATER & (identity.keys() - stored.keys()):
+            self._study.set_user_attr(_IDENTITY, {**identity, **stored})
 
 
 def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]:
@@ -260,13 +278,16 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
     """
     if isinstance(storage, Path) and not (storage / DATABASE).is_file():
         raise WorkspaceError(f"{storage} holds no history ({DATABASE} is missing): is it the workspace of a run?")
-    with _storage_errors(storage):
+    with storage_errors(storage):
         try:
-            study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(storage))
+            study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(storage))
         except KeyError:
             raise WorkspaceError(
-                f"{storage} holds no study called {STUDY_NAME!r}: is it the storage of a run?"
+                f"{name_of(storage)} holds no study called {STUDY_NAME!r}: is it the storage of a run?"
             ) from None
+        version = study.user_attrs.get(_FORMAT, FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise WorkspaceError(_other_format(storage, version))
         kept = {key.removeprefix(_KEPT): value for key, value in study.user_attrs.items() if key.startswith(_KEPT)}
         frozen = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
         trials = [_revised(_to_trial(trial), kept.get(f"{_REVISION}{trial.number}")) for trial in frozen]
@@ -284,69 +305,66 @@ def objective_value(measurement: Measurement, objective: Objective) -> float | N
 def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
     directions = [StudyDirection.MINIMIZE] * (3 if multi_objective else 1)
     study = optuna.create_study(
-        storage=_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
+        storage=open_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )
     if len(study.directions) != len(directions):
         raise WorkspaceError(
-            f"{storage} holds a study of {len(study.directions)} objectives, but this strategy "
+            f"{name_of(storage)} holds a study of {len(study.directions)} objectives, but this strategy "
             f"needs {len(directions)}. Choose another workspace"
         )
     return study
 
 
-def _storage(storage: Path | str | None) -> BaseStorage:
-    if storage is None:
-        return InMemoryStorage()
-    if isinstance(storage, Path):
-        storage.mkdir(parents=True, exist_ok=True)
-        return RDBStorage(f"sqlite:///{storage / DATABASE}")
-    return RDBStorage(storage)
-
-
 @contextmanager
-def _storage_errors(storage: Path | str | None) -> Iterator[None]:
+def _given_up() -> Iterator[None]:
     try:
         yield
-    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        where = f" {storage}" if storage is not None else ""
-        raise WorkspaceError(
-            f"The history{where} cannot be read or written ({cause}). "
-            "Is the disk full, or the folder read-only? What was measured before is kept"
-        ) from error
-
-
-def _suggest(handle: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    """Optuna's ``suggest`` call that belongs to a distribution."""
-    if isinstance(distribution, CategoricalDistribution):
-        return handle.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return handle.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    if isinstance(distribution, FloatDistribution):
-        return handle.suggest_float(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    raise TypeError(f"Optuna's categorical, int and float distributions can be drawn from, but got {distribution!r}")
+    except UpdateFinishedTrialError as error:
+        raise TrialGivenUp(str(error)) from error
 
 
 def _counts(frozen: optuna.trial.FrozenTrial) -> bool:
     """Whether a trial of the study is one of the run's: it was given a config, and no earlier trial answered it.
 
-    A failed trial without an outcome of ours was interrupted, and its config counts as untried.
+    The config of one that was interrupted counts as untried.
     """
     attrs = frozen.user_attrs
-    interrupted = frozen.state is OptunaState.FAIL and _STATE not in attrs
-    return _CONFIG in attrs and _DUPLICATE not in attrs and not interrupted
+    return CONFIG in attrs and _DUPLICATE not in attrs and not _interrupted(frozen)
+
+
+def _interrupted(frozen: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial ended without an outcome of ours."""
+    return frozen.state is OptunaState.FAIL and _STATE not in frozen.user_attrs and _DUPLICATE not in frozen.user_attrs
+
+
+def _other_format(storage: Path | str | None, version: object) -> str:
+    return (
+        f"{name_of(storage)} has history format {version}, but this version of autotune reads {FORMAT_VERSION}. "
+        "Read it with the version that wrote it, or choose another workspace"
+    )
 
 
 def _to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
+    """A trial as the study has it.
+
+    Raises:
+        WorkspaceError: It says what no version writes.
+    """
+    try:
+        return _as_written(frozen)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WorkspaceError(
+            f"Trial {frozen.number} of the history was altered, or is damaged: {type(error).__name__}: {error}. "
+            "Restore it from a copy, or choose another workspace"
+        ) from error
+
+
+def _as_written(frozen: optuna.trial.FrozenTrial) -> Trial:
     attrs = frozen.user_attrs
     measurement = attrs.get(_MEASUREMENT)
     return Trial(
         number=frozen.number,
-        config=QuantizationConfig.from_json(attrs[_CONFIG]),
+        config=QuantizationConfig.from_json(attrs[CONFIG]),
         state=TrialState(attrs[_STATE]) if frozen.state.is_finished() else TrialState.RUNNING,
         measurement=None if measurement is None else Measurement.from_json(measurement),
         reason=attrs.get(_REASON),
@@ -367,20 +385,3 @@ def _revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
         reason=revision["reason"],
         measurement=None if measurement is None else Measurement.from_json(measurement),
     )
-
-
-def require_writable(folder: Path) -> None:
-    """See that files can be made in a folder, before hours are spent.
-
-    Raises:
-        WorkspaceError: The files cannot be written.
-    """
-    probe = folder / ".autotune-probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise WorkspaceError(
-            f"The workspace {folder} must be a folder that can be written, but {error.strerror or error}"
-        ) from error

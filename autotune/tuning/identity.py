@@ -1,47 +1,77 @@
-"""Whether what a workspace holds was measured on the same model, data and host, and what may be why it was not."""
+"""Identity of a history: model, data and settings, and the reasons for which another run may not go on with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Set
+from typing import Any
 
+FRAMEWORK, HOST, FUNCTION = "framework", "host", "eval_fn"
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
 
-_FRAMEWORK = "framework"
-_DEPENDENT = frozenset({"model", "space", "host"})
+LATER = frozenset({FRAMEWORK, FUNCTION})
+"""Keys that earlier versions did not store; a history without one goes on with any."""
+
+_DEPENDENT = frozenset({"model", "space", HOST})
 """Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
 
-_CAUSES: dict[tuple[str, ...], str] = {
-    (CALIBRATION_DATA,): " The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded "
-    "sampler).",
-    ("space",): " The likely cause is another version, which offers other choices: `autotune report` still reads it.",
+_CAUSES: Mapping[tuple[str, ...], str] = {
+    (CALIBRATION_DATA,): "The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded "
+    "sampler)",
+    ("space",): "The likely cause is another version, which offers other choices: `autotune report` still reads it",
+    (HOST,): "Latency is compared between machines alone that have one CPU, features, cores, system and package "
+    "versions",
+    (FUNCTION,): "The function that scores was changed, and scores of two functions are not compared",
 }
-_OTHER_ORDER = " The runtimes are the same in another order, which counts: name them in the order of that run."
+"""The likely cause of a difference, by the keys that differ."""
 
 
-def difference_from(stored: Mapping[str, str], identity: Mapping[str, str]) -> str | None:
-    """The parts in which a run is another one than that of the workspace, and the likely cause.
+_OTHER_ORDER = "The runtimes are the same in another order, which counts: name them in the order of that run"
+
+
+def difference(stored: Mapping[str, str], identity: Mapping[str, str], ignored: Set[str] = frozenset()) -> str | None:
+    """The difference between a history and a run, and its likely cause; None where the run may go on with it.
 
     Args:
-        stored: The identity that the workspace holds.
-        identity: The identity of the run that is about to begin.
-
-    Returns:
-        Text that follows "another run"; None where both are the same run.
+        stored: The identity of the history.
+        identity: The one of the run.
+        ignored: Keys that may differ.
     """
-    if _FRAMEWORK in identity:
-        stored = {_FRAMEWORK: identity[_FRAMEWORK], **stored}  # earlier versions did not store it
-    differing = [key for key in {**identity, **stored} if identity.get(key) != stored.get(key)]
-    if _FRAMEWORK in differing:
+    missing = LATER - set(stored)
+    keys = [key for key in {**identity, **stored} if key not in ignored and key not in missing]
+    differing = [key for key in keys if identity.get(key) != stored.get(key)]
+    if FRAMEWORK in differing:
         differing = [key for key in differing if key not in _DEPENDENT]
     if not differing:
         return None
     lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
-    if differing == [_FRAMEWORK] and _runtimes(stored) == _runtimes(identity):
-        return f"({lines}).{_OTHER_ORDER}"
-    return f"({lines}).{_CAUSES.get(tuple(differing), '')}"
+    cause = _CAUSES.get(tuple(differing))
+    if differing == [FRAMEWORK] and _runtimes(stored) == _runtimes(identity):
+        cause = _OTHER_ORDER
+    return f"({lines})." + (f" {cause}." if cause else "")
 
 
 def _runtimes(identity: Mapping[str, str]) -> list[str]:
     """The names of an identity's runtimes, without their order."""
-    return sorted(identity.get(_FRAMEWORK, "").split(", "))
+    return sorted(identity.get(FRAMEWORK, "").split(", "))
+
+
+def identity_of(function: Callable[..., Any]) -> str:
+    """Module, name and a hash of the source of a user's function; of a callable object, those of its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    target: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{target.__module__}.{target.__qualname__} {hashlib.sha256(_source(target)).hexdigest()[:16]}"
+
+
+def _source(target: Any) -> bytes:
+    """The source; where there is none, as in an interactive session, what the interpreter made of it."""
+    try:
+        return inspect.getsource(target).encode()
+    except (OSError, TypeError):
+        code = getattr(target, "__code__", None)
+        return b"" if code is None else bytes(code.co_code)

@@ -41,32 +41,55 @@ class Run(Generic[ModelT]):
         tuner: The options.
         adapter: The framework's adapter.
         source: Source of the accuracy: a user's function, or metrics over data.
+        joins: Whether it takes part in the study of another run, which alone writes models.
     """
 
-    def __init__(self, tuner: Tuner, adapter: Adapter[ModelT], source: UserFunction | LabelledData) -> None:
+    def __init__(
+        self, tuner: Tuner, adapter: Adapter[ModelT], source: UserFunction | LabelledData, *, joins: bool = False
+    ) -> None:
         self._tuner = tuner
         self._adapter = adapter
         self._source = source
         self._strategy = as_strategy(tuner.strategy, tuner.strategy_options)
         self._stages = Stages(Several([Log(), tuner.observer]), tuner.timeout_s)
-        workspace = None if tuner.workspace is None else Path(tuner.workspace)
+        workspace = None if tuner.workspace is None or joins else Path(tuner.workspace)
         self._models = Models(adapter, tuner.criterion, workspace)
         self._prepare = Preparing(
-            tuner, adapter, source, multi_objective=self._strategy.multi_objective, stages=self._stages
+            tuner,
+            adapter,
+            source,
+            multi_objective=self._strategy.multi_objective,
+            stages=self._stages,
+            joins=joins,
         )
         self._finish = Finishing(tuner, adapter, source, self._stages, self._models)
 
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
-        try:
-            setup = self._prepare(source, loader)
-        except DeadlineReached:
-            return self._unmeasured()
-        with contextlib.closing(setup.evaluator):
-            return self._run(setup)
+        with contextlib.closing(self._prepare):
+            try:
+                setup = self._prepare(source, loader)
+            except DeadlineReached:
+                return self._unmeasured()
+            with contextlib.closing(setup.evaluator):
+                return self._run(setup)
 
-    def _run(self, setup: Setup[ModelT]) -> TuningResult:
-        search = Search(
+    def take_part(self, source: object, loader: Iterable[object]) -> SearchEnd:
+        """Try candidates of the study until none is left, and say why it ended; the finals are the other run's."""
+        with contextlib.closing(self._prepare):
+            try:
+                setup = self._prepare(source, loader)
+                with contextlib.closing(setup.evaluator):
+                    search = self._search(setup)
+                    self._stages.begin("baseline")
+                    search.baseline()
+                    self._stages.begin("search")
+                    return search.run()
+            except DeadlineReached:
+                return SearchEnd(reason=self._stages.timetable.end_reason(), timed_out=True)
+
+    def _search(self, setup: Setup[ModelT]) -> Search[ModelT]:
+        return Search(
             adapter=self._adapter,
             sides=setup.sides,
             baseline=setup.baseline,
@@ -86,6 +109,9 @@ class Run(Generic[ModelT]):
             admit=self._admit,
             note=self._stages.note,
         )
+
+    def _run(self, setup: Setup[ModelT]) -> TuningResult:
+        search = self._search(setup)
         try:
             self._stages.begin("baseline")
             baseline = search.baseline()

@@ -21,14 +21,16 @@ from autotune.runtimes.probes import Probes
 from autotune.runtimes.sampler import SideSampler
 from autotune.runtimes.turns import Turns
 from autotune.strategy import Exhausted, Objective, Proposal, Strategy
-from autotune.trial import Measurement, Trial, TrialState
+from autotune.trial import Trial, TrialState
+from autotune.tuning.baseline import BaselineTrial
+from autotune.tuning.claims import TrialGivenUp
 from autotune.tuning.compilations import Compilations, no_gain
 from autotune.tuning.history import History, OpenTrial
 from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.preparation import PREPARATION
 from autotune.tuning.prices import Prices
 from autotune.tuning.recorded import answers, describe, same_model
-from autotune.tuning.selection import incumbent, led_by_another, next_rank, to_beat
+from autotune.tuning.selection import incumbent, led_by_another, next_rank, to_beat, tried
 from autotune.tuning.side import Side
 from autotune.tuning.stopwatch import Stopwatch
 
@@ -99,44 +101,22 @@ class Search(Generic[ModelT]):
         self._seed = baseline.problem.seed
 
     def baseline(self) -> Trial:
-        """Measure the fp32 model as trial 0, unless the history has it already.
+        """Measure the fp32 model as trial 0, unless the history has it or another run is about to.
 
         Raises:
             Exception: Whatever the user's own ``eval_fn`` raises, unchanged.
             DeadlineReached: The time was up; the history has no trial then, so that the next run begins with this one.
         """
-        trials = self._history.trials
-        if trials and trials[0].measurement is not None:
-            with self._stopwatch("evaluate"):
-                self._evaluator.resume(trials[0].measurement, deadline=self._limits.deadline)
-                return self._completed(trials[0], trials[0].measurement)
-        opened = self._history.open(RandomSampler(seed=self._seed))
-        config = QuantizationConfig()
-        self._history.start(opened, config, "fp32 baseline")
-        self._history.identify(opened, self._baseline.given.fingerprint)
-        self._observer.trial_started(opened.number, config, "fp32 baseline")
-        started = time.monotonic()
-        with self._untried_on_failure(opened), self._stopwatch("evaluate"):
-            measurement = self._evaluator.baseline(deadline=self._limits.deadline)
-        trial = Trial(
-            number=opened.number,
-            config=config,
-            state=TrialState.COMPLETED,
-            measurement=measurement,
-            duration_s=time.monotonic() - started,
-            note="fp32 baseline",
+        measure = BaselineTrial(
+            self._evaluator,
+            self._history,
+            self._observer,
+            record=self._record,
+            fingerprint=self._baseline.given.fingerprint,
+            seed=self._seed,
         )
-        self._record(opened, trial)
-        return trial
-
-    def _completed(self, baseline: Trial, measured: Measurement) -> Trial:
-        """The baseline of an earlier run with what its deadline cut off."""
-        whole = self._evaluator.complete_baseline(measured, deadline=self._limits.deadline)
-        if whole == measured:
-            return baseline
-        revised = dataclasses.replace(baseline, measurement=whole)
-        self._history.revise(revised)
-        return revised
+        with self._stopwatch("evaluate"):
+            return measure(self._limits.deadline)
 
     def run(self, *, reserve_s: float = 0.0) -> SearchEnd:
         """Run trials until there is a reason to end; Ctrl-C is one.
@@ -222,6 +202,10 @@ class Search(Generic[ModelT]):
         opened = self._history.open(RandomSampler(seed=self._seed))
         started = time.monotonic()
         with self._untried_on_failure(opened):
+            self._history.claims.await_turn(opened.number, self._limits.deadline)
+            if self._history.kept(key) is not None:
+                self._history.discard(opened)  # another run was first
+                return
             with self._stopwatch("apply"):
                 candidate = self._adapter.apply(side.model, config, side.statistics)
                 self._admit(candidate)
@@ -265,29 +249,44 @@ class Search(Generic[ModelT]):
 
     def _run(self, turns: Turns[ModelT]) -> SearchEnd:
         while True:
+            others = self._history.claims.release_dead()
             trials = self._history.trials
             self._doing = ""
-            proposed = [trial for trial in trials if not (trial.config.prepared or trial.config.trained)]
-            if end := self._limits.reached(len(proposed) - 1):
+            end = self._limits.reached(tried(trials))
+            side = None if end else turns.next(trials)
+            if end is None and side is None:
+                end = SearchEnd(reason=turns.reason)
+            if end is not None and (end.timed_out or not others):
                 return end
-            side = turns.next(trials)
             if side is None:
-                return SearchEnd(reason=turns.reason)
-            outcome = self._turn(side, trials)
+                # A trial of another run may end with its process, and is then this one's to try again.
+                self._history.claims.await_change(self._limits.deadline)
+                continue
+            try:
+                outcome = self._turn(side)
+            except TrialGivenUp:
+                self._note("A trial of this run was given up by another one, which took this one for dead")
+                continue
             if isinstance(outcome, SearchEnd):
                 return outcome
-            if outcome is not None:
+            if outcome is not None and self._history.claims.release_dead():
+                self._history.claims.await_change(self._limits.deadline)
+            elif outcome is not None:
                 turns.end(side, outcome.reason)
 
-    def _turn(self, side: Side[ModelT], trials: Sequence[Trial]) -> SearchEnd | Exhausted | None:
+    def _turn(self, side: Side[ModelT]) -> SearchEnd | Exhausted | None:
         """One proposal of the strategy for one side: a trial, or the end of the search or of the side's part of it."""
         if reason := self._compilations[side.runtime].spent():
             return Exhausted(reason=reason)
         self._doing = ", while the next candidate was planned"
         opened = self._history.open(self._sampler(side))
         with self._untried_on_failure(opened), self._stopwatch("propose"):
-            proposal = self._strategy.propose(side.problem, side.shown(trials), side.draw(opened.draw))
-        if isinstance(proposal, Exhausted):
+            self._history.claims.await_turn(opened.number, self._limits.deadline)
+            trials = self._history.trials
+            proposal = None
+            if not self._limits.reached(tried(trials)):  # by what other runs have begun since
+                proposal = self._strategy.propose(side.problem, side.shown(trials), side.draw(opened.draw))
+        if proposal is None or isinstance(proposal, Exhausted):
             self._history.discard(opened)
             return proposal
         proposal = dataclasses.replace(proposal, config=side.config(proposal.config))
@@ -328,7 +327,7 @@ class Search(Generic[ModelT]):
             self._try(opened, trials, proposal, side, model)
 
     def _sampler(self, side: Side[ModelT]) -> BaseSampler:
-        entropy = np.random.SeedSequence([self._seed, self._history.next_number])
+        entropy = np.random.SeedSequence([self._seed, self._history.begun])
         seed = int(entropy.generate_state(1)[0])
         sampler = self._strategy.sampler(side.problem, seed) or RandomSampler(seed=seed)
         return sampler if side.runtime is None else SideSampler(sampler, side.history_key)

@@ -71,13 +71,19 @@ def led_by_another(trials: Sequence[Trial], objective: Objective, runtime: str |
     return best is not None and not best.config.is_fp32 and best.config.runtime != runtime
 
 
+def tried(trials: Sequence[Trial]) -> int:
+    """The number of candidates that a strategy has proposed, of those that are running included."""
+    return sum(not (trial.config.prepared or trial.config.trained) for trial in trials) - 1
+
+
 def next_rank(trials: Sequence[Trial]) -> int:
     """Which candidate of the search the next one is whose accuracy is evaluated, from 1.
 
     A function of the history, so that a run that continues spends what its first part left of the confidence.
     """
     ranked = [trial.measurement for trial in trials if _own(trial) and trial.loss is not None]
-    return 1 + max([len(ranked), *(measured.rank or 0 for measured in ranked if measured is not None)])
+    running = sum(trial.state is TrialState.RUNNING for trial in trials if _own(trial))  # in other runs of this study
+    return 1 + running + max([len(ranked), *(measured.rank or 0 for measured in ranked if measured is not None)])
 
 
 def finalists(trials: Sequence[Trial], objective: Objective, limit: int = 4) -> list[Trial]:

@@ -37,12 +37,14 @@ from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
 from autotune.tuning.evidence import keep_graph, keep_run
-from autotune.tuning.history import RUNTIMES, SETUP, History, require_writable
-from autotune.tuning.identity import CALIBRATION_DATA
+from autotune.tuning.history import RUNTIMES, SETUP, History
+from autotune.tuning.hold import Hold
+from autotune.tuning.identity import CALIBRATION_DATA, FUNCTION
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
+from autotune.tuning.storage import forget, require_writable
 from autotune.tuning.training import Training
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class Preparing(Generic[ModelT]):
         source: Source of the accuracy: a user's function, or metrics over data.
         multi_objective: Whether the strategy's study keeps loss and speed apart.
         stages: Stages of this run.
+        joins: Whether it takes part in a study that another run may hold.
 
     Attributes:
         loaded: The user's model as soon as it is read, for an answer where the time is up before the rest is.
@@ -124,6 +127,7 @@ class Preparing(Generic[ModelT]):
         *,
         multi_objective: bool,
         stages: Stages,
+        joins: bool = False,
     ) -> None:
         self._tuner = tuner
         self._adapter = adapter
@@ -135,6 +139,9 @@ class Preparing(Generic[ModelT]):
         self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
         self._shares = 1  # runtimes among which the time for calibration and insights is divided
         self._gradients: Callable[[], Gradients | None] | None = None
+        self._joins = joins
+        self._hold: Hold | None = None
+        self._history: History | None = None
         self.loaded: ModelT | None = None
         self.space: TuningSpace | None = None
 
@@ -189,6 +196,13 @@ class Preparing(Generic[ModelT]):
         if not isinstance(self._adapter, RuntimesAdapter) or not isinstance(source, Convertible):
             return None
         return source.name if source.name in (self._tuner.runtimes or ()) else None
+
+    def close(self) -> None:
+        """Called when the run has ended: its workspace is free for another one."""
+        if self._history is not None:
+            self._history.close()
+        if self._hold is not None:
+            self._hold.release()
 
     def _training(self, source: object, loader: Iterable[object]) -> Training[ModelT] | None:
         """Training of the user's model; None where it is none that can be trained."""
@@ -317,6 +331,8 @@ class Preparing(Generic[ModelT]):
         """Open the study, and see that it is about this model, data, target and host."""
         if self._workspace is not None:
             require_writable(self._workspace)
+            if not self._joins:
+                self._hold = Hold(self._workspace)
         spaces = ", ".join(repr(each.space) for each in loaded)
         identity = {
             "framework": self._adapter.name,
@@ -329,8 +345,15 @@ class Preparing(Generic[ModelT]):
             "execution": self._execution_identity,
             "host": host_of(self._adapter).fingerprint,
         }
+        if isinstance(self._source, UserFunction):
+            identity[FUNCTION] = self._source.origin
         storage = self._tuner.storage or self._workspace
-        history = History(storage, identity, multi_objective=self._multi_objective)
+        if self._tuner.fresh and storage is not None and not self._joins:
+            forget(storage)
+        # A worker may run on any machine where no figure that depends on it is compared.
+        on_any_host = self._joins and identity["objective"] == Objective.SIZE and not self._multi_objective
+        history = History(storage, identity, multi_objective=self._multi_objective, on_any_host=on_any_host)
+        self._history = history
         about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
         by_runtime = {each.runtime: op_types(each.space) for each in loaded if each.runtime is not None}
         runtimes = {"op_types_by_runtime": by_runtime} if by_runtime else {}

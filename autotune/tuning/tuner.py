@@ -35,6 +35,8 @@ from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
+from autotune.tuning.identity import identity_of
+from autotune.tuning.limits import SearchEnd
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
@@ -74,7 +76,10 @@ class Tuner:
         sampling_size: Calibration samples to use at the most; None: all that the loader yields.
         workspace: Folder for the history, cached statistics and the best model so far; the same workspace resumes.
             None: nothing is kept.
-        storage: Optuna storage URL for the history instead of a file in the workspace.
+        storage: URL of a storage for the history instead of a file in the workspace: an Optuna storage URL
+            (``postgresql://USER@HOST/DATABASE``), ``journal://FILE`` or ``grpc://HOST:PORT``. A password comes from the
+            environment (``PGPASSWORD``) or ``~/.pgpass``.
+        fresh: Begin anew: remove the history that an earlier run left there, of whatever it was.
         framework: Name of the adapter.
         runtimes: Names of several adapters: the fastest model on any of them is the answer. The baseline is fp32 on the
             one that runs it fastest. A runtime that is not installed or cannot run the model is left out, and a note
@@ -123,6 +128,7 @@ class Tuner:
     sampling_size: int | None = 100
     workspace: str | Path | None = None
     storage: str | None = None
+    fresh: bool = False
     framework: str = DEFAULT_FRAMEWORK
     runtimes: Sequence[str] | None = None
     restriction: SpaceRestriction = field(default_factory=SpaceRestriction)
@@ -287,6 +293,34 @@ class Tuner:
         run = Run(self, self._adapter(), own.accuracy(accuracy))
         return dataclasses.replace(run(own, own.loader(dataloader)), _as_module=own.module)
 
+    def take_part(
+        self,
+        model: object,
+        dataloader: Iterable[object],
+        eval_fn: EvalFunction | None = None,
+        *,
+        metric: Metrics | None = None,
+        eval_dataloader: Iterable[object] | None = None,
+    ) -> SearchEnd:
+        """Try candidates of a run that another process has begun or will begin, until none is left.
+
+        The study is that of ``storage``, or of the workspace. The other process has the same options, and model and
+        data of its own that are the same; it races the finalists and has the answer. The arguments are those of
+        :meth:`tune`, and so are the exceptions.
+
+        Returns:
+            Why it ended.
+        """
+        if self.storage is None and self.workspace is None:
+            raise InputError("To take part in a run, its `storage` or its `workspace` must be given, but both are None")
+        own = as_source(model)
+        accuracy = self._source(eval_fn, metric, eval_dataloader)
+        if own is None:
+            return Run(self, self._adapter(), accuracy, joins=True).take_part(model, dataloader)
+        data.require_repeatable(dataloader, "dataloader")
+        run = Run(self, self._adapter(), own.accuracy(accuracy), joins=True)
+        return run.take_part(own, own.loader(dataloader))
+
     def _adapter(self) -> Adapter[Any]:
         """The adapter of the framework, or one that stands for those of all runtimes."""
         if self.runtimes is None:
@@ -320,7 +354,7 @@ class Tuner:
                 raise InputError("`eval_dataloader` goes with `metric`: an `eval_fn` reads its own data")
             if self.holdout:
                 raise InputError("`holdout` goes with `metric`: nothing can be held out of what only `eval_fn` reads")
-            return UserFunction(function=eval_fn, criteria=self.criteria)
+            return UserFunction(function=eval_fn, criteria=self.criteria, origin=identity_of(eval_fn))
         if eval_dataloader is None:
             raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
         assert metric is not None

@@ -70,7 +70,36 @@ def test_a_trial_that_was_running_when_the_run_was_killed_counts_as_untried(tmp_
     killed = history.open(optuna.samplers.RandomSampler(seed=1))
     history.start(killed, QuantizationConfig(ops={"a": INT8}), "")
     assert [trial.state for trial in history.trials] == [TrialState.COMPLETED, TrialState.RUNNING]
+    assert [trial.state for trial in History(tmp_path, IDENTITY).trials] == [TrialState.COMPLETED, TrialState.RUNNING]
+    history.close()  # as its process' end would; test_claims.py kills one
     assert list(History(tmp_path, IDENTITY).trials) == [finished]
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_run_that_is_killed_between_any_two_writes_leaves_a_history_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    history = History(tmp_path, IDENTITY)
+    write, left = optuna.Trial.set_user_attr, [writes]
+
+    def killed(trial: optuna.Trial, key: str, value: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(trial, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", killed)
+        for config in (QuantizationConfig(ops={"a": INT8}), QuantizationConfig()):
+            try:
+                record(history, config, state=TrialState.PRUNED)
+            except KeyboardInterrupt:
+                break
+    history.close()
+    monkeypatch.setattr("autotune.tuning.claims._UNNAMED_S", 0.0)
+    again = History(tmp_path, IDENTITY)
+    assert all(trial.state is TrialState.PRUNED and trial.measurement is not None for trial in again.trials)
+    assert again.begun == len(again.trials)
 
 
 def test_a_repeated_config_is_told_to_the_sampler_but_is_no_trial_of_its_own() -> None:

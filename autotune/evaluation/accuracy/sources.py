@@ -23,10 +23,12 @@ class UserFunction:
         function: ``eval_fn(model)``; ``model(inputs)`` gives one array or a tuple. Returns a number, or numbers by
             name, of which the first is judged.
         criteria: Targets of further figures, by name. The verdict is the worst of all.
+        origin: Identity of the function that the user gave, of which ``function`` may be a wrapper.
     """
 
     function: Callable[[Any], object]
     criteria: Mapping[str, Criterion] = field(default_factory=dict)
+    origin: str = ""
 
     @property
     def identity(self) -> str:

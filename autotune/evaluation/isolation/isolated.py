@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
 from autotune.evaluation.compiling import evaluator_of
 from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
+from autotune.evaluation.isolation.folder import OwnedFolder
 from autotune.evaluation.latency import LatencyOptions, RaceResult
 from autotune.evaluation.measured import Evaluation
 from autotune.pickling import pickled
@@ -116,7 +116,7 @@ class IsolatedEvaluator(Generic[ModelT]):
         on_progress: Progress | None = None,
     ) -> None:
         self._isolation = isolation
-        self._folder = tempfile.TemporaryDirectory(prefix="autotune-")
+        self._folder = OwnedFolder()
         self._setup_path = Path(self._folder.name) / "setup.pickle"
         self._progress: Progress = on_progress or (lambda _done, _total: None)
         self._setup: dict[str, Any] = {

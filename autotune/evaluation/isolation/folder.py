@@ -1,0 +1,43 @@
+"""The temporary folder of a run: what a killed one leaves is removed by the next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from autotune.owner import Owner
+
+_PREFIX = "autotune-"
+_OWNER = "owner.json"
+
+
+class OwnedFolder:
+    """A temporary folder that names its owner, so that another run can tell whether it is still used.
+
+    Attributes:
+        name: Path of the folder.
+    """
+
+    def __init__(self) -> None:
+        sweep()
+        self._owner = Owner.new()
+        self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX)
+        self.name = self._folder.name
+        (Path(self.name) / _OWNER).write_text(json.dumps(self._owner.to_json()), encoding="utf-8")
+
+    def cleanup(self) -> None:
+        """Remove the folder."""
+        self._owner.end()
+        self._folder.cleanup()
+
+
+def sweep() -> None:
+    """Remove the folders whose owners were killed; models and data lie in them."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            # Only what the owner's own user can be asked about: a folder of another machine or user stays.
+            if Owner.from_json(json.loads(place.read_text(encoding="utf-8"))).alive is False:
+                shutil.rmtree(place.parent)
