@@ -67,7 +67,8 @@ class _Writer:
                     "SavedVariance": [f"{out}/variance"]}  # fmt: skip
             for name in (f"{out}/mean", f"{out}/variance"):
                 programs.add_tensor(self._program, name, FLOAT, (-1,))
-            attrs = {"epsilon": float(options.get("epsilon", 1e-5)), "is_test": True, "data_layout": "NCHW"}
+            attrs = {"epsilon": float(options.get("epsilon", 1e-5)), "momentum": 0.9, "is_test": True,
+                     "data_layout": "NCHW"}  # fmt: skip
             self._op("batch_norm", slots, ends, attrs, out, 4)
         elif kind in ("Relu", "Clip"):
             name = "relu" if kind == "Relu" else "relu6"
@@ -75,7 +76,9 @@ class _Writer:
         elif kind == "Add":
             self._op("elementwise_add", {"X": [reads[0]], "Y": [reads[1]]}, {"Out": [out]}, {"axis": -1}, out, 4)
         elif kind in ("GlobalAveragePool", "ReduceMean"):
-            attrs = {"pooling_type": "avg", "ksize": [1, 1], "adaptive": True, "strides": [1, 1], "paddings": [0, 0]}
+            attrs = {"pooling_type": "avg", "ksize": [1, 1], "adaptive": True, "strides": [1, 1], "paddings": [0, 0],
+                     "ceil_mode": False, "exclusive": True, "global_pooling": False,
+                     "padding_algorithm": "EXPLICIT"}  # fmt: skip
             self._op("pool2d", {"X": [reads[0]]}, {"Out": [out]}, {**attrs, "data_format": "NCHW"}, out, 4)
         elif kind in ("Flatten", "Reshape"):
             attrs = {"start_axis": 1, "stop_axis": 3}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 import tempfile
@@ -25,7 +26,20 @@ _OLDEST = 3
 if "paddle" not in sys.modules:
     os.environ.setdefault(_PIR, "0")
 
-with warnings.catch_warnings():
+
+@contextlib.contextmanager
+def _own_logging() -> Iterator[None]:
+    """Take back what Paddle's import does to the root logger: with its handler, stderr repeats every event."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+with warnings.catch_warnings(), _own_logging():
     warnings.simplefilter("ignore")  # Paddle warns of compilers that no inference needs
     import paddle
 

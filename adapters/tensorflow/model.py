@@ -120,6 +120,12 @@ def _specs(graph: Graph, places: list[int], side: str) -> tuple[TensorSpec, ...]
 
 
 def _shape(graph: Graph, place: int) -> tuple[int | str | None, ...]:
-    """A free first axis is the batch by TensorFlow's convention."""
+    """A free first axis is the batch by TensorFlow's convention.
+
+    Of what a conversion writes, ai-edge-quantizer tells no free axes: they are those of the integers that it reads.
+    """
     shape = free_shape_of(graph.tensors[place])
+    for operator in graph.operators:
+        if None not in shape and int(operator.outputs[0]) == place and graph.kind(operator) == "DEQUANTIZE":
+            shape = free_shape_of(graph.tensors[operator.inputs[0]])
     return ("batch", *shape[1:]) if shape and shape[0] is None else shape

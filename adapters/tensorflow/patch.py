@@ -44,6 +44,17 @@ def ask_integers_for_shapes(graph: Graph) -> None:
     ]
 
 
+def keep_free_axes(graph: Graph) -> None:
+    """Give what a QUANTIZE or DEQUANTIZE reads and writes the same free axes; the quantizer's new tensors have none."""
+    for operator in graph.operators:
+        if graph.kind(operator) not in ("QUANTIZE", "DEQUANTIZE"):
+            continue
+        source, target = (graph.tensors[each[0]] for each in (operator.inputs, operator.outputs))
+        for given, other in ((source, target), (target, source)):
+            if other.shapeSignature is None or len(other.shapeSignature) == 0:
+                other.shapeSignature = given.shapeSignature
+
+
 def put_integers(graph: Graph, op: QuantizableOp, grid: WeightGrid, rounded: Array, bias: Array | None) -> None:
     """Write the weight and the bias of one static int8 op.
 

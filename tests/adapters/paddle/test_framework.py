@@ -28,6 +28,19 @@ def test_a_paddle_that_is_too_old_is_told_the_line_that_installs_another(tmp_pat
     assert "pip install 'autotune-quantization[paddle]'" in ran.stdout
 
 
+def test_the_import_leaves_logging_to_the_user() -> None:
+    code = (
+        "import logging\n"
+        "from autotune.adapters import get_adapter\n"
+        "get_adapter('paddle')\n"
+        "logging.getLogger('autotune').info('an event')\n"
+        "print(logging.getLogger().handlers, logging.getLogger().level == logging.WARNING)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "[] True\n"
+    assert "an event" not in ran.stderr
+
+
 def test_lines_of_native_code_are_kept_and_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet() as captured:
         subprocess.run(["echo", "from a child"], check=True)

@@ -9,7 +9,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from autotune.adapters.tensorflow.candidate import Candidate
-from autotune.adapters.tensorflow.graph import FLOAT32, INT8, INT32, Graph
+from autotune.adapters.tensorflow.graph import FLOAT32, INT8, INT32, Graph, free_shape_of
 from autotune.adapters.tensorflow.kernels import kernels
 from autotune.algorithms import activation_range, affine_parameters
 from autotune.calibration import CalibrationStatistics
@@ -158,6 +158,22 @@ def test_names_that_repeat_or_begin_alike_are_told_apart() -> None:
 
 def test_names_of_the_file_are_kept() -> None:
     assert set(names(cnn().model)) <= set(names(cnn().applied()))
+
+
+def test_a_candidate_declares_the_free_axes_of_the_model() -> None:
+    candidate = cnn().applied()
+    graph = Graph(candidate.content)
+    converting = [each for each in graph.operators if graph.kind(each) in ("QUANTIZE", "DEQUANTIZE")]
+    ends = [graph.tensors[each] for op in converting for each in (*op.inputs, *op.outputs)]
+    assert [free_shape_of(each)[0] for each in ends] == [None] * 4
+    again = ADAPTER.load(candidate.content)
+    assert (again.inputs, again.outputs) == (cnn().model.inputs, cnn().model.outputs)
+
+
+def test_free_axes_are_found_behind_a_conversion_that_tells_none() -> None:
+    graph = Graph(cnn().applied().content)
+    graph.tensors[graph.outputs[0]].shapeSignature = None
+    assert ADAPTER.load(graph.to_bytes()).outputs == cnn().model.outputs
 
 
 def test_what_cannot_be_applied_is_said() -> None:
