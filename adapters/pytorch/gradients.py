@@ -30,13 +30,19 @@ class _Weight:
     axis: int
     factor: torch.Tensor | None
 
+    def unfolded(self, value: torch.Tensor) -> torch.Tensor:
+        """A change of the weight as a change of the parameter, and a derivative by the latter as one by the former."""
+        # The weight has the batch norm in it: a change of 1 there is one of 1 / factor of the parameter.
+        return value if self.factor is None else value / self.factor
+
 
 class ModuleGradients:
     """Weights and probes of an exported module; see :class:`autotune.adapter.Gradients`.
 
-    The loss is the squared change of the output over its squared spread, which the module as it is has 0 of. A probe is
-    one Hessian-vector product for all ops at once: ``v_i' (H v)_i``, whose mean is the trace of the op's own part of
-    the Hessian, since the signs of different ops are independent.
+    The loss is the squared change of the output over its squared spread. At the module's own weights that change is 0,
+    so that the Hessian is ``2 J' J / spread`` exactly, for the Jacobian ``J`` of the outputs. A probe takes random signs
+    ``u`` of the outputs: ``|J_i' u|^2`` has the trace of ``J_i' J_i`` as its mean for every op ``i``, and is never
+    negative, however few probes there are.
 
     Args:
         program: The module, exported.
@@ -61,35 +67,28 @@ class ModuleGradients:
         return found
 
     def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
-        """By op: ``v' H v`` for a vector of random signs; one forward and two backward passes."""
-        generator = torch.Generator().manual_seed(seed)
-        signs: dict[str, torch.Tensor] = {}
-        vectors: dict[str, torch.Tensor] = {}
-        for op, weight in self._weights.items():
-            shape = self._values[weight.parameter].shape
-            signs[op] = torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
-            # The weight has the batch norm in it: a change of 1 there is one of 1 / factor of the parameter.
-            vectors[op] = signs[op] if weight.factor is None else signs[op] / weight.factor
-        names = list(dict.fromkeys(weight.parameter for weight in self._weights.values()))
-        values = {**self._values, **{name: self._values[name].clone().requires_grad_() for name in names}}
-        along = {name: torch.zeros_like(self._values[name]) for name in names}
-        for op, weight in self._weights.items():
-            along[weight.parameter] = along[weight.parameter] + vectors[op]
-        gradients = torch.autograd.grad(self._loss(values, feeds), [values[name] for name in names], create_graph=True)
-        dot = sum((each * along[name]).sum() for each, name in zip(gradients, names, strict=True))
-        products = dict(
-            zip(names, torch.autograd.grad(dot, [values[name] for name in names], allow_unused=True), strict=True)
-        )
-        return {op: self._product(products[weight.parameter], vectors[op]) for op, weight in self._weights.items()}
-
-    def _product(self, along: torch.Tensor | None, vector: torch.Tensor) -> float:
-        return 0.0 if along is None else float((along * vector).sum())
-
-    def _loss(self, values: Mapping[str, torch.Tensor], feeds: Feeds) -> torch.Tensor:
+        """By op: an estimate of the trace that is never negative; one forward and one backward pass."""
+        values = self._with_gradients()
         output = self._run(values, feeds)
         before = output.detach()
-        spread = (before - before.mean()).square().sum().clamp_min(1e-12)
-        return (output - before).square().sum() / spread
+        spread = float((before - before.mean()).square().sum().clamp_min(1e-12))
+        signs = _signs(output.shape, torch.Generator().manual_seed(seed))
+        names = self._parameters
+        found = torch.autograd.grad((output * signs).sum(), [values[name] for name in names], allow_unused=True)
+        along = dict(zip(names, found, strict=True))
+        traces = {}
+        for op, weight in self._weights.items():
+            gradient = along[weight.parameter]
+            traces[op] = 0.0 if gradient is None else 2 * float(weight.unfolded(gradient).square().sum()) / spread
+        return traces
+
+    @property
+    def _parameters(self) -> list[str]:
+        return list(dict.fromkeys(weight.parameter for weight in self._weights.values()))
+
+    def _with_gradients(self) -> dict[str, torch.Tensor]:
+        """The module's values, with those of weights to be differentiated by."""
+        return {**self._values, **{name: self._values[name].clone().requires_grad_() for name in self._parameters}}
 
     def _run(self, values: Mapping[str, torch.Tensor], feeds: Feeds) -> torch.Tensor:
         tensors = {name: torch.from_numpy(np.array(feeds[name])) for name in self._inputs}
@@ -97,6 +96,10 @@ class ModuleGradients:
         positional = tuple(tensors[name] for name in self._inputs if name not in named)
         output: Any = torch.func.functional_call(self._module, dict(values), positional, named)
         return output.float()
+
+
+def _signs(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
 
 
 def _weights(program: torch.export.ExportedProgram, values: Mapping[str, torch.Tensor]) -> dict[str, _Weight]:
