@@ -81,11 +81,17 @@ class Insights(Protocol):
         """
         ...
 
-    def hessian_sensitivity(self) -> Mapping[str, float] | None:
+    def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:
         """By op: mean of the Hessian's diagonal in its weights, times their squared quantization error as preferred.
 
         The Hessian is that of the squared change of the outputs, see :class:`autotune.adapter.Differentiable`. None
         where the adapter cannot differentiate its models; an op without weights has no entry.
+
+        Args:
+            labelled: Take the cross entropy with the labels of the calibration data instead.
+
+        Raises:
+            DataError: ``labelled``, and the data have no labels, or others than classes.
         """
         ...
 

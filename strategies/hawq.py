@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from autotune.config import FP32
 from autotune.errors import StrategyError
 from autotune.strategies.planning.moves import can_fall_back, cost_of
@@ -22,13 +24,29 @@ class Hawq(PlannedStrategy):
     Papers: HAWQ-V2, Dong et al., NeurIPS 2020 (arXiv 1911.03852); the bisection follows arXiv 2302.01382.
     """
 
+    def __init__(self, *, loss: Literal["outputs", "labels"] = "outputs") -> None:
+        """Choose the loss whose Hessian is taken.
+
+        Args:
+            loss: ``outputs``: the squared change of the outputs against fp32's own. ``labels``: the cross entropy of
+                the outputs, which are scores of classes, with the labels of the calibration data.
+
+        Raises:
+            StrategyError: ``loss`` is neither.
+        """
+        super().__init__()
+        if loss not in ("outputs", "labels"):
+            raise StrategyError(f"`loss` must be 'outputs' or 'labels', but got {loss!r}")
+        self.loss = loss
+
     def plan(self, problem: Problem) -> Plan:
         """Bisect the number of ops in fp32.
 
         Raises:
             StrategyError: Neither the adapter nor the framework of the user's model gives gradients.
+            DataError: The loss is of labels, and the calibration data have none, or others than classes.
         """
-        ranking = problem.insights.hessian_sensitivity()
+        ranking = problem.insights.hessian_sensitivity(labelled=self.loss == "labels")
         if ranking is None:
             raise StrategyError(
                 "Strategy 'hawq' needs gradients, but this model gives none: a runtime cannot differentiate a file. "

@@ -216,8 +216,17 @@ class Gradients(Protocol):
         """By op that has any: its constant weight as runtimes see it, and the axis that counts output channels."""
         ...
 
-    def hessian_probe(self, feeds: Feeds, *, seed: int) -> Mapping[str, float]:
-        """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`."""
+    def hessian_probe(self, feeds: Feeds, *, seed: int, labels: Any = None) -> Mapping[str, float]:
+        """By op with weights: an estimate of the Hessian's trace, as of :meth:`Differentiable.hessian_probe`.
+
+        Args:
+            feeds: A batch.
+            seed: Seed of the signs.
+            labels: Classes of its samples, for the cross entropy with them; None for the change of the outputs.
+
+        Raises:
+            DataError: Labels or outputs are none of a classification.
+        """
         ...
 
 

@@ -191,7 +191,7 @@ class Synthetic:
         speed = self.seconds_of(config) / self.seconds_of(other)
         return speed, speed
 
-    def hessian_sensitivity(self) -> Mapping[str, float] | None:
+    def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:  # noqa: ARG002
         """Sensitivities as if there were gradients."""
         return {op: 3 * loss * (0.6 + 0.8 * _hash(op + "hessian")) for op, loss in self.loss.items()}
 

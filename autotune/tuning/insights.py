@@ -183,21 +183,21 @@ class MeasuredInsights(Generic[ModelT]):
         low, high = self._kept(key, lambda: self._relative_speed(config, other))
         return float(low), float(high)
 
-    def hessian_sensitivity(self) -> Mapping[str, float] | None:
-        """By op: mean of the Hessian's diagonal in its weights times their squared quantization error.
+    def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:
+        """By op: mean of the Hessian's diagonal in its weights times the squared error of its preferred choice.
 
-        The error is that of the op's preferred choice. None where neither the adapter nor the framework of the user's
-        model differentiates; empty where the preferred config cannot be applied.
+        None where nothing differentiates the model (by labels, only its framework can); empty where nothing applies.
         """
-        if isinstance(self._adapter, Differentiable):
+        if isinstance(self._adapter, Differentiable) and not labelled:
             return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
-        if self._gradients is None:
+        if (gradients := self._gradients) is None:
             return None
-        return dict(self._kept("hessian sensitivity", lambda: self._hessian_of_source(self._gradients)))
+        name = "hessian sensitivity by labels" if labelled else "hessian sensitivity"
+        return dict(self._kept(name, lambda: self._hessian_of_source(gradients(), labelled)))
 
-    def _hessian_of_source(self, gradients: Any) -> dict[str, float]:
+    def _hessian_of_source(self, gradients: Gradients | None, labelled: bool) -> dict[str, float]:
         started = self._clock()
-        return source_sensitivity(gradients(), self._space, self._feeds, lambda: self._left_s(started) > 0)
+        return source_sensitivity(gradients, self._space, self._feeds, lambda: self._left_s(started) > 0, labelled)
 
     def _hessian(self, adapter: Any) -> dict[str, float]:
         started = self._clock()

@@ -13,6 +13,7 @@ from autotune.calls import told_batch_axes
 from autotune.portability import portable_space
 from autotune.source import source_for
 from autotune.space import TuningSpace
+from autotune.tuning.gradients import LabelledFeeds
 from autotune.tuning.stages import Stages
 
 if TYPE_CHECKING:
@@ -124,4 +125,4 @@ class Loading:
 def insight_feeds(model: ModelT, loader: Iterable[object], samples: int) -> list[Any]:
     """The first calibration batches, as what is learnt of ops without an evaluation is measured on."""
     batches = data.limit(data.iterate(loader, model.inputs, axes=axes_of(model)), samples)
-    return [batch.feeds for batch in batches]
+    return [LabelledFeeds(batch.feeds, batch.labels) for batch in batches]

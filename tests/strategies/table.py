@@ -182,7 +182,7 @@ class Table:
         speed = self.true_cost(config) / self.true_cost(other)
         return speed, speed
 
-    def hessian_sensitivity(self) -> Mapping[str, float] | None:
+    def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:  # noqa: ARG002
         """ONNX Runtime has no gradients."""
         return None
 

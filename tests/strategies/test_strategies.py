@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -70,12 +71,30 @@ def test_random_visits_a_small_space_completely() -> None:
 
 def test_hawq_without_gradients_says_what_to_do() -> None:
     class WithoutGradients(Synthetic):
-        def hessian_sensitivity(self) -> None:
+        def hessian_sensitivity(self, *, labelled: bool = False) -> None:  # noqa: ARG002
             return None
 
     model = WithoutGradients(**vars(make_model(4)))
     with pytest.raises(StrategyError, match=r"needs gradients.*PyTorch.*'mse_v2' or 'auto'"):
         _run("hawq", model)
+
+
+def test_hawq_asks_for_the_loss_that_was_chosen() -> None:
+    asked: list[bool] = []
+
+    class Asked(Synthetic):
+        def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:
+            asked.append(labelled)
+            return super().hessian_sensitivity(labelled=labelled)
+
+    model = Asked(**vars(make_model(4)))
+    for options in ({}, {"loss": "outputs"}, {"loss": "labels"}):
+        Run(model.problem(0, target=0.01), model).go(create_strategy("hawq", **options), 3)
+    assert set(asked) == {False, True}
+    assert asked[0] is False
+    assert asked[-1] is True
+    with pytest.raises(StrategyError, match="`loss` must be 'outputs' or 'labels', but got 'logits'"):
+        create_strategy("hawq", loss="logits")
 
 
 def test_hawq_bisects() -> None:

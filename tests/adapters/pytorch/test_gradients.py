@@ -17,6 +17,7 @@ from autotune.adapters.pytorch.export import exported
 from autotune.adapters.pytorch.gradients import ModuleGradients
 from autotune.adapters.pytorch.onnx import to_onnx
 from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
+from autotune.errors import DataError
 from autotune.tuning.gradients import SourceGradients
 from autotune.tuning.history import read_study
 from tests.adapters.pytorch.modules import Network, Text, images, seeded, tokens
@@ -79,6 +80,54 @@ def test_probes_follow_the_seed_and_leave_the_module_alone() -> None:
     assert of.hessian_probe(feeds, seed=0) == of.hessian_probe(feeds, seed=0) != of.hessian_probe(feeds, seed=1)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_no_single_probe_is_negative() -> None:
+    """A machine under load affords few probes, and their mean must still be a trace."""
+    of, feeds = gradients(seeded(Network), images(4)), {"x": images(4).numpy()}
+    assert all(value > 0 for seed in range(40) for value in of.hessian_probe(feeds, seed=seed).values())
+
+
+def test_the_trace_by_labels_is_that_of_the_cross_entropy() -> None:
+    """A linear layer has ``sum p (1 - p) |x|^2`` over the classes, as a mean over the samples."""
+    x, labels = torch.randn(16, 4), torch.arange(16) % 3
+    layer = nn.Sequential(nn.Linear(4, 3, bias=False)).eval()
+    with torch.no_grad():
+        p = layer(x).softmax(1)
+    want = float(((p * (1 - p)).sum(1) * x.square().sum(1)).mean())
+    of, feeds = gradients(layer, x), {"input": x.numpy()}
+    found = [of.hessian_probe(feeds, seed=seed, labels=labels.numpy())["0"] for seed in range(400)]
+    assert float(np.mean(found)) == pytest.approx(want, rel=0.1)
+
+
+def test_labels_change_the_hessian_of_a_network() -> None:
+    network, pictures = seeded(Network), images(4)
+    of, feeds = gradients(network, pictures), {"x": pictures.numpy()}
+    ones, others = (of.hessian_probe(feeds, seed=0, labels=np.full(4, label)) for label in (0, 1))
+    assert ones["stem"] != others["stem"]
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(4, np.float32), np.zeros(3, int), np.zeros((4, 2), int), np.full(4, 99), np.full(4, -1)]
+)
+def test_labels_that_are_no_classes(labels: np.ndarray) -> None:
+    of, feeds = gradients(seeded(Network), images(4)), {"x": images(4).numpy()}
+    with pytest.raises(DataError, match="loss='outputs', which needs no labels"):
+        of.hessian_probe(feeds, seed=0, labels=labels)
+
+
+def test_hawq_by_labels(tmp_path: Path) -> None:
+    options = {"strategy": "hawq", "criterion": autotune.Criterion(relative=1e-9), "workspace": tmp_path}
+    tuner(**options, strategy_options={"loss": "labels"}).tune(seeded(Network), loader(), agreement)
+    _, about = read_study(tmp_path)
+    assert set(about["hessian sensitivity by labels"]) > {"stem", "fc"}
+    assert "hessian sensitivity" not in about
+
+
+def test_hawq_by_labels_that_are_not_there() -> None:
+    hawq = tuner(strategy="hawq", strategy_options={"loss": "labels"})
+    with pytest.raises(DataError, match=r"yields `\(inputs, labels\)`.*loss='outputs'"):
+        hawq.tune(seeded(Network), [images(4), images(4)], agreement)
 
 
 def test_inputs_by_name() -> None:
