@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from autotune.adapter import Adapter, SourceFramework
+from autotune.conversion import Converter
 from autotune.errors import InputError, MissingDependencyError
 from autotune.suggestion import nearest
 
 __all__ = [
     "ADAPTERS",
+    "CONVERTERS",
     "ENTRY_POINT_GROUP",
     "FRAMEWORKS",
+    "ModelKinds",
     "Registration",
     "adapter_names",
+    "converter_name",
     "get_adapter",
+    "get_converter",
     "source_framework",
 ]
 
@@ -52,9 +59,65 @@ ADAPTERS: dict[str, Registration] = {
 
 
 FRAMEWORKS: dict[str, Registration] = {
+    "paddle": Registration(module="autotune.adapters.paddle.source", attribute="PaddleSource", extra="paddle"),
     "torch": Registration(module="autotune.adapters.pytorch.source", attribute="TorchSource", extra="pytorch"),
 }
 """Frameworks whose own objects can be given as models, by the package that the classes of these objects come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelKinds(Registration):
+    """Where a converter to ONNX lives, and how the models that it reads are told without an import.
+
+    Attributes:
+        endings: Endings of files; a path that lacks one of them, and becomes a file's with it, is a model's too.
+        member: Name of a file that makes a folder a model.
+        beside: Pairs of an ending and the ending of a second file that must lie beside such a file.
+        packages: The packages that classes of models come from.
+    """
+
+    endings: tuple[str, ...] = ()
+    member: str | None = None
+    beside: tuple[tuple[str, str], ...] = ()
+    packages: tuple[str, ...] = ()
+
+    def has(self, path: Path) -> bool:
+        """Whether a path is that of a model of these kinds."""
+        if path.name.endswith(self.endings) or any(Path(f"{path}{ending}").is_file() for ending in self.endings):
+            return True
+        if self.member is not None and (path / self.member).is_file():
+            return True
+        pairs = ((Path(f"{path}".removesuffix(first)), first, second) for first, second in self.beside)
+        return any(
+            Path(f"{stem}{first}").is_file() and Path(f"{stem}{second}").is_file() for stem, first, second in pairs
+        )
+
+
+CONVERTERS: dict[str, ModelKinds] = {
+    "tensorflow": ModelKinds(
+        module="autotune.adapters.tensorflow.onnx",
+        attribute="TensorFlowConverter",
+        extra="tensorflow",
+        endings=(".tflite", ".keras", ".h5"),
+        member="saved_model.pb",
+        packages=("keras", "tf_keras"),
+    ),
+    "paddle": ModelKinds(
+        module="autotune.adapters.paddle.onnx",
+        attribute="PaddleConverter",
+        extra="paddle",
+        endings=(".pdmodel",),
+        beside=((".json", ".pdiparams"),),
+        packages=("paddle",),
+    ),
+    "mxnet": ModelKinds(
+        module="autotune.adapters.mxnet.onnx",
+        attribute="MxnetConverter",
+        endings=("-symbol.json",),
+        packages=("mxnet",),
+    ),
+}
+"""By name of an adapter: what makes ONNX, for other runtimes, of the models that it reads."""
 
 
 def adapter_names() -> tuple[str, ...]:
@@ -89,6 +152,30 @@ def source_framework(source: object) -> SourceFramework | None:
         if made.owns(source):
             return made
     return None
+
+
+def converter_name(source: object) -> str | None:
+    """The name of the converter that makes ONNX of a model; None for ONNX and for what none reads. Imports nothing."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        return next((name for name, kinds in CONVERTERS.items() if kinds.has(path)), None)
+    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
+    return next((name for name, kinds in CONVERTERS.items() if packages & set(kinds.packages)), None)
+
+
+def get_converter(name: str) -> Converter:
+    """The converter of that name.
+
+    Raises:
+        InputError: There is none.
+        MissingDependencyError: A package that reads the framework's models is not installed.
+    """
+    kinds = CONVERTERS.get(name)
+    if kinds is None:
+        near = nearest(name, CONVERTERS)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise InputError(f"A converter must be one of {', '.join(CONVERTERS)}, but got {name!r}.{hint}")
+    return cast("Converter", _made(kinds, f"The converter of {name}'s models"))
 
 
 def _made(registration: Registration, what: str) -> object:

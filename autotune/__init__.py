@@ -1,15 +1,24 @@
-"""Find the fastest quantized model whose accuracy loss stays under a target, on the machine that will run it."""
+"""Find the fastest quantized model whose accuracy loss stays under a target, on the machine that will run it.
 
-from autotune.calibration import CalibrationStatistics
-from autotune.config import OpConfig, QuantizationConfig, Recipe
-from autotune.criterion import Criterion, Interval, Verdict
-from autotune.errors import AutotuneError
-from autotune.observer import Observer
-from autotune.results.result import TuningResult
-from autotune.space import TuningSpace
-from autotune.strategy import Objective, Strategy
-from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.tuner import Tuner, tune
+Names are imported when they are first used: ``import autotune`` alone loads no other package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.calibration import CalibrationStatistics
+    from autotune.config import OpConfig, QuantizationConfig, Recipe
+    from autotune.criterion import Criterion, Interval, Verdict
+    from autotune.errors import AutotuneError
+    from autotune.observer import Observer
+    from autotune.results.result import TuningResult
+    from autotune.space import TuningSpace
+    from autotune.strategy import Objective, Strategy
+    from autotune.trial import Measurement, Trial, TrialState
+    from autotune.tuning.tuner import Tuner, tune
 
 __all__ = [
     "AutotuneError",
@@ -31,3 +40,38 @@ __all__ = [
     "Verdict",
     "tune",
 ]
+
+_HOMES = {
+    "AutotuneError": "autotune.errors",
+    "CalibrationStatistics": "autotune.calibration",
+    "Criterion": "autotune.criterion",
+    "Interval": "autotune.criterion",
+    "Measurement": "autotune.trial",
+    "Objective": "autotune.strategy",
+    "Observer": "autotune.observer",
+    "OpConfig": "autotune.config",
+    "QuantizationConfig": "autotune.config",
+    "Recipe": "autotune.config",
+    "Strategy": "autotune.strategy",
+    "Trial": "autotune.trial",
+    "TrialState": "autotune.trial",
+    "Tuner": "autotune.tuning.tuner",
+    "TuningResult": "autotune.results.result",
+    "TuningSpace": "autotune.space",
+    "Verdict": "autotune.criterion",
+    "tune": "autotune.tuning.tuner",
+}
+"""The module of each public name."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

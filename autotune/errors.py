@@ -9,6 +9,7 @@ AutotuneError                    everything this package raises on purpose
 │   ├── CriterionError           a criterion that cannot be decided with this metric or baseline
 │   ├── ExperimentError          an experiment file that does not fit the schema
 │   ├── StrategyError            an unknown strategy, an option that it does not have
+│   ├── UsersCodeError           the user's own code tried to end the process
 │   ├── WorkspaceError           a workspace that cannot be written, or that belongs to another run
 │   └── MissingDependencyError   an optional package is not installed
 └── TrialError                   one candidate failed; recorded, the run goes on
@@ -50,6 +51,10 @@ class ExperimentError(InputError):
 
 class StrategyError(InputError):
     """The strategy is unknown, or has no such option."""
+
+
+class UsersCodeError(InputError):
+    """The user's own code raised what ends a process, such as SystemExit."""
 
 
 class WorkspaceError(InputError):

@@ -1,4 +1,4 @@
-"""A model that is a framework's own object: what each runtime reads of it, and its user's tensors as arrays."""
+"""A model of a framework of its own: what each runtime reads of it, and its user's tensors as arrays."""
 
 from __future__ import annotations
 
@@ -7,12 +7,56 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.adapter import Adapter, BatchReader, Example, Gradients, SourceFramework
-from autotune.adapters import source_framework
+from autotune.adapters import converter_name, get_converter, source_framework
+from autotune.errors import AutotuneError
 from autotune.evaluation import LabelledData, UserFunction
 
 
-class OwnSource:
-    """A model that is an object of some framework, for one run.
+class Convertible:
+    """A model that other runtimes read as ONNX, for one run: a file or an object of some framework.
+
+    Args:
+        name: Name of the adapter that reads the model itself.
+        source: The path or the object.
+    """
+
+    def __init__(self, name: str, source: object) -> None:
+        self.name = name
+        self.source = source
+        self._onnx: bytes | None = None
+        self._failure: AutotuneError | None = None
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes for the user on how the model was read and their data taken, a line each."""
+        return tuple(self._notes)
+
+    def onnx(self, example: Example | None) -> bytes:
+        """The model as an ONNX file; it is converted once, and what cannot be converted is not tried again.
+
+        Raises:
+            MissingDependencyError: The converter is not installed.
+            ModelError: It cannot be converted.
+            DataError: There is no example, or one that it does not take.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._onnx is None:
+            try:
+                self._onnx, notes = self._convert(example)
+            except AutotuneError as error:
+                self._failure = error
+                raise
+            self._notes += notes
+        return self._onnx
+
+    def _convert(self, example: Example | None) -> tuple[bytes, Sequence[str]]:
+        return get_converter(self.name).to_onnx(self.source, example)
+
+
+class OwnSource(Convertible):
+    """A model that is an object of some framework, whose tensors its user's data and functions work with.
 
     Args:
         framework: The framework.
@@ -20,28 +64,12 @@ class OwnSource:
     """
 
     def __init__(self, framework: SourceFramework, source: object) -> None:
+        super().__init__(framework.name, source)
         self.framework = framework
-        self.source = source
         self._read = framework.reader(source)
-        self._onnx: bytes | None = None
-        self._notes: list[str] = []
 
-    @property
-    def notes(self) -> Sequence[str]:
-        """Notes for the user on how the object was read and their data taken, a line each."""
-        return tuple(self._notes)
-
-    def onnx(self, example: Example | None) -> bytes:
-        """The object as an ONNX file; it is converted once.
-
-        Raises:
-            ModelError: It cannot be converted.
-            DataError: There is no example, or one that it does not take.
-        """
-        if self._onnx is None:
-            self._onnx, notes = self.framework.to_onnx(self.source, example)
-            self._notes += notes
-        return self._onnx
+    def _convert(self, example: Example | None) -> tuple[bytes, Sequence[str]]:
+        return self.framework.to_onnx(self.source, example)
 
     def gradients(self, example: Example | None) -> Gradients | None:
         """Derivatives of the object; None where its framework has none."""
@@ -138,21 +166,28 @@ def as_source(model: object) -> OwnSource | None:
     return None if framework is None else OwnSource(framework, model)
 
 
+def as_convertible(model: object) -> object:
+    """A model that a converter reads as :class:`Convertible`; any other as it is. Nothing is imported or converted."""
+    name = converter_name(model)
+    return model if name is None else Convertible(name, model)
+
+
 def source_for(adapter: Adapter[Any], source: object, example: Example | None) -> object:
-    """The source that an adapter loads: a framework's object for the framework's own adapter, ONNX for all others.
+    """The source that an adapter loads: a framework's model for the framework's own adapter, ONNX for all others.
 
     Args:
         adapter: Adapter of the runtime.
-        source: The user's model, or an :class:`OwnSource` of it.
+        source: The user's model, or a :class:`Convertible` of it.
         example: The first batches of the user's data.
 
     Raises:
-        ModelError: The object cannot be converted.
+        MissingDependencyError: The model is to be converted, and the converter is not installed.
+        ModelError: The model cannot be converted.
         DataError: There is no example, or one that it does not take.
     """
-    if not isinstance(source, OwnSource):
+    if not isinstance(source, Convertible):
         return source
-    return source.source if adapter.name == source.framework.name else source.onnx(example)
+    return source.source if adapter.name == source.name else source.onnx(example)
 
 
 def _names(example: Example) -> list[str]:

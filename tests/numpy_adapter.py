@@ -176,6 +176,10 @@ class NumpyAdapter:
             for name in model.dense
         }
 
+    def tensors_read(self, model: NumpyModel) -> Mapping[str, Sequence[str]]:
+        """The one tensor that each dense layer reads; see :class:`autotune.adapter.NamesTensors`."""
+        return {name: layer.reads[:1] for name, layer in model.dense.items()}
+
     def weights(self, model: NumpyModel) -> Mapping[str, Array]:
         """The weights of dense layers; see :class:`autotune.adapter.Differentiable`."""
         found = {name: layer.real_weight() for name, layer in model.dense.items()}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import autotune
+
 ROOT = Path(__file__).parents[1]
 FRAMEWORKS = frozenset(
     {"jax", "mxnet", "onnx", "onnxruntime", "openvino", "paddle", "tensorflow", "torch", "torchvision"}
@@ -69,3 +71,34 @@ def test_importing_the_whole_core_imports_no_framework() -> None:
     code += f"print(sorted({set(FRAMEWORKS)!r} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]"
+
+
+HEAVY = FRAMEWORKS | {"optuna", "pandas", "pydantic", "scipy", "sklearn", "sqlalchemy"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import autotune", set()),
+        ("import autotune; autotune.Criterion(relative=0.01)", set()),
+        ("from autotune import *", {"optuna", "sqlalchemy"}),
+        ("import autotune.cli", set()),
+        (
+            "from autotune.cli.app import app; from typer.testing import CliRunner; CliRunner().invoke(app, '--help')",
+            set(),
+        ),
+    ],
+)
+def test_what_is_heavy_is_imported_when_it_is_used(statement: str, allowed: set[str]) -> None:
+    """``benchmarks/import_time.py`` tells the seconds; what makes them is told here."""
+    code = f"{statement}\nimport sys\nprint(*sorted({set(HEAVY)!r} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert set(ran.stdout.split()) <= allowed
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in autotune.__all__:
+        assert getattr(autotune, name).__module__.startswith("autotune."), name
+    assert set(autotune.__all__) <= set(dir(autotune))
+    with pytest.raises(AttributeError, match="no attribute 'Tunner'"):
+        autotune.Tunner  # noqa: B018

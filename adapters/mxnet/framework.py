@@ -34,8 +34,8 @@ _OLD_NAMES: dict[str, Any] = {
 
 _PRIVATE = {
     "_quantize_symbol": ("sym", "ctx", "excluded_symbols", "excluded_operators", "offline_params", "quantized_dtype"),
-    "_calibrate_quantized_sym": ("qsym", "min_max_dict"),
-    "_quantize_params": ("qsym", "params", "min_max_dict"),
+    "_calibrate_quantized_sym": ("qsym", "th_dict"),
+    "_quantize_params": ("qsym", "params", "th_dict"),
 }
 """First parameters of the functions of ``mxnet.contrib.quantization`` that have no public counterpart for one op."""
 

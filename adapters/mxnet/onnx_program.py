@@ -6,6 +6,7 @@ is of no other use, so that both are put in their places for good.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 from collections.abc import Mapping
@@ -34,9 +35,7 @@ def _lend_names() -> None:
     for name, value in _OLD_NAMES.items():
         if name not in np.__dict__:
             setattr(np, name, value)
-    try:
-        from onnx import mapping  # noqa: F401, PLC0415  there in older versions
-    except ImportError:
+    if importlib.util.find_spec("onnx.mapping") is None:
         table = types.ModuleType("onnx.mapping")
         types_ = {each: helper.tensor_dtype_to_np_dtype(each) for each in helper.get_all_tensor_dtypes()}
         table.TENSOR_TYPE_TO_NP_TYPE = types_  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(
             f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes). "
             + (
-                "OpenVINO's IR is for `framework: openvino`"
+                "It is OpenVINO's IR: set `framework: openvino`, or `--framework openvino` on the command line"
                 if data.lstrip().startswith(_IR_START)
                 else "Export it again"
             )

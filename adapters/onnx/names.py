@@ -160,7 +160,7 @@ def make_room(proto: onnx.ModelProto) -> None:
     for node in graph.node:
         if node.name.endswith(_WRITTEN):
             node.name = _given(node.name, taken)
-    _rename(graph, renamed)
+    rename_tensors(graph, renamed)
     for tensor in graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
 
@@ -169,7 +169,13 @@ def _given(name: str, taken: set[str]) -> str:
     return _free(f"{name}.given", taken)
 
 
-def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
+def rename_tensors(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
+    """Rename what nodes read and write, also in the graphs inside of nodes; what the graph declares keeps its names.
+
+    Args:
+        graph: Changed in place.
+        renamed: The new name by the old one.
+    """
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -177,7 +183,7 @@ def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
             own = {name for each in inner.node for name in each.output}
             own |= {value.name for value in (*inner.input, *inner.initializer)}
             visible = {name: to for name, to in renamed.items() if name not in own}
-            _rename(inner, visible)
+            rename_tensors(inner, visible)
             for value in inner.output:
                 value.name = visible.get(value.name, value.name)
 

@@ -198,6 +198,10 @@ class OnnxRuntimeAdapter:
         graph = Graph(model.proto)
         return profile.neighbours(graph, quantizable_ops(graph)[0])
 
+    def tensors_read(self, model: OnnxModel) -> Mapping[str, Sequence[str]]:
+        """By op: the activations that it reads; see :class:`autotune.adapter.NamesTensors`."""
+        return {op.name: op.activations for op in quantizable_ops(Graph(model.proto))[0]}
+
 
 def _with_left_out(model: OnnxModel) -> OnnxModel:
     """The model with a line for each kind of op that stays as it is."""

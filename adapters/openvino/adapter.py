@@ -14,7 +14,7 @@ from autotune.adapters.openvino.channels import can_be_smoothed
 from autotune.adapters.openvino.fake_quantization import fake_quantization
 from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import OpenVinoModel
-from autotune.adapters.openvino.ops import quantizable_ops
+from autotune.adapters.openvino.ops import quantizable_ops, tensor_name
 from autotune.adapters.openvino.prepare import prepare
 from autotune.adapters.openvino.quantize import apply_config
 from autotune.adapters.openvino.saturation import saturating_ops
@@ -160,3 +160,8 @@ class OpenVinoAdapter:
     def neighbours(self, model: OpenVinoModel) -> Mapping[str, Sequence[str]]:
         """By op: the ops that read its output, directly or through nodes that pass int8 on unchanged."""
         return profile.neighbours(quantizable_ops(model.graph)[0])
+
+    def tensors_read(self, model: OpenVinoModel) -> Mapping[str, Sequence[str]]:
+        """By op: the activations that it reads; see :class:`autotune.adapter.NamesTensors`."""
+        ops, _ = quantizable_ops(model.graph)
+        return {op.name: [tensor_name(op.node.input_value(place)) for place in op.activations] for op in ops}

@@ -18,6 +18,7 @@ _UNKNOWN_OP = re.compile(
     r"No conversion rule found for operations?: (?P<onnx>[^\n]+)"
     r"|Cannot create (?P<kind>\S+) layer (?P<name>.+) id:\d+ from unsupported opset: (?P<opset>\S+)"
 )
+_UNCONVERTED = re.compile(r"Conversion is failed for: (?P<ops>[^\n]+)")
 _IR_START = (b"<?xml", b"<net")
 
 
@@ -95,6 +96,12 @@ def _refusal(name: str, error: Exception) -> str:
         other = "" if unknown["onnx"] is None else ", or tune it with `framework: onnxruntime`"  # which reads no IR
         has = _op_text(unknown)
         return f"{name} must consist of ops that OpenVINO knows, but has {has}. Export it without them{other}"
+    unconverted = _UNCONVERTED.search(text)
+    if unconverted is not None:
+        return (
+            f"{name} must consist of ops in a form that OpenVINO converts, but it does not convert "
+            f"{unconverted['ops'].strip()}. Export it without them, or tune it with framework onnxruntime"
+        )
     return (
         f"{name} must be a model that OpenVINO reads, but it is corrupt, cut off or of another format: "
         f"{first_line(error)}. Export it again"

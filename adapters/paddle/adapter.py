@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Example, Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, FakeQuantizedOp, Feeds, Runner
 from autotune.adapters.paddle import profile
 from autotune.adapters.paddle.calibration import calibrate
 from autotune.adapters.paddle.candidate import Candidate
@@ -18,8 +18,9 @@ from autotune.adapters.paddle.quantize import apply_config
 from autotune.adapters.paddle.saturation import saturating_ops
 from autotune.adapters.paddle.save import save_model
 from autotune.adapters.paddle.session import PaddleRunner
-from autotune.adapters.paddle.space import beyond_integers, tuning_space, without_integers
+from autotune.adapters.paddle.space import beyond_integers, is_clipped, tuning_space, without_integers
 from autotune.adapters.paddle.tensors import Tensors
+from autotune.adapters.paddle.training import grids
 from autotune.batch import BatchAxes
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
@@ -87,6 +88,8 @@ class PaddleAdapter:
         """
         tensors = Tensors(model.program, model.constants)
         names, notes = beyond_integers(_ops(model), tensors, statistics)
+        if clipped := [op.name for op in _ops(model) if is_clipped(op, tensors)]:
+            notes.append(f"{listed(clipped)}: no int8, since Paddle cuts what is added to them at zero")
         space = without_integers(space, names)
         offered = {op.name: op.space_of(Precision.INT8) for op in space.ops}
         choices = {name: one.preferred for name, one in offered.items() if one is not None}
@@ -95,6 +98,16 @@ class PaddleAdapter:
             space = without_integers(space, candidate.stayed_fp32)
             notes.append(f"{listed(candidate.stayed_fp32)}: no int8, since Paddle computes them in fp32 all the same")
         return space, notes
+
+    def fake_quantization(
+        self, model: PaddleModel, config: QuantizationConfig, statistics: CalibrationStatistics
+    ) -> Mapping[str, FakeQuantizedOp]:
+        """The grids that each int8 op of a config reads; see :class:`autotune.adapter.FakeQuantization`.
+
+        Raises:
+            ApplyError: A tensor has no statistics.
+        """
+        return grids(model, config, statistics)
 
     def apply(self, model: PaddleModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> PaddleModel:
         """The candidate, with scales for oneDNN's integer passes and integers as weights.

@@ -17,7 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from autotune.errors import MissingDependencyError
+
 _PIR = "FLAGS_enable_pir_api"
+_OLDEST = 3
 
 if "paddle" not in sys.modules:
     os.environ.setdefault(_PIR, "0")
@@ -25,6 +28,12 @@ if "paddle" not in sys.modules:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Paddle warns of compilers that no inference needs
     import paddle
+
+    if int(str(paddle.__version__).partition(".")[0]) < _OLDEST:
+        raise MissingDependencyError(
+            f"PaddlePaddle must be {_OLDEST}.0 or newer, but {paddle.__version__} is installed. Install one with "
+            "`pip install 'autotune-quantization[paddle]'`"
+        )
     from paddle import inference
     from paddle.base.proto import framework_pb2
 

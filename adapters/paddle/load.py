@@ -104,7 +104,8 @@ def checked(program: Any, constants: dict[str, Array], name: str, *, file_bytes:
     variables = programs.variables(program)
     for constant, array in constants.items():
         found = programs.tensor_type(variables[constant])
-        if found is not None and found[0] == array.dtype and np.prod(found[1]) == array.size:
+        # Not the type: Paddle's own tools leave weights declared as float32 whose arrays are integers.
+        if found is not None and np.prod(found[1]) == array.size:
             continue
         raise ModelError(
             f"The parameters of {name} must be those of its program, but {constant!r} is {array.dtype} of shape "

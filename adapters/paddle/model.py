@@ -16,8 +16,8 @@ from autotune.adapters.paddle.parameters import write_parameters
 from autotune.batch import BatchAxes
 from autotune.errors import ModelError
 
-REDUCED = "autotune_reduced"
-"""Attribute of an op that turns a tensor into integers with a bit to spare."""
+LARGEST_INTEGER = "autotune_largest"
+"""Attribute of an op that turns a tensor into integers: the largest one that the calibration data become."""
 
 INTEGER_OPS = frozenset({"quantize_linear", "fake_quantize_dequantize_moving_average_abs_max"})
 """Ops by which a program tells oneDNN's integer passes which tensors to turn into integers."""

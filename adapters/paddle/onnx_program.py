@@ -1,4 +1,4 @@
-"""Makes ONNX of Paddle's programs with paddle2onnx, in the converter's environment; see ``autotune.conversion.program``.
+"""Makes ONNX of Paddle's programs with paddle2onnx, in its environment; see ``autotune.conversion.program``.
 
 ``POLYGRAPHY_AUTOINSTALL_DEPS=0`` and ``optimize_tool="None"`` keep it from calling pip.
 """

@@ -7,6 +7,7 @@ a normalization wrote is what the addition of the bias writes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from autotune.adapter import Array
 from autotune.adapters.paddle import program as programs
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.ops import CONVOLUTIONS, adds_vector, only_reader, readers_of
+
+_LINEAR = ("matmul", "matmul_v2", "mul")
 
 
 def prepare(given: PaddleModel) -> PaddleModel:
@@ -26,8 +29,28 @@ def prepare(given: PaddleModel) -> PaddleModel:
     _without_dropout(program)
     kept = programs.drop_unused(program, constants)
     return dataclasses.replace(
-        given, content=program.SerializeToString(), constants=kept, names=names, given=given, file_bytes=None
+        given,
+        content=program.SerializeToString(),
+        constants=kept,
+        names=names,
+        given=given,
+        file_bytes=None,
+        told=(*given.told, *_left_out(given, program, kept)),
     )
+
+
+def _left_out(given: PaddleModel, program: Any, constants: Mapping[str, Array]) -> list[str]:
+    """A line for each reason why ops cannot be int8."""
+    lines = []
+    linear = [op for op in programs.ops(program) if op.type in _LINEAR and programs.read(op, "Y") in constants]
+    if linear:
+        lines.append(
+            f"{len(linear)} Linear layers stay in fp32: Paddle's int8 kernel gives their output channels the scales of "
+            "others"
+        )
+    if given.integers:
+        lines.append("Ops of this program that are quantized already stay so")
+    return lines
 
 
 def _vector_biases(program: Any, constants: dict[str, Array]) -> None:

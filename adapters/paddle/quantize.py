@@ -12,12 +12,13 @@ from autotune.adapter import Array
 from autotune.adapters.paddle import program as programs
 from autotune.adapters.paddle.candidate import Candidate
 from autotune.adapters.paddle.channels import prepare_channels
-from autotune.adapters.paddle.model import REDUCED, PaddleModel
+from autotune.adapters.paddle.model import LARGEST_INTEGER, PaddleModel
 from autotune.adapters.paddle.ops import CONVOLUTIONS, QuantizableOp, quantizable_ops
 from autotune.adapters.paddle.recipes import correct_constants
 from autotune.adapters.paddle.scales import Scale, Scales
+from autotune.adapters.paddle.space import is_clipped
 from autotune.adapters.paddle.tensors import Tensors
-from autotune.adapters.paddle.weights import LARGEST, WeightGrid, weight_grid
+from autotune.adapters.paddle.weights import LARGEST, WeightGrid, largest_activations, weight_grid
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError
@@ -37,12 +38,13 @@ MARKED = (
 def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> PaddleModel:
     """The candidate that ``config`` describes; ``model`` stays as it is.
 
-    The tensor that an int8 op reads goes through ``quantize_linear`` and ``dequantize_linear``, with the range that the
-    config's algorithm finds in the statistics, and its weight is integers behind a ``dequantize_linear``. Paddle's
-    integer passes turn both into oneDNN's kernels. One tensor has one scale: that of the first int8 op in graph order that
-    reads it. A convolution into which Paddle fuses a residual sum computes in integers where the sum's tensors have
-    scales too; these are thresholds on the ops that write them. Every other op that Paddle would quantize by itself is
-    marked to be left alone; max pooling between int8 ops is not, since it only passes integers on.
+    The tensor that an int8 op reads goes through ``quantize_linear`` and ``dequantize_linear``, with the range that
+    the config's algorithm finds in the statistics, and its weight is integers behind a ``dequantize_linear``.
+    Paddle's integer passes turn both into oneDNN's kernels. One tensor has one scale: that of the first int8 op in
+    graph order that reads it. A convolution into which Paddle fuses a residual sum computes in integers where the
+    sum's tensors have scales too; these are thresholds on the ops that write them. Every other op that Paddle would
+    quantize by itself is marked to be left alone; max pooling between int8 ops is not, since it only passes
+    integers on.
 
     Raises:
         ApplyError: The config names an op that cannot be quantized, or a tensor has no statistics.
@@ -50,24 +52,27 @@ def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: Cal
     require_declared(config.recipe.options, ())
     program = model.program
     ops = quantizable_ops(program, model.constants, model.names)
-    _require_offered(ops, config)
+    tensors = Tensors(program, model.constants)
+    _require_offered(ops, config, tensors)
     if not config.ops:
         return dataclasses.replace(model, given=None, file_bytes=None)
     chosen = [op for op in ops if op.name in config.ops]
-    tensors = Tensors(program, model.constants)
-    quantized = {name for op in chosen for name in (op.source, *tensors.residual(op))}
+    quantized = {name for op in chosen for name in tensors.read_or_summed(op)}
     channels = prepare_channels(program, model.constants, ops, config, statistics, quantized=quantized)
     program = channels.program
     # Which tensors are unsigned was read before: a Relu stands in place of a Relu6 by now.
-    scales = Scales(tensors, channels.statistics, channels.ranges, reduced=config.recipe.reduce_range)
-    grids = {}
+    grids = {
+        op.name: (op, weight_grid(channels.constants[op.weight], config[op.name], trained=config.trained))
+        for op in chosen
+    }
+    largest = largest_activations(grids, config.recipe)
+    scales = Scales(tensors, channels.statistics, channels.ranges, largest=largest)
     for op in chosen:
         scales.choose(op, config[op.name])
-        grids[op.name] = op, weight_grid(channels.constants[op.weight], config[op.name], trained=config.trained)
     found, notes = correct_constants(model, channels, ops, grids, scales, config.recipe)
     constants = {**channels.constants, **found}
     insertion = _Insertion(program, constants, grids)
-    insertion.insert(scales.found, tensors, reduced=config.recipe.reduce_range)
+    insertion.insert(scales.found, tensors)
     kept = programs.drop_unused(program, insertion.constants)
     return Candidate(
         content=program.SerializeToString(),
@@ -80,13 +85,19 @@ def apply_config(model: PaddleModel, config: QuantizationConfig, statistics: Cal
     )
 
 
-def _require_offered(ops: Sequence[QuantizableOp], config: QuantizationConfig) -> None:
+def _require_offered(ops: Sequence[QuantizableOp], config: QuantizationConfig, tensors: Tensors) -> None:
     unknown = sorted(set(config.ops) - {op.name for op in ops})
     if unknown:
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     for name, choice in config.ops.items():
         if choice.precision is not Precision.INT8:
             raise ApplyError(f"In Paddle an op computes in int8 or fp32, but {name!r} is to be in {choice.precision}")
+    clipped = [op.name for op in ops if op.name in config.ops and is_clipped(op, tensors)]
+    if clipped:
+        raise ApplyError(
+            f"An int8 op must not add what has no negative values to what has, since Paddle cuts the sum at zero, but "
+            f"{clipped[0]!r} does. Leave it in fp32"
+        )
 
 
 def _sample(model: PaddleModel, statistics: CalibrationStatistics) -> tuple[tuple[int, ...], ...]:
@@ -113,12 +124,10 @@ class _Insertion:
         self._grids = {op.weight: (op, grid) for op, grid in grids.values()}
         self._made: list[Any] = []
         self._read: set[str] = set()
-        self._reduced = False
         self.constants = dict(constants)
 
-    def insert(self, scales: Mapping[str, Scale], tensors: Tensors, *, reduced: bool) -> None:
-        """Let int8 ops read integers, and mark all others; ``reduced`` says that scales leave a bit unused."""
-        self._reduced = reduced
+    def insert(self, scales: Mapping[str, Scale], tensors: Tensors) -> None:
+        """Let int8 ops read integers, and mark all others."""
         self._constant(_ZERO, np.zeros(1, np.float32))
         sources = {op.source for op, _ in self._grids.values()}
         for op in self._program.blocks[0].ops:
@@ -143,6 +152,7 @@ class _Insertion:
             for name in (f"{source}/integers", f"{source}/quantized"):
                 programs.add_tensor(self._program, name, _FLOAT, shape)
             self._linear("quantize_linear", source, f"{source}/integers", f"{source}/scale", -1)
+            programs.set_attribute(self._made[-1], LARGEST_INTEGER, scales[source].largest)
             self._linear("dequantize_linear", f"{source}/integers", f"{source}/quantized", f"{source}/scale", -1)
         programs.rename_read(op, source, f"{source}/quantized")
 
@@ -164,8 +174,6 @@ class _Insertion:
         slots = {"X": [source], "Scale": [scale], "ZeroPoint": [_ZERO]}
         attrs = {"quant_axis": axis, "bit_length": 8, "is_test": True, "only_observer": False}
         made = programs.new_op(kind, slots, {"Y": [target]}, attrs)
-        if self._reduced:
-            programs.set_attribute(made, REDUCED, True)
         self._made.append(made)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from autotune.adapters.paddle import program as programs
 from autotune.adapters.paddle.candidate import names_by_weight
-from autotune.adapters.paddle.model import REDUCED, PaddleModel
+from autotune.adapters.paddle.model import LARGEST_INTEGER, PaddleModel
 from autotune.adapters.paddle.ops import CONVOLUTIONS
 from autotune.adapters.paddle.runtime import op_of
 from autotune.adapters.paddle.tensors import Tensors
-from autotune.adapters.paddle.weights import summed_columns
-from autotune.algorithms import can_saturate
+from autotune.adapters.paddle.weights import largest_pair
+from autotune.algorithms.saturation import MOST
 
 
 def saturating_ops(model: PaddleModel) -> tuple[str, ...]:
@@ -21,8 +21,8 @@ def saturating_ops(model: PaddleModel) -> tuple[str, ...]:
     program = model.program
     names = names_by_weight(model)
     tensors = Tensors(program, model.constants)
-    reduced = {
-        programs.written(op, "Y"): bool(programs.attribute(op, REDUCED, False))
+    largest = {
+        programs.written(op, "Y"): int(programs.attribute(op, LARGEST_INTEGER, 255))
         for op in programs.ops(program)
         if op.type == "quantize_linear"
     }
@@ -34,8 +34,8 @@ def saturating_ops(model: PaddleModel) -> tuple[str, ...]:
         integers = model.constants[weight]
         source = programs.read(op, "Input").removesuffix("/quantized")
         depthwise = int(programs.attribute(op, "groups", 1)) > 1 and integers.shape[1] == 1
-        if depthwise or not tensors.unsigned(source) or reduced.get(f"{source}/integers", False):
+        if depthwise or not tensors.unsigned(source):
             continue
-        if can_saturate(summed_columns(integers)):
+        if largest_pair(integers) * largest.get(f"{source}/integers", 255) > MOST:
             found.append(names[op_of(weight)])
     return tuple(found)

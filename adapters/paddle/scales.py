@@ -9,6 +9,7 @@ import numpy as np
 
 from autotune.adapters.paddle.ops import QuantizableOp
 from autotune.adapters.paddle.tensors import Tensors
+from autotune.adapters.paddle.weights import REDUCED
 from autotune.algorithms import AffineParameters, activation_range, affine_parameters
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, QuantizedType, TensorScheme
@@ -16,10 +17,6 @@ from autotune.errors import ApplyError
 
 SIGNED = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 UNSIGNED = TensorScheme(dtype=QuantizedType.U8)
-
-_REDUCED = 127
-"""Largest u8 activation with a bit to spare: ``2 * 127 * 127 = 32258`` fits the 16 bits in which CPUs without VNNI add
-two products. Paddle chooses the scales of weights itself, so that the bit is taken from activations."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,10 +26,12 @@ class Scale:
     Attributes:
         parameters: Scale and zero point, which is zero.
         scheme: :data:`SIGNED` or :data:`UNSIGNED`.
+        largest: The largest integer that values within the range become.
     """
 
     parameters: AffineParameters
     scheme: TensorScheme
+    largest: int
 
     @property
     def threshold(self) -> float:
@@ -47,7 +46,7 @@ class Scales:
         tensors: The tensors of the program.
         statistics: Statistics of the calibration.
         ranges: ``(low, high)`` of the tensors whose range the recipe has chosen.
-        reduced: Whether unsigned tensors use 7 of their 8 bits.
+        largest: By unsigned tensor that is to leave some of its integers unused: the largest one.
     """
 
     def __init__(
@@ -56,12 +55,12 @@ class Scales:
         statistics: CalibrationStatistics,
         ranges: Mapping[str, tuple[float, float]],
         *,
-        reduced: bool,
+        largest: Mapping[str, int],
     ) -> None:
         self._tensors = tensors
         self._statistics = statistics
         self._ranges = ranges
-        self._reduced = reduced
+        self._largest = largest
         self.found: dict[str, Scale] = {}
 
     def choose(self, op: QuantizableOp, choice: OpConfig) -> None:
@@ -70,11 +69,14 @@ class Scales:
         Raises:
             ApplyError: A tensor has no statistics.
         """
-        for name in dict.fromkeys((op.source, *self._tensors.residual(op))):
+        residual = self._tensors.residual(op)
+        for name in self._tensors.read_or_summed(op):
             if name not in self.found:
-                self.found[name] = self._scale(name, choice)
+                narrow = residual is not None and residual.narrow and name in (residual.result, residual.last)
+                scale = self._scale(name, choice, narrow=narrow)
+                self.found |= dict.fromkeys(self._tensors.group(name), scale)
 
-    def _scale(self, name: str, choice: OpConfig) -> Scale:
+    def _scale(self, name: str, choice: OpConfig, *, narrow: bool) -> Scale:
         scheme = UNSIGNED if self._tensors.unsigned(name) else SIGNED
         assert choice.calibration is not None
         low, high = 0.0, 0.0
@@ -89,13 +91,13 @@ class Scales:
                 continue  # what moves values about may write some that nothing reads
             own = self._ranges.get(member) or activation_range(found, choice.calibration, scheme)
             low, high = min(low, own[0]), max(high, own[1])
-        if scheme is UNSIGNED:
-            low = 0.0
-        parameters = affine_parameters(low, high, scheme)
-        if scheme is UNSIGNED and self._reduced:
-            wider = np.asarray(parameters.scale * np.float32(255 / _REDUCED), np.float32)
-            parameters = AffineParameters(wider, parameters.zero_point)
-        return Scale(parameters=parameters, scheme=scheme)
+        if scheme is SIGNED:
+            return Scale(parameters=affine_parameters(low, high, scheme), scheme=scheme, largest=127)
+        largest = min(self._largest.get(member, 255) for member in self._tensors.group(name))
+        largest = min(largest, REDUCED) if narrow else largest
+        parameters = affine_parameters(0.0, high, scheme)
+        wider = np.asarray(parameters.scale * np.float32(255 / largest), np.float32)
+        return Scale(parameters=AffineParameters(wider, parameters.zero_point), scheme=scheme, largest=largest)
 
     def tensors(self) -> dict[str, tuple[AffineParameters, QuantizedType]]:
         """By tensor: its scale, zero point and type."""

@@ -32,16 +32,17 @@ def tuning_space(ops: Sequence[QuantizableOp], tensors: Tensors, host: Host) -> 
     weights have a scale per channel.
 
     Args:
-        ops: The ops that can be int8.
+        ops: The ops that can be int8; those whose sum would be clipped at zero stay in fp32.
         tensors: The tensors of its program.
         host: The machine that will run it.
     """
     if not ops:
         return TuningSpace(ops=(), recipe=RecipeSpace())
     return TuningSpace(
-        ops=tuple(_op_space(op, unsigned=tensors.unsigned(op.source)) for op in ops),
+        ops=tuple(_op_space(op, unsigned=tensors.unsigned(op.source), clipped=is_clipped(op, tensors)) for op in ops),
         recipe=RecipeSpace(
             reduce_range=(False, True) if host.saturates_u8s8 else (False,),
+            bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
             equalization=(True, False),
             bias_correction=(BiasCorrection.FAST, BiasCorrection.FULL, BiasCorrection.NONE),
             weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ),
@@ -49,7 +50,15 @@ def tuning_space(ops: Sequence[QuantizableOp], tensors: Tensors, host: Host) -> 
     )
 
 
-def _op_space(op: QuantizableOp, *, unsigned: bool) -> OpSpace:
+def is_clipped(op: QuantizableOp, tensors: Tensors) -> bool:
+    """Whether Paddle would write an op's sum in a type that has no negative values, which it has."""
+    residual = tensors.residual(op)
+    return residual is not None and residual.clipped
+
+
+def _op_space(op: QuantizableOp, *, unsigned: bool, clipped: bool) -> OpSpace:
+    if clipped:
+        return OpSpace(name=op.name, op_type=op.kind, precisions=(FP32_SPACE,))
     int8 = PrecisionSpace(
         precision=Precision.INT8,
         activations=(UNSIGNED if unsigned else SIGNED,),
@@ -71,7 +80,7 @@ def beyond_integers(
     """Ops whose data rule integers out, and a line for each reason: infinities, and tensors that no data reached."""
     infinite, unseen = [], []
     for op in ops:
-        around = (op.source, *tensors.residual(op))
+        around = tensors.read_or_summed(op)
         if not statistics.unbounded.isdisjoint(around):
             infinite.append(op.name)
         elif any(name not in statistics.tensors for name in around):

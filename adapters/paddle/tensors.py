@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autotune.adapter import Array
@@ -10,6 +11,31 @@ from autotune.adapters.paddle import program as programs
 from autotune.adapters.paddle.ops import SHARING, QuantizableOp, only_reader, readers_of, writers_of
 
 _RELU = ("relu", "relu6")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residual:
+    """A sum that Paddle fuses into a convolution.
+
+    The convolution computes in integers only where all of these tensors have scales. oneDNN adds in place, so that the
+    sum is written in the type of what is added, whatever its scale was made for.
+
+    Attributes:
+        own: The tensor that the convolution gives.
+        other: The tensor that is added.
+        result: The sum.
+        last: The tensor behind the activation that is fused too; the sum where there is none.
+        narrow: Whether ``last`` has no negative values and is written as s8 all the same, before it becomes the u8 that
+            its readers take: only half of the integers of u8 come through.
+        clipped: Whether ``last`` has negative values and is written as u8, which holds none of them.
+    """
+
+    own: str
+    other: str
+    result: str
+    last: str
+    narrow: bool
+    clipped: bool
 
 
 class Tensors:
@@ -69,26 +95,36 @@ class Tensors:
             len(kinds) == 2 and any(self._is_sum(each) for each in programs.all_read(writer))
         )
 
-    def residual(self, op: QuantizableOp) -> tuple[str, ...]:
-        """The tensors around the sum that Paddle fuses into a convolution; empty where nothing is added to it.
-
-        Such a convolution computes in integers only where all of them have scales: what both sides give, the sum, and
-        what the activation behind it writes.
-        """
+    def residual(self, op: QuantizableOp) -> Residual | None:
+        """The sum that Paddle fuses into a convolution; None where nothing is added to it."""
         add = only_reader(op.output, self.readers)
         if add is None or add.type != "elementwise_add":
-            return ()
+            return None
         sides = programs.all_read(add)
         if len(set(sides)) != 2 or any(side in self._constants for side in sides):
-            return ()
+            return None
+        other = sides[1] if sides[0] == op.output else sides[0]
         result = programs.written(add, "Out")
         behind = only_reader(result, self.readers)
-        last = [programs.written(behind, "Out")] if behind is not None and behind.type in _RELU else []
-        return (*sides, result, *last)
+        last = programs.written(behind, "Out") if behind is not None and behind.type in _RELU else result
+        return Residual(
+            own=op.output,
+            other=other,
+            result=result,
+            last=last,
+            narrow=self.unsigned(last) and not self.unsigned(other),
+            clipped=self.unsigned(other) and not self.unsigned(last),
+        )
+
+    def read_or_summed(self, op: QuantizableOp) -> tuple[str, ...]:
+        """The tensors that need scales when an op is int8, each once: what it reads, and those of its sum."""
+        residual = self.residual(op)
+        around = () if residual is None else (residual.own, residual.other, residual.result, residual.last)
+        return tuple(dict.fromkeys((op.source, *around)))
 
     def around(self, ops: Sequence[QuantizableOp]) -> list[str]:
         """All tensors that may get a scale when these ops are int8."""
-        wanted = [name for op in ops for name in (op.source, *self.residual(op))]
+        wanted = [name for op in ops for name in self.read_or_summed(op)]
         return list(dict.fromkeys(member for name in wanted for member in self.group(name)))
 
 

@@ -7,16 +7,25 @@ each channel holds one of 127, which is seen to here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from autotune.adapter import Array
+from autotune.adapters.paddle.ops import QuantizableOp
 from autotune.algorithms import AffineParameters, WeightLimits
-from autotune.config import CalibrationMethod, OpConfig, TensorScheme
+from autotune.algorithms.saturation import MOST, neighbour_sums
+from autotune.config import CalibrationMethod, OpConfig, Recipe, TensorScheme
 
 LARGEST = 127
+
+REDUCED = 127
+"""Largest u8 activation with a bit to spare: ``2 * 127 * 127 = 32258`` fits the 16 bits in which CPUs without VNNI add
+two products."""
+
+_MOVED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +74,35 @@ def weight_grid(weight: Array, choice: OpConfig, *, trained: bool = False) -> We
     return WeightGrid(
         rows=weight, scheme=choice.weight, parameters=WeightLimits().parameters(weight, choice.weight, 0, method)
     )
+
+
+def largest_activations(grids: Mapping[str, tuple[QuantizableOp, WeightGrid]], recipe: Recipe) -> dict[str, int]:
+    """By tensor that int8 ops read: the largest u8 with which no sum of two products leaves 16 bits.
+
+    Paddle lets the largest weight of each channel be 127, so that it is activations that make room. ``reduce_range``
+    halves them all, which serves any weights; ``bound_pairs`` takes as little as the weights ask for that there are.
+
+    Args:
+        grids: By op that becomes int8, with the grid of its weight.
+        recipe: The candidate's recipe.
+    """
+    found: dict[str, int] = {}
+    for op, grid in grids.values():
+        if op.depthwise or not (recipe.reduce_range or recipe.bound_pairs):
+            continue
+        most = REDUCED
+        if not recipe.reduce_range:
+            # GPTQ moves integers by a step or two; a pair of 127 at the most asks for 7 bits.
+            pair = min(2 * LARGEST, largest_pair(grid.integers(grid.nearest)) + _MOVED)
+            most = min(255, MOST // pair)
+        found[op.source] = min(found.get(op.source, 255), most)
+    return found
+
+
+def largest_pair(integers: Array) -> int:
+    """The largest magnitude of the sum of two neighbouring weights of one sign."""
+    highest, lowest = neighbour_sums(summed_columns(integers).astype(np.int64))
+    return int(max(highest.max(initial=0), -lowest.min(initial=0)))
 
 
 def summed_columns(integers: Array) -> Array:

@@ -10,6 +10,7 @@ from autotune.adapter import Example, Execution, Feeds, Runner
 from autotune.adapters.pytorch.calibration import calibrate
 from autotune.adapters.pytorch.load import read_model
 from autotune.adapters.pytorch.model import PytorchModel
+from autotune.adapters.pytorch.ops import argument_names, nodes_by_name
 from autotune.adapters.pytorch.package import is_compiled
 from autotune.adapters.pytorch.quantize import apply_config
 from autotune.adapters.pytorch.saturation import saturating_ops
@@ -105,3 +106,8 @@ class PytorchAdapter:
     def saturating_ops(self, model: PytorchModel) -> Sequence[str]:
         """Ops of a candidate that can saturate on x86 without VNNI; see :class:`autotune.adapter.PortabilityCheck`."""
         return saturating_ops(model)
+
+    def tensors_read(self, model: PytorchModel) -> Mapping[str, Sequence[str]]:
+        """By op: the activations that it reads; see :class:`autotune.adapter.NamesTensors`."""
+        nodes = {} if model.graph is None else nodes_by_name(model.graph)
+        return {op.name: argument_names(nodes[op.node], op.activations) for op in model.ops if op.node in nodes}

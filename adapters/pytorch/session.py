@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -86,17 +88,36 @@ def compiled_runner(model: PytorchModel, execution: Execution) -> PytorchRunner:
 
 
 class _Package:
-    """A package that was loaded; PyTorch unpacks it into a folder, which goes once it is loaded."""
+    """A package that was loaded."""
 
     def __init__(self, model: PytorchModel) -> None:
         try:
-            self._loaded: Any = torch._inductor.aoti_load_package(str(package_file(model)))
+            with _unpacking():
+                self._loaded: Any = torch._inductor.aoti_load_package(str(package_file(model)))
         except RuntimeError as error:
             raise ApplyError(f"PyTorch refuses the package: {str(error).strip().splitlines()[0]}") from error
 
     def __call__(self, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
         found = self._loaded(*inputs)
         return (found,) if isinstance(found, torch.Tensor) else tuple(found)
+
+
+@contextlib.contextmanager
+def _unpacking() -> Iterator[None]:
+    """With a folder of its own for what PyTorch unpacks, removed once that is loaded.
+
+    PyTorch removes its folder with the session, and so leaves it where the process is killed.
+    """
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autotune.adapter import Example, Execution, Feeds, Runner
+from autotune.adapters.tensorflow import profile
 from autotune.adapters.tensorflow.calibration import calibrate
 from autotune.adapters.tensorflow.candidate import Candidate
 from autotune.adapters.tensorflow.load import read_model
@@ -102,3 +103,26 @@ class TensorFlowAdapter:
             WorkspaceError: The file cannot be written.
         """
         return save_model(model, path, metadata)
+
+    def op_seconds(
+        self, models: Sequence[TensorFlowModel], feeds: Feeds, execution: Execution
+    ) -> Sequence[Mapping[str, float]]:
+        """By model, by op: seconds of its kernel in one call; see :class:`autotune.adapter.CostModel`.
+
+        Raises:
+            ApplyError: LiteRT refuses a model.
+        """
+        return profile.op_seconds(models, feeds, execution)
+
+    def conversion_seconds(
+        self,
+        model: TensorFlowModel,
+        statistics: CalibrationStatistics,  # noqa: ARG002  # the contract's
+        execution: Execution,
+    ) -> Mapping[str, float]:
+        """By op: seconds of turning its output into integers once, for one sample."""
+        return profile.conversion_seconds(model, execution)
+
+    def neighbours(self, model: TensorFlowModel) -> Mapping[str, Sequence[str]]:
+        """By op: the ops that read its output, directly or through ops that pass int8 on unchanged."""
+        return profile.neighbours(model)

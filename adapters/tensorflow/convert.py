@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ INSTALL = "pip install tensorflow"
 
 _KERAS_FILES = (".keras", ".h5")
 _SAVED_MODEL = "saved_model.pb"
+_UNKNOWN_OPS = re.compile(r"(?:Custom|TF Select) ops: ([^\n]+)")
 
 
 def converts(source: object) -> bool:
@@ -35,7 +37,7 @@ def convert(source: object) -> bytes:
     """The bytes of a ``.tflite`` file in fp32 that computes the same.
 
     Args:
-        source: What :func:`converts` accepts.
+        source: A source that :func:`converts` accepts.
 
     Raises:
         MissingDependencyError: TensorFlow is not installed.
@@ -51,7 +53,7 @@ def convert(source: object) -> bytes:
         # By way of a SavedModel, whose names do not depend on how often a model was converted before.
         if type(source).__module__.startswith("tf_keras"):
             return _converted(lambda: tensorflow.lite.TFLiteConverter.from_keras_model(source), name)
-        _export(source, folder, name)
+        export(source, folder, name)
         return _converted(lambda: tensorflow.lite.TFLiteConverter.from_saved_model(folder), name)
 
 
@@ -79,7 +81,17 @@ def _keras_model(path: Path) -> Any:
         raise ModelError(f"{path} must be a model that Keras reads, but: {_first_line(error)}") from error
 
 
-def _export(model: Any, folder: str, name: str) -> None:
+def export(model: Any, folder: str, name: str) -> None:
+    """Write a Keras model as a SavedModel.
+
+    Args:
+        model: The model.
+        folder: Folder to write.
+        name: The model in the words of an error.
+
+    Raises:
+        ModelError: It was never built, or TensorFlow cannot trace it.
+    """
     if not getattr(model, "built", True):
         raise ModelError(
             f"{name} has no shapes yet, since it was never called. Call it once on a batch, or `model.build(shape)`"
@@ -97,13 +109,15 @@ def _converted(make: Any, name: str) -> bytes:
     try:
         return bytes(make().convert())
     except Exception as error:  # the converter has no type of its own for what it refuses
-        words = str(error)
-        way = (
-            "Leave these ops out, or tune the model on another runtime"
-            if "ops" in words
-            else "Check that the model runs by itself"
-        )
-        raise ModelError(f"{name} must be convertible to TensorFlow Lite, but: {_first_line(error)}. {way}") from error
+        if unknown := _UNKNOWN_OPS.findall(str(error)):
+            raise ModelError(
+                f"{name} must consist of ops that TensorFlow Lite has, but has {', '.join(unknown)}. "
+                "Leave these ops out, or tune the model on another runtime"
+            ) from error
+        raise ModelError(
+            f"{name} must be convertible to TensorFlow Lite, but: {_first_line(error)}. "
+            "Check that the model runs by itself"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

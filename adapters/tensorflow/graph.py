@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -38,10 +38,28 @@ class Graph:
     """
 
     def __init__(self, content: bytes) -> None:
-        self.model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+        self._take(flatbuffer_utils.read_model_from_bytearray(bytearray(content)))
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A graph without tensors and operators."""
+        model, main = schema.ModelT(), schema.SubGraphT()
+        model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [main], [schema.BufferT()], []
+        main.name, main.tensors, main.operators, main.inputs, main.outputs = b"main", [], [], [], []
+        made = cls.__new__(cls)
+        made._take(model)
+        return made
+
+    def _take(self, model: Any) -> None:
+        self.model: Any = model
         self.main: Any = self.model.subgraphs[0]
         self.inputs: list[int] = list(self.main.inputs)
         self.outputs: list[int] = list(self.main.outputs)
+
+    def set_ends(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Say which tensors the caller gives and gets."""
+        self.main.inputs, self.main.outputs = list(inputs), list(outputs)
+        self.inputs, self.outputs = list(inputs), list(outputs)
 
     @property
     def operators(self) -> Sequence[Any]:
@@ -57,7 +75,7 @@ class Graph:
         """TensorFlow Lite's name for a kind of op, as in ``CONV_2D``."""
         code = self.model.operatorCodes[operator.opcodeIndex]
         # Files from before there were more than 127 kinds have the code in the older field alone.
-        return _KINDS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return str(_KINDS[max(code.builtinCode, code.deprecatedBuiltinCode)])
 
     def constant(self, place: int) -> Array | None:
         """The values of a constant tensor; None where an op or the caller writes it, or its type is not NumPy's."""
@@ -77,14 +95,51 @@ class Graph:
         tensor.buffer = len(self.model.buffers) - 1
         tensor.shape = list(values.shape)
 
-    def add_constant(self, values: Array) -> int:
-        """A new tensor of float32 or int32 with these values; its place."""
+    def add_tensor(self, shape: Sequence[int], type_: int, name: str = "") -> int:
+        """A new tensor without values; its place."""
         tensor = schema.TensorT()
-        tensor.type = INT32 if values.dtype == np.int32 else FLOAT32
-        tensor.name = f"constant_{len(self.tensors)}".encode()
+        tensor.shape, tensor.type, tensor.buffer = list(shape), type_, 0
+        tensor.name = (name or f"tensor_{len(self.tensors)}").encode()
         self.main.tensors.append(tensor)
-        self.set_constant(len(self.tensors) - 1, values)
         return len(self.tensors) - 1
+
+    def add_constant(self, values: Array, name: str = "") -> int:
+        """A new tensor of float32 or int32 with these values; its place."""
+        place = self.add_tensor(values.shape, INT32 if values.dtype == np.int32 else FLOAT32, name)
+        self.set_constant(place, values)
+        return place
+
+    def add_operator(
+        self, kind: str, inputs: Sequence[int], outputs: Sequence[int], options: tuple[str, Any] | None = None
+    ) -> Any:
+        """A new operator behind those that are there.
+
+        Args:
+            kind: TensorFlow Lite's name for the kind of op.
+            inputs: Places of the tensors that it reads.
+            outputs: Places of the tensors that it writes.
+            options: Name of their type in the schema, and the options; None where the kind has none.
+        """
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self.operator_code(kind)
+        operator.inputs, operator.outputs = list(inputs), list(outputs)
+        if options is not None:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options[0])
+            operator.builtinOptions = options[1]
+        self.main.operators.append(operator)
+        return operator
+
+    def operator_code(self, kind: str) -> int:
+        """The place of an operator code of this kind, which is added where there is none."""
+        builtin = getattr(schema.BuiltinOperator, kind)
+        for place, code in enumerate(self.model.operatorCodes):
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+                return place
+        made = schema.OperatorCodeT()
+        # Kinds beyond 127 do not fit the older field, which then says so.
+        made.builtinCode, made.deprecatedBuiltinCode, made.version = builtin, min(builtin, 127), 1
+        self.model.operatorCodes.append(made)
+        return len(self.model.operatorCodes) - 1
 
     def set_metadata(self, entries: Mapping[str, str]) -> None:
         """Write texts into the file's metadata, by name."""
@@ -99,7 +154,7 @@ class Graph:
         self.model.metadata = kept
 
     def metadata(self) -> dict[str, bytes]:
-        """What the file says of itself, by name."""
+        """The texts that the file keeps about itself, by name."""
         found = {}
         for each in self.model.metadata or []:
             data = self.model.buffers[each.buffer].data
@@ -128,7 +183,7 @@ class Graph:
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
     """The shape that a tensor has in a file: free axes count 1 there."""
-    return tuple(int(size) for size in tensor.shape if tensor.shape is not None) if tensor.shape is not None else ()
+    return () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
 
 
 def free_shape_of(tensor: Any) -> tuple[int | None, ...]:

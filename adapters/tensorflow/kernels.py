@@ -17,7 +17,7 @@ CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """What became of one op when LiteRT made a model ready to run.
+    """The kernel of one op, as LiteRT chose it when it made a model ready to run.
 
     Attributes:
         kind: TensorFlow Lite's name for this kind of op.

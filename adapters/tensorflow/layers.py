@@ -174,7 +174,7 @@ class _Ready:
             self._interpreter.allocate_tensors()
             self._shapes = shapes
         for detail, array in zip(inputs, arrays, strict=True):
-            self._interpreter.set_tensor(detail["index"], np.ascontiguousarray(array))
+            self._interpreter.set_tensor(detail["index"], np.asarray(array, order="C"))
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(each["index"]) for each in self._interpreter.get_output_details()]
 

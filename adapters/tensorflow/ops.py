@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array
-from autotune.adapters.tensorflow.graph import FLOAT32, Graph, shape_of, text
+from autotune.adapters.tensorflow.graph import FLOAT32, INT32, Graph, shape_of, text
 
 CONV, DEPTHWISE, DENSE, TRANSPOSED = "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"
 CONVOLUTIONS = frozenset({CONV, DEPTHWISE, TRANSPOSED})
@@ -143,9 +143,10 @@ def _quantizable(graph: Graph, place: int, operator: Any) -> QuantizableOp | Non
 
 
 def _bare(graph: Graph, place: int, operator: Any) -> QuantizableOp | None:
-    """An op whose activations are all of float32; None for others."""
+    """An op whose activations are all of float32; None for others. Shapes that are computed are no activations."""
     reads = [int(each) for each in operator.inputs if each >= 0]
-    activations = tuple(dict.fromkeys(each for each in reads if graph.constant(each) is None))
+    computed = dict.fromkeys(each for each in reads if graph.constant(each) is None)
+    activations = tuple(each for each in computed if graph.tensors[each].type != INT32)
     writes = tuple(int(each) for each in operator.outputs)
     floats = [graph.tensors[each].type == FLOAT32 for each in (*activations, *writes)]
     if not activations or not writes or not all(floats):

@@ -27,11 +27,28 @@ def operators_by_output(graph: Graph) -> Mapping[str, Any]:
     return found
 
 
+def ask_integers_for_shapes(graph: Graph) -> None:
+    """Let SHAPE ops read integers where there are such, and drop the conversions that nothing else reads.
+
+    The quantizer gives every op that is not int8 real values, also one that asks for no value.
+    """
+    sources = {int(each.outputs[0]): each for each in graph.operators if graph.kind(each) == "DEQUANTIZE"}
+    freed = set()
+    for operator in graph.operators:
+        if graph.kind(operator) == "SHAPE" and int(operator.inputs[0]) in sources:
+            freed.add(int(operator.inputs[0]))
+            operator.inputs = [sources[int(operator.inputs[0])].inputs[0]]
+    read = {int(place) for each in graph.operators for place in each.inputs} | set(graph.outputs)
+    graph.main.operators = [
+        each for each in graph.operators if int(each.outputs[0]) not in freed - read or graph.kind(each) != "DEQUANTIZE"
+    ]
+
+
 def put_integers(graph: Graph, op: QuantizableOp, grid: WeightGrid, rounded: Array, bias: Array | None) -> None:
     """Write the weight and the bias of one static int8 op.
 
     Args:
-        graph: What the quantizer made, with short names.
+        graph: The graph that the quantizer made, with short names.
         op: The op.
         grid: Grid of its weight.
         rounded: The weight on the grid, in the grid's layout.

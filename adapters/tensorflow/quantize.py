@@ -7,7 +7,7 @@ from autotune.adapters.tensorflow.candidate import Candidate
 from autotune.adapters.tensorflow.graph import Graph
 from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.adapters.tensorflow.ops import followed
-from autotune.adapters.tensorflow.patch import put_integers
+from autotune.adapters.tensorflow.patch import ask_integers_for_shapes, put_integers
 from autotune.adapters.tensorflow.recipe_entries import Names, quantized
 from autotune.adapters.tensorflow.recipes import correct_constants, prepare_channels
 from autotune.adapters.tensorflow.space import offered
@@ -53,6 +53,7 @@ def apply_config(
     made = quantized(graph, entries, activations.ends())
     for name, (op, grid) in grids.items():
         put_integers(made, op, grid, *constants[name])
+    ask_integers_for_shapes(made)
     names.restore(made)
     return Candidate(
         content=made.to_bytes(),

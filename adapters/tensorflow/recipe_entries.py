@@ -1,7 +1,9 @@
-"""What ai-edge-quantizer is asked to do: an entry of its recipe for each op, with ranges from this project."""
+"""The request to ai-edge-quantizer: an entry of its recipe for each op, with ranges from this project."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -80,11 +82,12 @@ def quantized(
                 operation_name=TFL_OP_CODE_TO_NAME[max(code.builtinCode, code.deprecatedBuiltinCode)],
                 op_config=_op_config(precision, weight),
             )
-        with warnings.catch_warnings():
+        # It draws a progress bar for larger models whatever it is told.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             # It makes an interpreter that keeps all tensors, of which LiteRT warns, to see that no range is missing.
             warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors.*")
             result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ApplyError(f"ai-edge-quantizer refuses the config: {str(error).strip().splitlines()[0]}") from error
     assert result.quantized_model is not None
     return Graph(bytes(result.quantized_model))

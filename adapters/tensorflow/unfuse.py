@@ -10,8 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from autotune.adapters.tensorflow.graph import Graph
 
 _ACTIVATIONS = {
-    schema.ActivationFunctionType.RELU: (schema.BuiltinOperator.RELU, "RELU"),
-    schema.ActivationFunctionType.RELU6: (schema.BuiltinOperator.RELU6, "RELU6"),
+    schema.ActivationFunctionType.RELU: "RELU",
+    schema.ActivationFunctionType.RELU6: "RELU6",
 }
 
 
@@ -30,7 +30,6 @@ class Unfused:
 
     def __init__(self, content: bytes) -> None:
         self.graph = Graph(content)
-        self._codes: dict[int, int] = {}
         tensors = self.graph.main.tensors
         self.keys = {place: tensor_key(place) for place in range(len(tensors))}
         self.operators = dict(enumerate(self.graph.operators))
@@ -38,7 +37,7 @@ class Unfused:
         for operator in self.graph.operators:
             operators.append(operator)
             function = getattr(operator.builtinOptions, "fusedActivationFunction", None)
-            if function in _ACTIVATIONS and len(operator.outputs) == 1:
+            if function is not None and function in _ACTIVATIONS and len(operator.outputs) == 1:
                 operators.append(self._split(operator, function))
         self.graph.main.operators = operators
         self.places = {key: place for place, key in self.keys.items()}
@@ -53,18 +52,9 @@ class Unfused:
         operator.outputs = [len(tensors) - 1]
         operator.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.NONE
         made = schema.OperatorT()
-        made.opcodeIndex = self._code(_ACTIVATIONS[function][0])
+        made.opcodeIndex = self.graph.operator_code(_ACTIVATIONS[function])
         made.inputs, made.outputs = [len(tensors) - 1], [place]
         return made
-
-    def _code(self, builtin: int) -> int:
-        if builtin not in self._codes:
-            code = schema.OperatorCodeT()
-            code.builtinCode = code.deprecatedBuiltinCode = builtin
-            code.version = 1
-            self.graph.model.operatorCodes.append(code)
-            self._codes[builtin] = len(self.graph.model.operatorCodes) - 1
-        return self._codes[builtin]
 
 
 def tensor_key(place: int) -> str:

@@ -136,6 +136,18 @@ class CostModel(Protocol):
 
 
 @runtime_checkable
+class NamesTensors(Protocol):
+    """Optional part of the contract, for adapters that say which calibrated tensors an op reads.
+
+    Reports show the histograms and the chosen ranges of the tensors that are quantized worst.
+    """
+
+    def tensors_read(self, model: Any) -> Mapping[str, Sequence[str]]:
+        """By op of the space: the tensors that it reads as activations, by their names in the statistics."""
+        ...
+
+
+@runtime_checkable
 class Differentiable(Protocol):
     """Optional part of the contract, for adapters whose framework differentiates models; strategy ``hawq`` needs it.
 

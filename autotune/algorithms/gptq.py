@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from autotune.adapter import Array
 from autotune.algorithms.graph import Convolution
@@ -96,7 +95,9 @@ def _inverse_factor(moments: _Float64) -> _Float64:
     saves inverting first.
     """
     lower = np.linalg.cholesky(moments[::-1, ::-1])
-    inverse, info = scipy.linalg.lapack.dtrtri(lower, lower=1)
+    from scipy.linalg import lapack  # noqa: PLC0415  scipy takes a third of a second, which `import autotune` need not wait
+
+    inverse, info = lapack.dtrtri(lower, lower=1)
     assert info == 0, "a Cholesky factor has no zero on its diagonal"
     return np.ascontiguousarray(inverse[::-1, ::-1], np.float64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +89,9 @@ class CalibrationStatistics:
                         "Delete it to calibrate anew"
                     )
                 return cls._read(archive)
-        except (OSError, KeyError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        except WorkspaceError:
+            raise
+        except Exception as error:  # whatever a file may hold, its reader learns that it cannot be used
             raise WorkspaceError(
                 f"{path} must be a file of calibration statistics, but cannot be read ({error}). "
                 "Delete it to calibrate anew"
@@ -141,9 +142,30 @@ class CalibrationStatistics:
             minimum, maximum = map(float, arrays["extremes"][index])
             histogram = Histogram(counts, low, high)
             tensors[name] = TensorStatistics(minimum, maximum, int(arrays["counts"][index]), histogram, channels)
+            _check_ranges(name, tensors[name])
         # Files of earlier versions know no unbounded tensors: such data was refused.
         unbounded = frozenset(arrays["unbounded"].tolist()) if "unbounded" in arrays else frozenset()
         return cls(tensors, int(arrays["samples"]), _examples(arrays), unbounded)
+
+
+def _check_ranges(name: str, tensor: TensorStatistics) -> None:
+    """Refuse figures that no data could leave.
+
+    Raises:
+        ValueError: A figure is out of its range; the message names the tensor.
+    """
+    ends, channels = (tensor.minimum, tensor.maximum), tensor.channels
+    if not (np.isfinite(ends).all() and tensor.minimum <= tensor.maximum):
+        raise ValueError(f"the values of {name!r} lie between {tensor.minimum} and {tensor.maximum}")
+    if tensor.count < 0 or bool((tensor.histogram.counts < 0).any()):
+        raise ValueError(f"a count of {name!r} is negative")
+    if channels is None:
+        return
+    moments = np.stack([getattr(channels, moment) for moment in _MOMENTS])
+    if not np.isfinite(moments).all() or bool((channels.minimum > channels.maximum).any()):
+        raise ValueError(f"the channels of {name!r} have no ranges")
+    if bool((channels.variance < 0).any()):
+        raise ValueError(f"a variance of {name!r} is negative")
 
 
 def _storable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from autotune.cli.benchmark import benchmark
-from autotune.cli.check import check
+from autotune.cli.commands import LazyCommands, add_commands
 from autotune.cli.exit_status import ExitStatus
-from autotune.cli.init import init
-from autotune.cli.inspect import inspect
-from autotune.cli.report import report
-from autotune.cli.run import run
-from autotune.cli.schema import schema
 from autotune.errors import AutotuneError, InputError
 
 _EPILOG = (
@@ -33,20 +28,38 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 app = typer.Typer(
     name="autotune",
+    cls=LazyCommands,
     help="Find the fastest quantized model whose accuracy loss stays under a target, on this machine.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (init, inspect, run, report, benchmark, check, schema):
-    app.command()(_command)
+add_commands(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"autotune {version('autotune-quantization')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit status."""
     try:
         app()
+    except KeyboardInterrupt:  # while modules are imported: what takes longer says by itself what is kept
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(ExitStatus.INTERRUPTED)
     except AutotuneError as error:
         Console(stderr=True).print(
             Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from autotune.adapter import Adapter, Execution, PortabilityCheck, TensorSpec, given_model
 from autotune.adapters import get_adapter
+from autotune.cli.code import Trust, print_code
 from autotune.cli.figures import bytes_text, number_text
 from autotune.data import Batch, iterate, limit
 from autotune.emulation import ADVICE, EmulatedRun, find_emulator
@@ -49,6 +50,7 @@ def check(
         typer.Option(help="Samples to run it on: an experiment file, or an .npz with the inputs by name and `labels`."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many of them; an emulated CPU is slow.")] = 200,
+    trust: Trust = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every op that can saturate.")] = False,
     framework: Annotated[str, typer.Option(help="The framework that runs it.")] = "onnxruntime",
 ) -> None:
@@ -64,7 +66,7 @@ def check(
             emulator.require(cpu)
     adapter = get_adapter(framework)
     loaded = adapter.load(model)
-    source = None if data is None else _read_source(data, samples, loaded.inputs)
+    source = None if data is None else _read_source(data, samples, loaded.inputs, trust or ())
     say(f"{model} ({bytes_text(given_model(adapter, loaded).size_bytes)})")
     say(_risk(adapter, loaded, framework, everything=ops))
     if source is None:
@@ -113,23 +115,24 @@ class _Source:
     remark: str | None = None
 
 
-def _read_source(path: Path, samples: int, inputs: Sequence[TensorSpec]) -> _Source:
+def _read_source(path: Path, samples: int, inputs: Sequence[TensorSpec], trust: Sequence[str]) -> _Source:
     if path.suffix in (".yaml", ".yml"):
-        return _from_experiment(path, samples, inputs)
+        return _from_experiment(path, samples, inputs, trust)
     if path.suffix == ".npz":
         return _from_archive(path, samples, inputs)
     raise InputError(f"`--data` must be an experiment file (.yaml) or a NumPy archive (.npz), but got {path}")
 
 
-def _from_experiment(path: Path, samples: int, inputs: Sequence[TensorSpec]) -> _Source:
-    experiment = load_experiment(path)
+def _from_experiment(path: Path, samples: int, inputs: Sequence[TensorSpec], trust: Sequence[str]) -> _Source:
+    experiment = load_experiment(path, trust=trust)
     accuracy = experiment.evaluation.accuracy
     remark = None
     if accuracy.dataset is None:
         remark = "The experiment scores by a function of its own, which reads its own data: outputs are compared alone."
     dataset = accuracy.dataset or experiment.calibration.dataset
+    print_code(Console(), experiment, [dataset.function])
     labelled = dataset.labelled if dataset.function is None else None
-    batches = _first(dataset.open(experiment.directory), samples, inputs, labelled=labelled)
+    batches = _first(dataset.open(experiment.directory, experiment.trust), samples, inputs, labelled=labelled)
     fp32 = experiment.model.path
     if fp32 is not None and not fp32.exists():
         fp32 = None

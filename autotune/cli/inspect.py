@@ -15,10 +15,11 @@ from rich.text import Text
 
 from autotune.adapter import Adapter, Example, HostFindings, TensorSpec, given_model
 from autotune.adapters import get_adapter
+from autotune.cli.code import Trust, print_code
 from autotune.cli.figures import bytes_text
 from autotune.experiment import Experiment, load_experiment
 from autotune.host import Host, current_host
-from autotune.source import as_source, source_for
+from autotune.source import as_convertible, as_source, source_for
 from autotune.space import OpSpace, TuningSpace
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
@@ -33,10 +34,13 @@ def inspect(
     framework: Annotated[
         str | None, typer.Option(help="The framework that runs it; by default the experiment's, or onnxruntime.")
     ] = None,
+    trust: Trust = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every op, not only the types.")] = False,
 ) -> None:
     """Show what can be quantized in a model on this machine."""
-    experiment = load_experiment(model) if model.suffix in (".yaml", ".yml") else None
+    experiment = load_experiment(model, trust=trust or ()) if model.suffix in (".yaml", ".yml") else None
+    if experiment is not None:
+        print_code(Console(), experiment, [experiment.model.function, experiment.calibration.dataset.function])
     for number, each in enumerate(_frameworks(experiment, framework)):
         if number:
             Console().print()
@@ -78,11 +82,11 @@ def _loaded(path: Path, experiment: Experiment | None, framework: str) -> tuple[
     """The adapter, the model and its name; an experiment also says how a model is made that is no file."""
     adapter = get_adapter(framework)
     if experiment is None:
-        return adapter, adapter.load(path), str(path)
-    model = experiment.model.open(experiment.directory)
-    own, loader = as_source(model), experiment.calibration.dataset.open(experiment.directory)
+        return adapter, adapter.load(source_for(adapter, as_convertible(path), None)), str(path)
+    model = experiment.model.open(experiment.directory, experiment.trust)
+    own, loader = as_source(model), experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     example = Example(loader if own is None else own.loader(loader), experiment.evaluation.performance.batch_axis)
-    source = source_for(adapter, model if own is None else own, example)
+    source = source_for(adapter, as_convertible(model) if own is None else own, example)
     return adapter, adapter.load(source, example), experiment.model.name
 
 

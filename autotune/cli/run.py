@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.adapters import get_adapter
+from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
 from autotune.cli.progress import ProgressDisplay
@@ -35,6 +37,7 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Candidates to try at the most.")] = None,
     workspace: Annotated[Path | None, typer.Option(help="Folder for the history and the models.")] = None,
+    trust: Trust = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
     ] = None,
@@ -51,18 +54,26 @@ def run(
         "tuning.workspace": None if workspace is None else str(workspace.absolute()),
     }
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
-    experiment = load_experiment(experiment_file, [*(overrides or ()), *given])
+    experiment = load_experiment(experiment_file, [*(overrides or ()), *given], trust or ())
     console = Console()
     _print_heading(console, experiment)
+    print_code(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
     with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
-        result = _tune(console, experiment, display)
+        result = _tune(console, experiment, display, _command(experiment_file, [*(overrides or ()), *given]))
     _finish(console, experiment, result, output)
 
 
-def _tune(console: Console, experiment: Experiment, display: ProgressDisplay) -> TuningResult:
+def _command(experiment_file: Path, overrides: Sequence[str]) -> str:
+    """The command that repeats this run."""
+    return shlex.join(
+        ["autotune", "run", str(experiment_file), *(part for each in overrides for part in ("--set", each))]
+    )
+
+
+def _tune(console: Console, experiment: Experiment, display: ProgressDisplay, command: str) -> TuningResult:
     try:
-        return tune_experiment(experiment, display)
+        return tune_experiment(experiment, display, command)
     except KeyboardInterrupt:
         # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
         kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."

@@ -70,7 +70,7 @@ def install(tool: ConverterTool, tell: Callable[[str], None]) -> Path:
     """
     with contextlib.suppress(MissingDependencyError, InstallationError):
         found = interpreter_of(tool)
-        _run([str(found), "-c", _imports(tool)], tool)
+        _run(_trial(found, tool), tool)
         tell(f"{tool.title} is there: {found}")
         return found
     folder = environment_folder(tool)
@@ -85,7 +85,7 @@ def install(tool: ConverterTool, tell: Callable[[str], None]) -> Path:
         for arguments in tool.requirements:
             tell(f"pip install {' '.join(arguments)}")
             _run([str(_python(temporary)), "-m", "pip", "install", "--quiet", *arguments], tool)
-        _run([str(_python(temporary)), "-c", _imports(tool)], tool)
+        _run(_trial(_python(temporary), tool), tool)
     tell(f"{tool.title} is installed in {folder}")
     return _python(folder)
 
@@ -96,8 +96,9 @@ def environment_folder(tool: ConverterTool) -> Path | None:
     return None if cache is None else cache / _FOLDER / tool.key
 
 
-def _imports(tool: ConverterTool) -> str:
-    return "; ".join(f"import {module}" for module in tool.modules)
+def _trial(python: Path, tool: ConverterTool) -> list[str]:
+    """The command that runs a converter's program as far as its imports go."""
+    return [str(python), "-c", "import runpy, sys; runpy.run_path(sys.argv[1])", str(tool.program)]
 
 
 def _python(folder: Path) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 from autotune.adapter import Array, Feeds, Runner, TensorSpec
 from autotune.data import as_feeds
 from autotune.errors import DeadlineReached, OutputError, TrialError
+from autotune.users_code import users_code
 
 
 class EvaluationEnded(BaseException):
@@ -91,10 +92,12 @@ class CheckedModel:
 
         Raises:
             TrialError: A call of the model failed, and the function caught it; or the time was up.
+            UsersCodeError: It tried to end the process.
             Exception: Any exception of the function itself.
         """
         try:
-            result = function(self)
+            with users_code("eval_fn"):
+                result = function(self)
         except EvaluationEnded:
             self.raise_failure()
             raise

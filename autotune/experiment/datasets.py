@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -114,11 +114,12 @@ class Dataset(Section):
                 raise broken_rule(f"an input comes from `inputs` or from `constants`, but {both[0]!r} is in both")
         return self
 
-    def open(self, directory: Path) -> Loader | FunctionLoader:
+    def open(self, directory: Path, trust: Collection[str] = ()) -> Loader | FunctionLoader:
         """A loader over this data set.
 
         Args:
             directory: The experiment file's own, which is put on the import path for `function`.
+            trust: Packages whose functions may be called too.
 
         Raises:
             DataError: The data is missing, empty, or its labels do not match.
@@ -126,7 +127,7 @@ class Dataset(Section):
             MissingDependencyError: Pictures are to be read and Pillow is not installed.
         """
         if self.function is not None:
-            return FunctionLoader(self.function, directory, self.args or {})
+            return FunctionLoader(self.function, directory, self.args or {}, trust)
         source: Source
         if self.npz is not None:
             source = NpzSource(self.npz)

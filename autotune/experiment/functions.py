@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import DataError
 from autotune.experiment.references import resolve
+from autotune.users_code import users_code
 
 
 class FunctionLoader:
@@ -17,18 +18,20 @@ class FunctionLoader:
     called anew for every pass.
     """
 
-    def __init__(self, reference: str, directory: Path, args: Mapping[str, Any]) -> None:
+    def __init__(self, reference: str, directory: Path, args: Mapping[str, Any], trust: Collection[str] = ()) -> None:
         self._reference = reference
         self._directory = directory
         self._args = dict(args)
-        self._function = resolve(reference, directory)
+        self._trust = tuple(trust)
+        self._function = resolve(reference, directory, trust)
         self._loader: Any = None
         self._iterator: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         if self._loader is not None:
             return iter(self._loader)
-        made = self._function(**self._args)
+        with users_code(f"Function {self._reference!r}"):
+            made = self._function(**self._args)
         try:
             iterator: Iterator[Any] = iter(made)
         except TypeError:
@@ -48,7 +51,7 @@ class FunctionLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the reference; another process imports the function by it."""
-        return {"reference": self._reference, "directory": self._directory, "args": self._args}
+        return {"reference": self._reference, "directory": self._directory, "args": self._args, "trust": self._trust}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # the constructor is what makes a loader of these three
+        self.__init__(**state)  # type: ignore[misc]  # the constructor is what makes a loader of these

@@ -56,7 +56,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: Path | str, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Experiment:
     """Read and check an experiment file. Nothing that it names is opened.
 
     The framework is imported where the file restricts an option that only its adapter knows.
@@ -64,6 +64,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     Args:
         path: The file.
         overrides: Values to put in place of the file's, each as ``key.key=value`` with the value in YAML.
+        trust: Packages whose functions the file may name, beside those in its own folder.
 
     Raises:
         ExperimentError: The file cannot be read, or does not fit the schema; all problems at once, each with its line.
@@ -81,6 +82,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     if problems:
         raise ExperimentError("\n".join(problems))
     experiment._path = path
+    experiment._trust = tuple(trust)
     experiment._unfilled = tuple(_unfilled(root))
     experiment._where = lambda keys: _position(_locate(root, keys)[1])
     return experiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +11,7 @@ from pydantic import model_validator
 from autotune.errors import ExperimentError
 from autotune.experiment.references import resolve
 from autotune.experiment.section import FilePath, Reference, Section, only
+from autotune.users_code import users_code
 
 
 class Model(Section):
@@ -27,11 +29,12 @@ class Model(Section):
         """A name for people: that of its file, or of the function that makes it."""
         return str(self.function) if self.path is None else self.path.name
 
-    def open(self, directory: Path) -> object:
+    def open(self, directory: Path, trust: Collection[str] = ()) -> object:
         """The model as :meth:`autotune.Tuner.tune` takes it: its path, or what the function returned.
 
         Args:
             directory: The experiment file's.
+            trust: Packages whose functions may be called too.
 
         Raises:
             ExperimentError: There is no such function, or it returned nothing.
@@ -39,7 +42,9 @@ class Model(Section):
         """
         if self.function is None:
             return self.path
-        model: object = resolve(self.function, directory)()
+        function = resolve(self.function, directory, trust)
+        with users_code(f"Function {self.function!r}"):
+            model: object = function()
         if model is None:
             raise ExperimentError(
                 f"Function {self.function!r} must return a model, but it is None. Is a `return` missing?"

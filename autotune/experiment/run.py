@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,12 +22,13 @@ _SECTIONS: dict[type[InputError], tuple[str, ...]] = {
 """The section that is to blame for an error that shows only when model and data are there."""
 
 
-def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
+def tune_experiment(experiment: Experiment, observer: Observer, command: str | None = None) -> TuningResult:
     """Tune the model of an experiment.
 
     Args:
         experiment: The experiment as :func:`load_experiment` read it.
         observer: Is told what the run does.
+        command: The command that repeats the run, for its report.
 
     Raises:
         InputError: An input that the experiment names cannot be used.
@@ -34,11 +36,12 @@ def tune_experiment(experiment: Experiment, observer: Observer) -> TuningResult:
     """
     if experiment.unfilled:
         raise ExperimentError("\n".join(experiment.unfilled))
-    model = experiment.model.open(experiment.directory)
-    loader = experiment.calibration.dataset.open(experiment.directory)
+    model = experiment.model.open(experiment.directory, experiment.trust)
+    loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
     try:
-        return make_tuner(experiment, observer).tune(model, loader, **sources)
+        tuner = dataclasses.replace(make_tuner(experiment, observer), command=command)
+        return tuner.tune(model, loader, **sources)
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error
@@ -78,7 +81,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
         portable=tuning.portable,
-        train_fn=None if train is None else resolve(train.function, experiment.directory),
+        train_fn=None if train is None else resolve(train.function, experiment.directory, experiment.trust),
         observer=observer,
     )
 
@@ -87,7 +90,7 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
     """The arguments of ``Tuner.tune`` that say how accuracy is measured."""
     accuracy = experiment.evaluation.accuracy
     if accuracy.function is not None:
-        function: Callable[..., Any] = resolve(accuracy.function, experiment.directory)
+        function: Callable[..., Any] = resolve(accuracy.function, experiment.directory, experiment.trust)
         return {"eval_fn": function}
     assert accuracy.dataset is not None
     metrics = metrics_of(experiment)
@@ -98,7 +101,7 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
             f"{where}: metric {reading[0]!r} needs labels: name their array as `labels`, or use `agreement` or "
             "`cosine`, which compare with the fp32 model's own outputs"
         )
-    loader: Iterable[object] = accuracy.dataset.open(experiment.directory)
+    loader: Iterable[object] = accuracy.dataset.open(experiment.directory, experiment.trust)
     return {"metric": metrics, "eval_dataloader": loader}
 
 

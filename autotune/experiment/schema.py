@@ -357,6 +357,7 @@ class Experiment(Section):
     """Goal and limits of the search."""
 
     _path: Path = PrivateAttr(default=Path())
+    _trust: tuple[str, ...] = PrivateAttr(default=())
     _unfilled: tuple[str, ...] = PrivateAttr(default=())
     _where: Callable[[Sequence[str]], str] = PrivateAttr(default=".".join)
 
@@ -369,6 +370,11 @@ class Experiment(Section):
     def directory(self) -> Path:
         """The folder of that file."""
         return self._path.parent
+
+    @property
+    def trust(self) -> tuple[str, ...]:
+        """Packages whose functions may be called, beside those in the file's own folder."""
+        return self._trust
 
     def where(self, *keys: str) -> str:
         """Where a key stands, as ``file:line``; where it is missing, the nearest key above it."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
-from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
+from autotune.results.tables import precision_table, trial_table
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 from autotune.tuning.answer import provisional
+from autotune.tuning.evidence import Evidence
 from autotune.tuning.history import HOLDOUT, RUNTIMES, SETUP, SUMMARY, read_study
 from autotune.tuning.race import Race
 from autotune.tuning.selection import pareto_front
@@ -67,6 +66,7 @@ class TuningSummary:
         host: The machine that the figures are of.
         baseline_runtime: In a run over several runtimes, that of the baseline; None in a run of one framework.
         fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
+        evidence: Figures of single ops and tensors, and facts about the runs; the history keeps it apart.
     """
 
     verdict: Verdict
@@ -91,6 +91,22 @@ class TuningSummary:
     host: str = ""
     baseline_runtime: str | None = None
     fp32_speeds: Mapping[str, float] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
+
+    @property
+    def shown(self) -> Trial:
+        """The trial whose config explains the run: the answer, or the nearest candidate where the answer is fp32.
+
+        Where there is neither, it is the trial with most quantized ops.
+        """
+        if not self.best.config.is_fp32 or self.nearest is not None:
+            return self.best if self.nearest is None else self.nearest
+        return max(self.history, key=lambda trial: len(trial.config.ops))
+
+    @property
+    def shown_runtime(self) -> str | None:
+        """The runtime of :attr:`shown`; None in a run of one framework."""
+        return self.shown.config.runtime or self.baseline_runtime
 
     @property
     def runtime(self) -> str | None:
@@ -313,6 +329,12 @@ def read_summary(storage: Path | str) -> TuningSummary:
     trials, about = read_study(storage)
     if not trials or trials[0].measurement is None:
         raise WorkspaceError(f"{storage} holds no measured baseline yet, so that there is nothing to report")
+    summary = _summary(trials, about)
+    return dataclasses.replace(summary, evidence=Evidence.of(about.get, summary.shown_runtime))
+
+
+def _summary(trials: Sequence[Trial], about: Mapping[str, Any]) -> TuningSummary:
+    """The summary that the run stored, or one of the trials so far."""
     stored = about.get(SUMMARY)
     if stored is not None and stored["trials"] == len(trials):
         return TuningSummary.from_json({k: v for k, v in stored.items() if k != "trials"}, trials)
@@ -337,64 +359,3 @@ def read_summary(storage: Path | str) -> TuningSummary:
         baseline_runtime=fp32.get("baseline"),
         fp32_speeds=fp32.get("speeds", {}),
     )
-
-
-def trial_table(trials: Sequence[Trial], baseline_runtime: str | None = None) -> pd.DataFrame:
-    """A row per trial with what was measured, as figures; missing ones are NaN.
-
-    Args:
-        trials: The trials.
-        baseline_runtime: In a run over several runtimes, that of the baseline; each row then names its runtime.
-    """
-    import pandas as pd  # noqa: PLC0415  a quarter of a second, which workers and `import autotune` do without
-
-    rows = [_row(trial) for trial in trials]
-    if baseline_runtime is not None:
-        rows = [{**row, "runtime": t.config.runtime or baseline_runtime} for row, t in zip(rows, trials, strict=True)]
-    return pd.DataFrame(rows, columns=list(rows[0])).set_index("number") if rows else pd.DataFrame()
-
-
-def precision_table(op_types: Mapping[str, str], trial: Trial) -> pd.DataFrame:
-    """How many ops of each type compute in which precision in a trial's config, the most frequent type first."""
-    import pandas as pd  # noqa: PLC0415  as above
-
-    counts: dict[str, Counter[str]] = {}
-    for op, kind in op_types.items():
-        counts.setdefault(kind, Counter())[str(trial.config[op].precision)] += 1
-    used = [str(precision) for precision in Precision if any(count[precision] for count in counts.values())]
-    rows = [
-        {"op type": kind, "total": count.total(), **{name: count[name] for name in used}}
-        for kind, count in sorted(counts.items(), key=lambda item: -item[1].total())
-    ]
-    return pd.DataFrame(rows, columns=["op type", "total", *used]).set_index("op type")
-
-
-def _row(trial: Trial) -> dict[str, Any]:
-    measured = trial.measurement or Measurement()
-    loss, speed = measured.loss_interval, measured.speedup_interval
-    return {
-        "number": trial.number,
-        "state": str(trial.state),
-        "verdict": None if measured.verdict is None else str(measured.verdict),
-        "accuracy": measured.accuracy,
-        "loss": measured.loss,
-        "loss_low": None if loss is None else loss.low,
-        "loss_high": None if loss is None else loss.high,
-        "latency_ms": measured.latency_ms,
-        "latency_p90_ms": measured.latency_p90_ms,
-        "latency_p99_ms": measured.latency_p99_ms,
-        "latency_decided": measured.latency_decided,
-        "baseline_ms": measured.fp32_latency_ms,
-        "speedup": measured.speedup,
-        "speedup_low": None if speed is None else speed.low,
-        "speedup_high": None if speed is None else speed.high,
-        "size_bytes": measured.size_bytes,
-        "peak_memory_bytes": measured.peak_memory_bytes,
-        "samples": measured.samples,
-        "samples_total": measured.samples_total,
-        "quantized_ops": sum(trial.config.precisions().values()),
-        "duration_s": trial.duration_s,
-        "note": trial.note,
-        "reason": trial.reason,
-        "config": json.dumps(trial.config.to_json()),
-    }

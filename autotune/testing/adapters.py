@@ -24,6 +24,7 @@ from autotune.adapter import (
     Example,
     Execution,
     Feeds,
+    NamesTensors,
     PortabilityCheck,
     Runner,
     declared_options,
@@ -334,6 +335,13 @@ class AdapterSuite:
         assert all(value >= 0 for value in conversions.values())
         readers = loaded.adapter.neighbours(loaded.model)
         assert {*readers, *(name for names in readers.values() for name in names)} <= set(space.by_name)
+
+    def test_tensors_that_ops_read_have_statistics(self, loaded: Loaded) -> None:
+        if not isinstance(loaded.adapter, NamesTensors) or not isinstance(loaded.statistics, CalibrationStatistics):
+            pytest.skip("the adapter names no calibrated tensors, which is optional")
+        found = loaded.adapter.tensors_read(loaded.model)
+        assert set(found) >= set(loaded.adapter.space(loaded.model).by_name)
+        assert {name for names in found.values() for name in names} & set(loaded.statistics.tensors)
 
     def test_ops_that_can_saturate_are_ops_that_were_quantized(self, loaded: Loaded) -> None:
         if not isinstance(loaded.adapter, PortabilityCheck):

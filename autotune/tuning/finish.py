@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from autotune.space import TuningSpace
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import Answer, provisional, settle
+from autotune.tuning.evidence import Evidence, keep_tensors
 from autotune.tuning.history import SUMMARY, require_writable
-from autotune.tuning.insights import MEASURED_ALONE
+from autotune.tuning.insights import MEASURED_ALONE, MeasuredInsights
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.models import Models
 from autotune.tuning.selection import Conclusion, finalists
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
 
 _COSTLY_OPS = 5
+_LEAST_EXPLANATION_S = 2.0
+_SHARE_OF_EXPLANATION = 0.05  # of all activities, whose total is one of them: a tenth of the run
 
 
 class Finishing(Generic[ModelT]):
@@ -109,7 +113,26 @@ class Finishing(Generic[ModelT]):
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
         )
         setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
-        return result
+        return dataclasses.replace(result, evidence=self._evidence(setup, result, end))
+
+    def _evidence(self, setup: Setup[ModelT], result: TuningResult, end: SearchEnd) -> Evidence:
+        """Figures that explain the result beside its trials; the tensors of the config that is shown are kept now.
+
+        Where a report will be read from a workspace, figures of single ops that no strategy asked for are measured
+        as well, in a tenth of the time of the run or in a few seconds.
+        """
+        shown = result.shown
+        side = setup.side_of(shown)
+        insights = side.problem.insights
+        stored = self._tuner.workspace is not None or self._tuner.storage is not None
+        if stored and not self._late(end) and isinstance(insights, MeasuredInsights):
+            insights.end_within(max(_LEAST_EXPLANATION_S, _SHARE_OF_EXPLANATION * sum(result.seconds.values())))
+            insights.op_latency()
+            insights.crossing_latency()
+            insights.sensitivity()
+        ops = [op.name for op in side.problem.space.ops]
+        keep_tensors(SideHistory(setup.history, side.runtime), side.statistics, shown.config, ops)
+        return Evidence.of(setup.history.kept, result.shown_runtime)
 
     def unmeasured(self, model: ModelT, space: TuningSpace | None) -> TuningResult:
         """The answer where the time was up before the fp32 model was measured: that model, and what to raise.
@@ -185,14 +208,16 @@ class Finishing(Generic[ModelT]):
             return Answer(conclusion=provisional(setup.history.trials, objective)), interrupted
         return answer, end
 
+    def _late(self, end: SearchEnd) -> bool:
+        return end.interrupted or (self._stages.deadline is not None and time.monotonic() > self._stages.deadline)
+
     def _costly_ops(self, setup: Setup[ModelT], conclusion: Conclusion, end: SearchEnd) -> Mapping[str, float]:
         """The ops whose quantization costs most, as far as they were measured, where no candidate keeps the target."""
         if conclusion.nearest is None:
             return {}
         side = setup.side_of(conclusion.nearest)
         history = SideHistory(setup.history, side.runtime)
-        late = end.interrupted or (self._stages.deadline is not None and time.monotonic() > self._stages.deadline)
-        if conclusion.verdict is Verdict.MET or (late and history.kept("sensitivity") is None):
+        if conclusion.verdict is Verdict.MET or (self._late(end) and history.kept("sensitivity") is None):
             return {}
         found = side.problem.insights.sensitivity()
         # Where there was no time to measure an op by itself, it has a share of its group's error, which is a guess.

@@ -27,6 +27,7 @@ from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.identity import difference_from
 
 FORMAT_VERSION = 1
 STUDY_NAME = "autotune"
@@ -45,11 +46,6 @@ SUMMARY = "summary"
 HOLDOUT = "holdout"
 """Key of :meth:`History.keep`: by number, what was measured of trials on the data held out."""
 
-CALIBRATION_DATA = "calibration data"
-"""Key of the identity: a hash of what the data loader yields."""
-_OTHER_SPACE = " The likely cause is another version, which offers other choices: `autotune report` still reads it."
-_SHUFFLED = " The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded sampler)."
-
 _REVISION = "revision:"
 """Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
 
@@ -62,10 +58,6 @@ _STATE, _REASON, _DURATION, _DUPLICATE = (
 )
 _MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
 _IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
-
-_FRAMEWORK = "framework"
-_DEPENDENT = frozenset({"model", "space", "host"})
-"""Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,15 +241,9 @@ class History:
         version = self._study.user_attrs.get(_FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(f"{storage} has history format {version}, but this version reads {FORMAT_VERSION}")
-        stored = {_FRAMEWORK: identity.get(_FRAMEWORK), **stored}  # earlier versions did not store it
-        differing = [key for key in {**identity, **stored} if identity.get(key) != stored.get(key)]
-        if _FRAMEWORK in differing:
-            differing = [key for key in differing if key not in _DEPENDENT]
-        if differing:
-            lines = "; ".join(f"{key}: {stored.get(key)} there, {identity.get(key)} here" for key in differing)
-            hint = {(CALIBRATION_DATA,): _SHUFFLED, ("space",): _OTHER_SPACE}.get(tuple(differing), "")
+        if (difference := difference_from(stored, identity)) is not None:
             raise WorkspaceError(
-                f"{storage} holds trials of another run ({lines}).{hint} Choose another workspace, or delete that one"
+                f"{storage} holds trials of another run {difference} Choose another workspace, or delete that one"
             )
 
     def _drop_interrupted(self) -> None:

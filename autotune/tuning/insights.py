@@ -39,7 +39,6 @@ from autotune.tuning.stopwatch import Stopwatch
 _WORTH_A_PROFILE = 0.1
 """Share of the fp32 model's time that the ops of a further precision must take for it to be profiled."""
 
-
 _ROUNDS = 3
 """Profiles of the same models, each in sessions of its own, which differ by more than their own noise."""
 
@@ -54,13 +53,11 @@ _SHARE_OF_PROFILE = 0.3
 """Share of the time for insights beyond which profiles are not repeated."""
 _SHARE_OF_SENSITIVITY = 0.3
 _SHARE_OF_CHECKS = 0.4
-"""Shares of the time for insights: the least that single ops may take, and the rest that they leave to output errors of
-whole configs."""
+"""Shares of the time for insights: the least for single ops, and the rest that they leave to whole configs."""
 _SHARE_OF_FIRST_CHECKS = 0.25
 _SHARE_OF_TRIALS = 0.2
-"""Time that output errors of whole configs may take beyond all else, as a share of the time for insights and of each
-candidate's evaluation: a look at eight samples tells which config deserves the whole data, and a wasted evaluation
-costs more than any look."""
+"""Time that output errors of whole configs may take beyond all else, as shares of the time for insights and of each
+evaluation: a look at eight samples tells which config deserves the whole data, and costs less than an evaluation."""
 
 _COMPARISON = LatencyOptions(warmup=5, min_pairs=20, max_pairs=60, max_seconds=1.0)
 _LEAST_COMPARISON_S = 0.3
@@ -70,8 +67,7 @@ _SHARE_OF_COMPARISON = 0.05
 MEASURED_ALONE = "sensitivity measured"
 """Name under which the history keeps the ops whose sensitivity is a figure of their own, and no share of a group's."""
 
-_KEPT_RUNNERS = 2
-"""Runners that are kept: one side of a comparison is the best config, again and again."""
+_KEPT_RUNNERS = 2  # one side of a comparison is the best config, again and again
 
 
 class MeasuredInsights(Generic[ModelT]):
@@ -130,6 +126,11 @@ class MeasuredInsights(Generic[ModelT]):
         self._clock = clock
         self._spent_s = 0.0
         self._runners: dict[str, Runner] = {}
+
+    def end_within(self, seconds: float) -> None:
+        """Let all that is measured from now on end within so many seconds."""
+        at = self._clock() + seconds
+        self._deadline = at if self._deadline is None else min(at, self._deadline)
 
     def sensitivity(self) -> Mapping[str, float]:
         """By op: squared error over squared spread of the outputs, when this op alone takes its preferred choice.

@@ -27,16 +27,18 @@ from autotune.adapter import (
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
-from autotune.errors import ApplyError
+from autotune.errors import ApplyError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import open_all
-from autotune.source import OwnSource
+from autotune.source import Convertible, OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import CALIBRATION_DATA, RUNTIMES, SETUP, History, require_writable
+from autotune.tuning.evidence import keep_graph, keep_run
+from autotune.tuning.history import RUNTIMES, SETUP, History, require_writable
+from autotune.tuning.identity import CALIBRATION_DATA
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
 from autotune.tuning.side import Side, SideHistory
@@ -155,6 +157,15 @@ class Preparing(Generic[ModelT]):
             self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
         self._tell(source, loaded, calls)
         history = self._open_history(loaded, fingerprint)
+        keep_run(
+            history,
+            self._tuner,
+            self._adapter,
+            source=source,
+            model=first.given.fingerprint,
+            calibration_data=fingerprint,
+            evaluation=self._source.identity,
+        )
         fp32 = self._fp32_speeds(loaded, calls, history)
         self._shares = len(loaded)
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
@@ -199,7 +210,7 @@ class Preparing(Generic[ModelT]):
 
     def _tell(self, source: object, loaded: Sequence[Loaded], calls: Calls) -> None:
         """Note what a user should know of the models as they were read."""
-        if isinstance(source, OwnSource):
+        if isinstance(source, Convertible):
             self._stages.note(*source.notes)
         for each in loaded:
             on = "" if each.runtime is None else f"{each.runtime}: "
@@ -245,6 +256,7 @@ class Preparing(Generic[ModelT]):
         adapter, model, runtime = loaded.adapter, loaded.model, loaded.runtime
         statistics = self._calibrate(loaded, loader, fingerprint)
         space = loaded.space
+        keep_graph(SideHistory(history, runtime), adapter, model)
         if isinstance(adapter, DataDependentSpace):
             space, ruled_out = adapter.calibrated_space(space, model, statistics)
             self._stages.note(*(ruled_out if runtime is None else (f"{runtime}: {each}" for each in ruled_out)))
@@ -317,7 +329,7 @@ class Preparing(Generic[ModelT]):
     def _calibrate(self, loaded: Loaded, loader: Iterable[object], fingerprint: str) -> Statistics:
         """The statistics of this model on this data, from the workspace where they are there."""
         adapter, model = loaded.adapter, loaded.model
-        self._stages.begin("calibrate")
+        self._stages.begin("calibrate", loaded.runtime or "")
         cached = None
         if self._workspace is not None:
             # Two frameworks may call a model alike; what is theirs alone is kept under their names.
@@ -325,7 +337,12 @@ class Preparing(Generic[ModelT]):
             whose = f"{loaded.runtime or adapter.name}-" if apart else ""
             cached = self._workspace / "cache" / f"statistics-{whose}{model.fingerprint}-{fingerprint}.npz"
             if cached.exists():
-                return statistics_type(adapter).load(cached)
+                try:
+                    return statistics_type(adapter).load(cached)
+                except WorkspaceError:
+                    self._stages.note(
+                        f"Calibrated anew: {cached.name} in the workspace is damaged or of another version"
+                    )
         with self._stages.timed("calibrate"):
             batches = self._stages.timetable.shortened(self._calibration_batches(model, loader), self._shares)
             feeds = (batch.feeds for batch in batches)

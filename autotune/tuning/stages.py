@@ -28,17 +28,17 @@ class Stages:
         """A ``time.monotonic()`` value; None where there is no limit."""
         return self.timetable.deadline
 
-    def announce(self, stage: str) -> None:
-        """Called before each stage that is done whether there is time left or not."""
-        self.observer.phase(stage)
+    def announce(self, stage: str, detail: str = "") -> None:
+        """Called before each stage that is done whether there is time left or not; ``detail`` says of what."""
+        self.observer.phase(stage, detail)
 
-    def begin(self, stage: str) -> None:
+    def begin(self, stage: str, detail: str = "") -> None:
         """Called before each other stage.
 
         Raises:
             DeadlineReached: There is no time left for it.
         """
-        self.announce(stage)
+        self.announce(stage, detail)
         self.timetable.begin(stage)
 
     def timed(self, activity: str) -> AbstractContextManager[None]:

@@ -142,6 +142,12 @@ def require_trainable(source: object, adapters: Mapping[str, Adapter[Any]]) -> N
     Raises:
         InputError: It cannot; the message says what to give instead.
     """
+    if _is_keras(getattr(source, "source", source)):
+        raise InputError(
+            "`train_fn` needs a model that can be trained on a runtime's integers, and a Keras model is none here: "
+            "Keras' own tool (tensorflow_model_optimization) refuses the models of Keras 3. Train with it in legacy "
+            "Keras (tf_keras, TF_USE_LEGACY_KERAS=1) before tuning, or give an nn.Module, or leave `train_fn` out"
+        )
     if not isinstance(source, OwnSource):
         raise InputError(
             f"`train_fn` needs a model that can be trained, such as an nn.Module, but got a {type(source).__name__}: "
@@ -157,6 +163,11 @@ def require_trainable(source: object, adapters: Mapping[str, Adapter[Any]]) -> N
             f"`train_fn` needs a runtime that tells how it rounds, but {', '.join(adapters)} does not. Use "
             '`framework="onnxruntime"`, or leave `train_fn` out'
         )
+
+
+def _is_keras(source: object) -> bool:
+    """Whether a model is a Keras object; nothing is imported to find out."""
+    return any(base.__module__.partition(".")[0] in ("keras", "tf_keras") for base in type(source).__mro__)
 
 
 def _keep(framework: Trainable, trained: Any, path: Path) -> None:

@@ -33,10 +33,11 @@ from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
 from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
-from autotune.source import as_source
+from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
+from autotune.users_code import users_code
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
@@ -97,6 +98,7 @@ class Tuner:
         train_fn: The last resort for a framework's own model, where no post-training candidate keeps the target: called
             with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
             or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
+        command: The command that repeats the run, for its report. None shows the call of this class.
         observer: Is told what the run does.
     """
 
@@ -130,6 +132,7 @@ class Tuner:
     max_compilations: int | None = None
     compilation_max_s: float | None = None
     train_fn: TrainFunction | None = None
+    command: str | None = None
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
@@ -230,16 +233,21 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
+        with users_code("A data loader, metric or function of yours"):
+            return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
+
+    def _tuned(
+        self, model: object, dataloader: Iterable[object], accuracy: UserFunction | LabelledData
+    ) -> TuningResult:
         own = as_source(model)
         if self.train_fn is not None:
             adapter = self._adapter()
             runtimes = adapter.adapters if isinstance(adapter, RuntimesAdapter) else {self.framework: adapter}
             require_trainable(own or model, runtimes)
         if own is None:
-            return Run(self, self._adapter(), self._source(eval_fn, metric, eval_dataloader))(model, dataloader)
+            return Run(self, self._adapter(), accuracy)(as_convertible(model), dataloader)
         data.require_repeatable(dataloader, "dataloader")
         own.note_surplus(dataloader)
-        accuracy = self._source(eval_fn, metric, eval_dataloader)
         run = Run(self, self._adapter(), own.accuracy(accuracy))
         return dataclasses.replace(run(own, own.loader(dataloader)), _as_module=own.module)
 

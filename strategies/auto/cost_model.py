@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import ndtr
 
 from autotune.config import Precision
 from autotune.strategies.auto.prediction import LinearModel, Vector
@@ -129,6 +128,8 @@ class Costs:
         mean, std = self._predicted(choices)
         std = np.maximum(std, 1e-9)
         gain = best - mean
+        from scipy.special import ndtr  # noqa: PLC0415  scipy takes a third of a second, which `import autotune` need not wait
+
         expected: Vector = gain * ndtr(gain / std) + std * np.exp(-0.5 * (gain / std) ** 2) / math.sqrt(2 * math.pi)
         return expected
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 from autotune.config import QuantizationConfig
 from autotune.strategies.auto.loss_law import LossLaw, likelier
@@ -100,6 +99,8 @@ class Losses:
     def kept_again(self, trial: Trial) -> float:
         """The probability that a config that loses what this one truly does is measured to keep the target."""
         assert trial.loss is not None
+        from scipy.special import ndtr  # noqa: PLC0415  scipy takes a third of a second, which `import autotune` need not wait
+
         return float(ndtr((self._target - trial.loss) / (math.sqrt(2) * self._noise(trial))))
 
     def _noise(self, trial: Trial) -> float:
@@ -165,6 +166,8 @@ class Losses:
         noise = float(np.median([noise for _, _, noise in self._observed] or [_NOISE * self._target]))
         inexact = _INEXACT if self._observed else self.law.spread
         std = np.sqrt(std**2 + (inexact * mean) ** 2 + self.law.noise(self._target, noise) ** 2)
+        from scipy.special import ndtr  # noqa: PLC0415  scipy takes a third of a second, which `import autotune` need not wait
+
         return self.law.losses(mean), ndtr((self._target - mean) / np.maximum(std, 1e-12))
 
 

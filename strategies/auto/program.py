@@ -14,8 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from autotune.strategies.auto.prediction import Vector
 
@@ -50,6 +48,8 @@ class Conversions:
         self.members = [members for _, members in edges]
         rows = [row for row, members in enumerate(self.members) for _ in members]
         columns = [op for members in self.members for op in members]
+        from scipy.sparse import csr_array  # noqa: PLC0415  scipy takes a third of a second, which `import autotune` need not wait
+
         self._incidence = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(edges), ops))
         self._sizes = np.array([len(members) for members in self.members])
 
@@ -190,6 +190,9 @@ class _Network:
         rounded = np.full(len(capacities), _UNCUT, dtype=np.int32)
         rounded[finite] = capacities[finite] * (_CAPACITY / total)
         shape = (self._nodes, self._nodes)
+        from scipy.sparse import csr_array  # noqa: PLC0415  scipy takes a third of a second, which `import autotune` need not wait
+        from scipy.sparse.csgraph import breadth_first_order, maximum_flow  # noqa: PLC0415  as above
+
         graph = csr_array((rounded, (self._starts, self._ends)), shape=shape)
         left = csr_array(graph - maximum_flow(graph, self._source, self._sink).flow)
         reached = breadth_first_order(left.maximum(0), self._source, return_predecessors=False)

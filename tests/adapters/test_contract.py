@@ -58,6 +58,20 @@ class TestPytorch(AdapterSuite):
         return [{"x": rng.normal(size=(8, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
 
 
+class TestTensorflow(AdapterSuite):
+    def adapter(self) -> Any:
+        pytest.importorskip("ai_edge_litert")
+        pytest.importorskip("ai_edge_quantizer")
+        return get_adapter("tensorflow")
+
+    def source(self) -> object:
+        return importlib.import_module("tests.adapters.tensorflow.networks").small_cnn()
+
+    def batches(self) -> Sequence[Feeds]:
+        rng = np.random.default_rng(1)
+        return [{"x": rng.normal(size=(8, 16, 16, 3)).astype(np.float32)} for _ in range(4)]
+
+
 class TestPaddle(AdapterSuite):
     folder: Path | None = None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,41 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="Delete it"):
         CalibrationStatistics.load(path)
     path.write_bytes(b"not an archive")
+    with pytest.raises(WorkspaceError, match="Delete it"):
+        CalibrationStatistics.load(path)
+
+
+def test_whatever_a_file_holds_its_reader_learns_that_it_cannot_be_used(tmp_path: Path) -> None:
+    """Each byte in turn is turned over: the file is refused with a message, or says what was written."""
+    path = tmp_path / "calibration.npz"
+    expected = gather(1, {"conv": 1})
+    expected.save(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 23):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(WorkspaceError):
+            assert CalibrationStatistics.load(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("extremes", np.nan),
+        ("extremes", [2.0, 1.0]),
+        ("counts", -1),
+        ("histogram_counts", -1),
+        ("channel_variance", -1.0),
+        ("channel_mean", np.inf),
+        ("channel_minimum", 1e9),
+    ],
+)
+def test_figures_that_no_data_leave_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "calibration.npz"
+    gather(1, {"конв/1": 1}).save(path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays[name] = np.broadcast_to(np.asarray(value, arrays[name].dtype), arrays[name].shape)
+    np.savez(path, **arrays)
     with pytest.raises(WorkspaceError, match="Delete it"):
         CalibrationStatistics.load(path)
 

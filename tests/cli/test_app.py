@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
-from autotune.cli.app import _is_users
+from autotune.cli.app import _is_users, main
+from autotune.cli.commands import COMMANDS, command_function
+from autotune.cli.exit_status import ExitStatus
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,35 @@ def test_installed_code_is_not_the_users(filename: str) -> None:
 @pytest.mark.parametrize("folder", ["/home/me/project", f"{sysconfig.get_path('stdlib')}-of-mine", "."])
 def test_other_code_is_the_users(folder: str) -> None:
     assert _is_users(str(Path(folder) / "eval.py"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_of_a_command_is_that_of_its_function(name: str) -> None:
+    """Help lists commands without importing them, so that it has their summaries from a table."""
+    found = command_function(name)
+    described = found.info.help if isinstance(found, typer.Typer) else inspect.getdoc(found)
+    summary = (described or "").partition("\n\n")[0]
+    assert COMMANDS[name] == " ".join(summary.split())
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["autotune", "--version"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == ExitStatus.MET
+    assert capsys.readouterr().out.split() == ["autotune", version("autotune-quantization")]
+
+
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autotune.cli.commands.command_function", interrupted)
+    monkeypatch.setattr("sys.argv", ["autotune", "schema"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == ExitStatus.INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err

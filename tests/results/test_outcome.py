@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_what_is_a_success(speed: Verdict | None, verdict: Verdict, success: boo
 def test_the_answer_is_told_by_its_objective(objective: Objective, text: str) -> None:
     result = summary(candidate(), objective=objective)
     assert text in shown(result)
-    assert text in render(result)
+    assert text in html.unescape(render(result))
 
 
 def test_the_use_of_the_data_held_out_is_counted() -> None:

@@ -222,6 +222,8 @@ def test_other_runtimes_are_another_run(tune: Tune, monkeypatch: pytest.MonkeyPa
     tune(workspace=tmp_path)
     with pytest.raises(InputError, match="holds trials of another run"):
         tune(workspace=tmp_path, runtimes=["hare"])
+    with pytest.raises(InputError, match=r"framework: hare, tortoise there, tortoise, hare here.*in another order"):
+        tune(workspace=tmp_path, runtimes=["tortoise", "hare"])
 
 
 def test_candidates_of_all_runtimes_run_in_a_worker(tune: Tune, tmp_path: Path) -> None:
@@ -344,3 +346,15 @@ def test_a_framework_that_is_none_of_the_runtimes_is_refused() -> None:
     with pytest.raises(InputError, match="`framework` must be one of `runtimes`"):
         autotune.Tuner(framework="numpy", runtimes=BOTH)
     autotune.Tuner(framework="hare", runtimes=BOTH)
+
+
+def test_each_calibration_says_for_which_runtime_it_is(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Watch(autotune.Observer):
+        def phase(self, name: str, detail: str = "") -> None:
+            seen.append((name, detail))
+
+    script(monkeypatch, close, {"hare": 1.0, "tortoise": 0.99})
+    tune(observer=Watch())
+    assert [detail for name, detail in seen if name == "calibrate"] == ["hare", "tortoise"]

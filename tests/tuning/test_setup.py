@@ -72,6 +72,20 @@ def test_statistics_may_be_of_the_adapters_own_type(
     assert WithRanges.calibrations == 1, "a run that continues reads them"
 
 
+def test_damaged_statistics_are_made_anew(network: NumpyModel, images: Sequence[Any], tmp_path: Path) -> None:
+    def run(trials: int) -> autotune.TuningResult:
+        options: dict[str, Any] = {"objective": "size", "max_trials": trials, "strategy": "basic", "framework": "numpy"}
+        return autotune.Tuner(**options, workspace=tmp_path).tune(network, images, lambda model: 1.0)  # noqa: ARG005
+
+    run(1)
+    (kept,) = (tmp_path / "cache").glob("statistics-*")
+    sound = kept.read_bytes()
+    kept.write_bytes(sound[: len(sound) // 2])
+    result = run(2)
+    assert any("Calibrated anew" in note and kept.name in note for note in result.notes)
+    assert CalibrationStatistics.load(kept).samples > 0
+
+
 class OtherFramework(NumpyAdapter):
     """The NumPy adapter as that of a framework of another name."""
 

@@ -24,6 +24,9 @@ from autotune.host import Host
 
 _FORMAT_VERSION = 1
 
+_LARGEST_SPEEDUP = 100.0
+"""No type of half the size is faster by more; what a file says beyond it was not measured."""
+
 
 def half_speeds(host: Host) -> HalfSpeeds:
     """Speeds measured on ``host``, which is this machine: measured once, and read from the cache from then on."""
@@ -45,7 +48,7 @@ def read_or_measure(fingerprint: str, folder: Path | None, measured: Callable[[]
     """
     path = None if folder is None else folder / f"half-precision-{fingerprint}.json"
     if path is not None:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(Exception):  # whatever it holds, a file that cannot be used is as good as none
             return _from_json(json.loads(path.read_text(encoding="utf-8")), fingerprint)
     speeds = measured()
     if path is not None:
@@ -74,6 +77,13 @@ def _from_json(data: Mapping[str, Any], fingerprint: str) -> HalfSpeeds:
 
 def _figure(entry: Mapping[str, Any]) -> HalfFigure:
     numbers = {name: None if entry[name] is None else float(entry[name]) for name in ("speedup", "low")}
+    for number in numbers.values():
+        if number is not None and not 0.0 < number <= _LARGEST_SPEEDUP:
+            raise ValueError(f"a speedup of {number}")
+    if numbers["speedup"] is not None and numbers["low"] is not None and numbers["low"] > numbers["speedup"]:
+        raise ValueError("an interval beside its figure")
+    if type(entry["work"]) is not int or entry["work"] <= 0 or type(entry["kernel"]) is not bool:
+        raise ValueError("no work, or no answer")
     return HalfFigure(
         kind=Kind(entry["kind"]),
         work=int(entry["work"]),

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +14,7 @@ from autotune.atomic import replacing
 from autotune.errors import DataError, WorkspaceError
 from autotune.evaluation.accuracy.metrics import Metric
 from autotune.evaluation.accuracy.samples import Chunk
-
-_FORMAT = 1
+from autotune.evaluation.accuracy.stored_records import UnstorableError, read_tree, write_tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +68,19 @@ class Records:
                 )
         return cls(samples=chunk.samples, records=records, references=own, difficulty=difficulty)
 
+    @property
+    def fits_together(self) -> bool:
+        """Whether all arrays have a row for each sample, and no sample is there twice."""
+        columns = [*self.records.values(), *self.references.values()]
+        columns += [] if self.difficulty is None else [self.difficulty]
+        if (
+            self.samples.ndim != 1
+            or self.samples.dtype.kind != "i"
+            or len(set(self.samples.tolist())) < len(self.samples)
+        ):
+            return False
+        return all(isinstance(column, np.ndarray) and len(column) == len(self.samples) for column in columns)
+
     def of(self, metric: Metric) -> Array:
         """The records of one metric."""
         return self.records[metric.name]
@@ -120,13 +129,6 @@ def _stacked(rows: Array) -> Array:
     return np.stack(list(rows)) if len(shapes) == 1 else rows
 
 
-class _RecordUnpickler(pickle.Unpickler):
-    """Reads records of workspaces from before this module was moved, under the name that it had then."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class(__name__ if module == "autotune.evaluation.records" else module, name)
-
-
 class RecordCache:
     """The fp32 model's records in a folder.
 
@@ -145,19 +147,21 @@ class RecordCache:
         return self._folder is not None
 
     def read(self, name: str) -> Records | None:
-        """Read what :meth:`write` wrote; None where the file is missing or cannot be read."""
+        """Read what :meth:`write` wrote; None where the file is missing or cannot be used."""
         path = self._path(name)
         if path is None or not path.is_file():
             return None
-        # A file of another version, or cut short by a full disk, is worth no more than no file: it is made again.
+        # A file of another version, damaged or made up is worth no more than no file: it is made again.
         with contextlib.suppress(Exception):
-            version, records = _RecordUnpickler(io.BytesIO(path.read_bytes())).load()
-            if version == _FORMAT and isinstance(records, Records):
-                return records
+            found = Records(**read_tree(path))
+            if found.fits_together:
+                return found
         return None
 
     def write(self, name: str, records: Records) -> None:
         """Keep records; a reader sees all of them or nothing.
+
+        Records with objects that are no plain data are not kept: whoever needs them runs the fp32 model again.
 
         Raises:
             WorkspaceError: The folder cannot be written.
@@ -167,10 +171,10 @@ class RecordCache:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_bytes(pickle.dumps((_FORMAT, records), protocol=5))
+            with contextlib.suppress(UnstorableError), replacing(path) as temporary:
+                write_tree(temporary, {each.name: getattr(records, each.name) for each in fields(records)})
         except OSError as error:
             raise WorkspaceError(f"The workspace must be writable, but {path} is not: {error}") from error
 
     def _path(self, name: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"fp32-{self._key}-{name}.records"
+        return None if self._folder is None else self._folder / f"fp32-{self._key}-{name}.npz"

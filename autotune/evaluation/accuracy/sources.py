@@ -137,7 +137,10 @@ def _number(value: object, what: str) -> float:
         raise EvaluationFunctionError(f"{what} must be a number, but it is None. Is a `return` missing?")
     if isinstance(item, (bool, np.bool_)) or not isinstance(item, numbers.Real):
         raise EvaluationFunctionError(f"{what} must be a number, but it is {item!r}, a {type(value).__name__}")
-    number = float(item)
+    try:
+        number = float(item)
+    except OverflowError:
+        raise EvaluationFunctionError(f"{what} must fit a float, at most 1.8e308, but has more digits") from None
     if not math.isfinite(number):
         raise EvaluationFunctionError(f"{what} must be a finite number, but it is {number}")
     return number

@@ -196,10 +196,18 @@ class SampleScorer:
         about = [metric.identity for metric in self._source.metrics]
         digest = hashlib.sha256(f"{about} {self._store.fingerprint} {units.tolist()}".encode()).hexdigest()[:12]
         found = self._cache.read(f"{part}-{digest}")
-        if found is None:
+        if found is None or not self._are_of(found, units):
             found = self._run(units, model, progress, None)
             self._cache.write(f"{part}-{digest}", found)
         return found
+
+    def _are_of(self, records: Records, units: Array) -> bool:
+        """Whether a file's records are those of these samples and metrics, whatever its name says."""
+        assert self._store is not None
+        samples = sorted(int(sample) for unit in units for sample in self._store.units[unit])
+        return sorted(records.samples.tolist()) == samples and set(records.records) == {
+            metric.name for metric in self._source.metrics
+        }
 
     def _run(self, units: Array, model: CheckedModel, progress: Progress, baseline: Records | None) -> Records:
         """Records of all samples of ``units`` in the loader's order; ``baseline`` None: these are the baseline's."""

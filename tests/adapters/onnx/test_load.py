@@ -152,7 +152,7 @@ def test_missing_and_short_external_data_are_named(external: Path) -> None:
 def test_an_ir_of_openvino_names_the_framework_that_reads_it(tmp_path: Path) -> None:
     file = tmp_path / "model.xml"
     file.write_text('<?xml version="1.0"?>\n<net name="cnn" version="11"/>\n')
-    with pytest.raises(ModelError, match=r"must be an ONNX model, .*IR is for `framework: openvino`"):
+    with pytest.raises(ModelError, match=r"must be an ONNX model, .*IR: set `framework: openvino`"):
         ADAPTER.load(file)
 
 

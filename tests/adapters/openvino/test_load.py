@@ -149,6 +149,14 @@ def test_an_op_that_openvino_does_not_know_is_named() -> None:
         ADAPTER.load(proto)
 
 
+def test_an_op_in_a_form_that_openvino_does_not_convert_is_named() -> None:
+    proto = build([node("ReduceMean", "x", "y", keepdims=1)], {"x": (1, 4)}, {"y": (1, 1)}, {})
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.STRING
+    with pytest.raises(ModelError, match=r"does not convert ReduceMean-\d+\. .*framework onnxruntime"):
+        ADAPTER.load(proto)
+
+
 def test_an_op_of_an_ir_that_openvino_does_not_know_is_named(tmp_path: Path) -> None:
     pair = as_ir(tmp_path)
     assert isinstance(pair, Path)

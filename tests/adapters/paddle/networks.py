@@ -54,6 +54,44 @@ class Mobile(paddle.nn.Layer):
         return self.flat(self.mean(self.last(self.project(inside) + stem)))
 
 
+class Shortcut(paddle.nn.Layer):
+    """A residual block whose way past it is a convolution, as ResNets begin each stage with."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = paddle.nn.Conv2D(3, width, 3, padding=1)
+        self.first = paddle.nn.Conv2D(width, 2 * width, 3, stride=2, padding=1)
+        self.second = paddle.nn.Conv2D(2 * width, 2 * width, 3, padding=1)
+        self.past = paddle.nn.Conv2D(width, 2 * width, 1, stride=2)
+        self.last = paddle.nn.Conv2D(2 * width, 10, 3)
+        self.relu = paddle.nn.ReLU()
+
+    def forward(self, x: Any) -> Any:
+        stem = self.relu(self.stem(x))
+        inside = self.relu(self.second(self.relu(self.first(stem))) + self.past(stem))
+        return self.last(inside)
+
+
+class Pooled(paddle.nn.Layer):
+    """Two branches behind max pooling, joined, and a linear head behind average pooling."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = paddle.nn.Conv2D(3, width, 3, padding=1)
+        self.pool = paddle.nn.MaxPool2D(2)
+        self.left = paddle.nn.Conv2D(width, width, 1)
+        self.right = paddle.nn.Conv2D(width, width, 3, padding=1)
+        self.head = paddle.nn.Linear(2 * width, 10)
+        self.relu = paddle.nn.ReLU()
+        self.mean = paddle.nn.AdaptiveAvgPool2D(1)
+        self.swish = paddle.nn.Hardswish()
+
+    def forward(self, x: Any) -> Any:
+        pooled = self.pool(self.relu(self.stem(x)))
+        both = paddle.concat([self.relu(self.left(pooled)), self.swish(self.right(pooled))], axis=1)
+        return self.head(paddle.flatten(self.mean(both), 1))
+
+
 def filled(layer: Any, seed: int = 0) -> Any:
     """A layer whose weights are random and whose normalizations do something, in evaluation mode."""
     rng = np.random.default_rng(seed)

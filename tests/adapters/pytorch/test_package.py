@@ -65,13 +65,15 @@ def test_a_saved_package_runs_alike_in_a_fresh_process_and_leaves_nothing_behind
     np.save(tmp_path / "x.npy", cnn().batches[0]["x"])
     (tmp_path / "temporary").mkdir()
     script = (
-        "import sys, numpy as np\n"
+        "import os, sys, numpy as np\n"
         "from autotune.adapter import Execution\n"
         "from autotune.adapters.pytorch.adapter import PytorchAdapter as A\n"
         "model = A().load(sys.argv[1])\n"
         "x = np.load('x.npy')\n"
-        "np.save('y.npy', A().runner(model, Execution(threads=1))({'x': x})[0])\n"
-        "print(model.fingerprint)\n"
+        "runner = A().runner(model, Execution(threads=1))\n"
+        "np.save('y.npy', runner({'x': x})[0])\n"
+        "print(model.fingerprint, flush=True)\n"
+        "os._exit(0)\n"  # no session is closed, as where the process is killed
     )
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path / "temporary"), "USER": "tests"}
     said = subprocess.run(

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 from autotune.adapter import TensorSpec
 from autotune.batch import BatchAxes, declared_axes
 from autotune.errors import DataError
-from autotune.evaluation.accuracy.records import RecordCache, Records, concatenate
+from autotune.evaluation.accuracy.records import Records, concatenate
 from autotune.evaluation.accuracy.samples import SampleStore
 
 
@@ -109,14 +107,3 @@ def test_references_of_any_length_come_back_as_the_arrays_they_were() -> None:
     assert both.sorted().references_of(np.array([1]))["m"].max() == 1
     alike = concatenate([part(0, 3), part(1, 3)])
     assert alike.references_of(np.array([0, 1]))["m"].shape == (2, 3, 2)
-
-
-def test_records_of_a_workspace_from_before_the_module_moved_are_read(tmp_path: Path) -> None:
-    records = Records(samples=np.arange(3), records={"m": np.ones((3, 1))}, references={}, difficulty=None)
-    # Protocol 0 writes the names of modules as text, so that the one of then can be put in.
-    then = pickle.dumps((1, records), protocol=0).replace(Records.__module__.encode(), b"autotune.evaluation.records")
-    assert b"accuracy.records" not in then
-    (tmp_path / "fp32-key-data.records").write_bytes(then)
-    found = RecordCache(tmp_path, "key").read("data")
-    assert found is not None
-    assert found.samples.tolist() == [0, 1, 2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.errors import DataError
 from autotune.evaluation.accuracy.metrics.metric import MeanMetric, Metric
+from autotune.users_code import users_code
 
 
 class SampleFunction(MeanMetric):
@@ -93,24 +93,19 @@ class FigureFunction(Metric):
         columns = zip(*(outputs for outputs, _ in records), strict=True)
         outputs = tuple(np.stack(column) for column in columns)
         labels = _joined([label for _, label in records])
-        value = self._function(outputs[0] if len(outputs) == 1 else outputs, labels)
+        with users_code(f"The function of metric {self.name!r}"):
+            value = self._function(outputs[0] if len(outputs) == 1 else outputs, labels)
         number = np.asarray(value)
         if number.shape != () or number.dtype.kind not in "fiu":
             raise DataError(f"Metric {self.name!r} must return one number, but returned {value!r}")
         return float(number)
 
 
-@dataclass(frozen=True)
-class _Label:
-    value: Any
-    in_list: bool
-
-
 def _row(labels: Any, index: int) -> Any:
-    """One sample's label, which knows the form that it came in."""
+    """One sample's label, with whether it came in a list: plain data, so that the workspace can keep it."""
     if isinstance(labels, Mapping):
         return {name: _row(part, index) for name, part in labels.items()}
-    return None if labels is None else _Label(labels[index], isinstance(labels, (list, tuple)))
+    return None if labels is None else (labels[index], isinstance(labels, (list, tuple)))
 
 
 def _joined(rows: list[Any]) -> Any:
@@ -120,5 +115,5 @@ def _joined(rows: list[Any]) -> Any:
         return {name: _joined([row[name] for row in rows]) for name in first}
     if first is None:
         return None
-    values = [row.value for row in rows]
-    return values if first.in_list else np.asarray(values)
+    values = [value for value, _ in rows]
+    return values if first[1] else np.asarray(values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -30,12 +29,9 @@ class BoxFormat(StrEnum):
     """Left, top, width, height."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Image:
-    """Matched detections of one image: by class the scores, and by threshold hits and ignored."""
-
-    truths: Mapping[int, int]
-    detections: Mapping[int, tuple[Array, Array, Array]]
+_Image = tuple[Mapping[int, int], Mapping[int, tuple[Array, Array, Array]]]
+"""Matched detections of one image: how many objects each class has; by class the scores, and by threshold hits and
+ignored. Plain data, so that the workspace can keep it."""
 
 
 class MeanAveragePrecision(Metric):
@@ -86,10 +82,10 @@ class MeanAveragePrecision(Metric):
         """The figure, between 0 and 1; NaN where no image has an object."""
         totals: dict[int, int] = defaultdict(int)
         found: dict[int, list[tuple[Array, Array, Array]]] = defaultdict(list)
-        for image in records:
-            for label, count in image.truths.items():
+        for truths, matched in records:
+            for label, count in truths.items():
                 totals[label] += count
-            for label, detections in image.detections.items():
+            for label, detections in matched.items():
                 found[label].append(detections)
         precisions = [_average_precision(found[label], count) for label, count in totals.items() if count > 0]
         return float(np.mean(precisions)) if precisions else math.nan
@@ -133,7 +129,7 @@ class MeanAveragePrecision(Metric):
             chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:_MOST_DETECTIONS]
             hits, ignored = _assign(boxes[chosen], true_boxes[mine], crowd[mine])
             detections[label] = (scores[chosen], hits, ignored)
-        return _Image(truths=counts, detections=detections)
+        return counts, detections
 
 
 def _assign(boxes: Array, truths: Array, crowd: Array) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -232,6 +233,37 @@ def test_file_that_cannot_be_used_is_written_anew(tmp_path: Path, damage: str) -
     assert read_or_measure("host", tmp_path, measured) == expected
     assert read_or_measure("host", tmp_path, measured) == expected
     assert measured.calls == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"speedup": 1e308},
+        {"speedup": float("inf")},
+        {"speedup": float("nan")},
+        {"speedup": -1.0},
+        {"low": 0.0},
+        {"low": 1.3},
+        {"work": 0},
+        {"work": 1.5},
+        {"kernel": "no"},
+    ],
+    ids=str,
+)
+def test_figures_that_nobody_measured_are_measured_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    measured = Measured()
+    expected = read_or_measure("host", tmp_path, measured)
+    path = tmp_path / "half-precision-host.json"
+    data = json.loads(path.read_text())
+    data["figures"][0] |= change
+    path.write_text(json.dumps(data))
+    assert read_or_measure("host", tmp_path, measured) == expected
+    assert measured.calls == 2
+
+
+def test_deeply_nested_text_is_measured_anew(tmp_path: Path) -> None:
+    (tmp_path / "half-precision-host.json").write_text("[" * 100_000)
+    assert read_or_measure("host", tmp_path, Measured()).figures
 
 
 def test_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Makes ONNX of MXNet's models with MXNet's own exporter, for the runtimes that do not read them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from autotune.adapter import Example
+from autotune.adapters.onnx.converted import adopt
+from autotune.conversion import ConverterTool, convert
+from autotune.errors import ModelError
+
+_SYMBOL = "-symbol.json"
+
+
+class MxnetConverter:
+    """The exporter of MXNet 1.9.1; see :class:`autotune.conversion.Converter`."""
+
+    name = "mxnet"
+    tool = ConverterTool(
+        name="mxnet",
+        title="MXNet's exporter",
+        program=Path(__file__).with_name("onnx_program.py"),
+        modules=("mxnet", "onnx"),
+        # MXNet's metadata forbids the NumPy that onnx needs.
+        requirements=(
+            ("--no-deps", "mxnet==1.9.1", "graphviz==0.8.4"),
+            ("numpy>=2,<3", "onnx>=1.20", "requests", "setuptools<81"),
+        ),
+    )
+
+    def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:
+        """The ONNX file of a symbol and its parameters, or of a Gluon ``HybridBlock``.
+
+        A symbol has no shapes; those of the first batch are taken, with any number of samples.
+
+        Raises:
+            MissingDependencyError: MXNet is not installed.
+            ModelError: The model cannot be read or converted.
+            DataError: There are no data, or it does not take the first batch.
+        """
+        if isinstance(source, (str, os.PathLike)):
+            files = symbol_files(Path(source))
+            what = str(source)
+            converted = convert(self.tool, lambda _: files, example, what)
+        else:
+            what = f"The block {type(source).__name__}"
+            converted = convert(self.tool, lambda folder: _exported(source, folder, what), example, what)
+        return adopt(converted, title=self.tool.title, what=what, name_of=_symbol_of)
+
+
+def symbol_files(path: Path) -> Mapping[str, str]:
+    """The file of a symbol, and that of its parameters: the last epoch's.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    stem = str(path.absolute()).removesuffix(_SYMBOL)
+    stem = re.sub(r"-\d{4}\.params$", "", stem)
+    symbol = Path(f"{stem}{_SYMBOL}")
+    if not symbol.is_file():
+        raise ModelError(f"The model file {symbol} does not exist (looked in {symbol.parent})")
+    pattern = re.compile(re.escape(Path(stem).name) + r"-\d{4}\.params")
+    found = sorted(each for each in symbol.parent.iterdir() if pattern.fullmatch(each.name))
+    if not found:
+        raise ModelError(
+            f"An MXNet model is two files, but {symbol} has no parameters: {stem}-0000.params does not exist. Put the "
+            "file beside it, as `save_checkpoint` or `export` wrote it"
+        )
+    return {"symbol": str(symbol), "parameters": str(found[-1])}
+
+
+def _exported(block: Any, folder: Path, what: str) -> Mapping[str, str]:
+    try:
+        block.export(str(folder / "block"))
+    except Exception as error:  # whatever MXNet raises of a block that is no HybridBlock or never ran
+        raise ModelError(
+            f"{what} must be a HybridBlock that was hybridized and has run once, but: {error}. Call "
+            "`block.hybridize()` and `block(batch)`"
+        ) from error
+    return symbol_files(folder / "block")
+
+
+def _symbol_of(node: onnx.NodeProto) -> str | None:
+    """The symbol of a node, which is named after what it writes."""
+    return node.output[0] if node.output else None

@@ -1,0 +1,42 @@
+"""The report of a run: one HTML file that needs nothing else, not even JavaScript."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from autotune.atomic import replacing
+from autotune.errors import WorkspaceError
+from autotune.results.report.view import view_of
+from autotune.results.result import TuningSummary
+
+__all__ = ["render", "write_report"]
+
+
+def write_report(result: TuningSummary, path: Path) -> Path:
+    """Write the report of a result.
+
+    Raises:
+        WorkspaceError: The file cannot be written.
+    """
+    text = render(result)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise WorkspaceError(f"The report {path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def render(result: TuningSummary) -> str:
+    """The report as HTML."""
+    files = resources.files(__name__)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((files / "report.html.jinja").read_text(encoding="utf-8"))
+    parts = {name: (files / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    return template.render(view=view_of(result), **parts)

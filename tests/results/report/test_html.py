@@ -1,0 +1,120 @@
+"""The file that a report is."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+from autotune.results.report import render
+from autotune.results.result import TuningSummary
+from tests.results.report.conftest import MakeSummary, evidence
+
+
+class Page(HTMLParser):
+    """The headings, tables, links and tags of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self._table: list[list[str]] = []
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.links += [given[name] or "" for name in ("src", "href") if name in given]
+        if tag == "table":
+            self._table = self.tables[given.get("id") or f"table {len(self.tables)}"] = []
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in ("td", "th"):
+            self._table[-1].append("")
+        if tag in ("td", "th", "h1", "h2"):
+            self._inside.append(tag)
+            if tag in ("h1", "h2"):
+                self.headings.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._inside and self._inside[-1] in ("td", "th"):
+            self._table[-1][-1] += data
+        elif self._inside:
+            self.headings[-1] += data
+
+
+def page(result: TuningSummary) -> Page:
+    return Page(render(result))
+
+
+def test_the_page_needs_nothing_else(summary: MakeSummary) -> None:
+    shown = page(summary())
+    assert all(link.startswith("data:") for link in shown.links)
+    assert not {"link", "img", "iframe"} & set(shown.tags)
+
+
+def test_the_verdict_says_what_it_is_worth(summary: MakeSummary) -> None:
+    (headline, *_) = page(summary()).headings
+    assert headline == (
+        "Target met: the tuned model answers in 0.625 ms instead of 1.000 ms (38% less), takes 1.00 MB instead of "
+        "1.00 MB (the same) and loses 0.20 % of accuracy, where 1.00 % is allowed."
+    )
+
+
+def test_the_sections_come_in_their_order(summary: MakeSummary) -> None:
+    assert page(summary()).headings[1:] == [
+        "Ops that cost most", "Result", "Loss and gain of every trial", "What each op does",
+        "Tensors that are quantized worst", "Progress of the search", "Latency", "What was measured on what", "Trials",
+    ]  # fmt: skip
+
+
+def test_the_three_costliest_ops_stand_first_with_their_price(summary: MakeSummary) -> None:
+    head, *rows = page(summary()).tables["costly"]
+    assert head[-1] == "price of fp32 in one call"
+    assert rows[0] == ["<middle>", "MatMul", "fp32", "0.008, 80% of all ops'", "+0.350 ms (+56.0%), paid already"]
+    assert rows[1][0] == "first"
+    assert rows[1][-1] == "+0.280 ms (+44.8%)"
+
+
+def test_every_op_and_every_trial_has_a_row(summary: MakeSummary) -> None:
+    tables = page(summary()).tables
+    assert [row[0] for row in tables["ops"][1:]] == ["first", "<middle>", "last"]
+    assert [row[:2] for row in tables["trials"][1:]] == [
+        ["0", "the fp32 model as it was given"], ["1", "3 int8 ops"], ["2", "trial 1 with <middle> fp32"],
+    ]  # fmt: skip
+    assert all(len(row) == len(tables["ops"][0]) for row in tables["ops"])
+
+
+def test_names_cannot_become_elements(summary: MakeSummary) -> None:
+    assert "middle" not in page(summary()).tags
+
+
+def test_what_was_measured_on_what_is_told(summary: MakeSummary) -> None:
+    text = render(summary())
+    for expected in ("a.onnx", "autotune run a.yaml", "2026-01-01T00:00:00+00:00", "<dt>seed</dt><dd>7</dd>"):
+        assert expected in text
+
+
+def test_a_workspace_of_an_earlier_version_still_gives_a_report(summary: MakeSummary) -> None:
+    bare = evidence(sensitivity={}, seconds={}, crossing={}, readers=None, tensors=(), runs=())
+    result = summary(evidence=bare, costly_ops={"first": 0.5})
+    shown = page(result)
+    assert shown.tables["costly"][1:] == [["first", "0.5"]]
+    assert "Tensors that are quantized worst" not in shown.headings
+    assert len(shown.tables["ops"]) == 4
+
+
+def test_a_drawing_for_phones_fits_them(summary: MakeSummary) -> None:
+    text = render(summary())
+    assert text.count('class="wide"') == text.count('class="narrow"') > 3
+    widths = [
+        int(part.split('"')[0])
+        for part in text.split('class="narrow" viewBox="0 0 ')[1:]
+        for part in [part.split(" ")[0]]
+    ]
+    assert max(widths) <= 390 - 2 * 16

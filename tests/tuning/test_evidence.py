@@ -1,0 +1,87 @@
+"""Evidence that a run keeps beside its trials for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autotune
+from autotune.config import Precision
+from autotune.results.result import read_summary
+from autotune.strategy import Exhausted
+from autotune.tuning.evidence import Evidence
+from tests.numpy_adapter import NumpyAdapter
+from tests.numpy_framework import NumpyModel
+
+OPTIONS: dict[str, Any] = {
+    "framework": "numpy", "strategy": "random", "criterion": autotune.Criterion(relative=0.5), "warmup": 1,
+    "latency_max_s": 0.05, "max_trials": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def result(network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path) -> autotune.TuningResult:
+    return autotune.Tuner(**OPTIONS, workspace=tmp_path).tune(network, images, score)
+
+
+def test_prices_are_there_though_the_strategy_asked_for_none(result: autotune.TuningResult) -> None:
+    ops = set(result.op_types)
+    assert set(result.evidence.sensitivity) == ops
+    assert set(result.evidence.seconds) == ops
+    assert set(result.evidence.readers or {}) == ops
+
+
+def test_a_workspace_gives_the_evidence_of_the_result(result: autotune.TuningResult, tmp_path: Path) -> None:
+    assert read_summary(tmp_path).evidence == result.evidence
+
+
+def test_histograms_are_of_tensors_that_the_shown_config_quantizes(
+    result: autotune.TuningResult, network: NumpyModel
+) -> None:
+    reads = NumpyAdapter().tensors_read(network)
+    shown = result.shown.config
+    static = {op for op in shown.ops if shown[op].precision is Precision.INT8}
+    expected = {reads[op][0] for op in static if shown[op].calibration is not None}
+    assert {tensor.name for tensor in result.evidence.tensors} == expected
+    for tensor in result.evidence.tensors:
+        assert tensor.low <= 0 <= tensor.high
+        assert sum(tensor.counts) > 0
+        assert tensor.start < tensor.stop
+    noise = [tensor.noise for tensor in result.evidence.tensors]
+    assert noise == sorted(noise, reverse=True)
+
+
+def test_every_run_in_a_workspace_is_told(
+    result: autotune.TuningResult, network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path
+) -> None:
+    assert result.evidence.runs[0]["model"] == "NumpyModel"
+    assert "max_trials=2" in result.evidence.runs[0]["command"]
+    again = autotune.Tuner(**{**OPTIONS, "max_trials": 3}, workspace=tmp_path, command="autotune run x.yaml")
+    runs = again.tune(network, images, score).evidence.runs
+    assert [run["command"] for run in runs] == [result.evidence.runs[0]["command"], "autotune run x.yaml"]
+
+
+def test_a_run_without_a_workspace_measures_nothing_more(
+    network: NumpyModel, images: Sequence[Any], score: Any
+) -> None:
+    found = autotune.Tuner(**OPTIONS).tune(network, images, score).evidence
+    assert not found.seconds
+
+
+def test_seconds_of_earlier_workspaces_have_no_noise() -> None:
+    kept: dict[str, Any] = {"op_latency": {"a": {"fp32": 0.5, "int8": [0.25, 0.01]}}}
+    assert Evidence.of(kept.get, None).seconds == {"a": {"fp32": 0.5, "int8": 0.25}}
+    assert Evidence.of(lambda _name: None, "openvino") == Evidence()
+
+
+def test_nothing_is_shown_of_a_config_without_int8(network: NumpyModel, images: Sequence[Any], score: Any) -> None:
+    options = {**OPTIONS, "max_trials": 1, "strategy": Fp32()}
+    assert autotune.Tuner(**options).tune(network, images, score).evidence.tensors == ()
+
+
+class Fp32(autotune.Strategy):
+    def propose(self, problem: Any, trials: Any, draw: Any) -> Any:  # noqa: ARG002
+        return Exhausted(reason="there is nothing to try")
