@@ -76,7 +76,12 @@ class AdapterSuite:
 
             def batches(self):
                 return [{"x": rng.normal(size=(8, 16)).astype("float32")} for _ in range(4)]
+
+    Attributes:
+        stores_integers: Whether files hold the integers of weights; False where the framework makes them at each start.
     """
+
+    stores_integers = True
 
     def adapter(self) -> Adapter[Any]:
         """The adapter under test."""
@@ -176,7 +181,8 @@ class AdapterSuite:
         candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
         reference, quantized = _outputs(loaded, loaded.model)[0], _outputs(loaded, candidate)[0]
         assert 25.0 < _sqnr_db(reference, quantized) < 80.0, "int8 is near fp32 and not the same"
-        assert candidate.size_bytes < 0.5 * loaded.model.size_bytes
+        if self.stores_integers:
+            assert candidate.size_bytes < 0.5 * loaded.model.size_bytes
 
     def test_apply_leaves_the_model_as_it_is_and_is_deterministic(self, loaded: Loaded) -> None:
         before, outputs = loaded.adapter.load(self.source()).fingerprint, _outputs(loaded, loaded.model)
