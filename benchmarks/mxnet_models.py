@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from autotune.adapters.mxnet.framework import mx
+from autotune.adapters.mxnet.framework import dense, mx
 
 
 def from_onnx(source: Path, prefix: Path) -> Path:
@@ -67,7 +67,7 @@ class _Writer:
 
     def parameters(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Keep parameters of an op under the names that MXNet gives them."""
-        self.arguments |= {f"{name}_{part}": mx.nd.array(array) for part, array in arrays.items()}
+        self.arguments |= {f"{name}_{part}": dense(array) for part, array in arrays.items()}
 
 
 def _convolution(writer: _Writer, reads: Sequence[str], name: str, options: Mapping[str, Any]) -> Any:
@@ -90,7 +90,7 @@ def _convolution(writer: _Writer, reads: Sequence[str], name: str, options: Mapp
 def _normalization(writer: _Writer, reads: Sequence[str], name: str, options: Mapping[str, Any]) -> Any:
     gamma, beta, mean, variance = (writer.constant(each) for each in reads[1:])
     writer.parameters(name, {"gamma": gamma, "beta": beta})
-    writer.states |= {f"{name}_moving_mean": mx.nd.array(mean), f"{name}_moving_var": mx.nd.array(variance)}
+    writer.states |= {f"{name}_moving_mean": dense(mean), f"{name}_moving_var": dense(variance)}
     return mx.sym.BatchNorm(
         writer.symbols[reads[0]], name=name, eps=float(options.get("epsilon", 1e-5)), fix_gamma=False
     )

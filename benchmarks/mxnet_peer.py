@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from autotune.adapters.mxnet.framework import mx
+from autotune.adapters.mxnet.framework import dense, mx
 
 NAME = "mxnet.contrib.quantization.quantize_net_v2, smart, channel-wise, naive calibration"
 
@@ -42,6 +42,6 @@ def quantized(source: Path, feed: str, images: Any, prefix: Path) -> tuple[Path,
             ctx=mx.cpu(),
         )
         seconds = time.perf_counter() - began
-        made(mx.nd.array(images[:1])).wait_to_read()  # before a first call, `export` writes no parameters
+        made(dense(images[:1])).wait_to_read()  # before a first call, `export` writes no parameters
         made.export(str(prefix), epoch=0)
     return prefix.with_name(f"{prefix.name}-symbol.json"), seconds

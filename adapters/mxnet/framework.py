@@ -100,6 +100,12 @@ with _environment(OMP_NUM_THREADS="1"):
     mx, quantization = _import()
     mx.nd.zeros((1,)).wait_to_read()  # the worker threads start with the threads that the environment names now
 
+
+def dense(array: Any) -> Any:
+    """MXNet's own array of an array; ``mx.nd.array`` asks SciPy for names that warn."""
+    return mx.nd.ndarray.array(array, dtype=np.asarray(array).dtype)
+
+
 FAILURES = (mx.base.MXNetError, ValueError, TypeError, OSError)
 """Classes of the errors that MXNet raises."""
 

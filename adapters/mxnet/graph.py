@@ -162,12 +162,13 @@ class Graph:
         """Names of all nodes but variables and those named, of a fused symbol."""
         return [node["name"] for node in self.nodes if node["op"] != "null" and node["name"] not in kept]
 
-    def quantized(self) -> list[str]:
-        """Names of the nodes that compute in integers, of a quantized symbol, as the fused one had them."""
+    def integer_ops(self) -> list[str]:
+        """Names of the ops that compute in integers, of a quantized symbol."""
+        by_node = {op.node: op.name for op in self.ops}
         return [
-            node["name"].removeprefix("quantized_")
+            by_node[node["name"]]
             for node in self.nodes
-            if node["op"] != "null" and node["name"].startswith("quantized_")
+            if node["name"] in by_node and node.get("attrs", {}).get("quantized", "false") in ("true", "True", "1")
         ]
 
 

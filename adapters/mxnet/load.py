@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Example, TensorSpec
-from autotune.adapters.mxnet.framework import FAILURES, mx, reason
+from autotune.adapters.mxnet.framework import FAILURES, dense, mx, reason
 from autotune.adapters.mxnet.graph import Graph, graph_of
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.errors import DataError, ModelError
@@ -112,9 +112,11 @@ def _of_block(block: Any, example: Example | None) -> MxnetModel:
     count = _inputs_of(block)
     batch = example.arrays(count)
     arrays = [_narrow(array) for array in (batch.values() if isinstance(batch, Mapping) else batch)]
-    names = list(batch) if isinstance(batch, Mapping) else ["data"] if count == 1 else [f"data{i}" for i in range(count)]
+    names = (
+        list(batch) if isinstance(batch, Mapping) else ["data"] if count == 1 else [f"data{i}" for i in range(count)]
+    )
     try:
-        block(*(mx.nd.array(array[:1], dtype=array.dtype) for array in arrays))  # what is not initialized yet is now
+        block(*(dense(array[:1]) for array in arrays))  # what is not initialized yet is now
         traced = block(*(mx.sym.var(name) for name in names))
     except Exception as error:  # whatever the user's own code raises when it is traced
         raise ModelError(
@@ -173,6 +175,7 @@ def _checked(
         inputs=specs,
         outputs=outputs,
         asked=tuple(said.get("asked", ())),
+        at_risk=tuple(said.get("at_risk", ())),
         told=tuple(said.get("told", ())),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.adapters.mxnet.framework import FAILURES, mx, reason
+from autotune.adapters.mxnet.framework import FAILURES, dense, mx, reason
 from autotune.adapters.mxnet.load import PARAMETERS, SYMBOL
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.atomic import replacing_all
@@ -27,14 +27,7 @@ def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tu
             f"An MXNet model must be saved under a name that ends in {SYMBOL}, with its -0000{PARAMETERS} beside it, but "
             f"got {path}. Save it as {wanted}"
         )
-    said = {
-        "inputs": [[spec.name, str(spec.dtype), list(spec.shape)] for spec in model.inputs],
-        "outputs": [[spec.name, str(spec.dtype), list(spec.shape)] for spec in model.outputs],
-        "asked": list(model.asked),
-        "told": list(model.told),
-        "metadata": dict(metadata),
-    }
-    text = model.graph.saying(model.inputs[0].name, said).text
+    text = model.written(metadata)
     arrays = {f"arg:{name}": array for name, array in model.arguments.items()}
     arrays |= {f"aux:{name}": array for name, array in model.states.items()}
     beside = path.with_name(path.name.removesuffix(SYMBOL) + f"-0000{PARAMETERS}")
@@ -43,7 +36,7 @@ def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tu
             raise IsADirectoryError(f"{path} is a folder")
         with replacing_all([beside, path]) as (parameters, symbol):
             symbol.write_text(text, encoding="utf-8")
-            mx.nd.save(str(parameters), {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
+            mx.nd.save(str(parameters), {name: dense(array) for name, array in arrays.items()})
     except FAILURES as error:
         told = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
         raise WorkspaceError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Execution, Feeds
-from autotune.adapters.mxnet.framework import FAILURES, THREADS, mx, reason
+from autotune.adapters.mxnet.framework import FAILURES, THREADS, dense, mx, reason
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.errors import ApplyError
 
@@ -35,9 +35,14 @@ class MxnetRunner:
         self._model = model
         self._symbol = model.graph.symbol
         arguments = set(self._symbol.list_arguments())
-        self._arguments = {name: _nd(array) for name, array in model.arguments.items() if name in arguments}
-        self._states = {name: _nd(array) for name, array in model.states.items()}
+        self._arguments = {name: dense(array) for name, array in model.arguments.items() if name in arguments}
+        self._states = {name: dense(array) for name, array in model.states.items()}
         self._executors: dict[tuple[tuple[int, ...], ...], tuple[Any, dict[str, Any]]] = {}
+
+    @property
+    def fixed_threads(self) -> int:
+        """Threads of every runner in this process; see :class:`autotune.adapter.FixedThreads`."""
+        return THREADS
 
     def __call__(self, feeds: Feeds) -> tuple[Array, ...]:
         """Run one batch and return the outputs in graph order.
@@ -74,7 +79,3 @@ class MxnetRunner:
                 del self._executors[next(iter(self._executors))]
             self._executors[shapes] = executor, inputs
         return self._executors[shapes]
-
-
-def _nd(array: Array) -> Any:
-    return mx.nd.array(array, dtype=array.dtype)
