@@ -15,6 +15,9 @@ from autotune.adapter.example import looks_labelled
 from autotune.batch import BatchAxes, leading_axes
 from autotune.errors import DataError
 
+MOST_BATCHES = 10_000_000
+"""Batches after which a loader counts as one that never ends."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -53,6 +56,11 @@ def iterate(
     count = 0
     axes = leading_axes(inputs) if axes is None else axes
     for index, item in enumerate(_open(loader)):
+        if index >= MOST_BATCHES:
+            raise DataError(
+                f"A data loader must end, but this one has yielded {MOST_BATCHES:,} batches. Does its `__iter__` "
+                "repeat for ever? Limit it, with itertools.islice for example"
+            )
         if labelled is None:
             labelled = looks_labelled(item, len(inputs))
         if labelled:
@@ -146,7 +154,10 @@ def _open(loader: Iterable[object]) -> Iterator[object]:
 
 
 def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"Input {spec.name!r} must be one array, but {where} has rows that differ: {error}") from None
     if array.dtype != spec.dtype:
         array = _as_dtype(array, spec, where)
     fits = len(array.shape) == len(spec.shape) and all(

@@ -66,7 +66,13 @@ class MissingDependencyError(InputError):
 
 
 class TrialError(AutotuneError):
-    """One candidate failed. It is recorded with its reason and the run goes on."""
+    """One candidate failed. It is recorded with its reason and the run goes on.
+
+    Attributes:
+        compiled_s: Seconds that compiling it took before it failed; None where it came to none.
+    """
+
+    compiled_s: float | None = None
 
 
 class ApplyError(TrialError):

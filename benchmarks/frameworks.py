@@ -5,7 +5,7 @@ environment of its own, made in a temporary folder and removed; ``--python paddl
 there. In it runs ``benchmarks/frameworks_NAME.py``, which can be run by itself too. The figures of other projects (the
 seeds of this one) stand beside what was measured here.
 
-What ``frameworks_NAME.py --json FILE`` writes as ``result`` (by ``shared.write_result``):
+The shape of ``result`` in the file of ``frameworks_NAME.py --json FILE`` (by ``shared.write_result``):
 
     {
       "framework": "paddle",               name of the adapter
@@ -96,7 +96,7 @@ class Comparison:
     peer: Mapping[str, Any] | None
 
     def shortfalls(self) -> list[str]:
-        """What is asked and was not reached, a few words each."""
+        """The requirements that were not reached, a few words each."""
         ours, peer, found = self.ours, self.peer, []
         if ours["relative_loss"] > TARGET:
             found.append(f"loses {ours['relative_loss']:.2%}")
@@ -121,7 +121,7 @@ def environment(framework: str, folder: Path) -> Path:
 
 
 def measure(framework: str, python: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What ``frameworks_NAME.py`` found in the environment of an interpreter."""
+    """The result of ``frameworks_NAME.py`` in the environment of an interpreter."""
     script = Path(__file__).with_name(f"frameworks_{framework}.py")
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         written = Path(folder) / "result.json"

@@ -12,9 +12,17 @@ import pytest
 
 import autotune
 from autotune.adapter import Array, BatchReader, Example, Gradients, SourceFramework
-from autotune.adapters import FRAMEWORKS, Registration, source_framework
-from autotune.errors import DataError, MissingDependencyError
-from autotune.source import ArrayLoader, ArraySequence, OwnSource, as_source, source_for
+from autotune.adapters import CONVERTERS, FRAMEWORKS, ModelKinds, Registration, source_framework
+from autotune.errors import DataError, MissingDependencyError, ModelError
+from autotune.source import (
+    ArrayLoader,
+    ArraySequence,
+    Convertible,
+    OwnSource,
+    as_convertible,
+    as_source,
+    source_for,
+)
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
 
@@ -204,3 +212,52 @@ def test_a_loader_that_cannot_be_read_again(network: NumpyModel, loader: Iterabl
         tuner().tune(Module(network), loader, on_tensors(score))
     with pytest.raises(DataError):
         tuner().tune(Module(network), [1], metric="topk", eval_dataloader=loader)
+
+
+class ToyConverter:
+    """Counts how often it is asked; refuses what is named so."""
+
+    asked = 0
+
+    def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:
+        del example
+        ToyConverter.asked += 1
+        if source == "refused.toy":
+            raise ModelError("an op has no form in ONNX")
+        return f"onnx of {source}".encode(), ["The file was converted"]
+
+
+@pytest.fixture
+def toy_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ModelKinds(module=__name__, attribute="ToyConverter", extra="toy", endings=(".toy",))
+    monkeypatch.setitem(CONVERTERS, "numpy", kinds)
+    ToyConverter.asked = 0
+
+
+class OtherRuntime(NumpyAdapter):
+    name = "other"
+
+
+@pytest.mark.usefixtures("toy_files")
+def test_a_file_goes_to_its_own_framework_as_it_is_and_to_others_as_onnx_made_once() -> None:
+    source = as_convertible("model.toy")
+    assert isinstance(source, Convertible)
+    assert source_for(NumpyAdapter(), source, None) == "model.toy"
+    assert ToyConverter.asked == 0
+    assert [source_for(OtherRuntime(), source, None) for _ in range(2)] == [b"onnx of model.toy"] * 2
+    assert (ToyConverter.asked, list(source.notes)) == (1, ["The file was converted"])
+
+
+@pytest.mark.usefixtures("toy_files")
+def test_what_cannot_be_converted_is_tried_once_and_told_to_every_runtime() -> None:
+    source = as_convertible("refused.toy")
+    for _ in range(2):
+        with pytest.raises(ModelError, match="no form in ONNX"):
+            source_for(OtherRuntime(), source, None)
+    assert ToyConverter.asked == 1
+
+
+@pytest.mark.usefixtures("toy_files")
+def test_what_no_converter_reads_stays_as_it_is(network: NumpyModel) -> None:
+    for model in ("model.onnx", b"onnx", network):
+        assert as_convertible(model) is model

@@ -33,7 +33,7 @@ def adopt(
     """The ONNX file under the framework's names, and notes for the user.
 
     Args:
-        converted: What the converter left.
+        converted: The files that the converter left, read.
         title: The converter.
         what: The model in the words of an error.
         name_of: The framework's name for what a node does; None where it has none.

@@ -18,6 +18,9 @@ from autotune.errors import DataError, ModelError
 _LABELS = ("labels", "label")
 """Keys under which batches of Hugging Face's collators carry labels; with them, its models return a loss as well."""
 
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Modules that share the work of another one out, and keep it as their ``module``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
@@ -54,8 +57,12 @@ class Arguments:
 
 
 def uncompiled(source: nn.Module | torch.export.ExportedProgram) -> nn.Module | torch.export.ExportedProgram:
-    """The module that ``torch.compile`` was given, of what it returned, which prefixes all names."""
-    return getattr(source, "_orig_mod", source)
+    """The module itself, of what ``torch.compile`` or ``DataParallel`` returned, which prefixes all names."""
+    while True:
+        inner = source.module if isinstance(source, _PARALLEL) else getattr(source, "_orig_mod", source)
+        if inner is source:
+            return source
+        source = inner
 
 
 def signature(source: nn.Module | torch.export.ExportedProgram) -> Signature:

@@ -1,6 +1,8 @@
-"""Batch normalizations folded into the convolutions before them, as Inductor does by itself when it freezes a model."""
+"""Constants folded as Inductor does by itself when it freezes a model: batch normalizations and computed weights."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import fx
@@ -26,6 +28,52 @@ def fold_batch_norms(module: fx.GraphModule) -> None:
         module.graph.eliminate_dead_code()
         module.delete_all_unused_submodules()
         module.recompile()
+
+
+def fold_weights(module: fx.GraphModule) -> None:
+    """Give each layer whose weight or bias is computed from parameters alone the result as its own constant.
+
+    The layers of ``torch.nn.utils.parametrizations`` are such, ``weight_norm`` for example.
+    """
+    folded = False
+    constants: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        reads = node.all_input_nodes
+        # An op that reads nothing may draw random numbers.
+        if node.op == "get_attr" or (node.op == "call_function" and reads and constants.issuperset(reads)):
+            constants.add(node)
+        elif node.op == "call_function" and node.target in (*CONVOLUTIONS, ATEN.linear.default):
+            for place, name in ((1, "weight"), (2, "bias")):
+                read = node.args[place] if place < len(node.args) else None
+                if isinstance(read, fx.Node) and read.op != "get_attr" and read in constants:
+                    _give_constant(module, node, place, f"{node.name}_folded_{name}", _computed(module, read))
+                    folded = True
+    if folded:
+        module.graph.eliminate_dead_code()
+        module.recompile()
+
+
+def _computed(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+    """The value of an op that reads constants alone, however deep."""
+
+    def value(each: fx.Node) -> Any:
+        if each.op == "get_attr":
+            return constant_of(module, each)
+        args, kwargs = fx.map_arg((each.args, each.kwargs), value)
+        assert callable(each.target)
+        return each.target(*args, **kwargs)
+
+    with torch.no_grad():
+        found: torch.Tensor = value(node).clone()
+    return found
+
+
+def _give_constant(module: fx.GraphModule, layer: fx.Node, place: int, name: str, value: torch.Tensor) -> None:
+    set_constant(module, name, value)
+    with module.graph.inserting_before(layer):
+        read = module.graph.get_attr(name)
+    read.meta["val"] = value
+    layer.args = (*layer.args[:place], read, *layer.args[place + 1 :])
 
 
 def _fold(module: fx.GraphModule, norm: fx.Node) -> bool:
@@ -56,11 +104,7 @@ def give_bias(module: fx.GraphModule, layer: fx.Node, values: torch.Tensor) -> s
     weight = layer.args[1]
     assert isinstance(weight, fx.Node)
     name = f"{str(weight.target).removesuffix('weight')}folded_bias"
-    set_constant(module, name, values)
-    with module.graph.inserting_before(layer):
-        read = module.graph.get_attr(name)
-    read.meta["val"] = values
-    layer.args = (*layer.args[:2], read, *layer.args[3:])
+    _give_constant(module, layer, 2, name, values)
     return name
 
 

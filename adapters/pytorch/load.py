@@ -16,7 +16,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from autotune.adapter import Example, TensorSpec
 from autotune.adapters.pytorch.checks import check_program
 from autotune.adapters.pytorch.export import export
-from autotune.adapters.pytorch.fold import fold_batch_norms
+from autotune.adapters.pytorch.fold import fold_batch_norms, fold_weights
 from autotune.adapters.pytorch.graph import flat_graph, is_tensor, without_writes
 from autotune.adapters.pytorch.model import PytorchModel, input_specs, output_specs
 from autotune.adapters.pytorch.names import program_names
@@ -72,6 +72,7 @@ def _prepared(program: torch.export.ExportedProgram, told: tuple[str, ...]) -> P
         plain = without_writes(program)
         graph = flat_graph(plain)
     _require_plain(graph)
+    fold_weights(graph)
     fold_batch_norms(graph)
     return PytorchModel(
         graph=graph,

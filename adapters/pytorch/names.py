@@ -31,6 +31,9 @@ _FUNCTIONS = {
 _WEIGHTED = frozenset({"conv", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul"})
 """Functions that multiply by a weight, after which they are named."""
 
+_FACTORS = 2
+"""Such a function multiplies as many of the tensors that it reads, the first ones; a bias comes after them."""
+
 _MAIN = _WEIGHTED | {"batch_norm", "group_norm", "layer_norm", "lstm", "gru", "rnn_tanh", "rnn_relu"}
 """Functions that do the work of a module of ``torch.nn``, beside which others only make ready."""
 
@@ -77,8 +80,10 @@ def op_names(ops: Sequence[NamedOp]) -> list[str]:
     wanted = []
     for op in ops:
         alone = {op.call} in (calls[op.path], main_calls[op.path])
-        base = op.path if op.builtin and alone else _joined(op.path, op.function)
-        if op.weight is not None:
+        # A weight that modules share has the name of one of them; a batch norm's own path is not that of its product.
+        own = op.builtin and alone
+        base = op.path if own else _joined(op.path, op.function)
+        if op.weight is not None and (op.function == "batch_norm" or not own):
             base = _owner(op.weight)
         if parts[op.call] > 1 and not (op.main and mains[op.call] == 1):
             base = _joined(base, op.kind)
@@ -111,17 +116,22 @@ def program_names(program: torch.export.ExportedProgram) -> dict[str, str]:
 def weight_of(function: str, read: Sequence[str], parameters: Mapping[str, str]) -> str | None:
     """The parameter that a call multiplies by; None where it does not multiply, or by none.
 
+    A weight that is computed, such as that of ``weight_norm``, is no parameter, and the bias behind it is no weight.
+
     Args:
         function: Function that is called.
         read: Names of the nodes that it reads, in order.
         parameters: By name of a node of the program, the parameter that it is.
     """
-    return next((parameters[name] for name in read if name in parameters), None) if function in _WEIGHTED else None
+    if function not in _WEIGHTED:
+        return None
+    return next((parameters[name] for name in read[:_FACTORS] if name in parameters), None)
 
 
 def function_name(name: str) -> str:
     """The user's name for an op of PyTorch's, such as ``_native_batch_norm_legit_no_training``."""
-    plain = name.strip("_")
+    built_in = re.fullmatch(r"<built-in function (\w+)>", name)
+    plain = (built_in[1] if built_in else name).strip("_")
     return _FUNCTIONS.get(plain, plain)
 
 

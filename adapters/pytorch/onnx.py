@@ -11,7 +11,15 @@ import onnxscript  # noqa: F401  torch.onnx needs it and imports it late; where 
 import torch
 
 from autotune.adapters.onnx.model import IN_MEMORY_LIMIT
-from autotune.adapters.pytorch.names import NamedOp, function_name, is_builtin, module_path, op_names, weight_of
+from autotune.adapters.pytorch.names import (
+    NamedOp,
+    function_name,
+    is_builtin,
+    module_path,
+    op_names,
+    program_names,
+    weight_of,
+)
 from autotune.adapters.pytorch.quiet import first_line, quiet
 from autotune.errors import ModelError
 
@@ -50,21 +58,21 @@ def to_onnx(program: torch.export.ExportedProgram) -> bytes:
         ) from error
     assert exported is not None
     proto: onnx.ModelProto = exported.model_proto
-    _name_nodes(proto.graph, program.graph_signature.inputs_to_parameters)
+    _name_nodes(proto.graph, program)
     _name_axes(proto.graph)
     _name_output(proto.graph)
     _strip(proto)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _name_nodes(graph: onnx.GraphProto, parameters: Mapping[str, str]) -> None:
-    weights = {tensor.name for tensor in graph.initializer}
-    origins = [_origin(node, parameters, weights) for node in graph.node]
+def _name_nodes(graph: onnx.GraphProto, program: torch.export.ExportedProgram) -> None:
+    parameters, calls = program.graph_signature.inputs_to_parameters, program_names(program)
+    origins = [_origin(node, parameters, calls) for node in graph.node]
     for node, name in zip(graph.node, op_names(origins), strict=True):
         node.name = name
 
 
-def _origin(node: onnx.NodeProto, parameters: Mapping[str, str], weights: set[str]) -> NamedOp:
+def _origin(node: onnx.NodeProto, parameters: Mapping[str, str], calls: Mapping[str, str]) -> NamedOp:
     told = {entry.key: entry.value for entry in node.metadata_props}
     scopes, classes = (ast.literal_eval(told.get(key, "[]")) for key in (_SCOPES, _CLASSES))
     if not scopes or len(scopes) != len(classes):  # the exporter's own, of which it keeps nothing
@@ -72,9 +80,11 @@ def _origin(node: onnx.NodeProto, parameters: Mapping[str, str], weights: set[st
     packet = str(classes[-1]).split(".")
     function = function_name(packet[1] if len(packet) > 2 else packet[-1])
     main = node.op_type in _MAIN
-    weight = weight_of(function, re.findall(r"%(\w+)", told.get(_CALL, "")), parameters)
+    read = re.findall(r"%(\w+)", told.get(_CALL, ""))[1:]  # the first one is the call itself
+    weight = weight_of(function, read, parameters)
     if main and function == "batch_norm":  # it went into the weights of what it followed, and left its origin there
-        weight = next((name for name in node.input[1:2] if name in weights), None)
+        weight = next((name for name in node.input[1:2] if name in parameters.values()), None)
+        weight = weight or next((calls[name] for name in read[:1] if name in calls), None)  # a weight that is computed
     return NamedOp(
         path=module_path(scopes[-2]) if len(scopes) > 1 else "",
         function=function,

@@ -104,6 +104,10 @@ class TensorFlowAdapter:
         """
         return save_model(model, path, metadata)
 
+    def saturating_ops(self, model: TensorFlowModel) -> Sequence[str]:  # noqa: ARG002  # the contract's
+        """None: XNNPACK adds products in 32 bits on every CPU; see :class:`autotune.adapter.PortabilityCheck`."""
+        return ()
+
     def op_seconds(
         self, models: Sequence[TensorFlowModel], feeds: Feeds, execution: Execution
     ) -> Sequence[Mapping[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import sysconfig
 import traceback
@@ -25,6 +26,11 @@ _EPILOG = (
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Names of folders that hold installed packages."""
+
+_OF_PATHS = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS}
+)
+"""Errors of the system that speak of a path which the user gave."""
 
 app = typer.Typer(
     name="autotune",
@@ -65,6 +71,17 @@ def main() -> NoReturn:
             Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True
         )
         sys.exit(ExitStatus.BAD_INPUT if isinstance(error, InputError) else ExitStatus.FAILED)
+    except OSError as error:
+        if _users_frames(error.__traceback__) is not None or error.errno not in _OF_PATHS:
+            traceback.print_exception(type(error), error, _from_users_code(error.__traceback__))
+            sys.exit(ExitStatus.FAILED)
+        named = "" if error.filename is None else f": {str(error.filename)[:200]}"
+        Console(stderr=True).print(
+            Text("Error: ", style="bold red")
+            + Text(f"A path must be one that this system can use, but: {error.strerror}{named}", style="default"),
+            soft_wrap=True,
+        )
+        sys.exit(ExitStatus.BAD_INPUT)
     except Exception as error:
         traceback.print_exception(type(error), error, _from_users_code(error.__traceback__))
         sys.exit(ExitStatus.FAILED)
@@ -76,6 +93,12 @@ def _from_users_code(frames: TracebackType | None) -> TracebackType | None:
 
     Our frames above a user's function say nothing about what is wrong in it.
     """
+    users = _users_frames(frames)
+    return frames if users is None else users
+
+
+def _users_frames(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from where the user's own code begins; None where no such code took part."""
     ours_seen, at = False, frames
     while at is not None:
         ours = str(at.tb_frame.f_globals.get("__name__")).partition(".")[0] == "autotune"
@@ -84,7 +107,7 @@ def _from_users_code(frames: TracebackType | None) -> TracebackType | None:
         # The script that pip makes to start the command is no code of the user's either: ours comes first.
         ours_seen = ours_seen or ours
         at = at.tb_next
-    return frames
+    return None
 
 
 def _is_users(filename: str) -> bool:

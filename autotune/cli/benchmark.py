@@ -33,9 +33,10 @@ from autotune.evaluation.latency.sessions import open_sessions
 
 def benchmark(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL MODEL...", help="The first one is compared against.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads inside of one call.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads inside of one call.")] = 1,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples in one call; 1 unless given, or unless the models fix another.")
+        int | None,
+        typer.Option(min=1, max=65_536, help="Samples in one call; 1 unless given, or unless the models fix another."),
     ] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before the first one that counts.")] = 10,
     shapes: Annotated[
@@ -49,7 +50,8 @@ def benchmark(
         typer.Option(min=1, help="Measure throughput too: processes that run a model at once, each on its own cores."),
     ] = None,
     cores_per_instance: Annotated[
-        int | None, typer.Option(min=1, help="Cores, and threads, of each of these processes; 1 unless given.")
+        int | None,
+        typer.Option(min=1, max=1024, help="Cores, and threads, of each of these processes; 1 unless given."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     framework: Annotated[str, typer.Option(help="The framework that runs the models.")] = "onnxruntime",

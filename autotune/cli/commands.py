@@ -14,6 +14,8 @@ COMMANDS = {
     "inspect": "Show what can be quantized in a model on this machine.",
     "run": "Tune a model as an experiment file says. The same command continues a run that was ended.",
     "report": "Show what a run found, and write a report for the browser.",
+    "explain": "Tell why an op is quantized or not, and what that costs in accuracy and in time.",
+    "diff": "Show in which ops and recipes two configs differ, and what was measured of each.",
     "benchmark": "Compare the latency of models, which run in turn so that what slows the machine slows all.",
     "check": "Tell whether a tuned model is as accurate on other CPUs: which ops can saturate there, and how outputs "
     "change.",

@@ -157,6 +157,11 @@ class ProgressDisplay(Observer):
         return f"at most about {seconds_text(pace * (self._max_trials - self._finished))} left"
 
 
+def shown(criterion: Criterion, *, max_trials: int | None, timeout_s: float | None) -> ProgressDisplay:
+    """A display on standard error, for runs that Python started."""
+    return ProgressDisplay(Console(stderr=True), criterion, max_trials=max_trials, timeout_s=timeout_s)
+
+
 def _on(config: QuantizationConfig) -> str:
     """The runtime of a trial, in front of what it is; empty in a run of one framework."""
     return "" if config.runtime is None else f"{config.runtime}: "

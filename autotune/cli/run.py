@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,10 +16,13 @@ from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
+from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
-from autotune.cli.tables import print_outcome
+from autotune.cli.tables import print_outcome, verdict_lines
+from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.run import tune_experiment
+from autotune.observer import Observer
 from autotune.results.result import NEAREST, TuningResult
 from autotune.tuning.models import BEST, kept_files
 
@@ -36,11 +39,13 @@ def run(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Candidates to try at the most.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="Folder for the history and the models.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder for the history and the models.")] = None,
     trust: Trust = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict and the files alone.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and event.")] = False,
 ) -> None:
     """Tune a model as an experiment file says. The same command continues a run that was ended.
 
@@ -48,19 +53,31 @@ def run(
     with 3 where no candidate is known to keep it, nothing was tried, or speed is undecided: then the answer is fp32,
     and the nearest candidate lies beside it, under the name nearest.
     """
+    if workspace == "":
+        raise InputError('`--workspace` must name a folder, but got "". Leave it out for runs/ beside the experiment')
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
         "tuning.exit_policy.max_trials": max_trials,
-        "tuning.workspace": None if workspace is None else str(workspace.absolute()),
+        "tuning.workspace": None if workspace is None else str(Path(workspace).absolute()),
     }
+    if quiet and json_lines:
+        raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
-    experiment = load_experiment(experiment_file, [*(overrides or ()), *given], trust or ())
+    overridden = [*(overrides or ()), *given]
+    experiment = load_experiment(experiment_file, overridden, trust or ())
+    command = _command(experiment_file, overridden)
     console = Console()
+    if json_lines:
+        lines = JsonLines(typer.echo)
+        result = _tune(Console(stderr=True), experiment, lines, command)
+        _finish_json(lines, experiment, result, output)
+    if quiet:
+        _finish_quietly(Console(), experiment, _tune(Console(), experiment, Observer(), command), output)
     _print_heading(console, experiment)
     print_code(console, experiment)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
     with ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout) as display:
-        result = _tune(console, experiment, display, _command(experiment_file, [*(overrides or ()), *given]))
+        result = _tune(console, experiment, display, command)
     _finish(console, experiment, result, output)
 
 
@@ -71,9 +88,9 @@ def _command(experiment_file: Path, overrides: Sequence[str]) -> str:
     )
 
 
-def _tune(console: Console, experiment: Experiment, display: ProgressDisplay, command: str) -> TuningResult:
+def _tune(console: Console, experiment: Experiment, observer: Observer, command: str) -> TuningResult:
     try:
-        return tune_experiment(experiment, display, command)
+        return tune_experiment(experiment, observer, command)
     except KeyboardInterrupt:
         # During the search the run ends by itself and returns its best; this is before it, or a second Ctrl-C.
         kept = f"Interrupted. What was measured is kept in {experiment.workspace}; the same command continues."
@@ -95,17 +112,54 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
     )
 
 
-def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
+def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
     print_outcome(console, result)
-    saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
-    report = result.report(experiment.workspace / "report.html")
-    console.print(Text(f"Model:  {_listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
+    _print_files(console, *_written(experiment, result, output))
     if result.nearest is not None and (nearest := _kept(experiment, NEAREST)):
         line = f"Nearest candidate, which is not the answer: {_listed(nearest)}"
         console.print(Text(line), soft_wrap=True, highlight=False)
+    raise typer.Exit(_status(result))
+
+
+def _finish_quietly(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
+    console.print(verdict_lines(result)[0], soft_wrap=True, highlight=False)
+    _print_files(console, *_written(experiment, result, output))
+    raise typer.Exit(_status(result))
+
+
+def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
+    saved, report = _written(experiment, result, output)
+    measured = result.best.measurement
+    lines.event(
+        "result",
+        verdict=str(result.verdict),
+        speed=None if result.speed is None else str(result.speed),
+        success=result.success,
+        best=result.best.number,
+        nearest=None if result.nearest is None else result.nearest.number,
+        measurement=None if measured is None else measured.to_json(),
+        reason=result.reason,
+        end_reason=result.end_reason,
+        model=[str(file) for file in saved],
+        report=str(report),
+    )
+    raise typer.Exit(_status(result))
+
+
+def _written(experiment: Experiment, result: TuningResult, output: Path | None) -> tuple[tuple[Path, ...], Path]:
+    """The files of the answer's model, and the report, which is written now."""
+    saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
+    return saved, result.report(experiment.workspace / "report.html")
+
+
+def _print_files(console: Console, saved: Sequence[Path], report: Path) -> None:
+    console.print(Text(f"Model:  {_listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
+
+
+def _status(result: TuningResult) -> ExitStatus:
     if result.interrupted:
-        raise typer.Exit(ExitStatus.INTERRUPTED)
-    raise typer.Exit(ExitStatus.MET if result.success else ExitStatus.NOT_MET)
+        return ExitStatus.INTERRUPTED
+    return ExitStatus.MET if result.success else ExitStatus.NOT_MET
 
 
 def _kept(experiment: Experiment, name: str) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ from autotune.criterion import Verdict
 from autotune.results.outcome import (
     answer_text,
     holdout_text,
+    leaving_text,
     nearest_text,
     proof_text,
     trial_name,
@@ -113,7 +114,8 @@ def verdict_lines(summary: TuningSummary) -> list[Text]:
         Text(verdict_text(summary), style=style).append(f"{answer}.", style="default"),
         Text(f"Why this one: {summary.reason}."),
     ]
-    lines += [Text(f"{text}.") for text in (proof_text(summary), nearest_text(summary), holdout_text(summary)) if text]
+    texts = (leaving_text(summary), proof_text(summary), nearest_text(summary), holdout_text(summary))
+    lines += [Text(f"{text}.") for text in texts if text]
     if summary.costly_ops:
         costly = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in summary.costly_ops.items())
         lines.append(Text(f"Ops that cost most, with their noise-to-signal ratio at the outputs: {costly}."))

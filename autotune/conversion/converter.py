@@ -1,4 +1,4 @@
-"""What an adapter's package adds so that other runtimes read its framework's models."""
+"""The part of an adapter's package that makes other runtimes read its framework's models."""
 
 from __future__ import annotations
 

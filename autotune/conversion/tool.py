@@ -1,4 +1,4 @@
-"""What the core has to know of a converter."""
+"""Description of a converter: its program and the environment that it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConverterTool:
     Attributes:
         name: The framework, as users write it after ``autotune converter install``.
         title: The converter as its project calls it.
-        program: A file that defines ``convert`` and runs in the converter's environment; see
+        program: A file that defines ``load`` and runs in the converter's environment; see
             :mod:`autotune.conversion.program`. It imports nothing of this package.
         modules: The modules that an interpreter must have to be used.
         requirements: Arguments of each call of ``pip install`` that makes an environment.

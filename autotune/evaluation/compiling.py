@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.adapter import Array, Compiles, ModelT, Runner
 from autotune.criterion import Verdict
-from autotune.errors import DeadlineReached
+from autotune.errors import DeadlineReached, TrialError
 from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.measured import Asked, Evaluation, with_score
 from autotune.trial import Measurement, TrialState
@@ -115,7 +115,11 @@ class CompilingEvaluator(Evaluator[ModelT]):
     def _timed_compilation(self, model: ModelT, open_one: Any) -> tuple[Runner, float]:
         new = not self._compiles.is_compiled(model)
         started = self._clock.now_s()
-        runner = open_one()
+        try:
+            runner = open_one()
+        except TrialError as error:
+            error.compiled_s = self._clock.now_s() - started if new else None
+            raise
         seconds = self._clock.now_s() - started
         if new:
             self._shortest_s = min(seconds, self._shortest_s or seconds)

@@ -119,6 +119,7 @@ class Evaluator(Generic[ModelT]):
         """
         runner = self._baseline_runner()
         started = self._clock.now_s()
+        self._progress(0, None)
         score = self._scorer.baseline(self._checked(self._model, runner, deadline), self._progress)
         self._search_latency = self._latency.priced(self._clock.now_s() - started)
         measured = untimed_baseline(self._model.size_bytes, score, self._latency.confidence)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,13 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from autotune.errors import DataError
+from autotune.regular_file import require_regular
 from autotune.suggestion import suggestion
 
 _CHUNK_BYTES = 1 << 20
+
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile)
+"""Errors of a damaged archive: zipfile has RuntimeError for what is encrypted or packed in an unknown way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class Member:
                     count = min(per_read, self.shape[0] - first)
                     data = stream.read(count * row_bytes)
                     yield from np.frombuffer(data, dtype=self.dtype).reshape(count, *row_shape)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise DataError(f"Array {self.name!r} of {self.path} cannot be read to its end: {error}") from None
 
 
@@ -65,12 +70,13 @@ def member_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: There is no such archive.
     """
+    require_regular(path, "A data file", DataError)
     try:
         with zipfile.ZipFile(path) as archive:
             return tuple(entry.removesuffix(".npy") for entry in archive.namelist() if entry.endswith(".npy"))
     except FileNotFoundError:
         raise DataError(f"There is no data file {path}") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} must be a NumPy archive, but it cannot be read: {error}") from None
 
 
@@ -80,6 +86,7 @@ def open_member(path: Path, name: str) -> Member:
     Raises:
         DataError: There is no such archive or array, or the array cannot be read row by row.
     """
+    require_regular(path, "A data file", DataError)
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.removesuffix(".npy") for entry in archive.namelist() if entry.endswith(".npy")]
@@ -91,7 +98,7 @@ def open_member(path: Path, name: str) -> Member:
                 shape, fortran_order, dtype = _read_header(stream)
     except FileNotFoundError:
         raise DataError(f"There is no data file {path}") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path} must be a NumPy archive as `numpy.savez` writes it, but cannot be read: {error}"
         ) from None

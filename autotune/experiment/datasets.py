@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -17,6 +18,9 @@ from autotune.experiment.preprocessing import Array, Step, preprocess
 from autotune.experiment.section import FilePath, Reference, Section, broken_rule, only
 
 _KINDS = ("npz", "image_folder", "function")
+
+
+_LARGEST_CONSTANT = 2**28
 
 
 class Npz(Section):
@@ -43,9 +47,9 @@ class ImageFolder(Section):
 class Filled(Section):
     """An array full of one value."""
 
-    shape: tuple[Annotated[int, Field(ge=0)] | Literal["batch"], ...] = Field(strict=False)
+    shape: tuple[Annotated[int, Field(ge=0, le=1_000_000_000)] | Literal["batch"], ...] = Field(strict=False)
     """Sizes of the array; `batch` is the number of samples in the batch."""
-    value: float = 0.0
+    value: Annotated[float, Field(allow_inf_nan=True)] = 0.0
     """Value of each element."""
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool"] = "float32"
     """Type of the values."""
@@ -53,6 +57,8 @@ class Filled(Section):
     def array(self, samples: int) -> Array:
         """The array for a batch of so many samples."""
         shape = tuple(samples if size == "batch" else size for size in self.shape)
+        if math.prod(shape) > _LARGEST_CONSTANT:
+            raise DataError(f"A constant must have at most {_LARGEST_CONSTANT:,} elements, but has shape {list(shape)}")
         return np.full(shape, self.value, dtype=self.dtype)
 
 
@@ -72,14 +78,14 @@ class Dataset(Section):
     """Keyword arguments of `function`."""
     preprocess: tuple[Step, ...] = ()
     """Steps that each sample goes through, in order."""
-    batch_size: Annotated[int, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """Samples per batch; 1 unless given."""
-    limit: Annotated[int, Field(gt=0)] | None = None
+    limit: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
     """Use only so many samples, the first ones."""
     constants: dict[str, Constant] = Field(default_factory=dict)
     """By input: what is the same in every call, a number, a list or `{shape: [2, batch, 128], value: 0}`, for sampling
     rates and first states. The others are named in `npz.inputs`."""
-    stack_axis: Annotated[int, Field(ge=0)] | None = 0
+    stack_axis: Annotated[int, Field(ge=0, lt=64)] | None = 0
     """The axis along which the samples of a batch are stacked; null where a call takes a single sample as it is."""
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from autotune.errors import DataError
 from autotune.experiment.preprocessing import pillow
+from autotune.regular_file import require_regular
 
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -54,6 +55,7 @@ def _by_class(folder: Path) -> list[tuple[Path, int]]:
 
 
 def _by_list(folder: Path, labels: Path) -> list[tuple[Path, int]]:
+    require_regular(labels, "The file of labels", DataError)
     try:
         lines = labels.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -79,6 +81,7 @@ def read_picture(path: Path) -> npt.NDArray[Any]:
         DataError: It cannot be decoded.
     """
     image = pillow()
+    require_regular(path, "A picture", DataError)
     try:
         with image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,12 @@ from autotune.errors import ExperimentError, MissingDependencyError
 from autotune.experiment.allowed import allowed_keys
 from autotune.experiment.schema import Experiment
 from autotune.recipe import RECIPE_FIELDS
+from autotune.regular_file import require_regular
 from autotune.suggestion import suggestion
 
 _WORDS = {
     "string_type": "must be text",
+    "finite_number": "must be a finite number",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "bool_type": "must be true or false",
@@ -34,6 +37,12 @@ _WORDS = {
 }
 """Messages for people who write YAML, in place of pydantic's, which name Python types."""
 
+
+_LARGEST_BYTES = 1_000_000
+"""Bytes of the largest file; the longest that was seen has 20,000. Without a limit a comment of 50 MB takes minutes."""
+
+_MOST_NODES = 50_000
+_DEEPEST = 50
 
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 """The placeholder that `autotune init` writes where the user has to fill something in."""
@@ -89,7 +98,13 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), trust: Sequ
 
 
 def _compose(path: Path) -> yaml.MappingNode:
+    require_regular(path, "An experiment file", ExperimentError)
     try:
+        if path.is_file() and (size := path.stat().st_size) > _LARGEST_BYTES:
+            raise ExperimentError(
+                f"An experiment file must have at most {_LARGEST_BYTES:,} bytes, but {path} has {size:,}. Data belong "
+                "into files of their own"
+            )
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ExperimentError(f"There is no experiment file {path}. `autotune init MODEL` writes one") from None
@@ -105,10 +120,15 @@ def _compose(path: Path) -> yaml.MappingNode:
 
 
 def _parse(text: str, name: str) -> yaml.Node | None:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not take, NUL for example
+        raise ExperimentError(f"{name}: is not YAML: {error}") from None
     loader.name = name
     try:
         node: yaml.Node | None = loader.get_single_node()
+    except RecursionError:
+        raise ExperimentError(f"{name}: is nested too deeply; no key is more than {_DEEPEST} deep") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark is not None else name
@@ -120,17 +140,25 @@ def _parse(text: str, name: str) -> yaml.Node | None:
     return node
 
 
-def _check_tree(root: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
+def _check_tree(root: yaml.Node, above: tuple[yaml.Node, ...] = (), seen_nodes: Iterator[int] | None = None) -> None:
     """Resolve merge keys, and refuse what a reader would not see.
 
-    That is: keys given twice, of which the last would win, keys that are no text, and an alias in its own anchor.
+    That is: keys given twice, of which the last would win, keys that are no text, an alias in its own anchor, aliases
+    that multiply to more than any experiment holds, and deep nesting.
     """
+    counter = itertools.count() if seen_nodes is None else seen_nodes
+    if next(counter) >= _MOST_NODES:
+        raise ExperimentError(
+            f"{_position(root)}: an experiment must have at most {_MOST_NODES:,} values, aliases included, but has more"
+        )
+    if len(above) > _DEEPEST:
+        raise ExperimentError(f"{_position(root)}: is nested too deeply; no key is more than {_DEEPEST} deep")
     if any(root is node for node in above):
         raise ExperimentError(f"{_position(root)}: an alias must not stand inside of what it names")
     inside = (*above, root)
     if isinstance(root, yaml.SequenceNode):
         for value in root.value:
-            _check_tree(value, inside)
+            _check_tree(value, inside, counter)
     if not isinstance(root, yaml.MappingNode):
         return
     seen: dict[str, yaml.Node] = {}
@@ -141,7 +169,7 @@ def _check_tree(root: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
             first = seen[key.value].start_mark.line + 1
             raise ExperimentError(f"{_position(key)}: key {key.value!r} is given twice; the first is in line {first}")
         seen[key.value] = key
-        _check_tree(value, inside)
+        _check_tree(value, inside, counter)
     if any(key.tag == "tag:yaml.org,2002:merge" for key in seen.values()):
         loader = _Loader("")
         try:
@@ -160,7 +188,15 @@ def _construct(node: yaml.Node) -> Any:
             return {key.value: _construct(value) for key, value in node.value}
         if isinstance(node, yaml.SequenceNode):
             return [_construct(value) for value in node.value]
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise ExperimentError(
+            f"{_position(node)}: must be text, a number, true, false or null, but {node.tag} is a "
+            f"{type(value).__name__}"
+        )
+    except ValueError as error:  # more digits than a number may have, or what a tag such as !!int refuses
+        raise ExperimentError(f"{_position(node)}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ExperimentError(f"{_position(node)}: {getattr(error, 'problem', error)}") from None
     finally:

@@ -39,8 +39,11 @@ from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestrict
 from autotune.space import RecipeSpace
 from autotune.strategy import Objective
 
-_Count = Annotated[int, Field(gt=0)]
-_Seconds = Annotated[float, Field(gt=0)]
+_Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+_Threads = Annotated[int, Field(gt=0, le=1024)]
+_BatchSize = Annotated[int, Field(gt=0, le=65_536)]
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]
+_Seconds = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Calibration(Section):
@@ -255,14 +258,14 @@ class Accuracy(Section):
 class Performance(Section):
     """How latency is measured."""
 
-    threads: _Count = 1
+    threads: _Threads = 1
     """Threads inside of one call."""
-    batch_size: _Count = 1
+    batch_size: _BatchSize = 1
     """Samples in one call; where the model takes no other number, the data set's own."""
     batch_axis: int | dict[str, int] | None = None
     """The axis that counts samples, or such an axis by the name of each input and output that has one. By default the
     one that inputs and outputs share by a name that means a batch, or that proves to be it."""
-    warmup: Annotated[int, Field(ge=0)] = 10
+    warmup: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     """Calls before the first one that counts."""
     interval_width: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """Half width that the interval of a speedup must reach, as a share of it; more calls are timed until it does."""
@@ -329,7 +332,7 @@ class Tuning(Section):
     """The figure that the best model has least of."""
     exit_policy: ExitPolicy = ExitPolicy()
     """When the search ends."""
-    random_seed: int = 0
+    random_seed: _Seed = 0
     """Seed of every random choice."""
     workspace: FilePath | None = None
     """The folder for the history and the models; the same folder resumes. By default `runs/` and this file's name."""

@@ -32,7 +32,9 @@ def broken_rule(text: str) -> PydanticCustomError:
 class Section(BaseModel):
     """A part of an experiment file: frozen, and closed to keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Choice(Section):
@@ -59,9 +61,17 @@ def only(section: Section, names: tuple[str, ...]) -> Any:
     return getattr(section, given[0])
 
 
+_LONGEST_PATH = 4095
+
+
 def _beside_experiment(path: Path, info: ValidationInfo) -> Path:
     directory = (info.context or {}).get("directory")
-    path = path.expanduser()
+    if len(str(path)) > _LONGEST_PATH or "\0" in str(path):
+        raise broken_rule(f"must be a path of 1 to {_LONGEST_PATH} characters, but has {len(str(path))}, or a NUL")
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise broken_rule(f"must name a user that this system knows, but got {path.parts[0]!r}") from None
     return path if directory is None else Path(directory) / path
 
 
@@ -110,13 +120,14 @@ def _as_bytes(value: object) -> object:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)", value.strip())
     if found is None or found.group(2).upper() not in _BYTE_UNITS:
         raise broken_rule(f"must be a number of bytes, or read like 500 MB or 4 GiB, but got {value!r}")
-    return int(float(found.group(1)) * _BYTE_UNITS[found.group(2).upper()])
+    number = float(found.group(1)) * _BYTE_UNITS[found.group(2).upper()]
+    return int(number) if number < 2**63 else 2**63
 
 
 Bytes = Annotated[
     int,
     BeforeValidator(_as_bytes),
-    Field(gt=0),
+    Field(gt=0, lt=2**63),
     WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}]}),
 ]
 """A number of bytes; text may name a unit, as in ``4 GiB``."""

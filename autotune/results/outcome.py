@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autotune.criterion import Verdict
@@ -105,6 +106,36 @@ def nearest_text(summary: TuningSummary) -> str | None:
         return f"{name[0].upper()}{name[1:]} keeps the target and is not known to be faster: {gain}"
     known = "misses" if summary.verdict is Verdict.MISSED else "is not known to keep"
     return f"The nearest candidate, {name}, {known} the target: {gain}"
+
+
+def leaving_text(summary: TuningSummary) -> str | None:
+    """A sentence on the gain of leaving the framework of the user's model.
+
+    It is None where no other runtime was searched beside the framework's own.
+
+    Speeds are those of the fastest models that are known to keep the target, fp32 among them.
+    """
+    home, speeds = summary.home_runtime, summary.fp32_speeds
+    if home is None or len(speeds) < 2 or summary.objective is not Objective.LATENCY:
+        return None
+    if home not in speeds:
+        return f"{home} took no part, so that the gain of leaving it is not known"
+    here = _fastest(summary, [home])
+    there = _fastest(summary, [name for name in speeds if name != home])
+    ratio = there[0] / here[0]
+    if summary.runtime == home or ratio <= 1:
+        return f"Leaving {home} brings nothing: {there[1]} is {ratio:.2f}x as fast as {here[1]}"
+    return f"Leaving {home} makes the model {ratio:.2f}x as fast: {there[1]} instead of {here[1]}"
+
+
+def _fastest(summary: TuningSummary, runtimes: Sequence[str]) -> tuple[float, str]:
+    """The speed and the name of the fastest model on some runtimes that is known to keep the target."""
+    found = [(summary.fp32_speeds[runtime], f"fp32 on {runtime}") for runtime in runtimes]
+    for trial in summary.history:
+        measured = trial.measurement
+        if trial.config.runtime in runtimes and measured is not None and measured.verdict is Verdict.MET:
+            found += [] if measured.speedup is None else [(measured.speedup, trial_name(trial))]
+    return max(found)
 
 
 def _rounded(samples: int) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.adapter import Array
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
+from autotune.results.outcome import answer_text, leaving_text, verdict_text
 from autotune.results.tables import precision_table, trial_table
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
@@ -33,7 +34,7 @@ SUMMARY_FORMAT = 2
 a missed target was the nearest candidate."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TuningSummary:
     """Findings of a run and how they were made; a report shows them, and a workspace keeps them.
 
@@ -66,6 +67,8 @@ class TuningSummary:
         host: The machine that the figures are of.
         baseline_runtime: In a run over several runtimes, that of the baseline; None in a run of one framework.
         fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
+        home_runtime: In a run over several runtimes, the one that is the framework of the user's model, from which the
+            model was converted for the others; None where there is none.
         evidence: Figures of single ops and tensors, and facts about the runs; the history keeps it apart.
     """
 
@@ -91,7 +94,17 @@ class TuningSummary:
     host: str = ""
     baseline_runtime: str | None = None
     fp32_speeds: Mapping[str, float] = field(default_factory=dict)
+    home_runtime: str | None = None
     evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {verdict_text(self)}, {answer_text(self)}, {len(self.history) - 1} trials>"
+
+    def _repr_html_(self) -> str:
+        """The verdict and its figures, as notebooks show them."""
+        from autotune.results.report import render_brief  # noqa: PLC0415  as in `report`
+
+        return render_brief(self)
 
     @property
     def shown(self) -> Trial:
@@ -169,6 +182,11 @@ class TuningSummary:
         """The trials that no other one beats in both loss and speedup, fastest first."""
         return trial_table(pareto_front(self.history), self.baseline_runtime)
 
+    @property
+    def leaving(self) -> str | None:
+        """A sentence on what leaving the framework of the user's model brings; None where no other was searched."""
+        return leaving_text(self)
+
     def precision_table(self) -> pd.DataFrame:
         """How many ops of each type compute in which precision, in the best model."""
         return precision_table(self.op_types, self.best)
@@ -188,6 +206,8 @@ class TuningSummary:
         runtimes: dict[str, Any] = {}
         if self.baseline_runtime is not None:
             runtimes = {"baseline_runtime": self.baseline_runtime, "fp32_speeds": dict(self.fp32_speeds)}
+        if self.home_runtime is not None:
+            runtimes["home_runtime"] = self.home_runtime
         return {
             "format": SUMMARY_FORMAT,
             "verdict": str(self.verdict),
@@ -243,7 +263,7 @@ class TuningSummary:
         return cls(baseline=history[0], history=history, **values)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TuningResult(TuningSummary):
     """Result of a run: the summary, and the answer's model itself, which is fp32's where that is the answer."""
 

@@ -108,6 +108,7 @@ class Finishing(Generic[ModelT]):
             host=str(host_of(self._adapter)),
             baseline_runtime=setup.baseline.runtime,
             fp32_speeds={} if setup.fp32 is None else setup.fp32.speeds,
+            home_runtime=setup.home,
             _run=self._runner(best.inputs, best),
             _save=self._models.saver(best, conclusion.best),
             _save_nearest=None if nearest is None else self._models.saver(*nearest),

@@ -25,6 +25,7 @@ from autotune.tuning.models import Models
 from autotune.tuning.search import Search
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
+from autotune.watching import Log, Several
 
 if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
@@ -47,7 +48,7 @@ class Run(Generic[ModelT]):
         self._adapter = adapter
         self._source = source
         self._strategy = as_strategy(tuner.strategy, tuner.strategy_options)
-        self._stages = Stages(tuner.observer, tuner.timeout_s)
+        self._stages = Stages(Several([Log(), tuner.observer]), tuner.timeout_s)
         workspace = None if tuner.workspace is None else Path(tuner.workspace)
         self._models = Models(adapter, tuner.criterion, workspace)
         self._prepare = Preparing(

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from autotune.adapter import Adapter, ModelT
 from autotune.config import QuantizationConfig
-from autotune.errors import DeadlineReached, WorkspaceError
+from autotune.errors import DeadlineReached, TrialError, WorkspaceError
 from autotune.evaluation import AnyEvaluator, Evaluation
 from autotune.observer import Observer
 from autotune.runtimes.probes import Probes
@@ -371,8 +371,8 @@ class Search(Generic[ModelT]):
         except (DeadlineReached, WorkspaceError):
             raise
         except Exception as error:  # any failure of a candidate is that candidate's: the run goes on without it
+            self._compilations[side.runtime].add(error.compiled_s if isinstance(error, TrialError) else None)
             outcome = describe(error)
-        failed = isinstance(outcome, str)
         trial = Trial(
             number=opened.number,
             config=proposal.config,
@@ -383,7 +383,7 @@ class Search(Generic[ModelT]):
             note=proposal.note,
         )
         self._record(opened, trial)
-        if candidate is not None and not failed:
+        if candidate is not None and not isinstance(outcome, str):
             self._hand_out(candidate, trial)
 
     def _hand_out(self, candidate: ModelT, trial: Trial) -> None:

@@ -62,6 +62,7 @@ class Setup(Generic[ModelT]):
         history: The trials of all sides.
         fp32: How fast fp32 is on each runtime; None in a run of one framework.
         training: Trains candidates, or makes those that were trained; None for a model that nobody can train.
+        home: In a run over several runtimes, the one whose framework the user's model is of.
     """
 
     sides: Sequence[Side[ModelT]]
@@ -70,6 +71,7 @@ class Setup(Generic[ModelT]):
     history: History
     fp32: Fp32Speeds | None = None
     training: Training[ModelT] | None = None
+    home: str | None = None
 
     @property
     def objective(self) -> Objective:
@@ -172,7 +174,21 @@ class Preparing(Generic[ModelT]):
         baseline = next((side for side in sides if fp32 is not None and side.runtime == fp32.baseline), sides[0])
         evaluator = self._evaluator(baseline.given, calls.feeds)
         training = self._training(source, loader)
-        return Setup(sides=sides, baseline=baseline, evaluator=evaluator, history=history, fp32=fp32, training=training)
+        return Setup(
+            sides=sides,
+            baseline=baseline,
+            evaluator=evaluator,
+            history=history,
+            fp32=fp32,
+            training=training,
+            home=self._home(source),
+        )
+
+    def _home(self, source: object) -> str | None:
+        """The runtime that is the framework of the user's model, in a run over several."""
+        if not isinstance(self._adapter, RuntimesAdapter) or not isinstance(source, Convertible):
+            return None
+        return source.name if source.name in (self._tuner.runtimes or ()) else None
 
     def _training(self, source: object, loader: Iterable[object]) -> Training[ModelT] | None:
         """Training of the user's model; None where it is none that can be trained."""

@@ -49,6 +49,7 @@ class Timetable:
         self._timeout_s = timeout_s
         self._began = self._stage_began = time.monotonic()
         self._stage = "load"
+        self._pace_began = self._began
         self._predicted_s: float | None = None
         self._evaluation_s = 0.0
         self.deadline = None if timeout_s is None else self._began + timeout_s
@@ -68,7 +69,7 @@ class Timetable:
         now = time.monotonic()
         if self._stage == "baseline":
             self._evaluation_s = now - self._stage_began
-        self._stage, self._stage_began, self._predicted_s = stage, now, None
+        self._stage, self._stage_began, self._pace_began, self._predicted_s = stage, now, now, None
         self.require()
 
     def require(self) -> None:
@@ -103,18 +104,22 @@ class Timetable:
         return ShortenedBatches(batches, allowed)
 
     def progressed(self, done: int, total: int | None) -> None:
-        """Called with how much of the stage is done.
+        """Called with how much of the stage is done; with 0 when the model is ready and the first sample begins.
+
+        The pace counts from there: what comes before, such as half a minute of a compiler, comes once.
 
         Raises:
             DeadlineReached: At this pace the evaluation takes far more than the time that is left.
         """
+        if not done:
+            self._pace_began = time.monotonic()
         if not done or total is None:
             return
-        elapsed = time.monotonic() - self._stage_began
+        elapsed = time.monotonic() - self._pace_began
         self._predicted_s = elapsed / done * total
         if self.deadline is None:
             return
-        available = self.deadline - self._stage_began
+        available = self.deadline - self._pace_began
         if elapsed >= _TELLING * available and self._predicted_s > _HOPELESS * available:
             raise DeadlineReached(
                 f"Evaluating the fp32 model takes about {self._predicted_s:.0f} s, and {available:.0f} s were left"
@@ -133,8 +138,8 @@ class Timetable:
         """Seconds in which a run like this one should find an answer, estimated; two digits count."""
         assert self._timeout_s is not None
         now = time.monotonic()
-        stage = now - self._stage_began
-        before = self._stage_began - self._began
+        stage = now - self._pace_began
+        before = self._pace_began - self._began
         predicted = 2 * stage if self._predicted_s is None else max(stage, self._predicted_s)
         if self._stage != "search" and self._predicted_s is None:
             # An evaluation that has hardly begun tells nothing of the rest: it is taken to be as long as all before it.

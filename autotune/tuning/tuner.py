@@ -38,6 +38,7 @@ from autotune.strategy import Objective, Strategy
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
+from autotune.watching import Several
 
 EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
@@ -45,6 +46,10 @@ Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
 DEFAULT_FRAMEWORK = "onnxruntime"
 """The framework of a model where the user names none."""
+
+
+_MOST = {"threads": 1024, "batch_size": 65_536, "timeout_s": 1e9, "compilation_max_s": 1e9, "trial_timeout_s": 1e9}
+"""Largest values of options. Beyond them a machine hangs, or a clock overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,8 @@ class Tuner:
             with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
             or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
         command: The command that repeats the run, for its report. None shows the call of this class.
+        progress: Whether to show the run on standard error as the command line does: a line per stage and trial, and
+            on a terminal a status line.
         observer: Is told what the run does.
     """
 
@@ -133,13 +140,23 @@ class Tuner:
     compilation_max_s: float | None = None
     train_fn: TrainFunction | None = None
     command: str | None = None
+    progress: bool = False
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"`{name} >= 1` must hold, but got {value}")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value is not None and not value <= most:
+                raise InputError(f"`{name} <= {most:,}` must hold, but got {value}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"`0 <= seed < 2**32` must hold, but got {self.seed}")
+        if self.workspace is not None and str(self.workspace) == "":
+            raise InputError('`workspace` must name a folder, but got "". Leave it out to keep nothing')
         if not isinstance(self.batch_axis, (int, Mapping, NoneType)):
             raise InputError(
                 f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
@@ -156,6 +173,17 @@ class Tuner:
         if self.train_fn is not None and not callable(self.train_fn):
             raise InputError(f"`train_fn` must be callable, but it is a {type(self.train_fn).__name__}")
         assert self.latency_options  # the options check themselves when they are made
+
+    def _check_types(self) -> None:
+        if not isinstance(self.criterion, Criterion):
+            raise InputError(
+                f"`criterion` must be a Criterion, as Criterion(relative=0.01), but got {self.criterion!r}"
+            )
+        if not isinstance(self.restriction, SpaceRestriction):
+            raise InputError(
+                "`restriction` must be a SpaceRestriction of autotune.restriction, but got a "
+                f"{type(self.restriction).__name__}"
+            )
 
     def _check_isolation(self) -> None:
         if self.isolation not in list(Isolation):
@@ -233,6 +261,14 @@ class Tuner:
             InputError: The model, the data, the target or an option cannot be used.
             Exception: Any exception of the user's own ``eval_fn`` on the fp32 model, unchanged.
         """
+        if self.progress:
+            from autotune.cli.progress import shown  # noqa: PLC0415  rich takes a tenth of a second
+
+            criterion = self.criterion
+            with shown(criterion, max_trials=self.max_trials, timeout_s=self.timeout_s) as display:
+                watched = dataclasses.replace(self, progress=False, observer=Several([display, self.observer]))
+                sources = {"metric": metric, "eval_dataloader": eval_dataloader}
+                return watched.tune(model, dataloader, eval_fn, **sources)  # type: ignore[arg-type]  # as they came
         with users_code("A data loader, metric or function of yours"):
             return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
 

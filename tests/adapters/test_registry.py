@@ -3,10 +3,11 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from autotune.adapters import ADAPTERS, Registration, adapter_names, get_adapter
+from autotune.adapters import ADAPTERS, Registration, adapter_names, converter_name, get_adapter, get_converter
 from autotune.errors import InputError, MissingDependencyError
 
 
@@ -64,3 +65,38 @@ def test_no_framework_is_imported_before_it_is_asked_for() -> None:
 
 class ThirdParty:
     name = "third"
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "name"),
+    [
+        (["m.tflite"], "m.tflite", "tensorflow"),
+        (["m.keras"], "m.keras", "tensorflow"),
+        (["m/saved_model.pb"], "m", "tensorflow"),
+        (["m.pdmodel"], "m.pdmodel", "paddle"),
+        (["m.pdmodel"], "m", "paddle"),
+        (["m.json", "m.pdiparams"], "m.json", "paddle"),
+        (["m-symbol.json"], "m-symbol.json", "mxnet"),
+        (["m-symbol.json"], "m", "mxnet"),
+        (["m.onnx"], "m.onnx", None),
+        (["m.xml", "m.bin"], "m.xml", None),
+        (["m.json"], "m.json", None),
+        ([], "m", None),
+    ],
+)
+def test_a_model_is_told_by_its_files(tmp_path: Path, files: list[str], path: str, name: str | None) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert converter_name(tmp_path / path) == name
+    assert converter_name(str(tmp_path / path)) == name
+
+
+def test_an_object_that_no_converter_reads_is_nobodys() -> None:
+    assert converter_name(b"onnx") is None
+    assert converter_name(None) is None
+
+
+def test_an_unknown_converter_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="Did you mean 'paddle'"):
+        get_converter("padle")

@@ -10,7 +10,7 @@ import pytest
 
 from autotune.adapter import Array
 from autotune.criterion import Criterion, Interval, Verdict
-from autotune.errors import DeadlineReached
+from autotune.errors import ApplyError, DeadlineReached
 from autotune.evaluation import Evaluator, LatencyOptions, UserFunction, evaluator_of
 from autotune.evaluation.compiling import CompilingEvaluator
 from autotune.evaluation.latency import SystemClock
@@ -65,6 +65,17 @@ class Fixture:
 @pytest.fixture
 def fixture(problem: Any) -> Fixture:
     return Fixture(problem)
+
+
+def test_a_failed_compilation_tells_what_it_took(fixture: Fixture) -> None:
+    def refuse() -> None:
+        fixture.clock.compile()
+        raise ApplyError("the compiler refuses it")
+
+    fixture.compiler.spend = refuse
+    with pytest.raises(ApplyError) as raised:
+        fixture.evaluator.evaluate(fixture.problem.disturbed(0.01))
+    assert raised.value.compiled_s == pytest.approx(COMPILATION_S, rel=0.1)
 
 
 def test_a_candidate_that_misses_the_target_is_not_compiled(fixture: Fixture) -> None:

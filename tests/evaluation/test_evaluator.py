@@ -37,6 +37,20 @@ def test_both_sources_find_the_same_accuracy(problem: Any, make: Make, scored: U
     assert found[0] == pytest.approx(found[1])
 
 
+def test_the_first_sample_is_announced_once_the_model_is_ready(problem: Any, make: Make, adapter: Any) -> None:
+    events: list[object] = []
+    opened = adapter.runner
+
+    def runner(*arguments: Any) -> Runner:
+        events.append("opened")
+        made: Runner = opened(*arguments)
+        return made
+
+    adapter.runner = runner
+    make(top1(problem), on_progress=lambda *done: events.append(done)).baseline()
+    assert events[:2] == ["opened", (0, None)]
+
+
 def test_labelled_data_gives_an_interval_and_counts_samples(problem: Any, make: Make) -> None:
     evaluator = make(top1(problem), Criterion(relative=0.05, confidence=0.95))
     evaluator.baseline()

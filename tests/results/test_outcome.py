@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import io
 import json
@@ -240,3 +241,64 @@ def test_a_workspace_of_an_earlier_version_is_read(tmp_path: Path, ended: bool) 
     # The result that the old version returned is told as it was; a run that it did not end is concluded by today's
     # rule.
     assert (read.best if ended else read.nearest) == old
+
+
+def on(runtime: str, number: int, speedup: float, **figures: Any) -> Trial:
+    trial = candidate(number, speedup=speedup, **figures)
+    return dataclasses.replace(trial, config=dataclasses.replace(trial.config, runtime=runtime))
+
+
+def left(*trials: Trial, **options: Any) -> TuningSummary:
+    values: dict[str, Any] = {
+        "baseline_runtime": "onnxruntime", "fp32_speeds": {"toy": 0.4, "onnxruntime": 1.0}, "home_runtime": "toy",
+        "speed": Verdict.MET, **options,
+    }  # fmt: skip
+    return summary(*trials, **values)
+
+
+def test_leaving_the_framework_is_told_by_the_fastest_that_keep_the_target() -> None:
+    missed = on("toy", 1, 1.9, verdict=Verdict.MISSED)
+    result = left(missed, on("toy", 2, 0.5), on("onnxruntime", 3, 2.0))
+    assert (
+        result.leaving == "Leaving toy makes the model 4.00x as fast: trial 3 on onnxruntime instead of trial 2 on toy"
+    )
+    assert result.leaving in shown(result)
+    assert result.leaving in render(result)
+
+
+def test_fp32_stands_for_a_framework_of_which_nothing_else_is_known_to_keep_the_target() -> None:
+    result = left(on("onnxruntime", 1, 2.0))
+    assert result.leaving is not None
+    assert result.leaving.endswith("5.00x as fast: trial 1 on onnxruntime instead of fp32 on toy")
+
+
+def test_leaving_brings_nothing_where_the_framework_wins() -> None:
+    result = left(on("onnxruntime", 1, 1.5), on("toy", 2, 3.0))
+    assert result.leaving == "Leaving toy brings nothing: trial 1 on onnxruntime is 0.50x as fast as trial 2 on toy"
+
+
+@pytest.mark.parametrize(
+    "options", [{"home_runtime": None}, {"fp32_speeds": {"toy": 1.0}}, {"objective": Objective.SIZE}]
+)
+def test_nothing_is_said_of_leaving_where_there_is_nothing_to_compare(options: dict[str, Any]) -> None:
+    assert left(on("onnxruntime", 1, 1.5), **options).leaving is None
+
+
+def test_a_framework_that_took_no_part_is_named() -> None:
+    result = left(on("onnxruntime", 1, 1.5), fp32_speeds={"openvino": 0.9, "onnxruntime": 1.0})
+    assert result.leaving == "toy took no part, so that the gain of leaving it is not known"
+
+
+def test_summaries_of_other_runs_are_stored_as_before() -> None:
+    assert "home_runtime" not in left(on("onnxruntime", 1, 1.5), home_runtime=None).to_json()
+    stored = left(on("onnxruntime", 1, 1.5))
+    again = TuningSummary.from_json(json.loads(json.dumps(stored.to_json())), stored.history)
+    assert again.leaving == stored.leaving
+
+
+def test_a_result_is_short_to_look_at() -> None:
+    result = summary(*(candidate(number) for number in range(1, 200)))
+    assert repr(result) == "<TuningSummary: Target met, trial 199, 1.43x as fast as fp32, 199 trials>"
+    text = result._repr_html_()
+    assert "<table>" in text
+    assert len(text) < 3000

@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.criterion import Verdict
-from autotune.errors import DeadlineReached, ExperimentError, InputError, ModelError
+from autotune.errors import DeadlineReached, ExperimentError, InputError, ModelError, UsersCodeError
 from autotune.restriction import OpRestriction, SpaceRestriction
 from autotune.results.result import read_summary
 from autotune.strategy import Strategy
@@ -195,7 +195,7 @@ def test_a_killed_run_can_be_reported(tune: Tune, monkeypatch: pytest.MonkeyPatc
                 raise Killed
             return super().propose(problem, trials, draw)
 
-    with pytest.raises(Killed):
+    with pytest.raises(UsersCodeError, match="Killed"):
         tune(Dying(), workspace=tmp_path)
     summary = read_summary(tmp_path)
     assert summary.runtime == "hare"

@@ -9,7 +9,7 @@ import pytest
 
 import autotune
 from autotune.criterion import Interval, Verdict
-from autotune.errors import InputError
+from autotune.errors import ApplyError, InputError
 from autotune.evaluation.compiling import CompilingEvaluator
 from autotune.trial import Measurement, TrialState
 from autotune.tuning.compilations import Compilations
@@ -98,6 +98,22 @@ def test_where_it_may_gain_the_search_goes_on_and_ends_with_the_compilations(
     assert len(compiler.compiled) == 3, "fp32 and two candidates"
     assert [trial.state for trial in result.history].count(TrialState.COMPLETED) >= 1
     assert result.verdict is Verdict.MET
+    assert "max_compilations: 2" in result.end_reason
+
+
+def test_failed_compilations_count(
+    network: NumpyModel, images: Any, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _script_probe(monkeypatch, 1.5)
+    compiler = Compiler()
+
+    def refuse() -> None:
+        if len(compiler.compiled) > 1:  # fp32 it takes
+            raise ApplyError("the compiler refuses it")
+
+    compiler.spend = refuse
+    result = _tune(monkeypatch, compiler, network, images, score, max_compilations=2)
+    assert len(compiler.compiled) == 3, "fp32 and two candidates"
     assert "max_compilations: 2" in result.end_reason
 
 

@@ -119,6 +119,18 @@ def test_a_stage_that_is_far_too_long_ends_once_its_pace_is_known(clock: Clock) 
     assert "Give it 900 s or more (`timeout_s`, or `--timeout`)" in timetable.end_reason()
 
 
+def test_the_pace_of_an_evaluation_counts_from_its_first_sample(clock: Clock) -> None:
+    timetable = Timetable(120)
+    clock.now += 20
+    timetable.begin("baseline")
+    clock.now += 30  # a compiler
+    timetable.progressed(0, None)
+    clock.now += 8
+    timetable.progressed(50, 400)  # 64 s, where 70 are left
+    assert "all samples together take about 64 s" in timetable.end_reason()
+    assert "Give it 310 s or more" in timetable.end_reason()
+
+
 @pytest.mark.parametrize(
     ("stage", "before", "spent", "words", "suggested"),
     [

@@ -358,3 +358,12 @@ def test_a_summary_can_be_read_while_the_run_has_not_ended(
     assert "has not" in summary.end_reason
     assert len(summary.history) == 2
     assert summary.report(tmp_path / "partial.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "options", [{"criterion": 0.01}, {"restriction": {"Conv": {}}}, {"seed": -1}, {"threads": 100_000}]
+)
+def test_options_of_another_type_or_size_are_named(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(InputError, match=name):
+        autotune.Tuner(**options)

@@ -145,7 +145,10 @@ def _guarded(
     try:
         return task(_evaluator(setup, progress, baseline, deadline), deadline)
     except AutotuneError as error:
-        return Failure(error=type(error)(str(error)))
+        failure = type(error)(str(error))
+        if isinstance(error, TrialError) and isinstance(failure, TrialError):
+            failure.compiled_s = error.compiled_s
+        return Failure(error=failure)
     except BaseException as error:
         # SystemExit from a user's function included: it would take the worker with it and leave no reason.
         return Failure(error=TrialError(f"{type(error).__name__}: {error}"))

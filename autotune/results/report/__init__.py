@@ -9,10 +9,11 @@ import jinja2
 
 from autotune.atomic import replacing
 from autotune.errors import WorkspaceError
-from autotune.results.report.view import view_of
+from autotune.results.report.tables import comparison
+from autotune.results.report.view import headline, view_of
 from autotune.results.result import TuningSummary
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "render_brief", "write_report"]
 
 
 def write_report(result: TuningSummary, path: Path) -> Path:
@@ -33,10 +34,21 @@ def write_report(result: TuningSummary, path: Path) -> Path:
 
 def render(result: TuningSummary) -> str:
     """The report as HTML."""
-    files = resources.files(__name__)
+    parts = {name: _file(f"report.{name}") for name in ("css", "js")}
+    return _template("report.html.jinja").render(view=view_of(result), **parts)
+
+
+def render_brief(result: TuningSummary) -> str:
+    """The verdict and its figures as a piece of HTML, for notebooks."""
+    return _template("brief.html.jinja").render(headline=headline(result), table=comparison(result))
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string((files / "report.html.jinja").read_text(encoding="utf-8"))
-    parts = {name: (files / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
-    return template.render(view=view_of(result), **parts)
+    return environment.from_string(_file(name))
+
+
+def _file(name: str) -> str:
+    return (resources.files(__name__) / name).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from autotune.criterion import Verdict
 from autotune.results.outcome import (
     answer_text,
     holdout_text,
+    leaving_text,
     nearest_text,
     proof_text,
     trial_name,
@@ -111,7 +112,7 @@ def view_of(result: TuningSummary) -> ReportView:
     slide = charts.scatter(result, WIDE)
     return ReportView(
         kind=str(result.verdict if result.success or result.verdict is not Verdict.MET else Verdict.UNDECIDED),
-        headline=_headline(result),
+        headline=headline(result),
         lines=_lines(result),
         worth=_worth(result),
         costly=_costly(result, rows),
@@ -138,7 +139,8 @@ def view_of(result: TuningSummary) -> ReportView:
     )
 
 
-def _headline(result: TuningSummary) -> str:
+def headline(result: TuningSummary) -> str:
+    """The verdict in one sentence, without its full stop."""
     best = result.best
     if best.config.is_fp32:
         return f"{verdict_text(result)}: keep the fp32 model"
@@ -174,7 +176,7 @@ def _lines(result: TuningSummary) -> list[str]:
     else:
         answer = f"The answer: {answer}, at a loss of {format_loss(result.best.loss, result.criterion)}"
     lines = [f"{answer}.", f"Why this one: {result.reason}."]
-    texts = (proof_text(result), nearest_text(result), holdout_text(result))
+    texts = (leaving_text(result), proof_text(result), nearest_text(result), holdout_text(result))
     lines += [f"{text}." for text in texts if text is not None]
     return [*lines, f"The search ended: {result.end_reason}."]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autotune.adapters.tensorflow.graph import Graph
 from autotune.adapters.tensorflow.layers import TensorFlowGraph, channels_first, channels_last
 from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.adapters.tensorflow.recipes import prepare_channels
@@ -88,6 +89,11 @@ def test_equalized_channels_compute_the_same_and_lose_less_as_integers() -> None
     prepared = prepare_channels(subject.model, config, subject.statistics)
     assert prepared.bounds, "a Relu6 of which channels are scaled has a bound for each"
     assert prepared.content != subject.model.content
+    bounded = [
+        each for each in Graph(prepared.content).operators if tensor_key(int(each.outputs[0])) in prepared.bounds
+    ]
+    assert bounded
+    assert all(each.builtinOptions.fusedActivationFunction == RELU for each in bounded), "a 6 would cut scaled channels"
     plain = subject.noise(subject.applied())
     assert subject.noise(subject.applied(recipe=Recipe(equalization=True))) < 0.5 * plain
     wide = TensorFlowGraph(prepared.content, prepared.bounds)

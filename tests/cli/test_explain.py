@@ -1,0 +1,61 @@
+"""``autotune explain`` and ``autotune diff``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autotune.results.result import read_summary
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def workspace(command: Command, experiment: Path, tmp_path: Path) -> Path:
+    assert command("run", experiment, "--max-trials", 2).status == 0
+    return tmp_path / "work"
+
+
+def test_an_op_is_explained_with_its_figures(command: Command, workspace: Path) -> None:
+    outcome = command("explain", workspace, "dense_1")
+    assert outcome.status == 0, outcome
+    head, *lines = outcome.out.splitlines()
+    assert head == "dense_1 (Dense)"
+    for expected in ("in the answer:", "why:", "noise to signal", "one call:", "price of fp32", "trials:", "reads "):
+        assert any(line.strip().startswith(expected) for line in lines), expected
+
+
+def test_a_part_of_a_name_is_enough_where_it_is_of_one_op(command: Command, workspace: Path) -> None:
+    assert command("explain", workspace, "hea").out.startswith("head (Dense)")
+    several = command("explain", workspace, "dense")
+    assert several.status == 2
+    assert "dense_0, dense_1, dense_2" in several.err
+    none = command("explain", workspace, "dens_1")
+    assert none.status == 2
+    assert "Did you mean 'dense_1'?" in none.err
+
+
+def test_two_trials_are_compared(command: Command, workspace: Path) -> None:
+    outcome = command("diff", f"{workspace}:1", f"{workspace}:2")
+    assert outcome.status == 0, outcome
+    first, second = read_summary(workspace).history[1:3]
+    for line in first.config.diff(second.config).splitlines():
+        assert line in outcome.out
+    assert "Speedup" in outcome.out
+
+
+def test_a_workspace_is_equal_to_itself_and_to_its_config(command: Command, workspace: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "config.json"
+    stored.write_text(json.dumps(read_summary(workspace).best.config.to_json()))
+    for other in (workspace, stored):
+        outcome = command("diff", workspace, other)
+        assert outcome.status == 0, outcome
+        assert "The configs are equal." in outcome.out
+
+
+@pytest.mark.parametrize("other", ["missing.json", "network.npz", "work:99"])
+def test_what_is_no_config_is_an_error(command: Command, workspace: Path, other: str) -> None:
+    outcome = command("diff", workspace, other)
+    assert outcome.status == 2
+    assert "must" in outcome.err
