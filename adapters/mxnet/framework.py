@@ -67,7 +67,10 @@ def _environment(**values: str) -> Iterator[None]:
 
 def _import() -> tuple[Any, Any]:
     """MXNet and its module of quantization."""
-    found = importlib.metadata.version("mxnet") if importlib.util.find_spec("mxnet") else None
+    try:
+        found = importlib.metadata.version("mxnet")
+    except importlib.metadata.PackageNotFoundError:
+        found = None
     if found is not None and found != VERSION:
         raise MissingDependencyError(
             f"The adapter 'mxnet' needs MXNet {VERSION}, whose private functions it calls, but {found} is installed. "
@@ -80,15 +83,15 @@ def _import() -> tuple[Any, Any]:
             from mxnet.contrib import quantization  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"The adapter 'mxnet' needs the package {error.name!r}, which is not installed. MXNet's own metadata forbids "
-            f"NumPy 2, so that it is installed without its dependencies: `{INSTALL}`"
+            f"The adapter 'mxnet' needs the package {error.name!r}, which is not installed. MXNet's own metadata "
+            f"forbids NumPy 2, so that it is installed without its dependencies: `{INSTALL}`"
         ) from error
     for name, parameters in _PRIVATE.items():
         function = getattr(quantization, name, None)
         if function is None or tuple(inspect.signature(function).parameters)[: len(parameters)] != parameters:
             raise MissingDependencyError(
-                f"The adapter 'mxnet' calls `mxnet.contrib.quantization.{name}({', '.join(parameters)}, …)`, which this "
-                f"build of MXNet does not have. Install MXNet {VERSION} from its own wheel with `{INSTALL}`"
+                f"The adapter 'mxnet' calls `mxnet.contrib.quantization.{name}({', '.join(parameters)}, …)`, which "
+                f"this build of MXNet does not have. Install MXNet {VERSION} from its own wheel with `{INSTALL}`"
             )
     return mxnet, quantization
 

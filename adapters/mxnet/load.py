@@ -37,8 +37,8 @@ def read_model(source: object, example: Example | None) -> MxnetModel:
         return _of_block(source, example)
     if isinstance(source, mx.gluon.Block):
         raise ModelError(
-            f"A Gluon model must be a HybridBlock, which has a symbol, but {type(source).__name__} is a Block. Derive it "
-            "from `gluon.HybridBlock`"
+            f"A Gluon model must be a HybridBlock, which has a symbol, but {type(source).__name__} is a Block. Derive "
+            "it from `gluon.HybridBlock`"
         )
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source), example)
@@ -80,8 +80,8 @@ def _parsed(text: str, path: Path) -> Graph:
         return Graph(text)
     except (*FAILURES, KeyError) as error:
         raise ModelError(
-            f"{path} must be a symbol that MXNet {mx.__version__} reads, but it is corrupt, cut off or has an op that it "
-            f"does not know: {reason(error)}. Export it again"
+            f"{path} must be a symbol that MXNet {mx.__version__} reads, but it is corrupt, cut off or has an op that "
+            f"it does not know: {reason(error)}. Export it again"
         ) from error
 
 
@@ -198,15 +198,15 @@ def _input_specs(graph: Graph, inputs: Sequence[str], name: str, example: Exampl
         )
     if example is None:
         raise ModelError(
-            f"{name} declares no shape of {', '.join(inputs)}, and there is no data to tell it. Give the data, or declare "
-            "it in the symbol with `mx.sym.var(name, shape=...)`"
+            f"{name} declares no shape of {', '.join(inputs)}, and there is no data to tell it. Give the data, or "
+            "declare it in the symbol with `mx.sym.var(name, shape=...)`"
         )
     batch = example.arrays(len(inputs))
     if isinstance(batch, Mapping):
         if missing := [each for each in inputs if each not in batch]:
             raise ModelError(
-                f"{name} has no value for {', '.join(missing)}: neither the parameters nor the batches have one. Give the "
-                "parameters of the same export"
+                f"{name} has no value for {', '.join(missing)}: neither the parameters nor the batches have one. Give "
+                "the parameters of the same export"
             )
         arrays = [batch[each] for each in inputs]
     else:
@@ -234,8 +234,8 @@ def _output_specs(
             _, found, _ = graph.symbol.infer_shape(**given)
         except FAILURES as error:
             raise ModelError(
-                f"The parameters of {name} and its data must fit its symbol, but they do not: {reason(error)}. Copy both "
-                "files of one export, and give batches of the shape that it takes"
+                f"The parameters of {name} and its data must fit its symbol, but they do not: {reason(error)}. Copy "
+                "both files of one export, and give batches of the shape that it takes"
             ) from error
         shapes.append(found)
     return tuple(

@@ -11,7 +11,7 @@ from autotune.adapter import Array
 from autotune.adapters.mxnet.framework import FAILURES, dense, mx, quantization, reason
 from autotune.adapters.mxnet.graph import BACKEND, Graph, QuantizableOp, graph_of
 from autotune.adapters.mxnet.model import MxnetModel
-from autotune.adapters.mxnet.space import ACTIVATIONS
+from autotune.adapters.mxnet.space import ACTIVATIONS, has_negatives, is_clipped
 from autotune.algorithms import activation_range
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
@@ -20,8 +20,8 @@ from autotune.notes import listed
 from autotune.options import require_declared
 
 _UNSIGNED = TensorScheme(dtype=QuantizedType.U8)
-_REDUCED = 255 / 127
-"""Share by which ``reduce_range`` widens the range of u8 activations, whose integers then stay below 128."""
+_HALVED = 255 / 127
+"""How much wider the range of a u8 tensor is whose integers are to stay below 128."""
 
 
 def apply_config(model: MxnetModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> MxnetModel:
@@ -35,7 +35,7 @@ def apply_config(model: MxnetModel, config: QuantizationConfig, statistics: Cali
         ApplyError: The config names an op that cannot be quantized, a tensor has no statistics, or MXNet refuses.
     """
     require_declared(config.recipe.options, ())
-    _require_offered(model.ops, config)
+    _require_offered(model.ops, config, statistics)
     if not config.ops:
         return model
     chosen = [op for op in model.ops if op.name in config.ops]
@@ -83,13 +83,22 @@ def proof(graph: Graph, asked: Sequence[str]) -> list[str]:
     return lines
 
 
-def _require_offered(ops: Sequence[QuantizableOp], config: QuantizationConfig) -> None:
+def _require_offered(
+    ops: Sequence[QuantizableOp], config: QuantizationConfig, statistics: CalibrationStatistics
+) -> None:
     unknown = sorted(set(config.ops) - {op.name for op in ops})
     if unknown:
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     for name, choice in config.ops.items():
         if choice.precision is not Precision.INT8:
             raise ApplyError(f"In MXNet an op computes in int8 or fp32, but {name!r} is to be in {choice.precision}")
+
+    clipped = [op.name for op in ops if op.name in config.ops and is_clipped(op, statistics)]
+    if clipped:
+        raise ApplyError(
+            "An int8 op must not add what has no negative values to what has, since MXNet cuts the sum at zero, but "
+            f"{clipped[0]!r} does. Leave it in fp32"
+        )
 
 
 def _ranges(
@@ -106,6 +115,8 @@ def _ranges(
                 choices.setdefault(name, config[op.name])
     for op in chosen:
         choices.setdefault(op.output, config[op.name])
+    # MXNet writes such a sum over what is added, in its type: s8 has no room for the upper half of u8.
+    halved = {op.output for op in chosen if op.summed is not None and has_negatives(op.summed, statistics)}
     found = {}
     for name in layers:
         if name not in choices:
@@ -120,7 +131,8 @@ def _ranges(
         scheme = _UNSIGNED if tensor.minimum >= 0 else ACTIVATIONS
         low, high = activation_range(tensor, calibration, scheme)
         if scheme is _UNSIGNED:
-            found[name] = (0.0, float(high) * (_REDUCED if config.recipe.reduce_range else 1.0))
+            narrow = config.recipe.reduce_range or name in halved
+            found[name] = (0.0, float(high) * (_HALVED if narrow else 1.0))
         else:
             largest = max(abs(float(low)), abs(float(high)))
             found[name] = (-largest, largest)

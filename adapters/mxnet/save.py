@@ -15,8 +15,8 @@ from autotune.errors import WorkspaceError
 def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
     """Write ``model`` to ``path``, which ends in ``-symbol.json``, and its parameters beside it.
 
-    ``mx.model.load_checkpoint(prefix, 0)`` reads both. Metadata and the shapes of inputs and outputs are an attribute of
-    the first input.
+    ``mx.model.load_checkpoint(prefix, 0)`` reads both. Metadata and the shapes of inputs and outputs are an attribute
+    of the first input.
 
     Raises:
         WorkspaceError: A file cannot be written, or the path has another ending.
@@ -24,8 +24,8 @@ def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tu
     if not path.name.endswith(SYMBOL):
         wanted = path.with_name(path.name.removesuffix(".json") + SYMBOL)
         raise WorkspaceError(
-            f"An MXNet model must be saved under a name that ends in {SYMBOL}, with its -0000{PARAMETERS} beside it, but "
-            f"got {path}. Save it as {wanted}"
+            f"An MXNet model must be saved under a name that ends in {SYMBOL}, with its -0000{PARAMETERS} beside it, "
+            f"but got {path}. Save it as {wanted}"
         )
     text = model.written(metadata)
     arrays = {f"arg:{name}": array for name, array in model.arguments.items()}

@@ -9,7 +9,7 @@ from autotune.adapters.mxnet.graph import QuantizableOp
 from autotune.calibration import CalibrationStatistics
 from autotune.config import CALIBRATION_ALGORITHMS, Granularity, Precision, QuantizedType, TensorScheme
 from autotune.host import Host
-from autotune.notes import lines_on_ranges
+from autotune.notes import lines_on_ranges, listed
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
 ACTIVATIONS = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
@@ -21,8 +21,8 @@ _PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=
 def tuning_space(ops: Sequence[QuantizableOp], host: Host) -> TuningSpace:
     """The space of a model.
 
-    MXNet leaves little to choose: it takes u8 for what has no negative values and s8 for the rest, without a zero point,
-    and has one granularity of weights for all ops of a model, which is per channel here.
+    MXNet leaves little to choose: it takes u8 for what has no negative values and s8 for the rest, without a zero
+    point, and has one granularity of weights for all ops of a model, which is per channel here.
 
     Args:
         ops: The ops that can be int8.
@@ -48,12 +48,31 @@ def without_integers(space: TuningSpace, names: Sequence[str]) -> TuningSpace:
     return dataclasses.replace(space, ops=kept)
 
 
+def has_negatives(name: str, statistics: CalibrationStatistics) -> bool:
+    """Whether calibration saw negative values of a tensor, which MXNet makes s8 then."""
+    found = statistics.tensors.get(name)
+    return found is not None and found.minimum < 0
+
+
+def is_clipped(op: QuantizableOp, statistics: CalibrationStatistics) -> bool:
+    """Whether an op in int8 would add u8 to what has negative values: MXNet writes the sum as u8, cut at zero."""
+    return op.summed is not None and not has_negatives(op.summed, statistics) and has_negatives(op.output, statistics)
+
+
 def beyond_integers(ops: Sequence[QuantizableOp], statistics: CalibrationStatistics) -> tuple[list[str], list[str]]:
-    """Ops whose data rule integers out, and a line for each reason: infinities, and tensors that no data reached."""
-    infinite, unseen = [], []
+    """Ops whose data rule integers out, and a line for each reason.
+
+    These are infinities, tensors that no data reached, and sums that MXNet would cut at zero.
+    """
+    infinite, unseen, clipped = [], [], []
     for op in ops:
         if not statistics.unbounded.isdisjoint(op.tensors):
             infinite.append(op.name)
         elif any(name not in statistics.tensors for name in op.tensors):
             unseen.append(op.name)
-    return [*infinite, *unseen], lines_on_ranges(infinite, unseen)
+        elif is_clipped(op, statistics):
+            clipped.append(op.name)
+    lines = lines_on_ranges(infinite, unseen)
+    if clipped:
+        lines.append(f"{listed(clipped)}: no int8, since MXNet would cut the sum that is fused into them at zero")
+    return [*infinite, *unseen, *clipped], lines

@@ -39,6 +39,23 @@ def mobile(width: int = 16) -> Any:
     return sym.Flatten(sym.Pooling(last, global_pool=True, pool_type="avg", kernel=(1, 1), name="mean"), name="flat")
 
 
+def shortcut(width: int = 16) -> Any:
+    """A residual block whose way past it is a convolution, as ResNets begin each stage with."""
+    sym = mx.sym
+
+    def conv(x: Any, name: str, size: int, outputs: int, stride: int = 1) -> Any:
+        half = (size // 2, size // 2)
+        return sym.Convolution(x, name=name, num_filter=outputs, kernel=(size, size), pad=half, stride=(stride, stride))
+
+    def relu(x: Any, name: str) -> Any:
+        return sym.Activation(x, act_type="relu", name=name)
+
+    stem = relu(conv(sym.var("data"), "stem", 3, width), "relu1")
+    inside = conv(relu(conv(stem, "first", 3, 2 * width, 2), "relu2"), "second", 3, 2 * width)
+    total = sym.elemwise_add(inside, conv(stem, "past", 1, 2 * width, 2), name="sum")
+    return sym.Flatten(conv(relu(total, "relu3"), "last", 3, 10), name="flat")
+
+
 def saved(symbol: Any, folder: Path | None = None, size: int = 16, seed: int = 0) -> Path:
     """The path of a symbol whose parameters are random, as ``save_checkpoint`` writes both files."""
     rng = np.random.default_rng(seed)
