@@ -48,6 +48,7 @@ class Registration:
 
 
 ADAPTERS: dict[str, Registration] = {
+    "mxnet": Registration(module="autotune.adapters.mxnet.adapter", attribute="MxnetAdapter"),
     "onnxruntime": Registration(module="autotune.adapters.onnxruntime", attribute="OnnxRuntimeAdapter"),
     "openvino": Registration(module="autotune.adapters.openvino", attribute="OpenVinoAdapter", extra="openvino"),
     "paddle": Registration(module="autotune.adapters.paddle.adapter", attribute="PaddleAdapter", extra="paddle"),

@@ -1,1 +1,1 @@
-"""MXNet's symbols and Gluon blocks."""
+"""MXNet: symbols and Gluon blocks, quantized op by op for oneDNN's integer kernels."""

@@ -295,6 +295,16 @@ class SourceFramework(Protocol):
         ...
 
 
+@runtime_checkable
+class FixedThreads(Protocol):
+    """A runner of a framework whose threads are chosen once in a process: it is not opened again with others."""
+
+    @property
+    def fixed_threads(self) -> int:
+        """Threads of all runners of the framework in this process."""
+        ...
+
+
 def given_model(adapter: Adapter[ModelT], model: ModelT) -> ModelT:
     """The user's model as the file has it, of what ``load`` returned."""
     return adapter.as_given(model) if isinstance(adapter, Preparation) else model

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, Array, Execution, Feeds, ModelT, Runner, TensorSpec
+from autotune.adapter import Adapter, Array, Execution, Feeds, FixedThreads, ModelT, Runner, TensorSpec
 from autotune.batch import axes_of
 from autotune.cores import usable_cores
 from autotune.criterion import Criterion, Interval, Verdict
@@ -383,7 +383,7 @@ class Evaluator(Generic[ModelT]):
     ) -> CheckedModel:
         """A model as it is scored; ``wide`` opens it on more threads where that is not by the adapter's ``runner``."""
         cores = len(usable_cores())
-        if cores > self._latency.threads:
+        if cores > self._latency.threads and not isinstance(runner, FixedThreads):
             execution = Execution(threads=cores)
             runner = WideRunner(
                 runner, lambda: self._adapter.runner(model, execution) if wide is None else wide(execution)

@@ -76,7 +76,12 @@ class AdapterSuite:
 
             def batches(self):
                 return [{"x": rng.normal(size=(8, 16)).astype("float32")} for _ in range(4)]
+
+    Attributes:
+        stores_integers: Whether files hold the integers of weights; False where the framework makes them at each start.
     """
+
+    stores_integers = True
 
     def adapter(self) -> Adapter[Any]:
         """The adapter under test."""
@@ -176,7 +181,8 @@ class AdapterSuite:
         candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
         reference, quantized = _outputs(loaded, loaded.model)[0], _outputs(loaded, candidate)[0]
         assert 25.0 < _sqnr_db(reference, quantized) < 80.0, "int8 is near fp32 and not the same"
-        assert candidate.size_bytes < 0.5 * loaded.model.size_bytes
+        if self.stores_integers:
+            assert candidate.size_bytes < 0.5 * loaded.model.size_bytes
 
     def test_apply_leaves_the_model_as_it_is_and_is_deterministic(self, loaded: Loaded) -> None:
         before, outputs = loaded.adapter.load(self.source()).fingerprint, _outputs(loaded, loaded.model)
@@ -360,14 +366,15 @@ class AdapterSuite:
             framework=loaded.adapter.name,
             criterion=Criterion(relative=0.5),
             strategy="basic",
-            objective="size",
+            objective="size" if self.stores_integers else "latency",
             max_trials=2,
             warmup=1,
             latency_max_s=0.1,
         )
         result = tuner.tune(self.source(), loader, metric="cosine", eval_dataloader=loader)
         assert result.verdict is Verdict.MET
-        assert not result.best.config.is_fp32
+        if self.stores_integers:
+            assert not result.best.config.is_fp32
         saved = result.save(tmp_path / f"tuned{loaded.adapter.suffix}")
         expected = loaded.adapter.runner(loaded.adapter.load(saved), THREADS)(loaded.batches[0])[0]
         np.testing.assert_array_equal(np.asarray(result.model(loader[0])), expected)

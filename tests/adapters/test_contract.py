@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.adapter import Feeds
+from autotune.adapter import Example, Feeds
 from autotune.adapters import ADAPTERS, get_adapter
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.testing import AdapterSuite
@@ -87,6 +87,24 @@ class TestPaddle(AdapterSuite):
 
     def batches(self) -> Sequence[Feeds]:
         feeds: Sequence[Feeds] = importlib.import_module("tests.adapters.paddle.networks").batches()
+        return feeds
+
+
+class TestMxnet(AdapterSuite):
+    stores_integers = False  # MXNet makes them of fp32 weights when a model is first run
+
+    def adapter(self) -> Any:
+        importlib.util.find_spec("mxnet") or pytest.skip("mxnet is not installed")
+        return get_adapter("mxnet")
+
+    def source(self) -> object:
+        # With data, which declare the shapes that symbols do not.
+        networks = importlib.import_module("tests.adapters.mxnet.networks")
+        example = Example([networks.images()])
+        return get_adapter("mxnet").load(networks.saved(networks.residual()), example)
+
+    def batches(self) -> Sequence[Feeds]:
+        feeds: Sequence[Feeds] = importlib.import_module("tests.adapters.mxnet.networks").batches()
         return feeds
 
 

@@ -1,0 +1,177 @@
+"""Symbols as their JSON: inputs, parameters, and the ops that oneDNN fuses and quantizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autotune.adapters.mxnet.framework import FAILURES, mx, reason
+from autotune.errors import ModelError
+
+BACKEND = "MKLDNN_QUANTIZE"
+"""The subgraph backend that fuses what oneDNN can compute in integers."""
+
+CONVOLUTION, DENSE = "_sg_mkldnn_conv", "_sg_mkldnn_fully_connected"
+_KINDS = {CONVOLUTION: "Convolution", DENSE: "FullyConnected"}
+
+KEY = "__autotune__"
+"""Attribute of the first input of a symbol that was saved here, with what the adapter knows of the model."""
+
+_WITHOUT_LABELS = {"SoftmaxOutput": "softmax", "LogisticRegressionOutput": "sigmoid", "LinearRegressionOutput": "_copy"}
+"""Heads that read labels in training, and what they compute without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizableOp:
+    """A convolution or a dense layer, with all that is fused into it.
+
+    Attributes:
+        name: Name of the convolution in the user's symbol, by which configs know it.
+        kind: ``Convolution`` or ``FullyConnected``.
+        node: Name of the fused node.
+        source: The tensor that it reads.
+        summed: The tensor that is added to its result; None where none is.
+        output: The tensor that it writes.
+    """
+
+    name: str
+    kind: str
+    node: str
+    source: str
+    summed: str | None
+    output: str
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors whose ranges it needs."""
+        return tuple(name for name in (self.source, self.summed, self.output) if name is not None)
+
+
+class Graph:
+    """A symbol.
+
+    Args:
+        text: Its JSON, as ``Symbol.tojson`` gives it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._content: dict[str, Any] = json.loads(text)
+
+    @property
+    def nodes(self) -> Sequence[dict[str, Any]]:
+        """The nodes in graph order, variables included."""
+        nodes: list[dict[str, Any]] = self._content["nodes"]
+        return nodes
+
+    @cached_property
+    def symbol(self) -> Any:
+        """The symbol as MXNet has it."""
+        return mx.sym.load_json(self.text)
+
+    def variables(self) -> list[str]:
+        """Names of the inputs and parameters."""
+        return [node["name"] for node in self.nodes if node["op"] == "null"]
+
+    def said(self) -> Mapping[str, Any]:
+        """What the adapter wrote into a symbol that it saved; empty for others."""
+        for node in self.nodes:
+            if node["op"] == "null" and KEY in node.get("attrs", {}):
+                found: Mapping[str, Any] = json.loads(node["attrs"][KEY])
+                return found
+        return {}
+
+    def saying(self, name: str, said: Mapping[str, Any] | None) -> Graph:
+        """The same symbol with this in the attributes of an input; None takes it away."""
+        content = json.loads(self.text)
+        for node in content["nodes"]:
+            if node["op"] != "null":
+                continue
+            node.get("attrs", {}).pop(KEY, None)
+            if node["name"] == name and said is not None:
+                node.setdefault("attrs", {})[KEY] = json.dumps(said, sort_keys=True)
+        return Graph(json.dumps(content))
+
+    def renamed(self, prefix: str) -> Graph:
+        """The same symbol without a prefix of its names, which a process counts anew for each block."""
+        content = json.loads(self.text)
+        for node in content["nodes"]:
+            node["name"] = node["name"].removeprefix(prefix) or node["name"]
+        return Graph(json.dumps(content))
+
+    def without_labels(self) -> Graph:
+        """The same symbol whose heads compute what they do in inference, without the labels of training."""
+        content = json.loads(self.text)
+        nodes = content["nodes"]
+        changed = False
+        for node in nodes:
+            if node["op"] not in _WITHOUT_LABELS:
+                continue
+            changed = True
+            several = node.get("attrs", {}).get("multi_output", "False") in ("True", "1")
+            node["op"] = _WITHOUT_LABELS[node["op"]]
+            node["inputs"] = node["inputs"][:1]
+            node["attrs"] = {"axis": "1" if several else "-1"} if node["op"] == "softmax" else {}
+        if not changed:
+            return self
+        try:
+            # MXNet leaves out the variables that nothing reads now.
+            return Graph(mx.sym.load_json(json.dumps(content)).tojson())
+        except FAILURES as error:
+            raise ModelError(f"The symbol's head cannot be read without labels: {reason(error)}") from error
+
+    @cached_property
+    def fused(self) -> Graph:
+        """The same symbol with what oneDNN computes in one kernel as one node."""
+        return Graph(self.symbol.get_backend_symbol(BACKEND).tojson())
+
+    @cached_property
+    def ops(self) -> tuple[QuantizableOp, ...]:
+        """The ops that can be int8, of a fused symbol."""
+        return tuple(self._ops())
+
+    def _ops(self) -> Iterator[QuantizableOp]:
+        for node in self.nodes:
+            if node["op"] not in _KINDS:
+                continue
+            inner = [each for each in node["subgraphs"][0]["nodes"] if each["op"] == _KINDS[node["op"]]]
+            summed = node.get("attrs", {}).get("with_sum", "false") in ("true", "True", "1")
+            yield QuantizableOp(
+                name=inner[0]["name"] if inner else node["name"],
+                kind=_KINDS[node["op"]],
+                node=node["name"],
+                source=self._tensor(node["inputs"][0]),
+                summed=self._tensor(node["inputs"][-1]) if summed else None,
+                output=f"{node['name']}_output",
+            )
+
+    def _tensor(self, entry: Sequence[int]) -> str:
+        """The name of a tensor as ``list_outputs`` of the inner nodes has it."""
+        return self.tensors[self._content["node_row_ptr"][entry[0]] + entry[1]]
+
+    @cached_property
+    def tensors(self) -> Sequence[str]:
+        """Names of all tensors, variables included, in graph order."""
+        found: list[str] = self.symbol.get_internals().list_outputs()
+        return found
+
+    def others(self, kept: Collection[str]) -> list[str]:
+        """Names of all nodes but variables and those named, of a fused symbol."""
+        return [node["name"] for node in self.nodes if node["op"] != "null" and node["name"] not in kept]
+
+    def integer_ops(self) -> list[str]:
+        """Names of the ops that compute in integers, of a quantized symbol."""
+        by_node = {op.node: op.name for op in self.ops}
+        return [
+            by_node[node["name"]]
+            for node in self.nodes
+            if node["name"] in by_node and node.get("attrs", {}).get("quantized", "false") in ("true", "True", "1")
+        ]
+
+
+def graph_of(symbol: Any) -> Graph:
+    """The graph of MXNet's own object."""
+    return Graph(symbol.tojson())

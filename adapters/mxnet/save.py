@@ -1,0 +1,45 @@
+"""Write a model as MXNet's two files: the symbol, and its parameters beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from autotune.adapters.mxnet.framework import FAILURES, dense, mx, reason
+from autotune.adapters.mxnet.load import PARAMETERS, SYMBOL
+from autotune.adapters.mxnet.model import MxnetModel
+from autotune.atomic import replacing_all
+from autotune.errors import WorkspaceError
+
+
+def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
+    """Write ``model`` to ``path``, which ends in ``-symbol.json``, and its parameters beside it.
+
+    ``mx.model.load_checkpoint(prefix, 0)`` reads both. Metadata and the shapes of inputs and outputs are an attribute
+    of the first input.
+
+    Raises:
+        WorkspaceError: A file cannot be written, or the path has another ending.
+    """
+    if not path.name.endswith(SYMBOL):
+        wanted = path.with_name(path.name.removesuffix(".json") + SYMBOL)
+        raise WorkspaceError(
+            f"An MXNet model must be saved under a name that ends in {SYMBOL}, with its -0000{PARAMETERS} beside it, "
+            f"but got {path}. Save it as {wanted}"
+        )
+    text = model.written(metadata)
+    arrays = {f"arg:{name}": array for name, array in model.arguments.items()}
+    arrays |= {f"aux:{name}": array for name, array in model.states.items()}
+    beside = path.with_name(path.name.removesuffix(SYMBOL) + f"-0000{PARAMETERS}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        with replacing_all([beside, path]) as (parameters, symbol):
+            symbol.write_text(text, encoding="utf-8")
+            mx.nd.save(str(parameters), {name: dense(array) for name, array in arrays.items()})
+    except FAILURES as error:
+        told = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
+        raise WorkspaceError(
+            f"The model cannot be written to {path}: {told}. Choose another place, or make room"
+        ) from error
+    return path, beside
