@@ -150,7 +150,8 @@ class Graph:
 
     def _tensor(self, entry: Sequence[int]) -> str:
         """The name of a tensor as ``list_outputs`` of the inner nodes has it."""
-        return self.tensors[self._content["node_row_ptr"][entry[0]] + entry[1]]
+        place: int = self._content["node_row_ptr"][entry[0]] + entry[1]
+        return self.tensors[place]
 
     @cached_property
     def tensors(self) -> Sequence[str]:
