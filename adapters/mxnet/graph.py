@@ -77,7 +77,7 @@ class Graph:
         return [node["name"] for node in self.nodes if node["op"] == "null"]
 
     def said(self) -> Mapping[str, Any]:
-        """What the adapter wrote into a symbol that it saved; empty for others."""
+        """Notes of the adapter in a symbol that it saved; empty for others."""
         for node in self.nodes:
             if node["op"] == "null" and KEY in node.get("attrs", {}):
                 found: Mapping[str, Any] = json.loads(node["attrs"][KEY])
