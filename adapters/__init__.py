@@ -48,8 +48,8 @@ class Registration:
 
 
 ADAPTERS: dict[str, Registration] = {
-    "mxnet": Registration(module="autotune.adapters.mxnet.adapter", attribute="MxnetAdapter"),
     "onnxruntime": Registration(module="autotune.adapters.onnxruntime", attribute="OnnxRuntimeAdapter"),
+    "mxnet": Registration(module="autotune.adapters.mxnet.adapter", attribute="MxnetAdapter"),
     "openvino": Registration(module="autotune.adapters.openvino", attribute="OpenVinoAdapter", extra="openvino"),
     "paddle": Registration(module="autotune.adapters.paddle.adapter", attribute="PaddleAdapter", extra="paddle"),
     "pytorch": Registration(module="autotune.adapters.pytorch.adapter", attribute="PytorchAdapter", extra="pytorch"),

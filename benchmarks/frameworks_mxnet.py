@@ -2,7 +2,7 @@
 
 Run from the root of the repository, where MXNet is installed as docs/mxnet.md says:
 ``python benchmarks/frameworks_mxnet.py --json result.json``. Both ways get the same symbol, made of the ONNX file's
-weights, and the same images; the seconds of ``tune`` include its evaluations. What is written is described in
+weights, and the same images; the seconds of ``tune`` include its evaluations. The result is described in
 ``frameworks.py``.
 """
 
@@ -131,7 +131,7 @@ def median_ms(call: Callable[[], object], calls: int = 50) -> float:
 
 
 def answer(result: autotune.TuningResult) -> dict[str, Any]:
-    """What a row says of a run's answer."""
+    """Columns of a row about a run's answer."""
     ops = Counter(str(choice.precision) for choice in result.best.config.ops.values())
     said = ", ".join(f"{count} {precision}" for precision, count in ops.items())
     return {

@@ -30,7 +30,7 @@ _OLD_NAMES: dict[str, Any] = {
     **dict.fromkeys(("msort", "trapz", "source", "who")),
     **dict.fromkeys(("mirr", "npv", "pv", "pmt", "ppmt", "ipmt", "fv", "rate", "nper", "irr")),
 }
-"""What MXNet 1.9.1 looks up in NumPy when it is imported; it calls none of the functions then."""
+"""Names that MXNet 1.9.1 looks up in NumPy when it is imported; it calls none of the functions then."""
 
 _PRIVATE = {
     "_quantize_symbol": ("sym", "ctx", "excluded_symbols", "excluded_operators", "offline_params", "quantized_dtype"),

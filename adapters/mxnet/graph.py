@@ -77,7 +77,7 @@ class Graph:
         return [node["name"] for node in self.nodes if node["op"] == "null"]
 
     def said(self) -> Mapping[str, Any]:
-        """What the adapter wrote into a symbol that it saved; empty for others."""
+        """Notes of the adapter in a symbol that it saved; empty for others."""
         for node in self.nodes:
             if node["op"] == "null" and KEY in node.get("attrs", {}):
                 found: Mapping[str, Any] = json.loads(node["attrs"][KEY])
@@ -150,7 +150,8 @@ class Graph:
 
     def _tensor(self, entry: Sequence[int]) -> str:
         """The name of a tensor as ``list_outputs`` of the inner nodes has it."""
-        return self.tensors[self._content["node_row_ptr"][entry[0]] + entry[1]]
+        place: int = self._content["node_row_ptr"][entry[0]] + entry[1]
+        return self.tensors[place]
 
     @cached_property
     def tensors(self) -> Sequence[str]:

@@ -13,7 +13,7 @@ from autotune.notes import lines_on_ranges, listed
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
 ACTIVATIONS = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
-"""What an activation becomes that has negative values; one that has none becomes u8, by MXNet's own rule."""
+"""The type of an activation that has negative values; one that has none becomes u8, by MXNet's own rule."""
 
 _PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 

@@ -1,4 +1,4 @@
-"""What is read, and what is refused with a way out."""
+"""Models that are read, and those that are refused with a way out."""
 
 from __future__ import annotations
 
