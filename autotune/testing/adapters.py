@@ -36,6 +36,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, Recipe
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import ApplyError, DataError, ModelError, TrialError, WorkspaceError
+from autotune.testing.samples import size_of, spread, sqnr_db
 from autotune.tuning.tuner import Tuner
 
 THREADS = Execution(threads=1)
@@ -149,11 +150,11 @@ class AdapterSuite:
         space = loaded.adapter.space(loaded.model)
         reference = _quick_outputs(loaded, loaded.model)[0]
         for op in space.tunable:
-            for choice in _spread(list(op.configs())):
+            for choice in spread(list(op.configs())):
                 candidate = loaded.adapter.apply(
                     loaded.model, QuantizationConfig(ops={op.name: choice}), loaded.statistics
                 )
-                assert _sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
+                assert sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{op.name}: {choice}"
 
     def test_options_are_declared_and_those_undeclared_refused(self, loaded: Loaded) -> None:
         space = loaded.adapter.space(loaded.model)
@@ -175,12 +176,12 @@ class AdapterSuite:
             for recipe in space.recipe.others(quick, option.name):
                 config = dataclasses.replace(space.preferred, recipe=recipe)
                 candidate = loaded.adapter.apply(loaded.model, config, loaded.statistics)
-                assert _sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
+                assert sqnr_db(reference, _quick_outputs(loaded, candidate)[0]) > 15.0, f"{option.name}: {recipe}"
 
     def test_preferred_config_is_close_and_smaller(self, loaded: Loaded) -> None:
         candidate = loaded.adapter.apply(loaded.model, loaded.adapter.space(loaded.model).preferred, loaded.statistics)
         reference, quantized = _outputs(loaded, loaded.model)[0], _outputs(loaded, candidate)[0]
-        assert 25.0 < _sqnr_db(reference, quantized) < 80.0, "int8 is near fp32 and not the same"
+        assert 25.0 < sqnr_db(reference, quantized) < 80.0, "int8 is near fp32 and not the same"
         if self.stores_integers:
             assert candidate.size_bytes < 0.5 * loaded.model.size_bytes
 
@@ -255,7 +256,7 @@ class AdapterSuite:
         assert sorted(tmp_path.iterdir()) == sorted(written), (
             "all is named that was written, and no temporary file stays"
         )
-        assert abs(_size(written) - candidate.size_bytes) < 1024, "what is reported is what lies on the disk"
+        assert abs(size_of(written) - candidate.size_bytes) < 1024, "what is reported is what lies on the disk"
         again = loaded.adapter.load(written[0])
         np.testing.assert_array_equal(_outputs(loaded, candidate)[0], _outputs(loaded, again)[0])
 
@@ -303,7 +304,7 @@ class AdapterSuite:
         for model in (loaded.model, candidate):
             compiled = _outputs(loaded, model)[0]
             assert loaded.adapter.is_compiled(model)
-            assert _sqnr_db(compiled, _quick_outputs(loaded, model)[0]) > 30.0
+            assert sqnr_db(compiled, _quick_outputs(loaded, model)[0]) > 30.0
 
     def test_packages_of_the_host_are_installed(self, loaded: Loaded) -> None:
         declared = loaded.adapter.packages if isinstance(loaded.adapter, DeclaresPackages) else ()
@@ -380,11 +381,6 @@ class AdapterSuite:
         np.testing.assert_array_equal(np.asarray(result.model(loader[0])), expected)
 
 
-def _size(written: Sequence[Path]) -> int:
-    files = [file for path in written for file in ([path] if path.is_file() else path.rglob("*"))]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def _outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
     return loaded.adapter.runner(model, THREADS)(loaded.batches[0])
 
@@ -392,14 +388,3 @@ def _outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
 def _quick_outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
     """Outputs without compiling the model, for tests that run dozens of candidates."""
     return quick_runner(loaded.adapter, model, THREADS)(loaded.batches[0])
-
-
-def _spread(choices: list[OpConfig], count: int = 6) -> list[OpConfig]:
-    """A few of many, the first and the last among them."""
-    picked = np.linspace(0, len(choices) - 1, min(count, len(choices))).astype(int)
-    return [choices[index] for index in picked]
-
-
-def _sqnr_db(reference: Array, value: Array) -> float:
-    noise = float(np.square(reference - value).mean())
-    return float("inf") if noise == 0 else 10 * float(np.log10(np.square(reference).mean() / noise))

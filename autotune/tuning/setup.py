@@ -19,15 +19,12 @@ from autotune.adapter import (
     Feeds,
     Gradients,
     ModelT,
-    OwnStatistics,
-    Statistics,
     Trainable,
     host_of,
-    statistics_type,
 )
 from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
-from autotune.errors import ApplyError, WorkspaceError
+from autotune.errors import ApplyError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
@@ -36,6 +33,7 @@ from autotune.source import Convertible, OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
+from autotune.tuning.calibrating import Calibrating
 from autotune.tuning.evidence import keep_graph, keep_run
 from autotune.tuning.history import RUNTIMES, SETUP, History
 from autotune.tuning.hold import Hold
@@ -136,7 +134,8 @@ class Preparing(Generic[ModelT]):
         self._stages = stages
         self._execution = Execution(threads=tuner.threads)
         self._workspace = None if tuner.workspace is None else Path(tuner.workspace)
-        self._load = Loading(tuner, stages, self._calibration_batches, self._remember)
+        self._calibrate = Calibrating(tuner, stages)
+        self._load = Loading(tuner, stages, self._calibrate.batches, self._remember)
         self._shares = 1  # runtimes among which the time for calibration and insights is divided
         self._gradients: Callable[[], Gradients | None] | None = None
         self._joins = joins
@@ -161,7 +160,7 @@ class Preparing(Generic[ModelT]):
             batches = data.iterate(loader, model.inputs, axes=axes)
             calls = latency_calls(batches, model.inputs, axes, self._tuner.batch_size)
             kept = self._workspace is not None or self._tuner.storage is not None
-            fingerprint = data.fingerprint(self._calibration_batches(model, loader)) if kept else ""
+            fingerprint = data.fingerprint(self._calibrate.batches(model, loader)) if kept else ""
         if isinstance(source, OwnSource):
             self._gradients = partial(source.gradients, Example(loader, self._tuner.batch_axis))
         self._tell(source, loaded, calls)
@@ -284,7 +283,7 @@ class Preparing(Generic[ModelT]):
     ) -> Side[Any]:
         """One runtime's part of the run."""
         adapter, model, runtime = loaded.adapter, loaded.model, loaded.runtime
-        statistics = self._calibrate(loaded, loader, fingerprint)
+        statistics = self._calibrate(loaded, loader, fingerprint, self._shares)
         space = loaded.space
         keep_graph(SideHistory(history, runtime), adapter, model)
         if isinstance(adapter, DataDependentSpace):
@@ -359,42 +358,6 @@ class Preparing(Generic[ModelT]):
         runtimes = {"op_types_by_runtime": by_runtime} if by_runtime else {}
         history.keep(SETUP, {**about, "op_types": op_types(loaded[0].space), **runtimes})
         return history
-
-    def _calibration_batches(self, model: Any, loader: Iterable[object]) -> Iterable[data.Batch]:
-        """The batches to calibrate on, read anew at each call so that memory does not grow with their number."""
-        batches = data.iterate(loader, model.inputs, axes=axes_of(model))
-        return self._stages.timetable.watched(data.limit(batches, self._tuner.sampling_size))
-
-    def _calibrate(self, loaded: Loaded, loader: Iterable[object], fingerprint: str) -> Statistics:
-        """The statistics of this model on this data, from the workspace where they are there."""
-        adapter, model = loaded.adapter, loaded.model
-        self._stages.begin("calibrate", loaded.runtime or "")
-        cached = None
-        if self._workspace is not None:
-            # Two frameworks may call a model alike; what is theirs alone is kept under their names.
-            apart = loaded.runtime is not None or isinstance(adapter, OwnStatistics)
-            whose = f"{loaded.runtime or adapter.name}-" if apart else ""
-            cached = self._workspace / "cache" / f"statistics-{whose}{model.fingerprint}-{fingerprint}.npz"
-            if cached.exists():
-                try:
-                    return statistics_type(adapter).load(cached)
-                except WorkspaceError:
-                    self._stages.note(
-                        f"Calibrated anew: {cached.name} in the workspace is damaged or of another version"
-                    )
-        with self._stages.timed("calibrate"):
-            batches = self._stages.timetable.shortened(self._calibration_batches(model, loader), self._shares)
-            feeds = (batch.feeds for batch in batches)
-            statistics = adapter.calibrate(model, feeds, seed=self._tuner.seed)
-            if batches.cut:
-                self._stages.note(
-                    f"Calibration read {batches.samples} samples only: more would have taken too large a part of the "
-                    f"{self._tuner.timeout_s:g} s given to the run"
-                )
-            if cached is not None:
-                cached.parent.mkdir(parents=True, exist_ok=True)
-                statistics.save(cached)
-        return statistics
 
     def _evaluator(self, model: ModelT, feeds: Sequence[Feeds]) -> AnyEvaluator[ModelT]:
         tuner = self._tuner
