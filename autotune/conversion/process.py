@@ -121,7 +121,7 @@ def _run(python: Path, tool: ConverterTool, folder: Path, what: str) -> None:
 
 
 def _error(failure: Mapping[str, str], python: Path, tool: ConverterTool, what: str) -> Exception:
-    message = " ".join(line.strip() for line in failure["message"].strip().splitlines()[:_MESSAGE_LINES])
+    message = " ".join(line.strip() for line in failure["message"].strip().splitlines()[:_MESSAGE_LINES]).rstrip(". ")
     if failure["kind"] == "import":
         return MissingDependencyError(
             f"{tool.title} must be importable by {python}, but: {message}. Install it with `{tool.command}`, which "

@@ -123,9 +123,12 @@ def leaving_text(summary: TuningSummary) -> str | None:
     here = _fastest(summary, [home])
     there = _fastest(summary, [name for name in speeds if name != home])
     ratio = there[0] / here[0]
+    scored = {trial.config.runtime for trial in summary.history if trial.measurement is not None and trial.number}
+    unscored = [name for name in speeds if name not in scored]
+    limit = f"; no quantized model was scored on {', '.join(unscored)}" if unscored else ""
     if summary.runtime == home or ratio <= 1:
-        return f"Leaving {home} brings nothing: {there[1]} is {ratio:.2f}x as fast as {here[1]}"
-    return f"Leaving {home} makes the model {ratio:.2f}x as fast: {there[1]} instead of {here[1]}"
+        return f"Leaving {home} brings nothing: {there[1]} is {ratio:.2f}x as fast as {here[1]}{limit}"
+    return f"Leaving {home} makes the model {ratio:.2f}x as fast: {there[1]} instead of {here[1]}{limit}"
 
 
 def _fastest(summary: TuningSummary, runtimes: Sequence[str]) -> tuple[float, str]:

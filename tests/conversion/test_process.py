@@ -63,6 +63,7 @@ def test_request_may_write_files_for_the_program(tool: ConverterTool) -> None:
     ("request_", "item", "kind", "message"),
     [
         ({"fail": "no rule for Cumsum"}, X, ModelError, r"model\.toy.*toy2onnx.*no rule for Cumsum.*framework: toy"),
+        ({"fail": "it ends in dots. ."}, X, ModelError, r"ends in dots\. Replace"),
         ({"crash": True}, X, ModelError, "SIGABRT"),
         ({"quit": True}, X, ModelError, "status 3: no room left"),
         ({"lacks": True}, X, MissingDependencyError, "no_such_module.*autotune converter install toy"),

@@ -269,7 +269,21 @@ def test_leaving_the_framework_is_told_by_the_fastest_that_keep_the_target() -> 
 def test_fp32_stands_for_a_framework_of_which_nothing_else_is_known_to_keep_the_target() -> None:
     result = left(on("onnxruntime", 1, 2.0))
     assert result.leaving is not None
-    assert result.leaving.endswith("5.00x as fast: trial 1 on onnxruntime instead of fp32 on toy")
+    assert result.leaving.endswith(
+        "5.00x as fast: trial 1 on onnxruntime instead of fp32 on toy; no quantized model was scored on toy"
+    )
+
+
+def test_fp32_stands_for_another_runtime_without_a_candidate() -> None:
+    result = left(on("toy", 1, 3.0))
+    assert result.leaving is not None
+    assert result.leaving.endswith("as fast as trial 1 on toy; no quantized model was scored on onnxruntime")
+
+
+def test_candidates_that_miss_the_target_were_scored() -> None:
+    result = left(on("toy", 1, 3.0, verdict=Verdict.MISSED), on("onnxruntime", 2, 2.0))
+    assert result.leaving is not None
+    assert result.leaving.endswith("instead of fp32 on toy")
 
 
 def test_leaving_brings_nothing_where_the_framework_wins() -> None:
