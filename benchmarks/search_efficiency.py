@@ -31,6 +31,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from autotune.config import FP32, QuantizationConfig
 from autotune.strategies import create_strategy
+from autotune.strategy import Strategy
 from autotune.testing.driver import Run, share_of_data
 from autotune.testing.synthetic import Synthetic, make_model
 from tests.strategies.table import DATA, Table
@@ -39,7 +40,9 @@ BUDGET = 60
 NEAR = 1.03
 STEPS = 10_000
 OTHERS = ("basic", "mse", "bayesian", "random")
-STRATEGIES = ("auto", "basic", "mse", "mse_v2", "conservative", "hawq", "bayesian", "random")
+STRATEGIES = ("auto", "basic", "mse", "mse_v2", "conservative", "hawq", "hawq_labels", "bayesian", "random")
+BY_HESSIAN = {"hawq": False, "hawq_labels": True}
+"""Strategies that need a recorded Hessian, and whether its loss is that of labels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,7 @@ def table_case(name: str, seed: int, target: float) -> Case:
 
 def search(name: str, problem: str, case: Case, seed: int) -> Outcome:
     """Run one strategy once."""
-    run = Run(case.model.problem(seed, target=case.target), case.model).go(create_strategy(name), BUDGET)
+    run = Run(case.model.problem(seed, target=case.target), case.model).go(made(name), BUDGET)
     spent = list(itertools.accumulate(share_of_data(trial) for trial in run.evaluated))
     met = [(i, case.cost(t.config)) for i, t in zip(spent, run.evaluated, strict=True) if t.met]
     near = [i for i, cost in met if cost <= case.optimum * NEAR]
@@ -177,6 +180,21 @@ def search(name: str, problem: str, case: Case, seed: int) -> Outcome:
         ratio=case.cost(run.best.config) / case.optimum,
         reason=run.reason or "budget",
     )
+
+
+def made(name: str) -> Strategy:
+    """A strategy as the benchmark names it."""
+    return create_strategy("hawq", loss="labels") if name == "hawq_labels" else create_strategy(name)
+
+
+def is_possible(name: str, model: Synthetic | Table) -> bool:
+    """Whether a strategy has the insights that it needs; a synthetic model has no labels to tell losses apart by."""
+    if name not in BY_HESSIAN:
+        return True
+    labelled = BY_HESSIAN[name]
+    if isinstance(model, Synthetic):
+        return not labelled
+    return model.hessian_sensitivity(labelled=labelled) is not None
 
 
 def row(outcomes: list[Outcome]) -> str:
@@ -266,7 +284,7 @@ def print_tables(outcomes: list[Outcome], strategies: Sequence[str]) -> None:
         print("\n| strategy | evaluations on all problems | not found | share that auto needs |\n|---|---|---|---|")
         shared = [problem for problem in problems if "hopeless" not in problem]
         for name in strategies:
-            if name != "hawq":
+            if name not in BY_HESSIAN:
                 print(over_all(outcomes, shared, name))
 
 
@@ -287,7 +305,7 @@ def main() -> None:
                 continue
             case = make()
             for name in args.strategies:
-                if name != "hawq" or isinstance(case.model, Synthetic):
+                if is_possible(name, case.model):
                     outcomes.append(search(name, problem, case, seed))
     print_tables(outcomes, args.strategies)
     print(f"\n{len(outcomes)} searches, {time.monotonic() - started:.0f} s")

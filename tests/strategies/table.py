@@ -72,6 +72,7 @@ class Table:
         margins = np.frombuffer(base64.b64decode(data["baseline_margins"]), np.float16)
         self._margins = margins.astype(np.float64)
         self._profile = data.get("profile", {})
+        self._hessian = data.get("hessian", {})
         self._seed = seed
         self._scorers: dict[Criterion, RecordedScorer] = {}
         self._scores: dict[tuple[Criterion, bytes], Score] = {}
@@ -182,9 +183,10 @@ class Table:
         speed = self.true_cost(config) / self.true_cost(other)
         return speed, speed
 
-    def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:  # noqa: ARG002
-        """ONNX Runtime has no gradients."""
-        return None
+    def hessian_sensitivity(self, *, labelled: bool = False) -> Mapping[str, float] | None:
+        """As recorded; None where the table has none, since a file has no gradients."""
+        found = self._hessian.get("labels" if labelled else "outputs")
+        return None if found is None else dict(zip(self.groups, found, strict=True))
 
     def problem(self, seed: int, target: float) -> Problem:
         """The problem whose insights are these."""
