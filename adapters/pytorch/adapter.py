@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Example, Execution, Feeds, Runner
+from autotune.adapter import Example, Execution, FakeQuantizedOp, Feeds, Runner
 from autotune.adapters.pytorch.calibration import calibrate
+from autotune.adapters.pytorch.fake_quantization import fake_quantization
 from autotune.adapters.pytorch.load import read_model
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.ops import argument_names, nodes_by_name
@@ -69,6 +70,16 @@ class PytorchAdapter:
         if model.graph is None:
             return space, ()
         return calibrated_space(space, model.graph, model.ops, statistics)
+
+    def fake_quantization(
+        self, model: PytorchModel, config: QuantizationConfig, statistics: CalibrationStatistics
+    ) -> Mapping[str, FakeQuantizedOp]:
+        """The grids that each int8 op of a config reads; see :class:`autotune.adapter.FakeQuantization`.
+
+        Raises:
+            ApplyError: A tensor has no statistics.
+        """
+        return fake_quantization(model, config, statistics)
 
     def apply(self, model: PytorchModel, config: QuantizationConfig, statistics: CalibrationStatistics) -> PytorchModel:
         """The candidate, with quantize and dequantize nodes and integers as weights; it is not compiled yet.

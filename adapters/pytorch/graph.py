@@ -25,7 +25,12 @@ def without_writes(program: torch.export.ExportedProgram) -> torch.export.Export
 def flat_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
     """The program's graph, which takes its inputs by position and returns a tuple."""
     module = program.module(check_guards=False)
-    module.requires_grad_(False)
+    frozen: dict[torch.Tensor, torch.nn.Parameter] = {}
+    for part in module.modules():
+        for name, value in list(part._parameters.items()):
+            if value is not None:  # the user's own, whose gradients stay on
+                frozen.setdefault(value, torch.nn.Parameter(value.detach(), requires_grad=False))
+                part._parameters[name] = frozen[value]
     module.graph.set_codegen(fx.graph.CodeGen())
     module._forward_pre_hooks.clear()  # the exporter's, which asks for the names that an example of a dict had
     module._forward_pre_hooks_with_kwargs.clear()

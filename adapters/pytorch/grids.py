@@ -52,7 +52,7 @@ class Grids:
                     self.activations[name] = self._activation(name, choice)
         if op.weight is not None:
             values = array(constant(self._prepared.graph, op.weight))
-            grid = weight_grid(op, values, choice, self._config.recipe)
+            grid = weight_grid(op, values, choice, self._config.recipe, trained=self._config.trained)
             (self.static if choice.precision is Precision.INT8 else self.dynamic)[op.name] = grid
 
     def quantized_reads(self, op: QuantizableOp) -> list[str]:

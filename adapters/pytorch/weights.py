@@ -49,7 +49,9 @@ class WeightGrid:
         return 0 if self.parameters.scale.ndim else None
 
 
-def weight_grid(op: QuantizableOp, values: Array, choice: OpConfig, recipe: Recipe) -> WeightGrid:
+def weight_grid(
+    op: QuantizableOp, values: Array, choice: OpConfig, recipe: Recipe, *, trained: bool = False
+) -> WeightGrid:
     """The grid of an int8 op's weight.
 
     Args:
@@ -57,10 +59,11 @@ def weight_grid(op: QuantizableOp, values: Array, choice: OpConfig, recipe: Reci
         values: Its weight.
         choice: The op's choice in the config.
         recipe: The candidate's recipe.
+        trained: Whether weights were trained on a grid that follows their largest magnitude.
     """
     assert choice.weight is not None
     # Percentiles and KL divergence speak of distributions; a weight is known value by value.
-    mse = choice.calibration is not None and choice.calibration.method is CalibrationMethod.MSE
+    mse = choice.calibration is not None and choice.calibration.method is CalibrationMethod.MSE and not trained
     order = summed_columns(op, np.arange(values.size).reshape(values.shape)) if recipe.bound_pairs else None
     limits = weight_limits(order, choice.weight, recipe)
     method = CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX
