@@ -122,7 +122,7 @@ def _specs(graph: Graph, places: list[int], side: str) -> tuple[TensorSpec, ...]
 def _shape(graph: Graph, place: int) -> tuple[int | str | None, ...]:
     """A free first axis is the batch by TensorFlow's convention.
 
-    Of what a conversion writes, ai-edge-quantizer tells no free axes: they are those of the integers that it reads.
+    ai-edge-quantizer declares no free axes of what a DEQUANTIZE writes: they are those of the integers that it reads.
     """
     shape = free_shape_of(graph.tensors[place])
     for operator in graph.operators:
