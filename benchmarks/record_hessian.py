@@ -3,7 +3,7 @@
 They are those that ``hawq`` has in a run on the PyTorch module: the mean of the Hessian's diagonal over an op's weights
 times their squared quantization error. One loss compares outputs with fp32's own, the other is the cross entropy with
 the labels. Both take four probes, the fewest that a run takes, on 32 calibration images. A group of the table has the
-sum of its ops, as the second-order error has. Weights are rounded by their scheme alone, without recipes, so that tables
+sum of its ops, as the second-order error has. Weights are rounded by their scheme alone, without recipes: tables
 of machines that differ in the bits of a weight have the same figures. Run from the root of the repository, with ``pip
 install '.[pytorch]'``, after ``record_table.py``, which writes tables without them:
 
