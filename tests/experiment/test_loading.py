@@ -312,7 +312,7 @@ def test_runtimes_take_the_place_of_a_framework(file: Path) -> None:
 @pytest.mark.parametrize(
     ("runtimes", "message"),
     [
-        ("[]", "must list one adapter or more, of onnxruntime, openvino"),
+        ("[]", "must list one adapter or more, of onnxruntime, "),
         ("[openvnio]", "must name adapters, but got 'openvnio' (did you mean 'openvino'?)"),
         ("[openvino, openvino]", "must name each adapter once, but got openvino more than once"),
         ("openvino", "must be a list"),

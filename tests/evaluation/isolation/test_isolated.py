@@ -119,7 +119,7 @@ def test_a_worker_finds_what_this_process_finds(
         (CRASH, "worker process died.*SIGSEGV"),
         (HANG, "longer than trial_timeout_s=3600"),
         (FLOOD, r"used [\d,]+ MiB of memory, more than the [\d,]+ MiB of trial_memory_bytes"),
-        (QUIT, "SystemExit: 3"),
+        (QUIT, r"SystemExit\(3\)"),
     ],
 )
 def test_a_fault_fails_the_trial(isolated: IsolatedEvaluator[Any], problem: Any, fault: float, reason: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import pytest
 
 from autotune.cli import main
-from tests.fuzz.corpus import damage, sound
+from tests.adapters.fuzz.corpus import damage, sound
 
 SEEDS = range(int(os.environ.get("AUTOTUNE_FUZZ_FROM", "0")), int(os.environ.get("AUTOTUNE_FUZZ_TO", "60")))
-"""1,000 of them take minutes: ``AUTOTUNE_FUZZ_TO=1000 pytest tests/fuzz`` runs them all."""
+"""1,000 of them take minutes: ``AUTOTUNE_FUZZ_TO=1000 pytest tests/adapters/fuzz`` runs them all."""
 
 _HANGS_AFTER_S = 120
 
