@@ -61,8 +61,11 @@ def _is_quantizable(module: fx.GraphModule, node: fx.Node) -> bool:
     weight = constant_of(module, node.args[1])
     if weight is None or weight.dtype is not torch.float32 or not _is_float(node.args[0]):
         return False
-    # Inductor has integer kernels for products with matrices and for convolutions of pictures (1-D ones included).
-    return node.target is LINEAR or weight.ndim in (3, 4)
+    if node.target is LINEAR:
+        return True
+    # Inductor has integer kernels for convolutions of pictures (1-D ones included). With one input channel and a free
+    # batch the kernel of PyTorch 2.13 computes something else: both orders of its memory have the same strides.
+    return weight.ndim in (3, 4) and node.args[0].meta["val"].shape[1] != 1
 
 
 def _is_residual(node: fx.Node) -> bool:

@@ -194,3 +194,11 @@ def test_a_weight_that_holds_nan_is_named() -> None:
     constant(broken.graph, "wide.weight").view(-1)[3] = torch.nan
     with pytest.raises(ModelError, match="weight of 'wide'"):
         ADAPTER.calibrate(broken, cnn().batches, seed=0)
+
+
+def test_a_convolution_of_one_channel_stays_in_fp32() -> None:
+    """PyTorch 2.13 compiles another result for it where the batch is free."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)).eval()
+    batch = torch.zeros(2, 1, 8, 8)
+    program = torch.export.export(network, (batch,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    assert [op.name for op in ADAPTER.space(ADAPTER.load(program)).ops] == ["2"]
