@@ -23,8 +23,21 @@ from autotune.errors import MissingDependencyError
 _PIR = "FLAGS_enable_pir_api"
 _OLDEST = 3
 
-if "paddle" not in sys.modules:
-    os.environ.setdefault(_PIR, "0")
+
+@contextlib.contextmanager
+def _old_by_default() -> Iterator[None]:
+    """Import Paddle with the old representation on, unless the user names one.
+
+    The variable is taken back, since processes that are started later, such as a converter's, would inherit it.
+    """
+    named = _PIR in os.environ
+    if not named and "paddle" not in sys.modules:
+        os.environ[_PIR] = "0"
+    try:
+        yield
+    finally:
+        if not named:
+            os.environ.pop(_PIR, None)
 
 
 @contextlib.contextmanager
@@ -39,7 +52,7 @@ def _own_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
-with warnings.catch_warnings(), _own_logging():
+with warnings.catch_warnings(), _own_logging(), _old_by_default():
     warnings.simplefilter("ignore")  # Paddle warns of compilers that no inference needs
     import paddle
 

@@ -23,7 +23,8 @@ def test_it_trains_tunes_and_leaves_a_model(tmp_path: Path) -> None:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert finished.stderr == ""
+    told = [line for line in finished.stderr.splitlines() if "[    INFO]" not in line]
+    assert not told, "Paddle's handler of the root logger, which its import in the example sets, shows every event"
     assert "agrees with the one that was trained on" in finished.stdout
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
         "digits.tuned.pdiparams",
