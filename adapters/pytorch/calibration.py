@@ -15,9 +15,9 @@ from autotune.adapters.pytorch.layers import CLIPS
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.ops import QuantizableOp, argument_names, nodes_by_name
 from autotune.adapters.pytorch.session import threads
-from autotune.batch import axes_of
-from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
-from autotune.calibration.checks import complete, require_numbers, require_samples, require_sound
+from autotune.calibration import CalibrationStatistics, StatisticsCollector
+from autotune.calibration.checks import require_numbers
+from autotune.calibration.gathering import gather
 from autotune.errors import DataError, ModelError
 
 
@@ -37,33 +37,36 @@ def calibrate(model: PytorchModel, batches: Iterable[Feeds], seed: int) -> Calib
     """
     if model.graph is None:
         raise ModelError("A package that was compiled cannot be calibrated. Give the module it was made of")
-    axes = observed(model.graph, model.ops)
-    batch = axes_of(model)
-    collector = StatisticsCollector({name: axis for name, axis in axes.items() if axis is not None}, seed)
-    examples = ExampleReservoir(batch.inputs if batch.resizable else {}, seed)
-    watch = _Watch(model.graph, frozenset(axes), collector)
-    samples = 0
-    for index, feeds in enumerate(examples.watch(complete(batches, [spec.name for spec in model.inputs]))):
+    graph = model.graph
+    axes = observed(graph, model.ops)
+    watch = _Watch(graph, frozenset(axes))
+
+    def observe(feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
         arrays = [np.asarray(feeds[spec.name], spec.dtype, order="C") for spec in model.inputs]
         for spec, each in zip(model.inputs, arrays, strict=True):
             if each.dtype.kind == "f":
                 require_numbers(spec.name, each, index)
         try:
             with torch.no_grad(), threads(1):
-                watch.run(*[torch.from_numpy(each.copy()) for each in arrays])
+                watch.observe([torch.from_numpy(each.copy()) for each in arrays], collector)
         except (RuntimeError, IndexError) as error:
             raise DataError(
                 f"Calibration batch {index} must run through the fp32 model, but: "
                 f"{str(error).strip().splitlines()[0]}. Make the loader yield what `forward` takes"
             ) from error
-        samples += batch.size(feeds)
-    require_samples(samples)
-    if damaged := next((name for name in axes if collector.has_nan(name)), None):
-        for op in model.ops:
-            if op.weight is not None:
-                require_sound(f"the weight of {op.name!r}", array(constant(model.graph, op.weight)), damaged)
-    found = collector.finish(samples)
-    return CalibrationStatistics(found.tensors, samples, examples.finish(), found.unbounded)
+
+    return gather(
+        model,
+        batches,
+        seed,
+        tensors=axes,
+        observe=observe,
+        constants=lambda: (
+            (f"the weight of {op.name!r}", array(constant(graph, op.weight)))
+            for op in model.ops
+            if op.weight is not None
+        ),
+    )
 
 
 def observed(graph: fx.GraphModule, ops: Sequence[QuantizableOp]) -> Mapping[str, int | None]:
@@ -87,15 +90,20 @@ def observed(graph: fx.GraphModule, ops: Sequence[QuantizableOp]) -> Mapping[str
 class _Watch(fx.Interpreter):
     """Runs a graph and hands some of its tensors to a collector."""
 
-    def __init__(self, graph: fx.GraphModule, names: frozenset[str], collector: StatisticsCollector) -> None:
+    def __init__(self, graph: fx.GraphModule, names: frozenset[str]) -> None:
         super().__init__(graph)
         self.extra_traceback = False
         self._names = names
+        self._collector: StatisticsCollector | None = None
+
+    def observe(self, inputs: Sequence[torch.Tensor], collector: StatisticsCollector) -> None:
+        """Run a batch; the collector gets the tensors."""
         self._collector = collector
+        self.run(*inputs)
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node; the name of the argument is that of the method it overrides."""
         value = super().run_node(n)
-        if n.name in self._names:
+        if n.name in self._names and self._collector is not None:
             self._collector.update(n.name, array(value))
         return value

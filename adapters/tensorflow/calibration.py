@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,16 +14,9 @@ from autotune.adapters.tensorflow.ops import DENSE, elements, following_ops
 from autotune.adapters.tensorflow.session import interpreter_for
 from autotune.adapters.tensorflow.unfuse import Unfused, tensor_key
 from autotune.algorithms.equalization import observed_tensors
-from autotune.batch import axes_of
-from autotune.calibration import CalibrationStatistics, ExampleReservoir, StatisticsCollector
-from autotune.calibration.checks import (
-    EXPOSED_BYTES,
-    complete,
-    parts_within,
-    require_numbers,
-    require_samples,
-    require_sound,
-)
+from autotune.calibration import CalibrationStatistics, StatisticsCollector
+from autotune.calibration.checks import EXPOSED_BYTES, parts_within, require_numbers
+from autotune.calibration.gathering import gather
 from autotune.errors import ApplyError, DataError
 
 
@@ -43,29 +36,27 @@ def calibrate(
         ModelError: A weight holds NaN.
     """
     axes = observed(model)
-    batch = axes_of(model)
-    collector = StatisticsCollector({key: axis for key, axis in axes.items() if axis is not None}, seed)
-    examples = ExampleReservoir(batch.inputs if batch.resizable else {}, seed)
     fed = {tensor_key(place): spec.name for place, spec in zip(model.graph.inputs, model.inputs, strict=True)}
     exposure = _Exposure(model, [key for key in axes if key not in fed], exposed_bytes)
-    samples = 0
-    for index, feeds in enumerate(examples.watch(complete(batches, [spec.name for spec in model.inputs]))):
+
+    def observe(feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
         for key, name in fed.items():
             if feeds[name].dtype.kind == "f":
                 require_numbers(name, feeds[name], index)
                 if key in axes:
                     collector.update(key, channels_first(np.asarray(feeds[name])))
         exposure.run(feeds, collector, index)
-        samples += batch.size(feeds)
-    require_samples(samples)
-    if damaged := next((key for key in axes if collector.has_nan(key)), None):
-        for op in model.ops:
-            if op.weight is not None:
-                weight = model.graph.constant(op.weight)
-                assert weight is not None
-                require_sound(f"the weight of {op.name!r}", weight, damaged)
-    found = collector.finish(samples)
-    return CalibrationStatistics(found.tensors, samples, examples.finish(), found.unbounded)
+
+    return gather(model, batches, seed, tensors=axes, observe=observe, constants=lambda: _weights(model))
+
+
+def _weights(model: TensorFlowModel) -> Iterator[tuple[str, Array]]:
+    """The weights of the ops, with what messages call them."""
+    for op in model.ops:
+        if op.weight is not None:
+            weight = model.graph.constant(op.weight)
+            assert weight is not None
+            yield f"the weight of {op.name!r}", weight
 
 
 def observed(model: TensorFlowModel) -> Mapping[str, int | None]:
