@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Example, TensorSpec
+from autotune.adapters.mxnet.files import SYMBOL, symbol_files
 from autotune.adapters.mxnet.framework import FAILURES, dense, mx, reason
 from autotune.adapters.mxnet.graph import Graph, graph_of
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.errors import DataError, ModelError
 
-SYMBOL, PARAMETERS = "-symbol.json", ".params"
 _ACCEPTED = (
     "the path of a -symbol.json file with its -0000.params beside it, the two files' common prefix, or a Gluon "
     "HybridBlock"
@@ -46,32 +45,14 @@ def read_model(source: object, example: Example | None) -> MxnetModel:
 
 
 def _read_path(path: Path, example: Example | None) -> MxnetModel:
-    name = path.name
-    prefix = path.with_name(name.removesuffix(SYMBOL)) if name.endswith(SYMBOL) else path
-    if name.endswith(PARAMETERS):
-        prefix = path.with_name(re.sub(r"-\d{4}\.params$", "", name))
-    symbol = prefix.with_name(prefix.name + SYMBOL)
-    if path.is_dir() and not symbol.is_file():
+    if path.is_dir() and not path.with_name(f"{path.name}{SYMBOL}").is_file():
         raise ModelError(f"A model must be {_ACCEPTED}, but {path} is a folder. Give the file in it")
+    symbol, parameters = symbol_files(path)
     try:
         text = symbol.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ModelError(f"The model file {symbol} does not exist (looked in {symbol.absolute().parent})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"The model file {symbol} cannot be read: {error}") from error
-    parameters = path if name.endswith(PARAMETERS) else _newest(prefix)
     return _checked(_parsed(text, symbol), *_arrays(parameters, symbol), str(symbol), example)
-
-
-def _newest(prefix: Path) -> Path:
-    """The parameters of a prefix: those of the last epoch that was saved."""
-    found = sorted(prefix.parent.glob(f"{prefix.name}-[0-9][0-9][0-9][0-9]{PARAMETERS}"))
-    if not found:
-        raise ModelError(
-            f"An MXNet model is two files, but the parameters of {prefix.name}{SYMBOL} are missing: there is no "
-            f"{prefix.name}-0000{PARAMETERS} in {prefix.absolute().parent}. Put the file beside the symbol"
-        )
-    return found[-1]
 
 
 def _parsed(text: str, path: Path) -> Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import onnx
 
 from autotune.adapter import Example
+from autotune.adapters.mxnet.files import symbol_files
 from autotune.adapters.onnx.converted import adopt
 from autotune.conversion import ConverterTool, convert
 from autotune.errors import ModelError
-
-_SYMBOL = "-symbol.json"
 
 
 class MxnetConverter:
@@ -45,7 +43,7 @@ class MxnetConverter:
             DataError: There are no data, or it does not take the first batch.
         """
         if isinstance(source, (str, os.PathLike)):
-            files = symbol_files(Path(source))
+            files = _request(Path(source))
             what = str(source)
             converted = convert(self.tool, lambda _: files, example, what)
         else:
@@ -54,25 +52,10 @@ class MxnetConverter:
         return adopt(converted, title=self.tool.title, what=what, name_of=_symbol_of)
 
 
-def symbol_files(path: Path) -> Mapping[str, str]:
-    """The file of a symbol, and that of its parameters: the last epoch's.
-
-    Raises:
-        ModelError: One is missing.
-    """
-    stem = str(path.absolute()).removesuffix(_SYMBOL)
-    stem = re.sub(r"-\d{4}\.params$", "", stem)
-    symbol = Path(f"{stem}{_SYMBOL}")
-    if not symbol.is_file():
-        raise ModelError(f"The model file {symbol} does not exist (looked in {symbol.parent})")
-    pattern = re.compile(re.escape(Path(stem).name) + r"-\d{4}\.params")
-    found = sorted(each for each in symbol.parent.iterdir() if pattern.fullmatch(each.name))
-    if not found:
-        raise ModelError(
-            f"An MXNet model is two files, but {symbol} has no parameters: {stem}-0000.params does not exist. Put the "
-            "file beside it, as `save_checkpoint` or `export` wrote it"
-        )
-    return {"symbol": str(symbol), "parameters": str(found[-1])}
+def _request(path: Path) -> Mapping[str, str]:
+    """The request to the exporter's process: the files to read."""
+    symbol, parameters = symbol_files(path.absolute())
+    return {"symbol": str(symbol), "parameters": str(parameters)}
 
 
 def _exported(block: Any, folder: Path, what: str) -> Mapping[str, str]:
@@ -83,7 +66,7 @@ def _exported(block: Any, folder: Path, what: str) -> Mapping[str, str]:
             f"{what} must be a HybridBlock that was hybridized and has run once, but: {error}. Call "
             "`block.hybridize()` and `block(batch)`"
         ) from error
-    return symbol_files(folder / "block")
+    return _request(folder / "block")
 
 
 def _symbol_of(node: onnx.NodeProto) -> str | None:

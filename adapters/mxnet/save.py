@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.adapters.mxnet.framework import FAILURES, dense, mx, reason
-from autotune.adapters.mxnet.load import PARAMETERS, SYMBOL
+from autotune.adapters.mxnet.files import PARAMETERS, SYMBOL
+from autotune.adapters.mxnet.framework import dense, mx, reason
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.atomic import replacing_all
 from autotune.errors import WorkspaceError
+from autotune.saving import saving
 
 
 def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
@@ -31,15 +32,10 @@ def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tu
     arrays = {f"arg:{name}": array for name, array in model.arguments.items()}
     arrays |= {f"aux:{name}": array for name, array in model.states.items()}
     beside = path.with_name(path.name.removesuffix(SYMBOL) + f"-0000{PARAMETERS}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        with replacing_all([beside, path]) as (parameters, symbol):
-            symbol.write_text(text, encoding="utf-8")
+    with saving(path), replacing_all([beside, path]) as (parameters, symbol):
+        symbol.write_text(text, encoding="utf-8")
+        try:
             mx.nd.save(str(parameters), {name: dense(array) for name, array in arrays.items()})
-    except FAILURES as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
-        raise WorkspaceError(
-            f"The model cannot be written to {path}: {told}. Choose another place, or make room"
-        ) from error
+        except (mx.base.MXNetError, ValueError, TypeError) as error:
+            raise OSError(reason(error)) from error
     return path, beside

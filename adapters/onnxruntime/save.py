@@ -10,7 +10,7 @@ import onnx
 from autotune.adapters.onnx.model import OnnxModel, write_weights
 from autotune.adapters.onnxruntime.choices.execution_options import to_metadata
 from autotune.atomic import replacing_all
-from autotune.errors import WorkspaceError
+from autotune.saving import saving
 
 
 def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
@@ -29,19 +29,14 @@ def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tup
     # its own.
     weights = path.with_name(f"{path.name}.{model.fingerprint}.data")
     paths = [path] if model.external_dir is None else [weights, path]
-    try:
-        with replacing_all(paths) as temporaries:
-            if model.external_dir is not None:
-                write_weights(proto, model.external_dir, temporaries[0])
-                for tensor in proto.graph.initializer:
-                    for entry in tensor.external_data:
-                        if entry.key == "location":
-                            entry.value = weights.name
-            temporaries[-1].write_bytes(proto.SerializeToString())
-    except OSError as error:
-        raise WorkspaceError(
-            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
-        ) from error
+    with saving(path), replacing_all(paths) as temporaries:
+        if model.external_dir is not None:
+            write_weights(proto, model.external_dir, temporaries[0])
+            for tensor in proto.graph.initializer:
+                for entry in tensor.external_data:
+                    if entry.key == "location":
+                        entry.value = weights.name
+        temporaries[-1].write_bytes(proto.SerializeToString())
     return tuple(reversed(paths))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autotune.adapters.openvino.model import FLOATS_KEY, OpenVinoModel, ir_files
 from autotune.errors import WorkspaceError
+from autotune.saving import saving
 
 
 def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
@@ -40,20 +41,15 @@ def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) ->
     weights = path.with_suffix(".bin")
     temporary = [place.with_name(f".{place.name}.{os.getpid()}.tmp") for place in (path, weights)]
     try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        for place, content in zip(temporary, ir_files(graph), strict=True):
-            with place.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        path.unlink(missing_ok=True)
-        temporary[1].replace(weights)
-        temporary[0].replace(path)
-    except OSError as error:
-        raise WorkspaceError(
-            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
-        ) from error
+        with saving(path):
+            for place, content in zip(temporary, ir_files(graph), strict=True):
+                with place.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            path.unlink(missing_ok=True)
+            temporary[1].replace(weights)
+            temporary[0].replace(path)
     finally:
         for leftover in temporary:
             with contextlib.suppress(OSError):  # there may be no such folder

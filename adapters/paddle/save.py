@@ -11,6 +11,7 @@ from autotune.adapters.paddle.load import PARAMETERS, PROGRAM
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.atomic import replacing_all
 from autotune.errors import WorkspaceError
+from autotune.saving import saving
 
 
 def save_model(model: PaddleModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
@@ -36,16 +37,9 @@ def save_model(model: PaddleModel, path: Path, metadata: Mapping[str, str]) -> t
     first = program.blocks[0].ops[0]
     programs.set_attribute(first, programs.METADATA, json.dumps({"names": _kept(model), **metadata}, sort_keys=True))
     beside = path.with_suffix(PARAMETERS)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        with replacing_all([beside, path]) as (parameters, content):
-            content.write_bytes(program.SerializeToString())
-            parameters.write_bytes(model.parameters)
-    except OSError as error:
-        raise WorkspaceError(
-            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
-        ) from error
+    with saving(path), replacing_all([beside, path]) as (parameters, content):
+        content.write_bytes(program.SerializeToString())
+        parameters.write_bytes(model.parameters)
     return path, beside
 
 

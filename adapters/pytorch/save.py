@@ -8,7 +8,7 @@ from pathlib import Path
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.package import package_with
 from autotune.atomic import replacing
-from autotune.errors import WorkspaceError
+from autotune.saving import saving
 
 
 def save_model(model: PytorchModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path]:
@@ -24,13 +24,6 @@ def save_model(model: PytorchModel, path: Path, metadata: Mapping[str, str]) -> 
         ApplyError: Inductor refuses the model.
     """
     content = package_with(model, metadata)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise WorkspaceError(
-            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
-        ) from error
+    with saving(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
     return (path,)

@@ -8,7 +8,7 @@ from pathlib import Path
 from autotune.adapters.tensorflow.graph import Graph
 from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.atomic import replacing
-from autotune.errors import WorkspaceError
+from autotune.saving import saving
 
 
 def save_model(model: TensorFlowModel, path: Path, metadata: Mapping[str, str]) -> tuple[Path]:
@@ -27,13 +27,6 @@ def save_model(model: TensorFlowModel, path: Path, metadata: Mapping[str, str]) 
         graph = Graph(content)
         graph.set_metadata(metadata)
         content = graph.to_bytes()
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise WorkspaceError(
-            f"The model cannot be written to {path}: {error.strerror or error}. Choose another place, or make room"
-        ) from error
+    with saving(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
     return (path,)
