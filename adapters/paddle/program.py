@@ -6,7 +6,7 @@ and a candidate is bytes that any process reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -248,12 +248,3 @@ def drop_unused(program: Any, values: Mapping[str, Array]) -> dict[str, Array]:
     for place in reversed([place for place, var in enumerate(block.vars) if var.name not in used]):
         del block.vars[place]
     return {name: values[name] for name in constants(program)}
-
-
-def blocks_inside(op: Any) -> Iterator[int]:
-    """Numbers of the blocks that an op runs: bodies of loops and branches."""
-    for attr in op.attrs:
-        if attr.type == pb.BLOCK:
-            yield attr.block_idx
-        elif attr.type == pb.BLOCKS:
-            yield from attr.blocks_idx

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from autotune.adapters.paddle.framework import paddle
 from autotune.adapters.paddle.layer import parameters
 from autotune.adapters.paddle.training import fake_quantized
 from autotune.errors import ApplyError, InputError, ModelError, WorkspaceError
+from autotune.nested import leaves
 
 
 class PaddleSource:
@@ -201,7 +202,7 @@ class TunedLayer(paddle.nn.Layer):
         """
         outputs = self._call(self._read.called(inputs, named))
         return (
-            _tensors(outputs) if any(isinstance(each, paddle.Tensor) for each in _leaves((inputs, named))) else outputs
+            _tensors(outputs) if any(isinstance(each, paddle.Tensor) for each in leaves((inputs, named))) else outputs
         )
 
     def train(self) -> Any:
@@ -218,16 +219,6 @@ class TunedLayer(paddle.nn.Layer):
 
 def _array(value: object) -> object:
     return value.numpy() if isinstance(value, paddle.Tensor) else value
-
-
-def _leaves(value: object) -> Iterator[object]:
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _leaves(each)
-    else:
-        yield value
 
 
 def _tensors(outputs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import nn
 
 from autotune.adapters.pytorch.arguments import TensorReader
 from autotune.errors import InputError
+from autotune.nested import leaves
 
 
 class TunedModule(nn.Module):
@@ -47,7 +48,7 @@ class TunedModule(nn.Module):
             DataError: They are not what the model reads.
         """
         outputs = self._call(self._read.called(inputs, named))
-        return _tensors(outputs) if any(map(_is_tensor, _leaves((inputs, named)))) else outputs
+        return _tensors(outputs) if any(map(_is_tensor, leaves((inputs, named)))) else outputs
 
     def train(self, mode: bool = True) -> TunedModule:
         """Stay in evaluation mode.
@@ -71,16 +72,6 @@ class TunedModule(nn.Module):
                 "the precision of its ops is what was tuned. Tune again for another, or call it without `.to(...)`"
             )
         return self
-
-
-def _leaves(value: object) -> Iterator[object]:
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _leaves(each)
-    else:
-        yield value
 
 
 def _is_tensor(value: object) -> bool:
