@@ -16,13 +16,14 @@ from autotune.adapters.openvino.channels import prepare_channels
 from autotune.adapters.openvino.model import FLOAT32, OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, quantizable_ops, tensor_name
 from autotune.adapters.openvino.recipes import correct_constants
-from autotune.adapters.openvino.weights import WeightGrid, weight_grid
+from autotune.adapters.openvino.weights import weight_grid
 from autotune.algorithms import (
     AffineParameters,
     activation_range,
     affine_parameters,
     representable,
 )
+from autotune.algorithms.grids import WeightGrid
 from autotune.calibration import CalibrationStatistics
 from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.errors import ApplyError
@@ -176,7 +177,7 @@ def weight_node(op: QuantizableOp, grid: WeightGrid, rounded: Array) -> ov.Node:
     integers.set_friendly_name(f"{op.name}/integers")
     real = opset.convert(integers, ov.Type.f32)
     scale = grid.parameters.scale
-    scales = opset.constant(op.as_read(scale.reshape(-1, *[1] * (grid.rows.ndim - 1))) if scale.ndim else scale)
+    scales = opset.constant(op.as_read(scale.reshape(-1, *[1] * (grid.values.ndim - 1))) if scale.ndim else scale)
     scaled: ov.Node = opset.multiply(real, scales)
     scaled.set_friendly_name(f"{op.name}/weight")
     return scaled

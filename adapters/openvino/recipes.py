@@ -11,10 +11,9 @@ from autotune.adapters.openvino.channels import Channels
 from autotune.adapters.openvino.layers import OpenVinoGraph
 from autotune.adapters.openvino.model import OpenVinoModel
 from autotune.adapters.openvino.ops import QuantizableOp, tensor_name
-from autotune.adapters.openvino.weights import WeightGrid
 from autotune.algorithms import AffineParameters
-from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
-from autotune.algorithms.graph import Layer
+from autotune.algorithms.corrections import QuantizedGraph, corrected_constants, quantized_layers
+from autotune.algorithms.grids import WeightGrid
 from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.config import QuantizedType, Recipe
@@ -37,19 +36,9 @@ def correct_constants(
         recipe: The candidate's recipe.
     """
     layers = OpenVinoGraph(channels.reference)
-    known = {node.name: node for node in layers.nodes if isinstance(node, Layer)}
     quantized = QuantizedGraph(
         graph=layers,
-        layers=[
-            QuantizedLayer(
-                layer=known[name],
-                scheme=grid.scheme,
-                parameters=grid.parameters,
-                limits=lambda grid=grid: grid.limits,  # type: ignore[misc]  # its own of each turn
-            )
-            for name, (_, grid) in grids.items()
-            if name in known
-        ],
+        layers=quantized_layers(layers, {name: grid for name, (_, grid) in grids.items()}),
         tensors=tensors,
         ranges=channels.ranges,
     )

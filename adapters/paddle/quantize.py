@@ -18,7 +18,8 @@ from autotune.adapters.paddle.recipes import correct_constants
 from autotune.adapters.paddle.scales import Scale, Scales
 from autotune.adapters.paddle.space import is_clipped
 from autotune.adapters.paddle.tensors import Tensors
-from autotune.adapters.paddle.weights import LARGEST, WeightGrid, largest_activations, weight_grid
+from autotune.adapters.paddle.weights import LARGEST, largest_activations, weight_grid
+from autotune.algorithms.grids import WeightGrid
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.errors import ApplyError

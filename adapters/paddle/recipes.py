@@ -10,9 +10,8 @@ from autotune.adapters.paddle.layers import PaddleGraph
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.ops import QuantizableOp
 from autotune.adapters.paddle.scales import Scales
-from autotune.adapters.paddle.weights import WeightGrid
-from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
-from autotune.algorithms.graph import Layer
+from autotune.algorithms.corrections import QuantizedGraph, corrected_constants, quantized_layers
+from autotune.algorithms.grids import WeightGrid
 from autotune.batch import axes_of
 from autotune.config import Recipe
 
@@ -36,14 +35,9 @@ def correct_constants(
         recipe: The candidate's recipe.
     """
     graph = PaddleGraph(channels.reference, channels.constants, ops)
-    known = {node.name: node for node in graph.nodes if isinstance(node, Layer)}
     quantized = QuantizedGraph(
         graph=graph,
-        layers=[
-            QuantizedLayer(layer=known[name], scheme=grid.scheme, parameters=grid.parameters)
-            for name, (_, grid) in grids.items()
-            if name in known
-        ],
+        layers=quantized_layers(graph, {name: grid for name, (_, grid) in grids.items()}),
         tensors=scales.tensors(),
         ranges=channels.ranges,
     )

@@ -9,37 +9,21 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from autotune.adapter import ActivationGrid, Array, FakeQuantizedOp, FakeQuantizedWeight
+from autotune.adapter import ActivationGrid, FakeQuantizedOp, FakeQuantizedWeight
 from autotune.adapters.paddle.framework import paddle
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.ops import quantizable_ops
-from autotune.adapters.paddle.scales import Scale, Scales
+from autotune.adapters.paddle.scales import Scales
 from autotune.adapters.paddle.tensors import Tensors
 from autotune.adapters.paddle.weights import largest_activations, weight_grid
-from autotune.algorithms.affine import integer_range
+from autotune.algorithms.grids import RoundedWeight, activation_grid
 from autotune.calibration import CalibrationStatistics
-from autotune.config import OpConfig, Precision, QuantizationConfig
+from autotune.config import Precision, QuantizationConfig
 from autotune.notes import listed
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundedWeight:
-    """Rounds a weight as a config says, with scales that follow the weight.
-
-    Attributes:
-        choice: How the op is quantized.
-    """
-
-    choice: OpConfig
-
-    def __call__(self, weight: Array) -> Array:
-        """The values that the integers of a weight stand for: float32."""
-        return weight_grid(weight, self.choice, trained=True).nearest
 
 
 def grids(
@@ -60,18 +44,11 @@ def grids(
         scales.choose(op, config[op.name])
     return {
         op.name: FakeQuantizedOp(
-            inputs={0: _grid(scales.found[op.source])},
-            weight=FakeQuantizedWeight(
-                position=1, values=model.constants[op.weight], rounded=RoundedWeight(choice=config[op.name])
-            ),
+            inputs={0: activation_grid(scales.found[op.source].parameters, scales.found[op.source].scheme)},
+            weight=FakeQuantizedWeight(position=1, values=grid.values, rounded=RoundedWeight(grid=grid)),
         )
-        for op in chosen
+        for op, grid in weights.values()
     }
-
-
-def _grid(scale: Scale) -> ActivationGrid:
-    smallest, largest = integer_range(scale.scheme)
-    return ActivationGrid(scale=float(scale.parameters.scale), zero_point=0, smallest=smallest, largest=largest)
 
 
 def fake_quantized(source: Any, ops: Mapping[str, FakeQuantizedOp]) -> tuple[Any, Sequence[str]]:

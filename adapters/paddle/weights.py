@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from autotune.adapter import Array
 from autotune.adapters.paddle.ops import QuantizableOp
-from autotune.algorithms import AffineParameters, WeightLimits
+from autotune.algorithms import WeightLimits
+from autotune.algorithms.grids import WeightGrid, grid_of
 from autotune.algorithms.saturation import MOST, neighbour_sums
-from autotune.config import CalibrationMethod, OpConfig, Recipe, TensorScheme
+from autotune.config import OpConfig, Recipe
 
 LARGEST = 127
 
@@ -29,27 +29,12 @@ _MOVED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightGrid:
-    """The values that a weight may take.
-
-    Attributes:
-        rows: The weight, shape (outputs, inputs / groups, height, width).
-        scheme: How it is quantized: symmetric, per channel.
-        parameters: Scales of shape (outputs,), and zero points, all zero.
-    """
-
-    rows: Array
-    scheme: TensorScheme
-    parameters: AffineParameters
-
-    @cached_property
-    def nearest(self) -> Array:
-        """The weight with each value rounded to the nearest integer and dequantized: float32."""
-        return WeightLimits().fake_quantize(self.rows, self.parameters, self.scheme, 0)
+class PaddleGrid(WeightGrid):
+    """The values that a weight may take, shape (outputs, inputs / groups, height, width), with a scale per channel."""
 
     def integers(self, rounded: Array) -> Array:
         """The integers of a weight on the grid, one of each channel's largest with a magnitude of 127: int8."""
-        found = WeightLimits().quantize(rounded, self.parameters, self.scheme, 0)
+        found = super().integers(rounded)
         flat = found.reshape(len(found), -1)
         channels = np.arange(len(flat))
         places = np.abs(flat.astype(np.int16)).argmax(axis=1)
@@ -58,7 +43,7 @@ class WeightGrid:
         return flat.reshape(found.shape)
 
 
-def weight_grid(weight: Array, choice: OpConfig, *, trained: bool = False) -> WeightGrid:
+def weight_grid(weight: Array, choice: OpConfig, *, trained: bool = False) -> PaddleGrid:
     """The grid of an int8 op's weight.
 
     Args:
@@ -66,14 +51,8 @@ def weight_grid(weight: Array, choice: OpConfig, *, trained: bool = False) -> We
         choice: How it is quantized.
         trained: Whether weights were trained on a grid that follows their largest magnitude.
     """
-    assert choice.weight is not None
-    assert choice.calibration is not None
-    # Percentiles and KL divergence speak of distributions; a weight is known value by value.
-    mse = choice.calibration.method is CalibrationMethod.MSE and not trained
-    method = CalibrationMethod.MSE if mse else CalibrationMethod.MINMAX
-    return WeightGrid(
-        rows=weight, scheme=choice.weight, parameters=WeightLimits().parameters(weight, choice.weight, 0, method)
-    )
+    grid = grid_of(weight, choice, WeightLimits(), trained=trained)
+    return PaddleGrid(values=weight, scheme=grid.scheme, limits=grid.limits, parameters=grid.parameters)
 
 
 def largest_activations(grids: Mapping[str, tuple[QuantizableOp, WeightGrid]], recipe: Recipe) -> dict[str, int]:

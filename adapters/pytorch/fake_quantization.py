@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from autotune.adapter import ActivationGrid, Array, FakeQuantizedOp, FakeQuantizedWeight
+from autotune.adapter import FakeQuantizedOp, FakeQuantizedWeight
 from autotune.adapters.pytorch.grids import Grids
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.ops import argument_names, nodes_by_name
 from autotune.adapters.pytorch.recipes import prepare_channels
-from autotune.adapters.pytorch.weights import WeightGrid
-from autotune.algorithms import AffineParameters
-from autotune.algorithms.affine import integer_range
+from autotune.algorithms.grids import RoundedWeight, WeightGrid, activation_grid
 from autotune.calibration import CalibrationStatistics
-from autotune.config import CalibrationMethod, Precision, QuantizationConfig, TensorScheme
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundedChannels:
-    """Rounds a weight as the grid of an op does, with scales that follow the weight.
-
-    Attributes:
-        grid: Scheme and limits of the op's weight.
-    """
-
-    grid: WeightGrid
-
-    def __call__(self, weight: Array) -> Array:
-        """The values that the integers of a weight stand for: float32."""
-        grid = self.grid
-        parameters = grid.limits.parameters(weight, grid.scheme, 0, CalibrationMethod.MINMAX)
-        axis = 0 if parameters.scale.ndim else None
-        return grid.limits.fake_quantize(weight, parameters, grid.scheme, axis)
+from autotune.config import Precision, QuantizationConfig
 
 
 def fake_quantization(
@@ -53,21 +31,15 @@ def fake_quantization(
         scheme = config[op.name].activation
         assert scheme is not None
         rounded = grids.quantized_reads(op)
-        names = dict(zip(op.activations, argument_names(nodes[op.node], op.activations), strict=True))
+        names = zip(op.activations, argument_names(nodes[op.node], op.activations), strict=True)
+        read = {place: name for place, name in names if name in rounded}
         weight = grids.static.get(op.name)
         found[op.name] = FakeQuantizedOp(
-            inputs={place: _grid(grids.activations[name], scheme) for place, name in names.items() if name in rounded},
+            inputs={place: activation_grid(grids.activations[name], scheme) for place, name in read.items()},
             weight=None if weight is None else _weight(weight),
         )
     return found
 
 
 def _weight(grid: WeightGrid) -> FakeQuantizedWeight:
-    return FakeQuantizedWeight(position=1, values=grid.values, rounded=RoundedChannels(grid=grid))
-
-
-def _grid(parameters: AffineParameters, scheme: TensorScheme) -> ActivationGrid:
-    smallest, largest = integer_range(scheme)
-    return ActivationGrid(
-        scale=float(parameters.scale), zero_point=int(parameters.zero_point), smallest=smallest, largest=largest
-    )
+    return FakeQuantizedWeight(position=1, values=grid.values, rounded=RoundedWeight(grid=grid))

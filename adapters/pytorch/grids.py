@@ -8,8 +8,9 @@ from autotune.adapters.pytorch.graph import array, constant
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.ops import QuantizableOp, convolution_alone, nodes_by_name
 from autotune.adapters.pytorch.recipes import Prepared
-from autotune.adapters.pytorch.weights import WeightGrid, weight_grid
+from autotune.adapters.pytorch.weights import weight_grid
 from autotune.algorithms import AffineParameters, activation_range, affine_parameters
+from autotune.algorithms.grids import WeightGrid
 from autotune.config import OpConfig, Precision, QuantizationConfig, QuantizedType
 from autotune.errors import ApplyError
 

@@ -12,8 +12,9 @@ from autotune.adapters.pytorch.graph import ATEN, constant_of, set_constant, ten
 from autotune.adapters.pytorch.kernels import OP, scale_name
 from autotune.adapters.pytorch.ops import QuantizableOp, nodes_by_name
 from autotune.adapters.pytorch.quick import QUANTIZED
-from autotune.adapters.pytorch.weights import WeightGrid
+from autotune.adapters.pytorch.weights import channel_scales
 from autotune.algorithms import AffineParameters
+from autotune.algorithms.grids import WeightGrid
 
 _LOW, _HIGH = 0, 255
 """Integers of activations, which are u8."""
@@ -116,7 +117,7 @@ class Writer:
     def _set_weight(self, op: QuantizableOp, node: fx.Node, grid: WeightGrid) -> None:
         weight = constant_of(self._module, node.args[1])
         assert weight is not None
-        scales = tensor(grid.scales)
+        scales = tensor(channel_scales(grid))
         integers: Array = grid.integers(weight.numpy())
         names = (f"{op.node}_weight_int8", scale_name(op.node), f"{op.node}_weight_zero_point")
         for name, value in zip(

@@ -14,11 +14,11 @@ from autotune.adapters.pytorch.graph import ATEN, constant_of, copied, set_const
 from autotune.adapters.pytorch.layers import PytorchGraph
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.ops import QuantizableOp, nodes_by_name
-from autotune.adapters.pytorch.weights import WeightGrid
 from autotune.algorithms import AffineParameters
-from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
+from autotune.algorithms.corrections import QuantizedGraph, corrected_constants, quantized_layers
 from autotune.algorithms.equalization import equalize
 from autotune.algorithms.graph import Layer
+from autotune.algorithms.grids import WeightGrid
 from autotune.algorithms.smoothquant import smooth
 from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
@@ -89,15 +89,7 @@ def correct_constants(
     known = {node.name: node for node in graph.nodes if isinstance(node, Layer)}
     quantized = QuantizedGraph(
         graph=graph,
-        layers=[
-            QuantizedLayer(
-                layer=known[name],
-                scheme=grid.scheme,
-                parameters=grid.parameters,
-                limits=lambda grid=grid: grid.limits,  # type: ignore[misc]  # its own of each turn
-            )
-            for name, grid in grids.items()
-        ],
+        layers=quantized_layers(graph, grids),
         tensors=tensors,
         ranges=prepared.ranges,
     )

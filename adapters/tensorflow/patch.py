@@ -12,7 +12,7 @@ from autotune.adapters.tensorflow.graph import INT8, INT32, Graph, text
 from autotune.adapters.tensorflow.ops import TRANSPOSED, QuantizableOp
 from autotune.adapters.tensorflow.recipe_entries import split
 from autotune.adapters.tensorflow.unfuse import tensor_key
-from autotune.adapters.tensorflow.weights import WeightGrid
+from autotune.algorithms.grids import WeightGrid
 
 _LARGEST = np.iinfo(np.int32).max
 

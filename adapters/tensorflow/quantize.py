@@ -61,7 +61,7 @@ def apply_config(
         told=(*model.told, *prepared.notes, *notes),
         batch_axes=model.batch_axes,
         asked={op.name: config[op.name].precision for op in model.ops if op.name in config.ops},
-        outputs_of={op.name: op.outputs for op in (*model.ops,)},
+        outputs_of={op.name: op.outputs for op in model.ops},
         followers=tuple(op.outputs for op in following),
     )
 

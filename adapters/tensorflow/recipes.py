@@ -15,11 +15,10 @@ from autotune.adapters.tensorflow.layers import TensorFlowGraph, channels_first
 from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.adapters.tensorflow.ops import QuantizableOp, followed
 from autotune.adapters.tensorflow.unfuse import tensor_key
-from autotune.adapters.tensorflow.weights import WeightGrid
 from autotune.algorithms import AffineParameters
-from autotune.algorithms.corrections import QuantizedGraph, QuantizedLayer, corrected_constants
+from autotune.algorithms.corrections import QuantizedGraph, corrected_constants, quantized_layers
 from autotune.algorithms.equalization import equalize
-from autotune.algorithms.graph import Layer
+from autotune.algorithms.grids import WeightGrid
 from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig, QuantizedType, Recipe
@@ -98,19 +97,9 @@ def correct_constants(
         recipe: The candidate's recipe.
     """
     graph = TensorFlowGraph(prepared.content, prepared.bounds)
-    known = {node.name: node for node in graph.nodes if isinstance(node, Layer)}
     quantized = QuantizedGraph(
         graph=graph,
-        layers=[
-            QuantizedLayer(
-                layer=known[name],
-                scheme=grid.scheme,
-                parameters=grid.parameters,
-                limits=lambda grid=grid: grid.limits,  # type: ignore[misc]  # its own of each turn
-            )
-            for name, (_, grid) in grids.items()
-            if name in known
-        ],
+        layers=quantized_layers(graph, {name: grid for name, (_, grid) in grids.items()}),
         tensors=tensors,
         ranges=prepared.ranges,
     )

@@ -6,6 +6,7 @@ walk through the graph layer by layer, :mod:`.layerwise`, on the examples that c
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from autotune.algorithms.affine import AffineParameters, representable
 from autotune.algorithms.bias_correction import convolution_shift, matmul_shift, mean_difference
 from autotune.algorithms.gptq import LARGEST_INPUTS, PairBound, convolution_moments, matmul_moments, round_by_gptq
 from autotune.algorithms.graph import Connections, Layer, LayerGraph, Values
+from autotune.algorithms.grids import WeightGrid
 from autotune.algorithms.layerwise import Correction, fake_quantizer, walk
 from autotune.algorithms.saturation import LARGEST_PAIR, WeightLimits
 from autotune.batch import BatchAxes
@@ -76,6 +78,26 @@ class QuantizedGraph:
     tensors: Mapping[str, tuple[AffineParameters, QuantizedType]]
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     blocks: Mapping[str, Correction] = field(default_factory=dict)
+
+
+def quantized_layers(graph: LayerGraph, grids: Mapping[str, WeightGrid]) -> list[QuantizedLayer]:
+    """The layers of a graph whose weights have grids; a graph may have no layer of that name.
+
+    Args:
+        graph: Graph of the fp32 model.
+        grids: By name of an int8 op: the grid of its weight.
+    """
+    known = {node.name: node for node in graph.nodes if isinstance(node, Layer)}
+    return [
+        QuantizedLayer(
+            layer=known[name],
+            scheme=grid.scheme,
+            parameters=grid.parameters,
+            limits=functools.partial(getattr, grid, "limits"),
+        )
+        for name, grid in grids.items()
+        if name in known
+    ]
 
 
 def corrected_constants(
