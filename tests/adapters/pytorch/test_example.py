@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
 
-ROOT = Path(__file__).parents[3]
+from tests.adapters.examples import run_example
 
 
 def test_it_trains_tunes_and_leaves_a_model(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "examples" / "pytorch" / "digits.py", tmp_path)
-    finished = subprocess.run(
-        [sys.executable, "digits.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=900,  # a hang; how long it takes is the machine's affair
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert finished.stderr == ""
-    assert "agrees with the one that was trained on" in finished.stdout
+    stdout, stderr = run_example("pytorch", tmp_path)
+    assert stderr == ""
+    assert "agrees with the one that was trained on" in stdout
     onnx.checker.check_model(tmp_path / "runs" / "digits.tuned.onnx")
