@@ -72,6 +72,9 @@ INSTALL: dict[str, Sequence[Sequence[str]]] = {
 }
 """By framework: the arguments of each call of pip that makes its environment."""
 
+OPTIONS: dict[str, Sequence[str]] = {"paddle": ("--seeds",)}
+"""By framework: the options that its script is always given."""
+
 SEEDS: dict[str, str] = {
     "resnet50": "2.79x, and 3.56x on the next generation: PaddlePaddle, CPUs with VNNI, one core, batch 1",
     "mobilenet_v1": "2.2x: PaddlePaddle, a CPU with VNNI, one core, batch 1",
@@ -125,7 +128,8 @@ def measure(framework: str, python: Path, options: argparse.Namespace) -> dict[s
     script = Path(__file__).with_name(f"frameworks_{framework}.py")
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         written = Path(folder) / "result.json"
-        command = [str(python), str(script), "--json", str(written), "--seed", str(options.seed), *options.rest]
+        own = OPTIONS.get(framework, ())
+        command = [str(python), str(script), "--json", str(written), "--seed", str(options.seed), *own, *options.rest]
         subprocess.run(command, check=True)
         result: dict[str, Any] = json.loads(written.read_text())["result"]
     return result
