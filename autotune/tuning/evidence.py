@@ -15,7 +15,7 @@ from autotune.adapter import Adapter, CostModel, NamesTensors, Statistics, host_
 from autotune.algorithms import activation_range, noise_to_signal
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
-from autotune.source import OwnSource
+from autotune.source import Convertible
 from autotune.tuning.history import History
 from autotune.tuning.side import SideHistory, key_of
 
@@ -222,7 +222,7 @@ def keep_run(
 
 
 def _name(source: object) -> str:
-    if isinstance(source, OwnSource):
+    if isinstance(source, Convertible):
         source = source.source
     return Path(source).name if isinstance(source, (str, Path)) else type(source).__name__
 

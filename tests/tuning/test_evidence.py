@@ -10,9 +10,12 @@ import pytest
 
 import autotune
 from autotune.config import Precision
+from autotune.evaluation import UserFunction
 from autotune.results.result import read_summary
+from autotune.source import Convertible
 from autotune.strategy import Exhausted
 from autotune.tuning.evidence import Evidence
+from autotune.tuning.run import Run
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
 
@@ -85,3 +88,14 @@ def test_nothing_is_shown_of_a_config_without_int8(network: NumpyModel, images: 
 class Fp32(autotune.Strategy):
     def propose(self, problem: Any, trials: Any, draw: Any) -> Any:  # noqa: ARG002
         return Exhausted(reason="there is nothing to try")
+
+
+def test_a_file_of_another_framework_is_told_by_its_name(
+    network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "net.tflite"
+    file.touch()
+    monkeypatch.setattr(NumpyAdapter, "load", lambda *_: network)
+    source = Convertible("numpy", file)
+    run = Run(autotune.Tuner(**OPTIONS, workspace=tmp_path / "run"), NumpyAdapter(), UserFunction(function=score))
+    assert run(source, images).evidence.runs[0]["model"] == "net.tflite"
