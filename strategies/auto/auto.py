@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 
+import numpy as np
+
 from autotune.bounds import require_least
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
@@ -33,7 +35,8 @@ class Auto(PlannedStrategy):
 
     1. The preferred config is evaluated, with each op in the precision that its profile says is fastest, fp32 among
        them. If it keeps the target, only configs that are predicted to be faster still are of interest, and
-       sensitivities are not needed.
+       sensitivities are not needed. Where that is fp32 for every op, the fastest quantized config is timed beside the
+       model all the same.
     2. Otherwise the calibration algorithm and weight scheme are those whose uniform config has the least output error
        on a few samples; the most sensitive ops may keep others. Where a sensitive op has a precision between its
        fastest and fp32, slower than one and more exact than the other, that is a step of its own. No evaluation is
@@ -97,13 +100,19 @@ class Auto(PlannedStrategy):
             return (yield from shrink(problem))
         estimates = Estimates(problem, baseline)
         choice = estimates.fastest()
+        # Profiles are of single ops. That fp32 wins is said of a model only once a candidate was timed beside it.
+        fp32_wins = estimates.config(choice).is_fp32
+        if fp32_wins:
+            choice = np.zeros_like(choice)
         opening = estimates.config(choice)
         kept = False
-        evaluated = not estimates.is_hopeless(opening)
+        evaluated = fp32_wins or not estimates.is_hopeless(opening)
         if evaluated:
-            trial = yield Proposal(config=opening, note=_opening_note(problem, opening))
+            note = "profiles say that fp32 is faster" if fp32_wins else _opening_note(problem, opening)
+            trial = yield Proposal(config=opening, note=note)
             estimates.add(choice, trial)
-            kept = trial.met
+            # One without a loss was ruled out by its latency, as the profiles said.
+            kept = trial.met or (fp32_wins and trial.loss is None)
         if not kept:
             template = make_template(problem, opening, self.templates)
             estimates.use(with_recipe_that_helps(problem, opening, template, evaluated=evaluated))

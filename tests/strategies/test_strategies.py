@@ -148,6 +148,8 @@ def test_auto_says_when_fp32_is_the_answer() -> None:
     assert run.best.config.is_fp32
     assert len(run.evaluated) <= 2
     assert run.reason == "fp32 is the fastest of the configs predicted to keep the target"
+    # A run that timed no candidate could not tell whether the profiles are right.
+    assert [trial.config.precisions()[Precision.INT8] for trial in run.evaluated] == [6]
 
 
 # At 0.2 % MobileNetV2's 1,000 images tell next to nothing: the one config near the optimum is there by luck, with an
