@@ -16,6 +16,7 @@ from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
+from autotune.cli.files import listed
 from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
@@ -121,7 +122,7 @@ def _finish(console: Console, experiment: Experiment, result: TuningResult, outp
     print_outcome(console, result)
     _print_files(console, *_written(experiment, result, output))
     if result.nearest is not None and (nearest := _kept(experiment, NEAREST)):
-        line = f"Nearest candidate, which is not the answer: {_listed(nearest)}"
+        line = f"Nearest candidate, which is not the answer: {listed(nearest)}"
         console.print(Text(line), soft_wrap=True, highlight=False)
     raise typer.Exit(_status(result))
 
@@ -158,7 +159,7 @@ def _written(experiment: Experiment, result: TuningResult, output: Path | None) 
 
 
 def _print_files(console: Console, saved: Sequence[Path], report: Path) -> None:
-    console.print(Text(f"Model:  {_listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
+    console.print(Text(f"Model:  {listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
 
 
 def _status(result: TuningResult) -> ExitStatus:
@@ -170,9 +171,3 @@ def _status(result: TuningResult) -> ExitStatus:
 def _kept(experiment: Experiment, name: str) -> tuple[Path, ...]:
     """The files of a model that the run keeps in its workspace; empty where there is none of that name."""
     return kept_files(experiment.workspace, name, get_adapter(experiment.model.framework).suffix)
-
-
-def _listed(files: Sequence[Path]) -> str:
-    """The path of a model, and what belongs to it."""
-    first, *others = files
-    return f"{first} (with {', '.join(file.name for file in others)})" if others else str(first)

@@ -12,6 +12,8 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.results.result import TuningResult
+from autotune.results.stored_config import ConfigSource, read_config
+from autotune.tuning.applying import QuantizedModel, made_by
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner
 
@@ -49,10 +51,28 @@ def join_experiment(experiment: Experiment, observer: Observer) -> SearchEnd:
     return _opened(experiment, make_tuner(experiment, observer).take_part)
 
 
+def apply_experiment(experiment: Experiment, config: ConfigSource) -> QuantizedModel[Any]:
+    """Quantize the model of an experiment by a stored config; see :func:`autotune.apply`.
+
+    Args:
+        experiment: Names the model, the calibration data and how much of it is used.
+        config: The config, or where it is.
+
+    Raises:
+        InputError: An input that the experiment names cannot be used, or the config is of another model.
+    """
+    _require_filled(experiment)
+    stored = read_config(config, experiment.model.framework)
+    tuner = dataclasses.replace(make_tuner(experiment, Observer()), workspace=None, storage=None)
+    runtime = stored.config.runtime if experiment.runtimes is not None else None
+    model = experiment.model.open(experiment.directory, experiment.trust)
+    loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
+    return made_by(tuner, model, stored.config, loader, runtime)
+
+
 def _opened(experiment: Experiment, action: Callable[..., _Found]) -> _Found:
     """Call an action of the tuner with model and data."""
-    if experiment.unfilled:
-        raise ExperimentError("\n".join(experiment.unfilled))
+    _require_filled(experiment)
     model = experiment.model.open(experiment.directory, experiment.trust)
     loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
@@ -61,6 +81,11 @@ def _opened(experiment: Experiment, action: Callable[..., _Found]) -> _Found:
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error
+
+
+def _require_filled(experiment: Experiment) -> None:
+    if experiment.unfilled:
+        raise ExperimentError("\n".join(experiment.unfilled))
 
 
 def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:

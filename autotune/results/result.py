@@ -106,6 +106,20 @@ class TuningSummary:
 
         return render_brief(self)
 
+    def trial(self, number: int) -> Trial:
+        """The trial of a number.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = next((each for each in self.history if each.number == number), None)
+        if found is None:
+            raise InputError(
+                f"A trial must be one of the run's, which has {len(self.history)} up to {self.history[-1].number}, but "
+                f"there is no trial {number}"
+            )
+        return found
+
     @property
     def shown(self) -> Trial:
         """The trial whose config explains the run: the answer, or the nearest candidate where the answer is fp32.

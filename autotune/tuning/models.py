@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, ModelT, host_of, suffix_of
+from autotune.adapter import Adapter, ModelT, suffix_of
 from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
@@ -15,6 +15,7 @@ from autotune.errors import WorkspaceError
 from autotune.results.result import NEAREST
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
+from autotune.tuning.metadata import metadata_of
 from autotune.tuning.selection import asked_for_again
 from autotune.tuning.setup import Setup
 
@@ -127,15 +128,7 @@ class Models(Generic[ModelT]):
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
         """Metadata of a saved model: how it was made, what it was measured at, and where."""
-        host = host_of(self._adapter)
-        measured = trial.measurement or Measurement()
-        return {
-            "autotune:config": json.dumps(trial.config.to_json()),
-            "autotune:measurement": json.dumps(measured.to_json()),
-            "autotune:criterion": str(self._criterion),
-            "autotune:host": json.dumps(host.to_json()),
-            "autotune:version": host.packages.get("autotune-quantization", "uninstalled"),
-        }
+        return metadata_of(self._adapter, trial.config, trial.measurement or Measurement(), self._criterion)
 
 
 def kept_files(workspace: Path, name: str, suffix: str) -> tuple[Path, ...]:
