@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -39,6 +39,7 @@ class QuantizedModel(Generic[ModelT]):
         config: The config that it was made by.
         execution: How it runs.
         notes: Notes for the user, a line each.
+        metadata: Goes into a saved file beside config, host and version.
         as_module: Makes a model of the framework that the user's model came from; None where that was a file.
 
     Attributes:
@@ -54,6 +55,7 @@ class QuantizedModel(Generic[ModelT]):
         *,
         execution: Execution,
         notes: Sequence[str] = (),
+        metadata: Mapping[str, str] | None = None,
         as_module: Callable[[Callable[[object], Any]], Callable[..., Any]] | None = None,
     ) -> None:
         self.config = config
@@ -61,6 +63,7 @@ class QuantizedModel(Generic[ModelT]):
         self._adapter = adapter
         self._model = model
         self._run = TunedModel(adapter, model, model.inputs, execution)
+        self._metadata = {**metadata_of(adapter, config), **(metadata or {})}
         self._as_module = as_module
 
     def __repr__(self) -> str:
@@ -107,7 +110,7 @@ class QuantizedModel(Generic[ModelT]):
 
     def save_files(self, path: str | Path) -> tuple[Path, ...]:
         """Write the model as :meth:`save` does, and return every file or folder that was written."""
-        return self._adapter.save(self._model, Path(path), metadata_of(self._adapter, self.config))
+        return self._adapter.save(self._model, Path(path), self._metadata)
 
 
 def apply(
@@ -152,7 +155,12 @@ def apply(
 
 
 def made_by(
-    tuner: Tuner, model: object, config: QuantizationConfig, loader: Iterable[object], runtime: str | None = None
+    tuner: Tuner,
+    model: object,
+    config: QuantizationConfig,
+    loader: Iterable[object],
+    runtime: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> QuantizedModel[Any]:
     """The model that a config makes, prepared and calibrated as a run with these options does it.
 
@@ -164,6 +172,7 @@ def made_by(
         config: The config.
         loader: The calibration data.
         runtime: Name of the adapter, where the tuner has several; None: the tuner's framework.
+        metadata: Goes into a saved file beside config, host and version.
 
     Raises:
         InputError: One of them cannot be used, or the config names ops that the model has not.
@@ -185,6 +194,7 @@ def made_by(
         config,
         execution=Execution(threads=tuner.threads),
         notes=(*stages.notes, *candidate.notes),
+        metadata=metadata,
         as_module=own.module if isinstance(own, OwnSource) else None,
     )
 

@@ -114,6 +114,7 @@ class Finishing(Generic[ModelT]):
             home_runtime=setup.home,
             _run=self._runner(best.inputs, best),
             _save=self._models.saver(best, conclusion.best),
+            _save_trial=self._models.remaker(setup),
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
         )
         setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})

@@ -55,3 +55,33 @@ def test_what_cannot_be_used_is_bad_input(
     assert workspace.is_dir()
     outcome = command("apply", experiment, "-o", "new.npz", *options)
     assert (outcome.status, message in outcome.err) == (2, True), outcome
+
+
+def test_any_trial_is_exported_as_it_was_measured(
+    command: Command, experiment: Path, workspace: Path, tmp_path: Path
+) -> None:
+    history = read_summary(workspace).history
+    for trial in history:
+        outcome = command("export", experiment, "--trial", trial.number, "-o", "trial.npz")
+        assert outcome.status == 0, outcome
+        assert read(tmp_path / "trial.npz")[0].fingerprint == trial.model_fingerprint
+    assert command("export", experiment, "-o", "answer.npz").status == 0
+    (made, told), (kept, expected) = read(tmp_path / "answer.npz"), read(workspace / "best.npz")
+    assert (made.fingerprint, told) == (kept.fingerprint, expected)
+
+
+def test_other_data_or_weights_are_no_export(
+    command: Command, experiment: Path, workspace: Path, tmp_path: Path
+) -> None:
+    NumpyAdapter().save(dense_network(3), tmp_path / "retrained.npz", {})
+    best = read_summary(workspace).best.number
+    for change in ("model.path=retrained.npz", "calibration.sampling_size=8"):
+        outcome = command("export", experiment, "--trial", best, "--set", change, "-o", "x.npz")
+        assert (outcome.status, "must come out as it was measured" in outcome.err) == (2, True), outcome
+        assert not (tmp_path / "x.npz").exists()
+
+
+def test_the_report_lists_what_is_excluded(command: Command, workspace: Path) -> None:
+    outcome = command("report", workspace, "--excluded")
+    assert outcome.status == 0
+    assert outcome.out.split() == read_summary(workspace).excluded_nodes()
