@@ -130,6 +130,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         timeout_s=tuning.exit_policy.timeout,
         max_compilations=tuning.exit_policy.max_compilations,
         compilation_max_s=tuning.exit_policy.compilation_timeout,
+        start_from=tuning.start_from,
+        stop_when_confirmed=tuning.exit_policy.when_confirmed,
         seed=tuning.random_seed,
         threads=performance.threads,
         batch_size=performance.batch_size,

@@ -14,6 +14,7 @@ from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
 from autotune.results.outcome import answer_text, leaving_text, verdict_text
+from autotune.results.started import StartedFrom
 from autotune.results.tables import precision_table, trial_table
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
@@ -70,6 +71,7 @@ class TuningSummary:
         fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
         home_runtime: In a run over several runtimes, the one that is the framework of the user's model, from which the
             model was converted for the others; None where there is none.
+        started_from: The config that the run started from and whether it is confirmed; None where it started from none.
         evidence: Figures of single ops and tensors, and facts about the runs; the history keeps it apart.
     """
 
@@ -96,6 +98,7 @@ class TuningSummary:
     baseline_runtime: str | None = None
     fp32_speeds: Mapping[str, float] = field(default_factory=dict)
     home_runtime: str | None = None
+    started_from: StartedFrom | None = None
     evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -238,6 +241,8 @@ class TuningSummary:
             runtimes = {"baseline_runtime": self.baseline_runtime, "fp32_speeds": dict(self.fp32_speeds)}
         if self.home_runtime is not None:
             runtimes["home_runtime"] = self.home_runtime
+        if self.started_from is not None:
+            runtimes["started_from"] = self.started_from.to_json()
         return {
             "format": SUMMARY_FORMAT,
             "verdict": str(self.verdict),
@@ -279,6 +284,7 @@ class TuningSummary:
             )
         by_number = {trial.number: trial for trial in history}
         speed, final, nearest = data.get("speed"), data.get("final"), data.get("nearest")
+        started = data.get("started_from")
         values = {
             **{key: value for key, value in data.items() if key != "format"},
             "verdict": Verdict(data["verdict"]),
@@ -287,6 +293,7 @@ class TuningSummary:
             "nearest": None if nearest is None else by_number[nearest],
             "objective": Objective(data.get("objective", Objective.LATENCY)),
             "criterion": Criterion(**data["criterion"]),
+            "started_from": None if started is None else StartedFrom.from_json(started),
             "final": None if final is None else Measurement.from_json(final),
             "races": tuple(Race.from_json(race) for race in data.get("races", ())),
         }
