@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autotune.space import TuningSpace
     from autotune.strategy import Objective, Strategy
     from autotune.trial import Measurement, Trial, TrialState
+    from autotune.tuning.applying import QuantizedModel, apply
     from autotune.tuning.tuner import Tuner, tune
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Observer",
     "OpConfig",
     "QuantizationConfig",
+    "QuantizedModel",
     "Recipe",
     "Strategy",
     "Trial",
@@ -38,6 +40,7 @@ __all__ = [
     "TuningResult",
     "TuningSpace",
     "Verdict",
+    "apply",
     "tune",
 ]
 
@@ -51,6 +54,7 @@ _HOMES = {
     "Observer": "autotune.observer",
     "OpConfig": "autotune.config",
     "QuantizationConfig": "autotune.config",
+    "QuantizedModel": "autotune.tuning.applying",
     "Recipe": "autotune.config",
     "Strategy": "autotune.strategy",
     "Trial": "autotune.trial",
@@ -59,6 +63,7 @@ _HOMES = {
     "TuningResult": "autotune.results.result",
     "TuningSpace": "autotune.space",
     "Verdict": "autotune.criterion",
+    "apply": "autotune.tuning.applying",
     "tune": "autotune.tuning.tuner",
 }
 """The module of each public name."""

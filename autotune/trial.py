@@ -117,6 +117,8 @@ class Trial:
         params: Values that a sampler drew, by parameter.
         same_as: Number of an earlier trial whose config makes the same model, scales included, so that it was not
             evaluated again: measurement, state and reason are that trial's. None for every other trial.
+        model_fingerprint: Identity of the model that was measured; None where none was made, or an earlier version did
+            not keep it.
     """
 
     number: int
@@ -128,6 +130,7 @@ class Trial:
     note: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     same_as: int | None = None
+    model_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         if self.state in (TrialState.COMPLETED, TrialState.PRUNED) and self.measurement is None:

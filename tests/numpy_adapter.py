@@ -133,6 +133,13 @@ class NumpyAdapter:
             ) from error
         return (path,)
 
+    def metadata(self, path: Path) -> Mapping[str, str]:
+        """The metadata that :meth:`save` wrote; see :class:`autotune.adapter.ReadsMetadata`."""
+        try:
+            return read(path)[1]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelError(f"{path} must be a file that NumpyAdapter.save wrote, but: {error}") from error
+
     def host_findings(self) -> Sequence[str]:
         """The findings that decide on speed here; see :class:`autotune.adapter.HostFindings`."""
         return ("integers are simulated in float32",)

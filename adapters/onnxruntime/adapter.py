@@ -25,7 +25,7 @@ from autotune.adapters.onnxruntime.choices.unbounded import bounded_space
 from autotune.adapters.onnxruntime.measure import profile
 from autotune.adapters.onnxruntime.measure.half_cache import half_speeds
 from autotune.adapters.onnxruntime.saturation import saturating_ops
-from autotune.adapters.onnxruntime.save import save_model
+from autotune.adapters.onnxruntime.save import read_metadata, save_model
 from autotune.batch import BatchAxes, axes_of
 from autotune.calibration import CalibrationStatistics, ExampleReservoir
 from autotune.calibration.checks import complete
@@ -163,6 +163,14 @@ class OnnxRuntimeAdapter:
             WorkspaceError: The file cannot be written.
         """
         return save_model(model, path, metadata)
+
+    def metadata(self, path: Path) -> Mapping[str, str]:
+        """The metadata of a saved model; see :class:`autotune.adapter.ReadsMetadata`.
+
+        Raises:
+            ModelError: It is missing, corrupt or no ONNX model.
+        """
+        return read_metadata(path)
 
     def saturating_ops(self, model: OnnxModel) -> Sequence[str]:
         """Ops of a candidate that can saturate on x86 without VNNI; see :class:`autotune.adapter.PortabilityCheck`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from autotune.adapters.onnx.load import read_model
 from autotune.adapters.onnx.model import OnnxModel, write_weights
 from autotune.adapters.onnxruntime.choices.execution_options import to_metadata
 from autotune.atomic import replacing_all
@@ -38,6 +39,15 @@ def save_model(model: OnnxModel, path: Path, metadata: Mapping[str, str]) -> tup
                         entry.value = weights.name
         temporaries[-1].write_bytes(proto.SerializeToString())
     return tuple(reversed(paths))
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """The metadata of a model's file.
+
+    Raises:
+        ModelError: It is missing, corrupt or no ONNX model.
+    """
+    return {entry.key: entry.value for entry in read_model(path).proto.metadata_props}
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from autotune.adapters.openvino.ops import quantizable_ops, tensor_name
 from autotune.adapters.openvino.prepare import prepare
 from autotune.adapters.openvino.quantize import apply_config
 from autotune.adapters.openvino.saturation import saturating_ops
-from autotune.adapters.openvino.save import save_model
+from autotune.adapters.openvino.save import read_metadata, save_model
 from autotune.adapters.openvino.session import OpenVinoRunner, half_types
 from autotune.adapters.openvino.space import beyond_integers, tuning_space, without
 from autotune.batch import BatchAxes
@@ -134,6 +134,14 @@ class OpenVinoAdapter:
             WorkspaceError: A file cannot be written.
         """
         return save_model(model, path, metadata)
+
+    def metadata(self, path: Path) -> Mapping[str, str]:
+        """Our own entries in the ``rt_info`` of a saved model; see :class:`autotune.adapter.ReadsMetadata`.
+
+        Raises:
+            ModelError: It is missing, or OpenVINO cannot read it.
+        """
+        return read_metadata(path)
 
     def saturating_ops(self, model: OpenVinoModel) -> Sequence[str]:
         """Ops of a candidate that can saturate on x86 without VNNI; see :class:`autotune.adapter.PortabilityCheck`."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from autotune.adapters.openvino.load import read_model
 from autotune.adapters.openvino.model import FLOATS_KEY, OpenVinoModel, ir_files
 from autotune.errors import WorkspaceError
 from autotune.saving import saving
@@ -55,3 +56,14 @@ def save_model(model: OpenVinoModel, path: Path, metadata: Mapping[str, str]) ->
             with contextlib.suppress(OSError):  # there may be no such folder
                 leftover.unlink(missing_ok=True)
     return path, weights
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """The entries under ``autotune`` that :func:`save_model` wrote; a colon in a key stands for a level.
+
+    Raises:
+        ModelError: It is missing, or OpenVINO cannot read it.
+    """
+    graph = read_model(path).graph
+    found = graph.get_rt_info("autotune").value if graph.has_rt_info("autotune") else {}
+    return {f"autotune:{key}": str(value) for key, value in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from autotune.adapter.contract import Adapter, Array, Execution, Feeds, ModelT, Runner, Statistics
@@ -226,6 +227,19 @@ class Gradients(Protocol):
 
         Raises:
             DataError: Labels or outputs are none of a classification.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsMetadata(Protocol):
+    """Reading back what ``save`` wrote beside a model, so that a tuned file tells the config that it was made by."""
+
+    def metadata(self, path: Path) -> Mapping[str, str]:
+        """The metadata of a saved model; empty where it has none.
+
+        Raises:
+            ModelError: It is missing, or no model of this framework.
         """
         ...
 

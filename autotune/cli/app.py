@@ -21,7 +21,8 @@ from autotune.errors import AutotuneError, InputError
 
 _EPILOG = (
     "Exit status: 0 target met, 1 a failure of the run, 2 bad input, 3 finished but the target was missed, or target "
-    "or speed are undecided, 130 ended by Ctrl-C."
+    "or speed are undecided, 4 target met, but the config that the run started from is not confirmed, "
+    "130 ended by Ctrl-C."
 )
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})

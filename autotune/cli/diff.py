@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,36 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.figures import bytes_text, latency_text, loss_text, number_text, speedup_text
-from autotune.config import QuantizationConfig
-from autotune.errors import InputError
-from autotune.results.result import TuningSummary, read_summary
-from autotune.trial import Trial
-from autotune.tuning.storage import DATABASE
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Side:
-    """One of the two that are compared.
-
-    Attributes:
-        name: Its name as the user gave it.
-        config: Its config.
-        trial: The trial that measured it; None for a config from a file.
-        summary: The run of that trial.
-    """
-
-    name: str
-    config: QuantizationConfig
-    trial: Trial | None = None
-    summary: TuningSummary | None = None
+from autotune.results.stored_config import StoredConfig, read_config
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A workspace, WORKSPACE:TRIAL, or a config as JSON.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A workspace, WORKSPACE:TRIAL, a tuned model, or a config as JSON.")
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
 ) -> None:
     """Show in which ops and recipes two configs differ, and what was measured of each."""
-    sides = (_side(first), _side(second))
+    sides = (read_config(first), read_config(second))
     console = Console()
     if any(side.trial is not None for side in sides):
         console.print(_figures(sides))
@@ -55,32 +33,7 @@ def diff(
     console.print(Text(changes or "The configs are equal."), soft_wrap=True, highlight=False)
 
 
-def _side(given: str) -> _Side:
-    """Read what the user names.
-
-    Raises:
-        InputError: It is neither a workspace, nor a trial of one, nor a file with a config.
-    """
-    path = Path(given)
-    if path.is_dir():
-        summary = read_summary(path)
-        return _Side(name=given, config=summary.best.config, trial=summary.best, summary=summary)
-    folder, colon, number = given.rpartition(":")
-    if colon and number.isdigit() and (Path(folder) / DATABASE).is_file():
-        summary = read_summary(Path(folder))
-        trial = next((each for each in summary.history if each.number == int(number)), None)
-        if trial is None:
-            raise InputError(f"{folder} must have trial {number}, but has 0 to {summary.history[-1].number}")
-        return _Side(name=given, config=trial.config, trial=trial, summary=summary)
-    try:
-        return _Side(name=given, config=QuantizationConfig.from_json(json.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{given} must be a workspace, WORKSPACE:TRIAL, or a JSON file that `config.to_json()` wrote, but: {error}"
-        ) from error
-
-
-def _figures(sides: tuple[_Side, _Side]) -> Table:
+def _figures(sides: tuple[StoredConfig, StoredConfig]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for side in sides:

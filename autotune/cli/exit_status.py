@@ -17,5 +17,8 @@ class ExitStatus(IntEnum):
     NOT_MET = 3
     """The run finished, but no candidate is known to keep the target, nothing was tried, or it is undecided whether one
     that keeps it is faster than fp32. The answer is fp32; the nearest candidate is written beside it."""
+    NOT_CONFIRMED = 4
+    """The run finished and the target is met, but not by the config that it started from: that is refuted, or could not
+    be decided."""
     INTERRUPTED = 130
     """Ended by Ctrl-C, as shells count it; the best so far is written."""

@@ -23,9 +23,21 @@ def report(
     storage: Annotated[
         str | None, typer.Option(help="The Optuna storage URL, where the history is not in the workspace.")
     ] = None,
+    excluded: Annotated[
+        bool,
+        typer.Option(
+            "--excluded",
+            help="Print a line for each op that the answer leaves out of int8, and no more: nodes_to_exclude of ONNX "
+            "Runtime's quantize_static.",
+        ),
+    ] = False,
 ) -> None:
     """Show what a run found, and write a report for the browser."""
     summary = read_summary(storage or workspace)
+    if excluded:
+        for name in summary.excluded_nodes():
+            typer.echo(name)
+        return
     console = Console()
     print_outcome(console, summary)
     written = summary.report(output or workspace / "report.html")

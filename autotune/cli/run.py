@@ -16,6 +16,7 @@ from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
 from autotune.cli.figures import target_text
+from autotune.cli.files import listed
 from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
@@ -24,6 +25,7 @@ from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.run import tune_experiment
 from autotune.observer import Observer
+from autotune.results.outcome import started_text
 from autotune.results.result import NEAREST, TuningResult
 from autotune.tuning.models import BEST, kept_files
 
@@ -41,6 +43,13 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Candidates to try at the most.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Folder for the history and the models.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            help="A workspace, WORKSPACE:TRIAL, a tuned model or a config as JSON: its config is the first candidate, "
+            "and the exit status says whether it is confirmed."
+        ),
+    ] = None,
     trust: Trust = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to save the tuned model; in the workspace by default.")
@@ -53,13 +62,15 @@ def run(
 
     Ends with status 0 where the target is met, by the tuned model or, where nothing that keeps it is faster, by fp32;
     with 3 where no candidate is known to keep it, nothing was tried, or speed is undecided: then the answer is fp32,
-    and the nearest candidate lies beside it, under the name nearest.
+    and the nearest candidate lies beside it, under the name nearest. With 4 where the target is met, but the config of
+    `--start-from` is not confirmed.
     """
     if workspace == "":
         raise InputError('`--workspace` must name a folder, but got "". Leave it out for runs/ beside the experiment')
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
         "tuning.exit_policy.max_trials": max_trials,
+        "tuning.start_from": None if start_from is None else str(Path(start_from).absolute()),
         "tuning.workspace": None if workspace is None else str(Path(workspace).absolute()),
     }
     if quiet and json_lines:
@@ -121,13 +132,15 @@ def _finish(console: Console, experiment: Experiment, result: TuningResult, outp
     print_outcome(console, result)
     _print_files(console, *_written(experiment, result, output))
     if result.nearest is not None and (nearest := _kept(experiment, NEAREST)):
-        line = f"Nearest candidate, which is not the answer: {_listed(nearest)}"
+        line = f"Nearest candidate, which is not the answer: {listed(nearest)}"
         console.print(Text(line), soft_wrap=True, highlight=False)
     raise typer.Exit(_status(result))
 
 
 def _finish_quietly(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
     console.print(verdict_lines(result)[0], soft_wrap=True, highlight=False)
+    if text := started_text(result):
+        console.print(Text(f"{text}."), soft_wrap=True, highlight=False)
     _print_files(console, *_written(experiment, result, output))
     raise typer.Exit(_status(result))
 
@@ -140,6 +153,7 @@ def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult,
         verdict=str(result.verdict),
         speed=None if result.speed is None else str(result.speed),
         success=result.success,
+        started_from=None if result.started_from is None else result.started_from.to_json(),
         best=result.best.number,
         nearest=None if result.nearest is None else result.nearest.number,
         measurement=None if measured is None else measured.to_json(),
@@ -158,21 +172,18 @@ def _written(experiment: Experiment, result: TuningResult, output: Path | None) 
 
 
 def _print_files(console: Console, saved: Sequence[Path], report: Path) -> None:
-    console.print(Text(f"Model:  {_listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
+    console.print(Text(f"Model:  {listed(saved)}\nReport: {report}"), soft_wrap=True, highlight=False)
 
 
 def _status(result: TuningResult) -> ExitStatus:
     if result.interrupted:
         return ExitStatus.INTERRUPTED
-    return ExitStatus.MET if result.success else ExitStatus.NOT_MET
+    if not result.success:
+        return ExitStatus.NOT_MET
+    start = result.started_from
+    return ExitStatus.MET if start is None or start.confirmed else ExitStatus.NOT_CONFIRMED
 
 
 def _kept(experiment: Experiment, name: str) -> tuple[Path, ...]:
     """The files of a model that the run keeps in its workspace; empty where there is none of that name."""
     return kept_files(experiment.workspace, name, get_adapter(experiment.model.framework).suffix)
-
-
-def _listed(files: Sequence[Path]) -> str:
-    """The path of a model, and what belongs to it."""
-    first, *others = files
-    return f"{first} (with {', '.join(file.name for file in others)})" if others else str(first)

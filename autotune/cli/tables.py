@@ -23,6 +23,7 @@ from autotune.results.outcome import (
     leaving_text,
     nearest_text,
     proof_text,
+    started_text,
     trial_name,
     verdict_text,
 )
@@ -114,7 +115,13 @@ def verdict_lines(summary: TuningSummary) -> list[Text]:
         Text(verdict_text(summary), style=style).append(f"{answer}.", style="default"),
         Text(f"Why this one: {summary.reason}."),
     ]
-    texts = (leaving_text(summary), proof_text(summary), nearest_text(summary), holdout_text(summary))
+    texts = (
+        started_text(summary),
+        leaving_text(summary),
+        proof_text(summary),
+        nearest_text(summary),
+        holdout_text(summary),
+    )
     lines += [Text(f"{text}.") for text in texts if text]
     if summary.costly_ops:
         costly = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in summary.costly_ops.items())

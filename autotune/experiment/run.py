@@ -6,13 +6,18 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from autotune.adapters import get_adapter
 from autotune.errors import CriterionError, ExperimentError, InputError, StrategyError
 from autotune.evaluation import Metric, create_metric
 from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
-from autotune.results.result import TuningResult
+from autotune.results.result import TuningResult, read_summary
+from autotune.results.stored_config import ConfigSource, read_config
+from autotune.tuning.applying import QuantizedModel, made_by
 from autotune.tuning.limits import SearchEnd
+from autotune.tuning.metadata import metadata_of
+from autotune.tuning.models import require_measured
 from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner
 
 _Found = TypeVar("_Found")
@@ -49,10 +54,28 @@ def join_experiment(experiment: Experiment, observer: Observer) -> SearchEnd:
     return _opened(experiment, make_tuner(experiment, observer).take_part)
 
 
+def apply_experiment(experiment: Experiment, config: ConfigSource) -> QuantizedModel[Any]:
+    """Quantize the model of an experiment by a stored config; see :func:`autotune.apply`.
+
+    Args:
+        experiment: Names the model, the calibration data and how much of it is used.
+        config: The config, or where it is.
+
+    Raises:
+        InputError: An input that the experiment names cannot be used, or the config is of another model.
+    """
+    _require_filled(experiment)
+    stored = read_config(config, experiment.model.framework)
+    tuner = dataclasses.replace(make_tuner(experiment, Observer()), workspace=None, storage=None)
+    runtime = stored.config.runtime if experiment.runtimes is not None else None
+    model = experiment.model.open(experiment.directory, experiment.trust)
+    loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
+    return made_by(tuner, model, stored.config, loader, runtime)
+
+
 def _opened(experiment: Experiment, action: Callable[..., _Found]) -> _Found:
     """Call an action of the tuner with model and data."""
-    if experiment.unfilled:
-        raise ExperimentError("\n".join(experiment.unfilled))
+    _require_filled(experiment)
     model = experiment.model.open(experiment.directory, experiment.trust)
     loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
@@ -61,6 +84,37 @@ def _opened(experiment: Experiment, action: Callable[..., _Found]) -> _Found:
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error
+
+
+def export_experiment(experiment: Experiment, number: int | None = None) -> QuantizedModel[Any]:
+    """Make the model of a trial again, as it was measured.
+
+    Args:
+        experiment: The experiment whose run had the trial.
+        number: Number of the trial; None: the answer.
+
+    Raises:
+        InputError: An input that the experiment names cannot be used, or there is no such trial.
+        WorkspaceError: There is no run, or the model comes out otherwise than it was measured.
+    """
+    _require_filled(experiment)
+    summary = read_summary(experiment.tuning.storage or experiment.workspace)
+    trial = summary.best if number is None else summary.trial(number)
+    if trial.config.trained:
+        raise InputError(f"Trial {trial.number} was trained: `Tuner.tune` in its workspace has its weights, and `save`")
+    runtime = trial.config.runtime or summary.baseline_runtime
+    tuner = make_tuner(experiment, Observer())
+    model = experiment.model.open(experiment.directory, experiment.trust)
+    loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
+    figures = metadata_of(get_adapter(runtime or tuner.framework), trial.config, trial.measurement, summary.criterion)
+    made = made_by(tuner, model, trial.config, loader, runtime, figures)
+    require_measured(trial, made.fingerprint if runtime is None else f"{runtime}:{made.fingerprint}")
+    return made
+
+
+def _require_filled(experiment: Experiment) -> None:
+    if experiment.unfilled:
+        raise ExperimentError("\n".join(experiment.unfilled))
 
 
 def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
@@ -76,6 +130,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         timeout_s=tuning.exit_policy.timeout,
         max_compilations=tuning.exit_policy.max_compilations,
         compilation_max_s=tuning.exit_policy.compilation_timeout,
+        start_from=tuning.start_from,
+        stop_when_confirmed=tuning.exit_policy.when_confirmed,
         seed=tuning.random_seed,
         threads=performance.threads,
         batch_size=performance.batch_size,

@@ -317,6 +317,8 @@ class ExitPolicy(Section):
     """How many candidates are compiled, where the framework compiles them; null for no limit."""
     compilation_timeout: _Seconds | None = None
     """Seconds of wall time that compiling may take in all; null for no limit."""
+    when_confirmed: bool = False
+    """Whether the search ends once the config of `start_from` is confirmed, so that nothing else is tried."""
 
 
 class Tuning(Section):
@@ -336,6 +338,8 @@ class Tuning(Section):
     """Seed of every random choice."""
     workspace: FilePath | None = None
     """The folder for the history and the models; the same folder resumes. By default `runs/` and this file's name."""
+    start_from: FilePath | None = None
+    """The config to try first: a workspace (its answer), `workspace:trial`, a tuned model, or a config as JSON."""
     storage: str | None = None
     """An Optuna storage URL for the history, in place of a file in the workspace."""
 

@@ -108,6 +108,22 @@ def nearest_text(summary: TuningSummary) -> str | None:
     return f"The nearest candidate, {name}, {known} the target: {gain}"
 
 
+def started_text(summary: TuningSummary) -> str | None:
+    """A sentence on the config that the run started from: confirmed, refuted or neither; None where there was none."""
+    start = summary.started_from
+    if start is None:
+        return None
+    if start.trial is None:
+        return f"Neither confirmed nor refuted: of the config of {start.source}, {start.reason}"
+    trial = summary.trial(start.trial)
+    if start.confirmed:
+        same = "is the answer" if trial.number == summary.best.number else f"{trial_name(summary.best)} is better"
+        gain = _gain(summary, trial)
+        return f"Confirmed: the config of {start.source} keeps the target, {gain} ({trial_name(trial)}), and {same}"
+    word = "Refuted" if start.verdict is Verdict.MISSED else "Neither confirmed nor refuted"
+    return f"{word}: the config of {start.source} ({trial_name(trial)}): {start.reason}"
+
+
 def leaving_text(summary: TuningSummary) -> str | None:
     """A sentence on the gain of leaving the framework of the user's model.
 

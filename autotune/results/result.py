@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
+from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
 from autotune.results.outcome import answer_text, leaving_text, verdict_text
+from autotune.results.started import StartedFrom
 from autotune.results.tables import precision_table, trial_table
 from autotune.strategy import Objective
-from autotune.trial import Measurement, Trial
+from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import provisional
 from autotune.tuning.evidence import Evidence
 from autotune.tuning.history import HOLDOUT, RUNTIMES, SETUP, SUMMARY, read_study
@@ -69,6 +71,7 @@ class TuningSummary:
         fp32_speeds: By runtime, the speed of fp32 there relative to the baseline; empty in a run of one framework.
         home_runtime: In a run over several runtimes, the one that is the framework of the user's model, from which the
             model was converted for the others; None where there is none.
+        started_from: The config that the run started from and whether it is confirmed; None where it started from none.
         evidence: Figures of single ops and tensors, and facts about the runs; the history keeps it apart.
     """
 
@@ -95,6 +98,7 @@ class TuningSummary:
     baseline_runtime: str | None = None
     fp32_speeds: Mapping[str, float] = field(default_factory=dict)
     home_runtime: str | None = None
+    started_from: StartedFrom | None = None
     evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -105,6 +109,35 @@ class TuningSummary:
         from autotune.results.report import render_brief  # noqa: PLC0415  as in `report`
 
         return render_brief(self)
+
+    def trial(self, number: int) -> Trial:
+        """The trial of a number.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = next((each for each in self.history if each.number == number), None)
+        if found is None:
+            raise InputError(
+                f"A trial must be one of the run's, which has {len(self.history)} up to {self.history[-1].number}, but "
+                f"there is no trial {number}"
+            )
+        return found
+
+    def excluded_nodes(self, trial: int | None = None) -> list[str]:
+        """The ops that a config does not compute in int8 with ranges from calibration, in graph order.
+
+        They are for users of plain ONNX Runtime: ``nodes_to_exclude`` of its ``quantize_static``, with
+        ``op_types_to_quantize=sorted(set(result.op_types.values()))``.
+
+        Args:
+            trial: Number of the trial; None: the answer.
+
+        Raises:
+            InputError: There is no such trial.
+        """
+        config = (self.best if trial is None else self.trial(trial)).config
+        return [op for op in self.op_types if config[op].precision is not Precision.INT8]
 
     @property
     def shown(self) -> Trial:
@@ -208,6 +241,8 @@ class TuningSummary:
             runtimes = {"baseline_runtime": self.baseline_runtime, "fp32_speeds": dict(self.fp32_speeds)}
         if self.home_runtime is not None:
             runtimes["home_runtime"] = self.home_runtime
+        if self.started_from is not None:
+            runtimes["started_from"] = self.started_from.to_json()
         return {
             "format": SUMMARY_FORMAT,
             "verdict": str(self.verdict),
@@ -249,6 +284,7 @@ class TuningSummary:
             )
         by_number = {trial.number: trial for trial in history}
         speed, final, nearest = data.get("speed"), data.get("final"), data.get("nearest")
+        started = data.get("started_from")
         values = {
             **{key: value for key, value in data.items() if key != "format"},
             "verdict": Verdict(data["verdict"]),
@@ -257,6 +293,7 @@ class TuningSummary:
             "nearest": None if nearest is None else by_number[nearest],
             "objective": Objective(data.get("objective", Objective.LATENCY)),
             "criterion": Criterion(**data["criterion"]),
+            "started_from": None if started is None else StartedFrom.from_json(started),
             "final": None if final is None else Measurement.from_json(final),
             "races": tuple(Race.from_json(race) for race in data.get("races", ())),
         }
@@ -269,6 +306,7 @@ class TuningResult(TuningSummary):
 
     _run: Callable[[object], Array | tuple[Array, ...]]
     _save: Callable[[Path], tuple[Path, ...]]
+    _save_trial: Callable[[Trial, Path], tuple[Path, ...]] | None = None
     _save_nearest: Callable[[Path], tuple[Path, ...]] | None = None
     _as_module: Callable[[Callable[[object], Any]], Callable[..., Any]] | None = None
 
@@ -298,26 +336,36 @@ class TuningResult(TuningSummary):
             )
         return self._as_module(self._run)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the answer's model, with its config, measured loss, host and our version in its metadata.
+    def save(self, path: str | Path, *, trial: int | None = None) -> Path:
+        """Write a model, with its config, measured loss, host and our version in its metadata.
+
+        Args:
+            path: The place to write it to.
+            trial: Number of the trial whose model is written; None: the answer's. A model that was not kept is made
+                again of its config, and must come out as it was measured.
 
         Returns:
             The path by which the model is loaded. :meth:`save_files` also returns the files that belong to it.
 
         Raises:
-            WorkspaceError: A file cannot be written.
+            InputError: There is no such trial, or it failed.
+            WorkspaceError: A file cannot be written, or the model came out otherwise than it was measured.
         """
-        return self.save_files(path)[0]
+        return self.save_files(path, trial=trial)[0]
 
-    def save_files(self, path: str | Path) -> tuple[Path, ...]:
-        """Write the answer's model as :meth:`save` does, and return every file or folder that was written.
+    def save_files(self, path: str | Path, *, trial: int | None = None) -> tuple[Path, ...]:
+        """Write a model as :meth:`save` does, and return every file or folder that was written.
 
         Some frameworks write several: graph and weights, or a file for weights beyond 2 GB.
-
-        Raises:
-            WorkspaceError: A file cannot be written.
         """
-        return self._save(Path(path))
+        if trial is None or trial == self.best.number:
+            return self._save(Path(path))
+        wanted = self.trial(trial)
+        if self._save_trial is None:
+            raise InputError(f"Only the answer can be saved, but got trial {trial}: the run ended before any was made")
+        if wanted.state is TrialState.FAILED:
+            raise InputError(f"A trial must have made a model to be saved, but trial {trial} failed: {wanted.reason}")
+        return self._save_trial(wanted, Path(path))
 
     def save_nearest(self, path: str | Path) -> Path:
         """Write the model of :attr:`nearest`, which is not known to keep the target, or not to be faster than fp32.

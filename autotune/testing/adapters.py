@@ -26,6 +26,7 @@ from autotune.adapter import (
     Feeds,
     NamesTensors,
     PortabilityCheck,
+    ReadsMetadata,
     Runner,
     declared_options,
     host_of,
@@ -259,6 +260,16 @@ class AdapterSuite:
         assert abs(size_of(written) - candidate.size_bytes) < 1024, "what is reported is what lies on the disk"
         again = loaded.adapter.load(written[0])
         np.testing.assert_array_equal(_outputs(loaded, candidate)[0], _outputs(loaded, again)[0])
+
+    def test_metadata_of_a_saved_model_can_be_read(self, loaded: Loaded, tmp_path: Path) -> None:
+        if not isinstance(loaded.adapter, ReadsMetadata):
+            pytest.skip("metadata is an optional part of the contract")
+        text = '{"ops": [], "words": "a: b, <c>"}'
+        for metadata in ({"autotune:config": text}, {}):
+            (path, *_) = loaded.adapter.save(loaded.model, tmp_path / f"model{loaded.adapter.suffix}", metadata)
+            assert loaded.adapter.metadata(path).get("autotune:config") == metadata.get("autotune:config")
+        with pytest.raises(ModelError):
+            loaded.adapter.metadata(tmp_path / f"missing{loaded.adapter.suffix}")
 
     def test_unwritable_place_is_named_and_what_was_there_stays(self, loaded: Loaded, tmp_path: Path) -> None:
         with pytest.raises(WorkspaceError, match="missing"):

@@ -31,6 +31,7 @@ from autotune.tuning.side import SideHistory
 from autotune.tuning.stages import Stages
 from autotune.tuning.storage import require_writable
 from autotune.tuning.tuned import TunedModel
+from autotune.tuning.warm_start import WarmStart
 
 if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
@@ -65,7 +66,7 @@ class Finishing(Generic[ModelT]):
         self._stages = stages
         self._models = models
 
-    def __call__(self, setup: Setup[ModelT], end: SearchEnd) -> TuningResult:
+    def __call__(self, setup: Setup[ModelT], end: SearchEnd, start: WarmStart[ModelT] | None = None) -> TuningResult:
         """The result, where the fp32 model was measured; the answer is written to the workspace."""
         with self._stages.timed("finalists"):
             answer, end = self._conclude(setup, end)
@@ -112,8 +113,10 @@ class Finishing(Generic[ModelT]):
             baseline_runtime=setup.baseline.runtime,
             fp32_speeds={} if setup.fp32 is None else setup.fp32.speeds,
             home_runtime=setup.home,
+            started_from=None if start is None else start.outcome(trials, setup.objective),
             _run=self._runner(best.inputs, best),
             _save=self._models.saver(best, conclusion.best),
+            _save_trial=self._models.remaker(setup),
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
         )
         setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})

@@ -372,6 +372,7 @@ def _as_written(frozen: optuna.trial.FrozenTrial) -> Trial:
         note=attrs.get(_NOTE, ""),
         params=frozen.params,
         same_as=attrs.get(_SAME_AS),
+        model_fingerprint=attrs.get(_MODEL),
     )
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
-from autotune.adapter import Adapter, ModelT, host_of, suffix_of
+from autotune.adapter import Adapter, ModelT, suffix_of
 from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
-from autotune.errors import WorkspaceError
+from autotune.errors import InputError, TrialError, WorkspaceError
 from autotune.results.result import NEAREST
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
+from autotune.tuning.metadata import metadata_of
 from autotune.tuning.selection import asked_for_again
 from autotune.tuning.setup import Setup
 
@@ -101,6 +102,24 @@ class Models(Generic[ModelT]):
         """A function that writes a model to the path that it is given, and returns the files it wrote."""
         return lambda path: self._adapter.save(model, path, self._metadata(trial))
 
+    def remaker(self, setup: Setup[ModelT]) -> Callable[[Trial, Path], tuple[Path, ...]]:
+        """A function that writes the model of any trial to a path, and returns the files it wrote.
+
+        It raises a :class:`WorkspaceError` where what comes of the config now is not the model that was measured.
+        """
+
+        def write(trial: Trial, path: Path) -> tuple[Path, ...]:
+            known = set(self._kept)
+            try:
+                model = self.made(setup, trial)
+            except TrialError as error:
+                raise InputError(f"The model of trial {trial.number} cannot be made again: {error}") from error
+            self._kept = {config: kept for config, kept in self._kept.items() if config in known}
+            require_measured(trial, model.fingerprint)
+            return self._adapter.save(model, path, self._metadata(trial))
+
+        return write
+
     def _write(self, model: ModelT, trial: Trial, name: str) -> None:
         """Write a model in the place of another, whose further files go once the new one is there."""
         if self._workspace is None:
@@ -127,15 +146,25 @@ class Models(Generic[ModelT]):
 
     def _metadata(self, trial: Trial) -> dict[str, str]:
         """Metadata of a saved model: how it was made, what it was measured at, and where."""
-        host = host_of(self._adapter)
-        measured = trial.measurement or Measurement()
-        return {
-            "autotune:config": json.dumps(trial.config.to_json()),
-            "autotune:measurement": json.dumps(measured.to_json()),
-            "autotune:criterion": str(self._criterion),
-            "autotune:host": json.dumps(host.to_json()),
-            "autotune:version": host.packages.get("autotune-quantization", "uninstalled"),
-        }
+        return metadata_of(self._adapter, trial.config, trial.measurement or Measurement(), self._criterion)
+
+
+def require_measured(trial: Trial, fingerprint: str) -> None:
+    """See that a model that was made again is the one that its trial measured.
+
+    Args:
+        trial: The trial.
+        fingerprint: Identity of the model.
+
+    Raises:
+        WorkspaceError: It is another one.
+    """
+    if trial.model_fingerprint not in (None, fingerprint):
+        raise WorkspaceError(
+            f"The model of trial {trial.number} must come out as it was measured ({trial.model_fingerprint}), but what "
+            f"its config makes now differs ({fingerprint}). Are model, calibration data, seed and package versions "
+            "those of the run? `autotune apply` makes a model of the config all the same"
+        )
 
 
 def kept_files(workspace: Path, name: str, suffix: str) -> tuple[Path, ...]:

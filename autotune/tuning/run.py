@@ -15,6 +15,7 @@ from autotune.errors import DeadlineReached
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.portability import require_portable
 from autotune.results.result import TuningResult
+from autotune.results.stored_config import read_config
 from autotune.strategies import as_strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
@@ -25,6 +26,7 @@ from autotune.tuning.models import Models
 from autotune.tuning.search import Search
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
+from autotune.tuning.warm_start import WarmStart, untrained
 from autotune.watching import Log, Several
 
 if TYPE_CHECKING:
@@ -63,9 +65,14 @@ class Run(Generic[ModelT]):
             joins=joins,
         )
         self._finish = Finishing(tuner, adapter, source, self._stages, self._models)
+        self._start: WarmStart[ModelT] | None = None
 
     def __call__(self, source: object, loader: Iterable[object]) -> TuningResult:
         """Tune the model that ``source`` is; the arguments are those of :meth:`autotune.Tuner.tune`."""
+        if self._tuner.start_from is not None:
+            # Before anything is opened: it may be the workspace that is made anew.
+            stored = read_config(self._tuner.start_from, self._tuner.framework)
+            self._start = WarmStart(untrained(stored), self._stages)
         with contextlib.closing(self._prepare):
             try:
                 setup = self._prepare(source, loader)
@@ -121,9 +128,27 @@ class Run(Generic[ModelT]):
             if not setup.history.trials:
                 return self._unmeasured()
             return self._finish(setup, self._timed_out(setup, SearchEnd(reason=self._stages.timetable.end_reason())))
-        end = self._train(setup, search, search.run(reserve_s=self._reserve_s(baseline)))
+        end = self._try_start(setup, search) or search.run(reserve_s=self._reserve_s(baseline))
+        end = self._train(setup, search, end)
         self._note_preparation(setup.history)
-        return self._finish(setup, self._timed_out(setup, end))
+        return self._finish(setup, self._timed_out(setup, end), self._start)
+
+    def _try_start(self, setup: Setup[ModelT], search: Search[ModelT]) -> SearchEnd | None:
+        """Try the config that the run starts from; the end of the search where that is one."""
+        if self._start is None:
+            return None
+        try:
+            self._start.attempt(setup, search)
+        except DeadlineReached:
+            return SearchEnd(
+                reason="timeout: the time is up, while the config that the run starts from was tried", timed_out=True
+            )
+        except KeyboardInterrupt:
+            return SearchEnd(reason="interrupted by the user", interrupted=True)
+        found = self._start.outcome(setup.history.trials, setup.objective)
+        if found.confirmed and self._tuner.stop_when_confirmed:
+            return SearchEnd(reason=f"the config of {found.source} is confirmed, so that nothing else was tried")
+        return None
 
     def _train(self, setup: Setup[ModelT], search: Search[ModelT], end: SearchEnd) -> SearchEnd:
         """Train where the search has missed the target, and return why all of it ended."""

@@ -31,6 +31,7 @@ from autotune.evaluation import (
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.results.result import TuningResult
+from autotune.results.stored_config import ConfigSource
 from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_convertible, as_source
@@ -108,6 +109,10 @@ class Tuner:
         train_fn: The last resort for a framework's own model, where no post-training candidate keeps the target: called
             with the model in training mode, its tensors rounded as the best candidate rounds them; trains it in place,
             or returns another with the same parameters. Seeds, number of steps and early stopping are its own.
+        start_from: The config to try first after fp32, such as last week's answer: a config, the path of its JSON, a
+            workspace, ``WORKSPACE:TRIAL`` or a tuned model. It is mapped to the model by the names of its ops, else by
+            structure and repeated blocks; ``TuningResult.started_from`` says whether it is confirmed.
+        stop_when_confirmed: Whether the search ends where that config is confirmed.
         command: The command that repeats the run, for its report. None shows the call of this class.
         progress: Whether to show the run on standard error as the command line does: a line per stage and trial, and
             on a terminal a status line.
@@ -145,6 +150,8 @@ class Tuner:
     max_compilations: int | None = None
     compilation_max_s: float | None = None
     train_fn: TrainFunction | None = None
+    start_from: ConfigSource | None = None
+    stop_when_confirmed: bool = False
     command: str | None = None
     progress: bool = False
     observer: Observer = field(default_factory=Observer)
@@ -176,6 +183,8 @@ class Tuner:
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()
         self._check_runtimes()
+        if self.stop_when_confirmed and self.start_from is None:
+            raise InputError("`stop_when_confirmed` needs `start_from`: there is no config to confirm")
         if self.train_fn is not None and not callable(self.train_fn):
             raise InputError(f"`train_fn` must be callable, but it is a {type(self.train_fn).__name__}")
         assert self.latency_options  # the options check themselves when they are made

@@ -117,7 +117,7 @@ def test_an_unknown_key_names_its_line_the_nearest_and_the_allowed_ones(file: Pa
     (line,) = problems(file, MINIMAL + "tuning:\n  exit_policy:\n    timeout: 5\n    max_trial: 3\n")
     assert line == (
         "10: tuning.exit_policy.max_trial: unknown key 'max_trial' (did you mean 'max_trials'?). "
-        "Allowed here: timeout, max_trials, max_compilations, compilation_timeout"
+        "Allowed here: timeout, max_trials, max_compilations, compilation_timeout, when_confirmed"
     )
 
 

@@ -13,6 +13,7 @@ from autotune.results.outcome import (
     leaving_text,
     nearest_text,
     proof_text,
+    started_text,
     trial_name,
     verdict_text,
 )
@@ -176,7 +177,7 @@ def _lines(result: TuningSummary) -> list[str]:
     else:
         answer = f"The answer: {answer}, at a loss of {format_loss(result.best.loss, result.criterion)}"
     lines = [f"{answer}.", f"Why this one: {result.reason}."]
-    texts = (leaving_text(result), proof_text(result), nearest_text(result), holdout_text(result))
+    texts = (started_text(result), leaving_text(result), proof_text(result), nearest_text(result), holdout_text(result))
     lines += [f"{text}." for text in texts if text is not None]
     return [*lines, f"The search ended: {result.end_reason}."]
 

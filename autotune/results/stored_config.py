@@ -1,0 +1,119 @@
+"""Configs as users name them: a config, its JSON file, a workspace, a trial of one, or a tuned model's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from autotune.adapter import ReadsMetadata
+from autotune.adapters import get_adapter
+from autotune.config import QuantizationConfig
+from autotune.errors import InputError
+from autotune.results.result import TuningSummary, read_summary
+from autotune.trial import Trial
+from autotune.tuning.metadata import CONFIG_KEY
+from autotune.tuning.storage import DATABASE
+
+ConfigSource: TypeAlias = str | Path | QuantizationConfig
+"""A config; or a path: of a config's JSON, of a workspace, ``WORKSPACE:TRIAL``, or of a model that a run has saved."""
+
+_JSON_START = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredConfig:
+    """A config, and what is known of where it comes from.
+
+    Attributes:
+        name: Its name in words: the path as the user gave it.
+        config: The config.
+        trial: The trial that measured it; None for a config from a file.
+        summary: The run of that trial.
+    """
+
+    name: str
+    config: QuantizationConfig
+    trial: Trial | None = None
+    summary: TuningSummary | None = None
+
+    @property
+    def op_types(self) -> Mapping[str, str]:
+        """The type of every op that its run could tune, in graph order; empty where the run is not known."""
+        if self.summary is None:
+            return {}
+        return self.summary.op_types
+
+
+def read_config(source: ConfigSource, framework: str | None = None) -> StoredConfig:
+    """The config that a user names.
+
+    A workspace stands for its answer.
+
+    Args:
+        source: The config, or where it is.
+        framework: The adapter that reads a tuned model's file where its ending does not tell; None: no other ending.
+
+    Raises:
+        InputError: There is no config.
+    """
+    if isinstance(source, QuantizationConfig):
+        return StoredConfig(name=f"config {source.fingerprint}", config=source)
+    if not isinstance(source, (str, Path)):
+        raise InputError(
+            "A config must be a QuantizationConfig, a path to its JSON, a workspace, WORKSPACE:TRIAL or a tuned model, "
+            f"but got a {type(source).__name__}"
+        )
+    given, path = str(source), Path(source)
+    if (path / DATABASE).is_file():
+        summary = read_summary(path)
+        return StoredConfig(name=given, config=summary.best.config, trial=summary.best, summary=summary)
+    folder, colon, number = given.rpartition(":")
+    if colon and number.isdigit() and (Path(folder) / DATABASE).is_file():
+        summary = read_summary(Path(folder))
+        trial = summary.trial(int(number))
+        return StoredConfig(name=given, config=trial.config, trial=trial, summary=summary)
+    if path.is_dir():
+        raise _no_config(given, f"the folder holds no history ({DATABASE} is missing)")
+    if not path.exists():
+        raise _no_config(given, "there is nothing of that name")
+    return StoredConfig(name=given, config=_from_file(path, framework))
+
+
+def _from_file(path: Path, framework: str | None) -> QuantizationConfig:
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8")) if _is_json(path) else _in_metadata(path, framework)
+        return QuantizationConfig.from_json(found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _no_config(str(path), f"{type(error).__name__}: {error}") from error
+
+
+def _is_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(_JSON_START).lstrip()[:1] == b"{"
+
+
+def _in_metadata(path: Path, framework: str | None) -> Any:
+    """The config in a saved model's metadata, as JSON has it."""
+    name = _FRAMEWORKS.get(path.suffix.lower()) or framework
+    adapter = None if name is None else get_adapter(name)
+    if not isinstance(adapter, ReadsMetadata):
+        who = f"files that end in {path.suffix!r}" if name is None else f"files of {name}"
+        raise _no_config(str(path), f"configs are not read from {who}. Name the workspace of the run instead")
+    found = adapter.metadata(path).get(CONFIG_KEY)
+    if found is None:
+        raise _no_config(str(path), f"its metadata has no {CONFIG_KEY!r}: no run of autotune has saved it")
+    return json.loads(found)
+
+
+def _no_config(name: str, why: str) -> InputError:
+    return InputError(
+        f"{name} must be a workspace, WORKSPACE:TRIAL, a JSON file that `config.to_json()` wrote, or a model that a "
+        f"run has saved, but {why}"
+    )
+
+
+_FRAMEWORKS = {".onnx": "onnxruntime", ".xml": "openvino"}
+"""The adapter that reads the metadata of a file, by its ending."""
