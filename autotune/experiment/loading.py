@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from autotune.adapter import declared_options
 from autotune.adapters import get_adapter
+from autotune.arguments import require
 from autotune.errors import ExperimentError, MissingDependencyError
 from autotune.experiment.allowed import allowed_keys
 from autotune.experiment.schema import Experiment
@@ -78,6 +79,9 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), trust: Sequ
     Raises:
         ExperimentError: The file cannot be read, or does not fit the schema; all problems at once, each with its line.
     """
+    require("path", path, Path | str, ExperimentError)
+    require("overrides", overrides, Sequence[str], ExperimentError)
+    require("trust", trust, Sequence[str], ExperimentError)
     path = Path(path)
     root = _compose(path)
     for override in overrides:

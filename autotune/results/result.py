@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
+from autotune.arguments import require
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
 from autotune.results.outcome import answer_text, leaving_text, verdict_text
@@ -197,6 +198,7 @@ class TuningSummary:
         Raises:
             WorkspaceError: The file cannot be written.
         """
+        require("path", path, str | Path, InputError)
         from autotune.results.report import write_report  # noqa: PLC0415  a report reads results, results need no report
 
         return write_report(self, Path(path))
@@ -317,6 +319,7 @@ class TuningResult(TuningSummary):
         Raises:
             WorkspaceError: A file cannot be written.
         """
+        require("path", path, str | Path, InputError)
         return self._save(Path(path))
 
     def save_nearest(self, path: str | Path) -> Path:
@@ -329,6 +332,7 @@ class TuningResult(TuningSummary):
             InputError: There is none.
             WorkspaceError: The file cannot be written.
         """
+        require("path", path, str | Path, InputError)
         if self._save_nearest is None:
             raise InputError(
                 f"There must be a nearest candidate to be saved, but there is none: {self.reason}. "

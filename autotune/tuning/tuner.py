@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any, TypeAlias
 
 from optuna.samplers import BaseSampler
@@ -14,6 +13,7 @@ from optuna.samplers import BaseSampler
 from autotune import data
 from autotune.adapter import Adapter
 from autotune.adapters import get_adapter
+from autotune.arguments import check_fields, require, shown
 from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
 from autotune.errors import InputError, MissingDependencyError
@@ -34,6 +34,7 @@ from autotune.results.result import TuningResult
 from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_convertible, as_source
+from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.identity import identity_of
 from autotune.tuning.limits import SearchEnd
@@ -52,6 +53,9 @@ DEFAULT_FRAMEWORK = "onnxruntime"
 
 _MOST = {"threads": 1024, "batch_size": 65_536, "timeout_s": 1e9, "compilation_max_s": 1e9, "trial_timeout_s": 1e9}
 """Largest values of options. Beyond them a machine hangs, or a clock overflows."""
+
+_RULED = frozenset({"strategy", "objective", "runtimes", "latency_cache", "isolation"})
+"""Options with a rule for every value, which says more than their type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,7 @@ class Tuner:
 
     def __post_init__(self) -> None:
         self._check_types()
+        as_strategy(self.strategy, self.strategy_options)
         for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -163,11 +168,6 @@ class Tuner:
             raise InputError(f"`0 <= seed < 2**32` must hold, but got {self.seed}")
         if self.workspace is not None and str(self.workspace) == "":
             raise InputError('`workspace` must name a folder, but got "". Leave it out to keep nothing')
-        if not isinstance(self.batch_axis, (int, Mapping, NoneType)):
-            raise InputError(
-                f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
-                f"but got {self.batch_axis!r}"
-            )
         for name in ("timeout_s", "compilation_max_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -176,8 +176,6 @@ class Tuner:
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
         self._check_isolation()
         self._check_runtimes()
-        if self.train_fn is not None and not callable(self.train_fn):
-            raise InputError(f"`train_fn` must be callable, but it is a {type(self.train_fn).__name__}")
         assert self.latency_options  # the options check themselves when they are made
 
     def _check_types(self) -> None:
@@ -186,10 +184,12 @@ class Tuner:
                 f"`criterion` must be a Criterion, as Criterion(relative=0.01), but got {self.criterion!r}"
             )
         if not isinstance(self.restriction, SpaceRestriction):
+            fields = ", ".join(field.name for field in dataclasses.fields(SpaceRestriction))
             raise InputError(
-                "`restriction` must be a SpaceRestriction of autotune.restriction, but got a "
-                f"{type(self.restriction).__name__}"
+                "`restriction` must be a SpaceRestriction of autotune.restriction, which is made with "
+                f"{fields}, but got {shown(self.restriction)}"
             )
+        check_fields(self, InputError, skipped=_RULED)
 
     def _check_isolation(self) -> None:
         if self.isolation not in list(Isolation):
@@ -349,7 +349,7 @@ class Tuner:
             )
         if eval_fn is not None:
             if not callable(eval_fn):
-                raise InputError(f"`eval_fn` must be callable, but it is a {type(eval_fn).__name__}")
+                raise InputError(f"`eval_fn` must be callable, but got {shown(eval_fn)}")
             if eval_dataloader is not None:
                 raise InputError("`eval_dataloader` goes with `metric`: an `eval_fn` reads its own data")
             if self.holdout:
@@ -358,6 +358,7 @@ class Tuner:
         if eval_dataloader is None:
             raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
         assert metric is not None
+        require("metric", metric, str | Metric | Sequence[str | Metric], InputError)
         metrics = tuple(create_metric(each) if isinstance(each, str) else each for each in _as_sequence(metric))
         data.require_repeatable(eval_dataloader, "eval_dataloader")
         source = LabelledData(

@@ -19,6 +19,7 @@ from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
 from autotune.adapter import Adapter, Feeds, ModelT
+from autotune.arguments import check_fields
 from autotune.criterion import Criterion
 from autotune.errors import DeadlineReached, InputError, TrialError
 from autotune.evaluation.accuracy.score import Progress
@@ -73,6 +74,7 @@ class IsolationOptions:
     trial_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, InputError)
         for name in ("trial_timeout_s", "trial_memory_bytes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
