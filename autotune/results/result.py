@@ -138,6 +138,11 @@ class TuningSummary:
         return self.verdict is Verdict.MET and self.speed is not Verdict.UNDECIDED
 
     @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the baseline the answer is; None where its latency was not measured."""
+        return None if self.best.measurement is None else self.best.measurement.speedup
+
+    @property
     def baseline_latency_ms(self) -> float | None:
         """Latency of fp32 among the calls from which the answer's comes, or the nearest candidate's beside fp32."""
         shown = None if self._judged is None else self._judged.fp32_latency_ms

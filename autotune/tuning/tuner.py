@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Unpack, cast
 
 from optuna.samplers import BaseSampler
 
@@ -37,15 +37,12 @@ from autotune.source import as_convertible, as_source
 from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.identity import identity_of
+from autotune.tuning.keywords import EvalFunction, Keywords, Metrics, Options, explicit
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
 from autotune.watching import Several
-
-EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
-Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
-
 
 DEFAULT_FRAMEWORK = "onnxruntime"
 """The framework of a model where the user names none."""
@@ -375,14 +372,18 @@ class Tuner:
 
 
 def tune(
-    model: object, dataloader: Iterable[object], eval_fn: EvalFunction | None = None, **options: Any
+    model: object, dataloader: Iterable[object], eval_fn: EvalFunction | None = None, **options: Unpack[Keywords]
 ) -> TuningResult:
     """Tune a model with 1 % relative loss as the target; see :class:`Tuner` for ``options``.
 
     ``metric`` and ``eval_dataloader`` are taken as :meth:`Tuner.tune` takes them.
     """
-    sources = {name: options.pop(name) for name in ("metric", "eval_dataloader") if name in options}
-    return Tuner(**options).tune(model, dataloader, eval_fn, **sources)
+    metric, eval_dataloader = options.pop("metric", None), options.pop("eval_dataloader", None)
+    tuner = Tuner(**cast("Options", options))  # without the two, which the line above takes out
+    return tuner.tune(model, dataloader, eval_fn, metric=metric, eval_dataloader=eval_dataloader)
+
+
+tune.__signature__ = explicit(tune, Tuner)  # type: ignore[attr-defined]  # where `inspect.signature` looks first
 
 
 def _as_sequence(metric: Metrics) -> Sequence[str | Metric]:
