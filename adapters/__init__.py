@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from autotune.adapter import Adapter, SourceFramework
+from autotune.arguments import shown
 from autotune.conversion import Converter
 from autotune.errors import InputError, MissingDependencyError
 from autotune.suggestion import nearest
@@ -134,6 +135,11 @@ def get_adapter(name: str) -> Adapter[Any]:
         InputError: No adapter has this name.
         MissingDependencyError: Its framework is not installed.
     """
+    if not isinstance(name, str):
+        raise InputError(
+            f"An adapter must be named, as one of {', '.join(adapter_names())}, but got {shown(name)}. "
+            "`runtimes` takes several names"
+        )
     registration = ADAPTERS.get(name)
     if registration is None:
         return _from_entry_point(name)

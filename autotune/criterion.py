@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from autotune.arguments import check_fields
 from autotune.errors import CriterionError
 
 _MOST_SAMPLES = 1_000_000
@@ -52,6 +53,7 @@ class Criterion:
     confidence: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, CriterionError)
         if self.relative is not None and self.absolute is not None:
             raise CriterionError(
                 f"Give `relative` or `absolute`, not both, but got relative={self.relative}, absolute={self.absolute}"
@@ -89,7 +91,12 @@ class Criterion:
         if self.relative is not None and baseline <= 0:
             raise CriterionError(
                 f"A relative loss needs a positive baseline, but the fp32 model's accuracy is {baseline:g}. "
-                "Give the target as `absolute` instead"
+                + (
+                    "Suspect preprocessing or labels first: does the data look as it did in training, and do labels "
+                    "count from 0 in the model's order? Where 0 is right, give the target as `absolute`"
+                    if baseline == 0
+                    else "Give the target as `absolute` instead"
+                )
             )
 
     def loss(self, baseline: float, value: float) -> float:

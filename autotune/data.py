@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,13 @@ import numpy as np
 
 from autotune.adapter import Array, Feeds, TensorSpec
 from autotune.adapter.example import looks_labelled
+from autotune.arguments import shown
 from autotune.batch import BatchAxes, leading_axes
 from autotune.errors import DataError
+from autotune.suggestion import nearest
+
+_LABELS = ("labels", "label", "targets", "target", "y")
+"""Names under which data sets of other libraries carry labels beside inputs."""
 
 MOST_BATCHES = 10_000_000
 """Batches after which a loader counts as one that never ends."""
@@ -93,7 +99,7 @@ def as_feeds(raw: object, inputs: Sequence[TensorSpec], *, where: str) -> Feeds:
     if isinstance(raw, Mapping):
         expected = [spec.name for spec in inputs]
         if set(raw) != set(expected):
-            raise DataError(f"{where} must name the model's inputs {expected}, but names {sorted(map(str, raw))}")
+            raise DataError(_misnamed(raw, expected, where))
         values = [raw[name] for name in expected]
     elif isinstance(raw, (tuple, list)) and not (len(inputs) == 1 and len(raw) != 1):
         values = list(raw)
@@ -146,11 +152,39 @@ def require_repeatable(loader: Iterable[object], name: str) -> None:
         )
 
 
+def _misnamed(raw: Mapping[Any, object], expected: Sequence[str], where: str) -> str:
+    """The message for a dict whose keys are not the names of the inputs."""
+    surplus = sorted(str(name) for name in raw if name not in expected)
+    missing = [name for name in expected if name not in raw]
+    ways = []
+    if labels := [name for name in surplus if name in _LABELS]:
+        ways.append(f"yield `(inputs, labels)`, with {labels[0]!r} taken out of the dict")
+    if others := [name for name in surplus if name not in labels]:
+        near = [f"{name!r} (did you mean {found!r}?)" for name in others if (found := nearest(name, missing))]
+        ways.append(f"rename {', '.join(near)}" if near else f"leave out {', '.join(map(repr, others))}")
+    if missing and not any("rename" in way for way in ways):
+        ways.append(f"add {', '.join(map(repr, missing))}")
+    way = " and ".join(ways)
+    return (
+        f"{where} must name the model's inputs {list(expected)}, but names {sorted(map(str, raw))}. "
+        f"In the loader, {way}"
+    )
+
+
 def _open(loader: Iterable[object]) -> Iterator[object]:
+    way = None
+    if isinstance(loader, (str, bytes, os.PathLike)):
+        way = "Read the file first, and give a list of its batches"
+    elif isinstance(loader, Mapping):
+        way = "Where it is one batch, put it into a list"
+    elif callable(loader) and not hasattr(type(loader), "__iter__"):
+        way = "Call it and give a list of what it yields, or give an object whose `__iter__` starts anew"
+    if way is not None:
+        raise DataError(f"A data loader must be an iterable of batches, but got {shown(loader)}. {way}")
     try:
         return iter(loader)
     except TypeError:
-        raise DataError(f"A data loader must be an iterable of batches, but it is {_describe(loader)}") from None
+        raise DataError(f"A data loader must be an iterable of batches, but got {shown(loader)}") from None
 
 
 def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
@@ -158,6 +192,11 @@ def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"Input {spec.name!r} must be one array, but {where} has rows that differ: {error}") from None
+    if array.dtype == object and array.ndim == 0 and spec.dtype.kind != "O":
+        raise DataError(
+            f"Input {spec.name!r} must be an array of {spec.dtype}, but {where} has {shown(value)}. "
+            "Yield arrays, or dicts of them by input name"
+        )
     if array.dtype != spec.dtype:
         array = _as_dtype(array, spec, where)
     fits = len(array.shape) == len(spec.shape) and all(

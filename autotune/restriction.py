@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotune.arguments import check_fields
 from autotune.config import CalibrationAlgorithm, Granularity, Precision, QuantizedType, TensorScheme
-from autotune.errors import ExperimentError
+from autotune.errors import ExperimentError, InputError
 from autotune.space import OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 from autotune.suggestion import suggestion
 
@@ -29,6 +30,9 @@ class SchemeRestriction:
     dtype: tuple[QuantizedType, ...] | None = None
     symmetric: bool | None = None
     granularity: tuple[Granularity, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, InputError)
 
     def allows(self, scheme: TensorScheme) -> bool:
         """Whether ``scheme`` is allowed."""
@@ -59,6 +63,9 @@ class OpRestriction:
     activation: SchemeRestriction = SchemeRestriction()
     weight: SchemeRestriction = SchemeRestriction()
     algorithm: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, InputError)
 
     def overridden_by(self, other: OpRestriction) -> OpRestriction:
         """This restriction with the fields that ``other`` sets."""
@@ -100,6 +107,9 @@ class SpaceRestriction:
     op_name: Mapping[str, OpRestriction] = field(default_factory=dict)
     recipe: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     excluded: frozenset[Precision] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_fields(self, InputError)
 
     def apply(self, space: TuningSpace) -> TuningSpace:
         """The part of ``space`` that is allowed, the adapter's order of preference kept.

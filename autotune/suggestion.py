@@ -9,7 +9,7 @@ from collections.abc import Iterable
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like ``name``, or None where none is much like it."""
     folded = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +53,13 @@ def test_double_precision_is_narrowed_and_small_integers_are_widened() -> None:
         (images(1)[:, :2], r"has \(1, 2, 4, 4\)"),
         (images(0), "at least one element"),
         ({"image": images(1)}, r"must name the model's inputs \['data'\], but names \['image'\]"),
+        ({"image": images(1)}, r"In the loader, leave out 'image' and add 'data'"),
+        ({"dato": images(1)}, r"rename 'dato' \(did you mean 'data'\?\)"),
+        ({"data": images(1), "labels": [0]}, r"yield `\(inputs, labels\)`, with 'labels' taken out of the dict"),
+        ({"data": images(1), "token_type_ids": [0]}, r"leave out 'token_type_ids'$"),
         ("nonsense", "needs dtype float32"),
+        (None, "must be an array of float32, but batch 0 of the data loader has None"),
+        (object(), "must be an array of float32, but batch 0 of the data loader has an object"),
     ],
 )
 def test_a_batch_that_the_model_cannot_read_is_described(inputs: object, message: str) -> None:
@@ -65,7 +73,7 @@ def test_an_empty_loader_is_an_error() -> None:
 
 
 def test_what_is_no_loader_is_an_error() -> None:
-    with pytest.raises(DataError, match="iterable of batches, but it is a int"):
+    with pytest.raises(DataError, match="iterable of batches, but got 3, an int"):
         list(data.iterate(3, IMAGE))  # type: ignore[arg-type]  # wrong on purpose
 
 
@@ -122,3 +130,20 @@ def test_the_fingerprint_follows_the_values_and_nothing_else() -> None:
     changed = images(4)
     changed[3, 2, 1, 0] += 1
     assert one != data.fingerprint(data.iterate([changed], IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ("data.npz", "got 'data.npz', a str. Read the file first"),
+        (Path("data.npz"), "Read the file first"),
+        ({"data": images(1)}, "Where it is one batch, put it into a list"),
+        (lambda: [images(1)], "Call it and give a list of what it yields"),
+        (5, "must be an iterable of batches, but got 5, an int"),
+    ],
+)
+def test_what_is_no_loader_is_refused_with_the_way_out(loader: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(data.iterate(loader, IMAGE))
+    with pytest.raises(DataError, match=message):
+        data.require_repeatable(loader, "dataloader")

@@ -15,6 +15,7 @@ from autotune.adapters.mxnet.files import SYMBOL, symbol_files
 from autotune.adapters.mxnet.framework import FAILURES, dense, mx, reason
 from autotune.adapters.mxnet.graph import Graph, graph_of
 from autotune.adapters.mxnet.model import MxnetModel
+from autotune.arguments import kind_of
 from autotune.errors import DataError, ModelError
 
 _ACCEPTED = (
@@ -41,7 +42,7 @@ def read_model(source: object, example: Example | None) -> MxnetModel:
         )
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source), example)
-    raise ModelError(f"A model must be {_ACCEPTED}, but got a {type(source).__name__}")
+    raise ModelError(f"A model must be {_ACCEPTED}, but got {kind_of(source)}")
 
 
 def _read_path(path: Path, example: Example | None) -> MxnetModel:

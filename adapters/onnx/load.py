@@ -17,11 +17,13 @@ from autotune.adapters.onnx.model import (
     spill,
     tensor_bytes,
 )
+from autotune.arguments import kind_of
 from autotune.errors import ModelError
 from autotune.regular_file import require_regular
 
 _ACCEPTED = "a path, the bytes of an ONNX file or an onnx.ModelProto"
 _IR_START = (b"<?xml", b"<net")
+_OF_PYTORCH = (".pt", ".pth", ".pt2", ".safetensors")
 
 
 def read_model(source: object) -> OnnxModel:
@@ -41,7 +43,7 @@ def read_model(source: object) -> OnnxModel:
         return _with_weights(_parse(bytes(source), "The model"), Path.cwd(), "The model")
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source))
-    raise ModelError(f"A model must be {_ACCEPTED}, but got a {type(source).__name__}")
+    raise ModelError(f"A model must be {_ACCEPTED}, but got {kind_of(source)}")
 
 
 def _read_path(path: Path) -> OnnxModel:
@@ -64,11 +66,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     except Exception as error:  # protobuf's DecodeError; protobuf ships no types
         raise ModelError(
             f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes). "
-            + (
-                "It is OpenVINO's IR: set `framework: openvino`, or `--framework openvino` on the command line"
-                if data.lstrip().startswith(_IR_START)
-                else "Export it again"
-            )
+            + _way_out(data, name)
         ) from error
     _check(proto, name)
     try:
@@ -81,6 +79,14 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     except UnicodeDecodeError as error:
         raise ModelError(f"{name} must have names in UTF-8, but one is not: {error}. Export it again") from None
     return proto
+
+
+def _way_out(data: bytes, name: str) -> str:
+    if data.lstrip().startswith(_IR_START):
+        return "It is OpenVINO's IR: set `framework: openvino`, or `--framework openvino` on the command line"
+    if name.endswith(_OF_PYTORCH):
+        return "By its name it is PyTorch's: give the nn.Module with these weights, in Python or by `model.function`"
+    return "Export it again"
 
 
 def _read_names(graph: onnx.GraphProto) -> None:

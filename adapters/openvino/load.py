@@ -10,6 +10,7 @@ from pathlib import Path
 import openvino as ov
 
 from autotune.adapters.openvino.model import FLOAT32, FLOATS_KEY, OpenVinoModel, read_ir
+from autotune.arguments import kind_of
 from autotune.errors import ModelError
 
 _ACCEPTED = "the path of an .onnx or .xml file, the bytes of an ONNX file, an onnx.ModelProto or an openvino.Model"
@@ -38,7 +39,7 @@ def read_model(source: object) -> OpenVinoModel:
         source = source.SerializeToString()
     if isinstance(source, (bytes, bytearray)):
         return _checked(_read_onnx(bytes(source), "The model"), "The model", len(source))
-    raise ModelError(f"A model must be {_ACCEPTED}, but got a {type(source).__name__}")
+    raise ModelError(f"A model must be {_ACCEPTED}, but got {kind_of(source)}")
 
 
 def _read_path(path: Path) -> OpenVinoModel:

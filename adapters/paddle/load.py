@@ -15,6 +15,7 @@ from autotune.adapters.paddle.framework import paddle
 from autotune.adapters.paddle.layer import traced
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.parameters import read_parameters
+from autotune.arguments import kind_of
 from autotune.errors import ModelError
 
 PROGRAM, PARAMETERS = ".pdmodel", ".pdiparams"
@@ -40,7 +41,7 @@ def read_model(source: object, example: Example | None) -> PaddleModel:
         return traced(source, example)
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source))
-    raise ModelError(f"A model must be {_ACCEPTED}, but got a {type(source).__name__}")
+    raise ModelError(f"A model must be {_ACCEPTED}, but got {kind_of(source)}")
 
 
 def _read_path(path: Path) -> PaddleModel:

@@ -23,6 +23,7 @@ from autotune.adapters.pytorch.names import program_names
 from autotune.adapters.pytorch.ops import quantizable_ops
 from autotune.adapters.pytorch.package import read_package
 from autotune.adapters.pytorch.quiet import quiet
+from autotune.arguments import kind_of
 from autotune.errors import MissingDependencyError, ModelError
 
 _ACCEPTED = "a torch.nn.Module, a torch.export.ExportedProgram or the path of a package that was saved here"
@@ -46,7 +47,7 @@ def read_model(source: object, example: Example | None) -> PytorchModel:
     if isinstance(source, nn.Module):
         made = export(source, example)
         return _prepared(made.program, made.notes)
-    raise ModelError(f"A model must be {_ACCEPTED}, but got a {type(source).__name__}")
+    raise ModelError(f"A model must be {_ACCEPTED}, but got {kind_of(source)}")
 
 
 def _from_package(path: Path) -> PytorchModel:

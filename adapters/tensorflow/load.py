@@ -9,6 +9,7 @@ from autotune.adapters.tensorflow.convert import convert, converts
 from autotune.adapters.tensorflow.graph import DTYPES, is_quantized
 from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.adapters.tensorflow.session import first_line, new_interpreter
+from autotune.arguments import kind_of
 from autotune.errors import ModelError
 
 ACCEPTED = (
@@ -38,7 +39,7 @@ def read_model(source: object) -> TensorFlowModel:
         return checked(_read(path), str(path))
     if converts(source):
         return checked(convert(source), "The model")
-    raise ModelError(f"A model must be {ACCEPTED}, but got a {type(source).__name__}")
+    raise ModelError(f"A model must be {ACCEPTED}, but got {kind_of(source)}")
 
 
 def _read(path: Path) -> bytes:

@@ -9,8 +9,10 @@ from pathlib import Path
 from autotune.adapter import Model
 from autotune.cli.inspect import shape_text
 from autotune.cli.proposal import Proposal, Role, is_picture, scalar_value, zeros_shape
-from autotune.experiment import SCHEMA_FILE
 from autotune.tuning.tuner import Tuner
+
+SCHEMA_NAME = "autotune.schema.json"
+"""Name of the JSON Schema beside the file, where it is found on every machine that the folder is copied to."""
 
 _TEXT = """\
 # yaml-language-server: $schema={schema}
@@ -99,7 +101,7 @@ def experiment_text(
     tensors += [f"  # output {spec.name}: {spec.dtype} {shape_text(spec)}" for spec in model.outputs]
     labelled = labels if labels is not None and proposal.score.labelled else None
     return _TEXT.format(
-        schema=SCHEMA_FILE.as_uri(),
+        schema=SCHEMA_NAME,
         path=scalar(path.as_posix()),
         framework=framework,
         tensors="\n".join(tensors) + "\n",

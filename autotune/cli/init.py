@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.adapters import get_adapter
-from autotune.cli.experiment_file import experiment_text
+from autotune.cli.experiment_file import SCHEMA_NAME, experiment_text
 from autotune.cli.files import write_text
 from autotune.cli.proposal import propose
 from autotune.cli.stub import stub_text
 from autotune.errors import InputError
-from autotune.experiment import load_experiment
+from autotune.experiment import SCHEMA_FILE, load_experiment
 
 
 def init(
@@ -50,6 +50,7 @@ def init(
         labels=labels,
     )
     write_text(output, text)
+    write_text(output.with_name(SCHEMA_NAME), SCHEMA_FILE.read_text(encoding="utf-8"))
     written = f"Wrote {output}"
     if force or not stub.exists():
         write_text(stub, stub_text(proposal, path=path, framework=framework, experiment=output.name))

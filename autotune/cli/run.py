@@ -89,6 +89,8 @@ def run(
         _finish_quietly(console, experiment, result, output)
     _print_heading(console, experiment)
     print_code(console, experiment)
+    for note in experiment.notes:
+        console.print(Text(note), soft_wrap=True, highlight=False)
     policy, criterion = experiment.tuning.exit_policy, experiment.tuning.accuracy_criterion.criterion
     shown = ProgressDisplay(console, criterion, max_trials=policy.max_trials, timeout_s=policy.timeout)
     with shown as display:

@@ -19,6 +19,11 @@ _LOOK_S = 1.0
 """Seconds between two looks at the main process, few enough to disturb no measurement."""
 
 
+NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(2**62)}
+"""Environment of a pool's processes in which loky keeps those that hold more than 300 MB, as models and data do: it
+would end them between two tasks and print a warning that tells of a memory leak."""
+
+
 def follow(main_pid: int) -> None:
     """End this process soon after its parent, the main process; called once in the child, as a pool's initializer.
 

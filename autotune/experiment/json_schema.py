@@ -22,6 +22,8 @@ def json_schema() -> dict[str, Any]:
     """
     schema = Experiment.model_json_schema()
     schema["$defs"]["WeightRounding"]["enum"].append("gptq")  # the enum reads it, and pydantic lists values alone
+    strategy = schema["$defs"]["Tuning"]["properties"]["strategy"]
+    strategy["anyOf"] = [{"$ref": strategy.pop("$ref")}, {"type": "string"}]  # the name alone, which is read as {name}
     for option in declared_options(get_adapter(Model.model_fields["framework"].default)):
         item = {"enum": list(option.values), "type": "string"}
         schema["$defs"]["Recipes"]["properties"][option.name] = {

@@ -16,8 +16,11 @@ from pydantic_core import ErrorDetails
 
 from autotune.adapter import declared_options
 from autotune.adapters import get_adapter
+from autotune.arguments import require
 from autotune.errors import ExperimentError, MissingDependencyError
 from autotune.experiment.allowed import allowed_keys
+from autotune.experiment.neural_compressor import translate
+from autotune.experiment.nodes import entry, put
 from autotune.experiment.schema import Experiment
 from autotune.recipe import RECIPE_FIELDS
 from autotune.regular_file import require_regular
@@ -78,20 +81,28 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), trust: Sequ
     Raises:
         ExperimentError: The file cannot be read, or does not fit the schema; all problems at once, each with its line.
     """
+    require("path", path, Path | str, ExperimentError)
+    require("overrides", overrides, Sequence[str], ExperimentError)
+    require("trust", trust, Sequence[str], ExperimentError)
     path = Path(path)
     root = _compose(path)
     for override in overrides:
         _override(root, override)
+    lines = translate(root, _position)
+    _name_strategy(root)
     try:
         document = json.dumps(_construct(root))
         experiment = Experiment.model_validate_json(document, context={"directory": path.parent})
     except ValidationError as error:
-        raise ExperimentError("\n".join(_problems(error, root))) from None
+        raise ExperimentError("\n".join([*lines.problems, *_problems(error, root), *lines.notes])) from None
+    if lines.problems:
+        raise ExperimentError("\n".join([*lines.problems, *lines.notes]))
     problems = _other_framework(experiment, root) or _untrainable(experiment, root) or _undeclared(experiment, root)
     if problems:
         raise ExperimentError("\n".join(problems))
     experiment._path = path
     experiment._trust = tuple(trust)
+    experiment._notes = tuple(lines.notes)
     experiment._unfilled = tuple(_unfilled(root))
     experiment._where = lambda keys: _position(_locate(root, keys)[1])
     return experiment
@@ -239,6 +250,13 @@ def _override(root: yaml.MappingNode, override: str) -> None:
             node = new
         else:
             node = entry[1]
+
+
+def _name_strategy(root: yaml.Node) -> None:
+    """Read ``strategy: bayesian`` as ``strategy: {name: bayesian}``."""
+    strategy = entry(root, "tuning", "strategy")
+    if isinstance(strategy, yaml.ScalarNode) and strategy.tag.endswith(":str"):
+        put(root, ("tuning", "strategy"), {"name": strategy}, strategy)
 
 
 def _mark(name: str) -> yaml.Mark:

@@ -7,13 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    create_model,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PrivateAttr, create_model, model_validator
 
 from autotune.config import Granularity, Precision, QuantizedType
 from autotune.criterion import Criterion
@@ -366,6 +360,7 @@ class Experiment(Section):
     _path: Path = PrivateAttr(default=Path())
     _trust: tuple[str, ...] = PrivateAttr(default=())
     _unfilled: tuple[str, ...] = PrivateAttr(default=())
+    _notes: tuple[str, ...] = PrivateAttr(default=())
     _where: Callable[[Sequence[str]], str] = PrivateAttr(default=".".join)
 
     @property
@@ -386,6 +381,11 @@ class Experiment(Section):
     def where(self, *keys: str) -> str:
         """Where a key stands, as ``file:line``; where it is missing, the nearest key above it."""
         return self._where(keys)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each key of Neural Compressor's that was left out or read in another way."""
+        return self._notes
 
     @property
     def unfilled(self) -> tuple[str, ...]:

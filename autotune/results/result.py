@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.adapter import Array
+from autotune.arguments import require
 from autotune.config import Precision
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
@@ -170,6 +171,11 @@ class TuningSummary:
         return self.verdict is Verdict.MET and self.speed is not Verdict.UNDECIDED
 
     @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the baseline the answer is; None where its latency was not measured."""
+        return None if self.best.measurement is None else self.best.measurement.speedup
+
+    @property
     def baseline_latency_ms(self) -> float | None:
         """Latency of fp32 among the calls from which the answer's comes, or the nearest candidate's beside fp32."""
         shown = None if self._judged is None else self._judged.fp32_latency_ms
@@ -230,6 +236,7 @@ class TuningSummary:
         Raises:
             WorkspaceError: The file cannot be written.
         """
+        require("path", path, str | Path, InputError)
         from autotune.results.report import write_report  # noqa: PLC0415  a report reads results, results need no report
 
         return write_report(self, Path(path))
@@ -358,6 +365,7 @@ class TuningResult(TuningSummary):
 
         Some frameworks write several: graph and weights, or a file for weights beyond 2 GB.
         """
+        require("path", path, str | Path, InputError)
         if trial is None or trial == self.best.number:
             return self._save(Path(path))
         wanted = self.trial(trial)
@@ -377,6 +385,7 @@ class TuningResult(TuningSummary):
             InputError: There is none.
             WorkspaceError: The file cannot be written.
         """
+        require("path", path, str | Path, InputError)
         if self._save_nearest is None:
             raise InputError(
                 f"There must be a nearest candidate to be saved, but there is none: {self.reason}. "

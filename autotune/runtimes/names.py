@@ -11,7 +11,7 @@ from autotune.suggestion import suggestion
 def broken_rule_of(names: Sequence[str]) -> str | None:
     """The rule that a list of runtimes breaks, as the end of a sentence; None where it breaks none."""
     known = adapter_names()
-    if isinstance(names, str) or not names:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         return f"must list one adapter or more, of {', '.join(known)}, but got {names!r}"
     for name in names:
         if name not in known:

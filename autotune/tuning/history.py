@@ -21,6 +21,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState as OptunaState
 
+from autotune.arguments import require
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
@@ -276,6 +277,9 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
     Raises:
         WorkspaceError: There is no history.
     """
+    require("storage", storage, Path | str, WorkspaceError)
+    if isinstance(storage, str) and "://" not in storage:
+        storage = Path(storage)  # text that is no URL names a workspace
     if isinstance(storage, Path) and not (storage / DATABASE).is_file():
         raise WorkspaceError(f"{storage} holds no history ({DATABASE} is missing): is it the workspace of a run?")
     with storage_errors(storage):

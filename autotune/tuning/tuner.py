@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeAlias
+from typing import Any, Unpack, cast
 
 from optuna.samplers import BaseSampler
 
 from autotune import data
 from autotune.adapter import Adapter
 from autotune.adapters import get_adapter
+from autotune.arguments import check_fields, require, shown
 from autotune.batch import BatchAxis
 from autotune.criterion import Criterion
 from autotune.errors import InputError, MissingDependencyError
@@ -35,17 +35,15 @@ from autotune.results.stored_config import ConfigSource
 from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_convertible, as_source
+from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.identity import identity_of
+from autotune.tuning.keywords import EvalFunction, Keywords, Metrics, Options, explicit
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
 from autotune.watching import Several
-
-EvalFunction = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
-Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
-
 
 DEFAULT_FRAMEWORK = "onnxruntime"
 """The framework of a model where the user names none."""
@@ -53,6 +51,9 @@ DEFAULT_FRAMEWORK = "onnxruntime"
 
 _MOST = {"threads": 1024, "batch_size": 65_536, "timeout_s": 1e9, "compilation_max_s": 1e9, "trial_timeout_s": 1e9}
 """Largest values of options. Beyond them a machine hangs, or a clock overflows."""
+
+_RULED = frozenset({"strategy", "objective", "runtimes", "latency_cache", "isolation"})
+"""Options with a rule for every value, which says more than their type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,7 @@ class Tuner:
 
     def __post_init__(self) -> None:
         self._check_types()
+        as_strategy(self.strategy, self.strategy_options)
         for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -170,11 +172,6 @@ class Tuner:
             raise InputError(f"`0 <= seed < 2**32` must hold, but got {self.seed}")
         if self.workspace is not None and str(self.workspace) == "":
             raise InputError('`workspace` must name a folder, but got "". Leave it out to keep nothing')
-        if not isinstance(self.batch_axis, (int, Mapping, NoneType)):
-            raise InputError(
-                f"`batch_axis` must be an axis, or a dict of axes by the names of inputs and outputs, "
-                f"but got {self.batch_axis!r}"
-            )
         for name in ("timeout_s", "compilation_max_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -185,8 +182,6 @@ class Tuner:
         self._check_runtimes()
         if self.stop_when_confirmed and self.start_from is None:
             raise InputError("`stop_when_confirmed` needs `start_from`: there is no config to confirm")
-        if self.train_fn is not None and not callable(self.train_fn):
-            raise InputError(f"`train_fn` must be callable, but it is a {type(self.train_fn).__name__}")
         assert self.latency_options  # the options check themselves when they are made
 
     def _check_types(self) -> None:
@@ -195,10 +190,12 @@ class Tuner:
                 f"`criterion` must be a Criterion, as Criterion(relative=0.01), but got {self.criterion!r}"
             )
         if not isinstance(self.restriction, SpaceRestriction):
+            fields = ", ".join(field.name for field in dataclasses.fields(SpaceRestriction))
             raise InputError(
-                "`restriction` must be a SpaceRestriction of autotune.restriction, but got a "
-                f"{type(self.restriction).__name__}"
+                "`restriction` must be a SpaceRestriction of autotune.restriction, which is made with "
+                f"{fields}, but got {shown(self.restriction)}"
             )
+        check_fields(self, InputError, skipped=_RULED)
 
     def _check_isolation(self) -> None:
         if self.isolation not in list(Isolation):
@@ -358,7 +355,7 @@ class Tuner:
             )
         if eval_fn is not None:
             if not callable(eval_fn):
-                raise InputError(f"`eval_fn` must be callable, but it is a {type(eval_fn).__name__}")
+                raise InputError(f"`eval_fn` must be callable, but got {shown(eval_fn)}")
             if eval_dataloader is not None:
                 raise InputError("`eval_dataloader` goes with `metric`: an `eval_fn` reads its own data")
             if self.holdout:
@@ -367,6 +364,7 @@ class Tuner:
         if eval_dataloader is None:
             raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
         assert metric is not None
+        require("metric", metric, str | Metric | Sequence[str | Metric], InputError)
         metrics = tuple(create_metric(each) if isinstance(each, str) else each for each in _as_sequence(metric))
         data.require_repeatable(eval_dataloader, "eval_dataloader")
         source = LabelledData(
@@ -383,14 +381,18 @@ class Tuner:
 
 
 def tune(
-    model: object, dataloader: Iterable[object], eval_fn: EvalFunction | None = None, **options: Any
+    model: object, dataloader: Iterable[object], eval_fn: EvalFunction | None = None, **options: Unpack[Keywords]
 ) -> TuningResult:
     """Tune a model with 1 % relative loss as the target; see :class:`Tuner` for ``options``.
 
     ``metric`` and ``eval_dataloader`` are taken as :meth:`Tuner.tune` takes them.
     """
-    sources = {name: options.pop(name) for name in ("metric", "eval_dataloader") if name in options}
-    return Tuner(**options).tune(model, dataloader, eval_fn, **sources)
+    metric, eval_dataloader = options.pop("metric", None), options.pop("eval_dataloader", None)
+    tuner = Tuner(**cast("Options", options))  # without the two, which the line above takes out
+    return tuner.tune(model, dataloader, eval_fn, metric=metric, eval_dataloader=eval_dataloader)
+
+
+tune.__signature__ = explicit(tune, Tuner)  # type: ignore[attr-defined]  # where `inspect.signature` looks first
 
 
 def _as_sequence(metric: Metrics) -> Sequence[str | Metric]:

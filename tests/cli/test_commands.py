@@ -20,7 +20,8 @@ def test_init_writes_an_experiment_that_loads(command: Command, network_file: Pa
     outcome = command("init", *NUMPY, network_file, "-o", "mine.yaml")
     assert outcome.status == 0
     text = (tmp_path / "mine.yaml").read_text()
-    assert text.startswith(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\n")
+    assert text.startswith("# yaml-language-server: $schema=autotune.schema.json\n")
+    assert (tmp_path / "autotune.schema.json").read_text() == SCHEMA_FILE.read_text()
     assert "# input  data: float32 (batch, 3, 16, 16)" in text
     assert "# output logits: float32 (batch, 10)" in text
     experiment = load_experiment(tmp_path / "mine.yaml")

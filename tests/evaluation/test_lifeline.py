@@ -46,3 +46,4 @@ def test_every_pool_of_the_project_has_an_initializer_that_follows() -> None:
     assert {"evaluation/isolation/isolated.py", "evaluation/latency/throughput.py"} <= set(pools)
     for path, text in pools.items():
         assert text.count("ProcessPoolExecutor(") == text.count("initargs=(os.getpid(),)"), path
+        assert text.count("ProcessPoolExecutor(") == text.count("env=NO_RECYCLING"), f"loky warns of leaks in {path}"

@@ -139,7 +139,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(file: Path) -> N
           performance: {threads: true, batch_size: "1"}
         tuning:
           accuracy_criterion: {relative: 0.01, absolute: 3}
-          strategy: basic
+          strategy: [basic]
           objective: speed
         """,
     )
@@ -168,7 +168,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(file: Path) -> N
         "evaluation.accuracy: `metric` needs a `dataset` beside it",
         "threads: must be a whole number, but got true",
         "accuracy_criterion: Give `relative` or `absolute`, not both",
-        'tuning.strategy: must be a section with keys of its own, but got "basic"',
+        'tuning.strategy: must be a section with keys of its own, but got ["basic"]',
         "tuning.objective: must be 'latency', 'size' or 'memory', but got \"speed\"",
     ):
         assert message in text

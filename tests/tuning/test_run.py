@@ -33,7 +33,7 @@ from tests.tuning.cheap import CHEAP, TOLERANT
         ({"isolation": "process", "trial_timeout_s": 0.0}, "`trial_timeout_s > 0`"),
         ({"interval_width": 0.0}, "`0 < interval_width < 1`"),
         ({"latency_max_s": -1.0}, "`max_seconds > 0`"),
-        ({"batch_axis": "batch"}, "`batch_axis` must be an axis, or a dict of axes"),
+        ({"batch_axis": "batch"}, "`batch_axis` must be None, a whole number or a dict by name, each a whole number"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:

@@ -252,8 +252,10 @@ def test_what_is_no_score_is_refused(network: NumpyModel, images: Sequence[Any],
 
 
 def test_a_zero_baseline_cannot_have_a_relative_target(network: NumpyModel, images: Sequence[Any]) -> None:
-    with pytest.raises(CriterionError, match="`absolute`"):
+    with pytest.raises(CriterionError, match=r"Suspect preprocessing or labels first.*`absolute`"):
         tuner().tune(network, images, lambda _: 0.0)
+    with pytest.raises(CriterionError, match=r"accuracy is -1\. Give the target as `absolute` instead"):
+        tuner().tune(network, images, lambda _: -1.0)
 
 
 def test_the_timeout_holds_inside_of_an_evaluation(network: NumpyModel, images: Sequence[Any], score: Any) -> None:

@@ -19,6 +19,7 @@ from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
 from autotune.adapter import Adapter, Feeds, ModelT
+from autotune.arguments import check_fields
 from autotune.criterion import Criterion
 from autotune.errors import DeadlineReached, InputError, TrialError
 from autotune.evaluation.accuracy.score import Progress
@@ -28,6 +29,7 @@ from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
 from autotune.evaluation.isolation.folder import OwnedFolder
 from autotune.evaluation.latency import LatencyOptions, RaceResult
+from autotune.evaluation.lifeline import NO_RECYCLING
 from autotune.evaluation.measured import Evaluation
 from autotune.pickling import pickled
 from autotune.trial import Measurement
@@ -41,8 +43,6 @@ _SENT = {
 """Objects that a worker gets a copy of once, by what users call them. A candidate is sent with each trial."""
 _WHY = 'With isolation="process" a worker process gets a copy of it'
 _WAY_OUT = 'go without workers (isolation="none")'
-
-_NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(2**62)}
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
@@ -74,6 +74,7 @@ class IsolationOptions:
     trial_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, InputError)
         for name in ("trial_timeout_s", "trial_memory_bytes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -299,7 +300,7 @@ class _Pool:
         # A worker that sits idle between trials must not retire: its sessions and data are what makes trials cheap.
         # Nor is it replaced for the memory that it keeps, as loky would from 300 MB on: memory is watched here.
         self._executor = ProcessPoolExecutor(
-            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),), env=_NO_RECYCLING
+            max_workers=1, timeout=None, initializer=worker.start, initargs=(os.getpid(),), env=NO_RECYCLING
         )
         self._process = psutil.Process(self._executor.submit(worker.pid).result())
         self.killed = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.adapter import Execution
+from autotune.arguments import check_fields
 from autotune.bounds import require_least
 from autotune.errors import InputError
 
@@ -59,6 +60,7 @@ class LatencyOptions:
     sessions: int = 3
 
     def __post_init__(self) -> None:
+        check_fields(self, InputError, skipped=("cache",))
         require_least(1, InputError, threads=self.threads, batch_size=self.batch_size)
         require_least(0, InputError, warmup=self.warmup)
         require_least(FEWEST_ROUNDS, InputError, min_pairs=self.min_pairs)

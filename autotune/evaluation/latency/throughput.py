@@ -23,7 +23,7 @@ from autotune.atomic import replacing
 from autotune.bounds import require_least
 from autotune.cores import usable_cores
 from autotune.errors import InputError
-from autotune.evaluation.lifeline import follow
+from autotune.evaluation.lifeline import NO_RECYCLING, follow
 from autotune.pickling import pickled
 
 _POLL_S = 0.01
@@ -114,7 +114,7 @@ def measure_throughput(
     )
     with TemporaryDirectory(prefix="autotune-") as folder:
         executor = ProcessPoolExecutor(
-            max_workers=options.instances, timeout=None, initializer=follow, initargs=(os.getpid(),)
+            max_workers=options.instances, timeout=None, initializer=follow, initargs=(os.getpid(),), env=NO_RECYCLING
         )
         try:
             futures = [
