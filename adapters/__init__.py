@@ -61,6 +61,7 @@ ADAPTERS: dict[str, Registration] = {
 
 
 FRAMEWORKS: dict[str, Registration] = {
+    "mxnet": Registration(module="autotune.adapters.mxnet.source", attribute="MxnetSource"),
     "paddle": Registration(module="autotune.adapters.paddle.source", attribute="PaddleSource", extra="paddle"),
     "torch": Registration(module="autotune.adapters.pytorch.source", attribute="TorchSource", extra="pytorch"),
 }
@@ -152,8 +153,7 @@ def source_framework(source: object) -> SourceFramework | None:
     Raises:
         MissingDependencyError: A package that reads the object is not installed.
     """
-    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
-    for package in packages & set(FRAMEWORKS):
+    for package in _packages(source) & set(FRAMEWORKS):
         made = _made(FRAMEWORKS[package], f"A model of {package!r}")
         assert isinstance(made, SourceFramework)
         if made.owns(source):
@@ -166,8 +166,14 @@ def converter_name(source: object) -> str | None:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         return next((name for name, kinds in CONVERTERS.items() if kinds.has(path)), None)
-    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
+    packages = _packages(source)
     return next((name for name, kinds in CONVERTERS.items() if packages & set(kinds.packages)), None)
+
+
+def _packages(source: object) -> set[str]:
+    """The packages that an object's classes come from; of a tuple, such as a graph with its weights, its first item."""
+    first = source[0] if isinstance(source, tuple) and source else source
+    return {base.__module__.partition(".")[0] for base in type(first).__mro__}
 
 
 def get_converter(name: str) -> Converter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ BACKEND = "MKLDNN_QUANTIZE"
 """The subgraph backend that fuses what oneDNN can compute in integers."""
 
 CONVOLUTION, DENSE = "_sg_mkldnn_conv", "_sg_mkldnn_fully_connected"
-_KINDS = {CONVOLUTION: "Convolution", DENSE: "FullyConnected"}
+POOLING, _QUANTIZED_POOLING = "Pooling", "_contrib_quantized_pooling"
+_FUSED = {CONVOLUTION: "Convolution", DENSE: "FullyConnected"}
+_PREFIX = "quantized_"
 
 KEY = "__autotune__"
 """Attribute of the first input of a symbol that was saved here, with what the adapter knows of the model."""
@@ -26,11 +29,11 @@ _WITHOUT_LABELS = {"SoftmaxOutput": "softmax", "LogisticRegressionOutput": "sigm
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizableOp:
-    """A convolution or a dense layer, with all that is fused into it.
+    """A convolution or a dense layer, with all that is fused into it, or a pooling.
 
     Attributes:
         name: Name of the convolution in the user's symbol, by which configs know it.
-        kind: ``Convolution`` or ``FullyConnected``.
+        kind: ``Convolution``, ``FullyConnected`` or ``Pooling``.
         node: Name of the fused node.
         source: The tensor that it reads.
         summed: The tensor that is added to its result; None where none is.
@@ -46,7 +49,9 @@ class QuantizableOp:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The tensors whose ranges it needs."""
+        """The tensors whose ranges it needs; pooling gives the integers that it reads."""
+        if self.kind == POOLING:
+            return (self.source,)
         return tuple(name for name in (self.source, self.summed, self.output) if name is not None)
 
 
@@ -135,23 +140,30 @@ class Graph:
 
     def _ops(self) -> Iterator[QuantizableOp]:
         for node in self.nodes:
-            if node["op"] not in _KINDS:
+            if node["op"] == _QUANTIZED_POOLING or _pools_integers(node):
+                yield QuantizableOp(
+                    name=node["name"].removeprefix(_PREFIX) if node["op"] == _QUANTIZED_POOLING else node["name"],
+                    kind=POOLING,
+                    node=node["name"],
+                    source=self._tensor(node["inputs"][0]),
+                    summed=None,
+                    output=f"{node['name']}_output",
+                )
+            if node["op"] not in _FUSED:
                 continue
-            inner = [each for each in node["subgraphs"][0]["nodes"] if each["op"] == _KINDS[node["op"]]]
-            summed = node.get("attrs", {}).get("with_sum", "false") in ("true", "True", "1")
+            inner = [each for each in node["subgraphs"][0]["nodes"] if each["op"] == _FUSED[node["op"]]]
             yield QuantizableOp(
                 name=inner[0]["name"] if inner else node["name"],
-                kind=_KINDS[node["op"]],
+                kind=_FUSED[node["op"]],
                 node=node["name"],
                 source=self._tensor(node["inputs"][0]),
-                summed=self._tensor(node["inputs"][-1]) if summed else None,
+                summed=self._tensor(node["inputs"][-1]) if _is_true(node, "with_sum") else None,
                 output=f"{node['name']}_output",
             )
 
     def _tensor(self, entry: Sequence[int]) -> str:
         """The name of a tensor as ``list_outputs`` of the inner nodes has it."""
-        place: int = self._content["node_row_ptr"][entry[0]] + entry[1]
-        return self.tensors[place]
+        return self._named[entry[0]][entry[1]]
 
     @cached_property
     def tensors(self) -> Sequence[str]:
@@ -159,9 +171,42 @@ class Graph:
         found: list[str] = self.symbol.get_internals().list_outputs()
         return found
 
+    @cached_property
+    def _named(self) -> Sequence[Sequence[str]]:
+        """By node: names of its outputs without those that are hidden, such as the moments of a normalization."""
+        found: list[list[str]] = []
+        left = list(reversed(self.tensors))
+        starts = [*self._content["node_row_ptr"]]
+        for place, node in enumerate(self.nodes):
+            own = [left.pop()]
+            following = self.nodes[place + 1]["name"] if place + 1 < len(self.nodes) else ""
+            for _ in range(1, starts[place + 1] - starts[place]):
+                if not left or not left[-1].startswith(f"{node['name']}_") or left[-1].startswith(f"{following}_"):
+                    break
+                own.append(left.pop())
+            found.append(own)
+        return found
+
     def others(self, kept: Collection[str]) -> list[str]:
-        """Names of all nodes but variables and those named, of a fused symbol."""
-        return [node["name"] for node in self.nodes if node["op"] != "null" and node["name"] not in kept]
+        """Names of all nodes but variables and those named, of a fused symbol.
+
+        A flattening between nodes that are named is not among them: it moves integers as they are.
+        """
+        within = set(kept)
+        for node in self.nodes:
+            readers = self._readers.get(node["name"], set())
+            if node["op"] == "Flatten" and self.nodes[node["inputs"][0][0]]["name"] in within and readers <= set(kept):
+                within.add(node["name"])
+        return [node["name"] for node in self.nodes if node["op"] != "null" and node["name"] not in within]
+
+    @cached_property
+    def _readers(self) -> Mapping[str, set[str]]:
+        """By node: names of the nodes that read it; what the symbol returns is read by one without a name."""
+        found: dict[str, set[str]] = {self.nodes[head[0]]["name"]: {""} for head in self._content["heads"]}
+        for node in self.nodes:
+            for source, *_ in node["inputs"]:
+                found.setdefault(self.nodes[source]["name"], set()).add(node["name"])
+        return found
 
     def integer_ops(self) -> list[str]:
         """Names of the ops that compute in integers, of a quantized symbol."""
@@ -169,8 +214,20 @@ class Graph:
         return [
             by_node[node["name"]]
             for node in self.nodes
-            if node["name"] in by_node and node.get("attrs", {}).get("quantized", "false") in ("true", "True", "1")
+            if node["name"] in by_node and (node["op"] == _QUANTIZED_POOLING or _is_true(node, "quantized"))
         ]
+
+
+def _is_true(node: Mapping[str, Any], attribute: str) -> bool:
+    return node.get("attrs", {}).get(attribute, "false") in ("true", "True", "1")
+
+
+def _pools_integers(node: Mapping[str, Any]) -> bool:
+    """Whether oneDNN has an integer kernel for a pooling: the largest or the mean of two-dimensional windows."""
+    attributes = node.get("attrs", {})
+    if node["op"] != POOLING or attributes.get("pool_type", "max") not in ("max", "avg"):
+        return False
+    return len(ast.literal_eval(attributes.get("kernel", "()"))) == 2 and attributes.get("layout", "NCHW") == "NCHW"
 
 
 def graph_of(symbol: Any) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from autotune.arguments import kind_of
 from autotune.errors import DataError, ModelError
 
 _ACCEPTED = (
-    "the path of a -symbol.json file with its -0000.params beside it, the two files' common prefix, or a Gluon "
-    "HybridBlock"
+    "the path of a -symbol.json file with its -0000.params beside it, the two files' common prefix, a Gluon "
+    "HybridBlock, or a tuple of symbol, arguments and auxiliary states, as `mx.model.load_checkpoint` returns it"
 )
 
 
@@ -40,6 +41,13 @@ def read_model(source: object, example: Example | None) -> MxnetModel:
             f"A Gluon model must be a HybridBlock, which has a symbol, but {type(source).__name__} is a Block. Derive "
             "it from `gluon.HybridBlock`"
         )
+    if isinstance(source, mx.sym.Symbol):
+        raise ModelError(
+            "A symbol has no parameters, so that it is no model by itself. Give a tuple of symbol, arguments and "
+            "auxiliary states, as `mx.model.load_checkpoint` returns it"
+        )
+    if isinstance(source, tuple) and source and isinstance(source[0], mx.sym.Symbol):
+        return _of_symbol(source, example)
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source), example)
     raise ModelError(f"A model must be {_ACCEPTED}, but got {kind_of(source)}")
@@ -77,11 +85,45 @@ def _arrays(path: Path, symbol: Path) -> tuple[dict[str, Array], dict[str, Array
             f"{path} must hold the parameters of {symbol.name}, but it is corrupt, cut off or of another format: "
             f"{reason(error)}. Copy both files of one export"
         ) from error
+    return _by_kind(stored)
+
+
+def _by_kind(stored: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Arguments and auxiliary states, which files tell apart by a prefix of their names."""
     arrays = {kind: {} for kind in ("arg", "aux")}  # type: dict[str, dict[str, Array]]
     for name, value in stored.items():
         kind, _, own = name.partition(":")
         arrays.get(kind, arrays["arg"])[own or name] = value.asnumpy()
     return arrays["arg"], arrays["aux"]
+
+
+def _of_symbol(source: tuple[Any, ...], example: Example | None) -> MxnetModel:
+    """The model of a symbol and its parameters, in one dict or in two."""
+    symbol, *parameters = source
+    values = [value for each in parameters if isinstance(each, Mapping) for value in each.values()]
+    if not 1 <= len(parameters) <= 2 or not values or not all(isinstance(each, mx.nd.NDArray) for each in values):
+        raise ModelError(
+            "A symbol must come with its parameters, `(symbol, arguments, auxiliary states)` as "
+            "`mx.model.load_checkpoint` returns it, each a dict of NDArrays by name, but got "
+            f"({', '.join(type(each).__name__ for each in source)}) with {len(values)} parameters. Give these"
+        )
+    states = set(symbol.list_auxiliary_states())
+    both = {name: array for each in parameters for part in _by_kind(each) for name, array in part.items()}
+    arguments = {name: array for name, array in both.items() if name not in states}
+    return _checked(graph_of(symbol), arguments, {k: v for k, v in both.items() if k in states}, "The symbol", example)
+
+
+def block_inputs(block: Any) -> tuple[str, ...]:
+    """Names of the inputs of a block, as its ``hybrid_forward`` has them; one where that does not say."""
+    if isinstance(block, mx.gluon.SymbolBlock):
+        return tuple(block._cached_graph[0][i].name for i in range(len(block._cached_graph[0])))
+    parameters = list(inspect.signature(block.hybrid_forward).parameters.values())[1:]
+    named = [
+        each.name
+        for each in parameters
+        if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is each.empty and each.name not in block._reg_params
+    ]
+    return tuple(named) or ("data",)
 
 
 def _of_block(block: Any, example: Example | None) -> MxnetModel:
@@ -91,7 +133,7 @@ def _of_block(block: Any, example: Example | None) -> MxnetModel:
             "A Gluon block is traced with a batch of data, and there is none here. Give the data loader, or save the "
             "block with `block.export(prefix)` and give the files"
         )
-    count = _inputs_of(block)
+    count = len(block_inputs(block))
     batch = example.arrays(count)
     arrays = [_narrow(array) for array in (batch.values() if isinstance(batch, Mapping) else batch)]
     names = (
@@ -113,20 +155,6 @@ def _of_block(block: Any, example: Example | None) -> MxnetModel:
     arguments = {short[name]: array for name, array in values.items() if name not in states}
     auxiliary = {short[name]: array for name, array in values.items() if name in states}
     return _checked(text, arguments, auxiliary, f"The {type(block).__name__}", example)
-
-
-def _inputs_of(block: Any) -> int:
-    """How many inputs a block takes, by its ``hybrid_forward`` without parameters; one where that does not say."""
-    import inspect  # noqa: PLC0415
-
-    own = {name for each in type(block).__mro__ for name in getattr(each, "__dict__", {})}
-    parameters = list(inspect.signature(block.hybrid_forward).parameters.values())[1:]
-    named = [
-        each.name
-        for each in parameters
-        if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is each.empty and each.name not in block._reg_params
-    ]
-    return max(1, len(named)) if "hybrid_forward" in own else 1
 
 
 def _narrow(array: Array) -> Array:

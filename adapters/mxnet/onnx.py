@@ -10,10 +10,9 @@ from typing import Any
 import onnx
 
 from autotune.adapter import Example
-from autotune.adapters.mxnet.files import symbol_files
+from autotune.adapters.mxnet.files import PARAMETERS, SYMBOL, symbol_files
 from autotune.adapters.onnx.converted import adopt
 from autotune.conversion import ConverterTool, convert
-from autotune.errors import ModelError
 
 
 class MxnetConverter:
@@ -47,8 +46,8 @@ class MxnetConverter:
             what = str(source)
             converted = convert(self.tool, lambda _: files, example, what)
         else:
-            what = f"The block {type(source).__name__}"
-            converted = convert(self.tool, lambda folder: _exported(source, folder, what), example, what)
+            what = f"The {type(source[0] if isinstance(source, tuple) else source).__name__}"
+            converted = convert(self.tool, lambda folder: _exported(source, folder, example), example, what)
         return adopt(converted, title=self.tool.title, what=what, name_of=_symbol_of)
 
 
@@ -58,15 +57,15 @@ def _request(path: Path) -> Mapping[str, str]:
     return {"symbol": str(symbol), "parameters": str(parameters)}
 
 
-def _exported(block: Any, folder: Path, what: str) -> Mapping[str, str]:
-    try:
-        block.export(str(folder / "block"))
-    except Exception as error:  # whatever MXNet raises of a block that is no HybridBlock or never ran
-        raise ModelError(
-            f"{what} must be a HybridBlock that was hybridized and has run once, but: {error}. Call "
-            "`block.hybridize()` and `block(batch)`"
-        ) from error
-    return _request(folder / "block")
+def _exported(source: Any, folder: Path, example: Example | None) -> Mapping[str, str]:
+    """The request for an object, whose files are written as the adapter reads it: ops have the same names on both."""
+    from autotune.adapters.mxnet.load import read_model  # noqa: PLC0415  files are converted without MXNet here
+    from autotune.adapters.mxnet.save import write_files  # noqa: PLC0415
+
+    model = read_model(source, example)
+    symbol = folder / f"model{SYMBOL}"
+    write_files(model, model.text, symbol, folder / f"model-0000{PARAMETERS}")
+    return _request(symbol)
 
 
 def _symbol_of(node: onnx.NodeProto) -> str | None:

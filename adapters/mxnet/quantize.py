@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.adapter import Array
 from autotune.adapters.mxnet.framework import FAILURES, dense, mx, quantization, reason
-from autotune.adapters.mxnet.graph import BACKEND, Graph, QuantizableOp, graph_of
+from autotune.adapters.mxnet.graph import BACKEND, POOLING, Graph, QuantizableOp, graph_of
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.adapters.mxnet.space import ACTIVATIONS, has_negatives, is_clipped
 from autotune.algorithms import activation_range
@@ -48,7 +48,7 @@ def apply_config(model: MxnetModel, config: QuantizationConfig, statistics: Cali
             excluded_operators=[],
             offline_params=[name for name in fused.variables() if name in model.arguments],
             quantized_dtype="auto",
-            quantize_mode="smart",
+            quantize_mode="full",  # what is not excluded, and nothing else
             quantize_granularity="channel-wise",
         )
         ranges = _ranges(layers, chosen, config, statistics)
@@ -152,6 +152,8 @@ def _at_risk(
     weights = {node["name"]: fused.nodes[node["inputs"][1][0]]["name"] for node in fused.nodes if node["inputs"][1:]}
     found = []
     for op in chosen:
+        if op.kind == POOLING:
+            continue  # it sums in 32 bits
         weight = arguments.get(weights.get(op.node, ""))
         columns = 2 if weight is None else int(np.prod(weight.shape[1:2]))
         if ranges.get(op.source, (-1.0, 1.0))[0] >= 0 and columns > 1:

@@ -29,13 +29,22 @@ def save_model(model: MxnetModel, path: Path, metadata: Mapping[str, str]) -> tu
             f"but got {path}. Save it as {wanted}"
         )
     text = model.written(metadata)
-    arrays = {f"arg:{name}": array for name, array in model.arguments.items()}
-    arrays |= {f"aux:{name}": array for name, array in model.states.items()}
     beside = path.with_name(path.name.removesuffix(SYMBOL) + f"-0000{PARAMETERS}")
     with saving(path), replacing_all([beside, path]) as (parameters, symbol):
-        symbol.write_text(text, encoding="utf-8")
-        try:
-            mx.nd.save(str(parameters), {name: dense(array) for name, array in arrays.items()})
-        except (mx.base.MXNetError, ValueError, TypeError) as error:
-            raise OSError(reason(error)) from error
+        write_files(model, text, symbol, parameters)
     return path, beside
+
+
+def write_files(model: MxnetModel, text: str, symbol: Path, parameters: Path) -> None:
+    """Write a symbol's JSON and the parameters of a model.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    symbol.write_text(text, encoding="utf-8")
+    arrays = {f"arg:{name}": dense(array) for name, array in model.arguments.items()}
+    arrays |= {f"aux:{name}": dense(array) for name, array in model.states.items()}
+    try:
+        mx.nd.save(str(parameters), arrays)
+    except (mx.base.MXNetError, ValueError, TypeError) as error:
+        raise OSError(reason(error)) from error

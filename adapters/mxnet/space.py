@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from autotune.adapters.mxnet.graph import QuantizableOp
+from autotune.adapters.mxnet.graph import POOLING, QuantizableOp
 from autotune.calibration import CalibrationStatistics
 from autotune.config import CALIBRATION_ALGORITHMS, Granularity, Precision, QuantizedType, TensorScheme
 from autotune.host import Host
@@ -37,7 +37,14 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host) -> TuningSpace:
         algorithms=CALIBRATION_ALGORITHMS,
     )
     return TuningSpace(
-        ops=tuple(OpSpace(name=op.name, op_type=op.kind, precisions=(int8, FP32_SPACE)) for op in ops),
+        ops=tuple(
+            OpSpace(
+                name=op.name,
+                op_type=op.kind,
+                precisions=(dataclasses.replace(int8, weights=()) if op.kind == POOLING else int8, FP32_SPACE),
+            )
+            for op in ops
+        ),
         recipe=RecipeSpace(reduce_range=(False, True) if host.saturates_u8s8 else (False,)),
     )
 

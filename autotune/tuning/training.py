@@ -155,8 +155,9 @@ def require_trainable(source: object, adapters: Mapping[str, Adapter[Any]]) -> N
         )
     if not isinstance(source.framework, Trainable):
         raise InputError(
-            f"`train_fn` needs a framework whose models can be trained here, but {source.framework.name} is none. "
-            "Leave `train_fn` out"
+            f"`train_fn` needs a framework whose models can be trained on integers, but {source.framework.name} has no "
+            "such training. Give the same network as an nn.Module of PyTorch (its weights can come from the ONNX file "
+            "that it is converted to), or leave `train_fn` out"
         )
     if not any(isinstance(adapter, FakeQuantization) for adapter in adapters.values()):
         raise InputError(

@@ -15,6 +15,7 @@ import pytest
 
 from autotune.adapter import Array, Example, Execution
 from autotune.adapters.mxnet.adapter import MxnetAdapter
+from autotune.adapters.mxnet.framework import mx
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig, Recipe
@@ -48,7 +49,7 @@ def outputs(model: MxnetModel) -> Array:
 
 def test_ops_have_the_names_of_the_users_symbol() -> None:
     model, _ = calibrated("residual")
-    assert [op.name for op in model.ops] == ["first", "second", "third", "head"]
+    assert [op.name for op in model.ops] == ["first", "second", "pool", "third", "mean", "head"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -83,7 +84,7 @@ def test_int8_is_near_fp32(name: str) -> None:
 def test_a_sum_that_would_be_cut_at_zero_stays_in_fp32() -> None:
     model, statistics = calibrated("mobile")
     _, notes = ADAPTER.calibrated_space(ADAPTER.space(model), model, statistics)
-    assert offered(model, statistics) == ["stem", "expand", "depthwise", "last"]
+    assert offered(model, statistics) == ["stem", "expand", "depthwise", "last", "mean"]
     assert any("project" in line and "cut" in line for line in notes)
     with pytest.raises(ApplyError, match="cuts the sum at zero"):
         ADAPTER.apply(model, config(model, ["project"]), statistics)
@@ -160,6 +161,46 @@ def test_the_kernels_that_run_are_integer_ones(tmp_path: Path) -> None:
     ).stdout
     kernels = [line for line in said.splitlines() if ",exec," in line and ",convolution," in line]
     assert ["src_u8" in line for line in kernels] == [False, True, True]
+
+
+def test_integers_go_from_op_to_op_where_poolings_and_flattenings_lie_between() -> None:
+    model, statistics = calibrated("residual")
+    candidate = ADAPTER.apply(model, config(model, offered(model, statistics)), statistics)
+    kinds = [node["op"] for node in candidate.graph.nodes if node["op"] != "null"]
+    assert kinds.count("_contrib_quantize_v2") == 1
+    assert "_contrib_dequantize" not in kinds
+    assert {"_contrib_quantized_pooling", "_contrib_quantized_flatten"} < set(kinds)
+    without = ADAPTER.apply(model, config(model, ["first", "second", "third", "head"]), statistics)
+    kinds = [node["op"] for node in without.graph.nodes if node["op"] != "null"]
+    assert kinds.count("Pooling") == 2
+    assert kinds.count("Flatten") == 1, "it has no integers to move"
+
+
+def test_poolings_without_an_integer_kernel_are_not_offered() -> None:
+    x = mx.sym.var("data")
+    for index, options in enumerate(({"pool_type": "sum"}, {"pool_type": "lp", "p_value": 2}, {"pool_type": "max"})):
+        x = mx.sym.Pooling(x, kernel=(2, 2), name=f"pool{index}", **options)
+    x = mx.sym.Convolution(x, name="last", num_filter=4, kernel=(1, 1))
+    model = ADAPTER.load(saved(x), Example([images()]))
+    assert [op.name for op in model.ops] == ["pool2", "last"]
+
+
+def test_tensors_keep_their_names_behind_nodes_with_hidden_outputs() -> None:
+    """A normalization that no convolution precedes is not fused, and has outputs that a symbol does not list."""
+    x = mx.sym.BatchNorm(mx.sym.var("data"), name="norm", fix_gamma=False)
+    left, right = mx.sym.SliceChannel(mx.sym.Convolution(x, name="a", num_filter=8, kernel=(3, 3)), num_outputs=2)
+    left = mx.sym.Convolution(left, name="left", num_filter=4, kernel=(1, 1))
+    right = mx.sym.Convolution(right, name="right", num_filter=4, kernel=(1, 1))
+    model = ADAPTER.load(saved(mx.sym.elemwise_mul(left, right, name="gate")), Example([images()]))
+    tensors = model.graph.fused.tensors
+    sources = {op.name: op.source for op in model.ops}
+    assert sources["a"] == "norm_output"
+    assert [tensors[tensors.index(sources["left"]) + 1], sources["right"]] == [sources["right"]] * 2
+    statistics = ADAPTER.calibrate(model, batches(), seed=0)
+    candidate = ADAPTER.apply(model, config(model, offered(model, statistics)), statistics)
+    assert candidate.graph.integer_ops() == ["a", "left", "right"]
+    noise = outputs(candidate) - outputs(model)
+    assert 10 * np.log10(np.square(outputs(model)).sum() / np.square(noise).sum()) > 28
 
 
 def test_other_ops_and_precisions_are_refused() -> None:
