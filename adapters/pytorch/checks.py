@@ -9,9 +9,18 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autotune.adapters.pytorch.quiet import place_in
 from autotune.errors import ModelError
 
-_TRAINING = {"dropout": 2, "alpha_dropout": 2, "feature_dropout": 2, "batch_norm": 5, "_native_batch_norm_legit": 5}
+_TRAINING = {
+    "dropout": 2,
+    "alpha_dropout": 2,
+    "feature_dropout": 2,
+    "feature_alpha_dropout": 2,
+    "rrelu": 3,
+    "batch_norm": 5,
+    "_native_batch_norm_legit": 5,
+}
 """Ops that compute something else in training, and the place of the argument that says so."""
 
 
@@ -22,6 +31,9 @@ def check_module(module: nn.Module) -> None:
         ModelError: It is not; the message names the first part that is to blame.
     """
     _check_devices((*module.named_parameters(), *module.named_buffers()), "Call `.cpu()` on it")
+    for name, part in module.named_modules():
+        own = ((f"{name}.{key}" if name else key, value) for key, value in vars(part).items())
+        _check_devices(own, "`.cpu()` does not move it, since it is an attribute: make it a buffer (`register_buffer`)")
     _check_types(module.named_parameters())
     for name, part in module.named_modules():
         if part.training:
@@ -45,19 +57,30 @@ def check_program(program: torch.export.ExportedProgram) -> None:
     """
     _check_devices(program.state_dict.items(), "Call `.cpu()` on the module and export it again")
     _check_types(program.state_dict.items())
-    for node in program.graph.nodes:
-        if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
-            continue
-        place = _TRAINING.get(node.target.overloadpacket.__name__)
-        if place is not None and len(node.args) > place and node.args[place] is True:
-            raise ModelError(
-                f"A program must be exported in evaluation mode, but its {node.name!r} computes as in training. Call "
-                "`.eval()` on the module and export it again"
-            )
+    for node in _as_in_training(program):
+        raise ModelError(
+            f"A program must be exported in evaluation mode, but its {node.name!r} computes as in training. Call "
+            "`.eval()` on the module and export it again"
+        )
     spec = program.call_spec.out_spec
     if spec is not None and not (spec.num_leaves == 1 and spec.num_nodes == 1):
         kind = getattr(spec.type, "__name__", str(spec.type))
         raise ModelError(_not_one_tensor(f"a {kind} of {spec.num_leaves}"))
+
+
+def check_functions(program: torch.export.ExportedProgram) -> None:
+    """See that the functions which a module in evaluation mode calls compute as in evaluation, too.
+
+    Raises:
+        ModelError: One does not; the message names its line.
+    """
+    for node in _as_in_training(program):
+        where = place_in(node.meta.get("stack_trace", ""))
+        raise ModelError(
+            f"The functions that a module calls must compute as in evaluation mode, but {node.name!r}{where} computes "
+            "as in training: its outputs depend on chance or on the other samples of a batch. Pass "
+            "`training=self.training` to it, and running statistics to a batch norm"
+        )
 
 
 def check_output(output: object) -> None:
@@ -72,6 +95,16 @@ def check_output(output: object) -> None:
         raise ModelError(_not_one_tensor(f"a {type(output).__name__} with {', '.join(map(str, output))}", output))
     size = f" of {len(output)}" if isinstance(output, (tuple, list)) else ""
     raise ModelError(_not_one_tensor(f"a {type(output).__name__}{size}"))
+
+
+def _as_in_training(program: torch.export.ExportedProgram) -> Iterator[Any]:
+    """The nodes of a program that compute as in training."""
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
+            continue
+        place = _TRAINING.get(node.target.overloadpacket.__name__)
+        if place is not None and len(node.args) > place and node.args[place] is True:
+            yield node
 
 
 def _not_one_tensor(returned: str, output: Mapping[Any, object] | None = None) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from autotune.adapter import Example
 from autotune.adapters.pytorch.arguments import Arguments, Signature, arguments, signature, uncompiled
-from autotune.adapters.pytorch.checks import check_module, check_output, check_program
+from autotune.adapters.pytorch.checks import check_functions, check_module, check_output, check_program
 from autotune.adapters.pytorch.quiet import first_line, place, quiet, reason
 from autotune.errors import DataError, ModelError
 
@@ -74,7 +74,9 @@ def export(source: nn.Module | torch.export.ExportedProgram, example: Example | 
     counted = _sample_axes(first, takes, None if example is None else example.batch_axis)
     free = _free_axes(batches, counted)
     try:
-        return Export(program=_export(source, _resized(first, counted), takes, free), example=first)
+        return _checked(_export(source, _resized(first, counted), takes, free), first)
+    except ModelError:
+        raise
     except Exception as error:
         why = reason(error)
         if _depends_on_data(error):
@@ -92,7 +94,12 @@ def export(source: nn.Module | torch.export.ExportedProgram, example: Example | 
         f"The module is exported for batches of the first one's shape alone ({_shapes(first, takes)}), since "
         f"torch.export says: {why}"
     )
-    return Export(program=program, example=first, notes=(note,))
+    return _checked(program, first, note)
+
+
+def _checked(program: torch.export.ExportedProgram, example: Arguments, *notes: str) -> Export:
+    check_functions(program)
+    return Export(program=program, example=example, notes=notes)
 
 
 def _items(example: Example | None) -> Sequence[object]:

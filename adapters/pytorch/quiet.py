@@ -6,6 +6,7 @@ import contextlib
 import io
 import linecache
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,23 @@ def place(error: BaseException) -> str:
     """The innermost line of the user's own code in a traceback, in brackets; empty where there is none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
-        if not file.startswith(("<", *_OWN_CODE)):
-            code = linecache.getline(file, line).strip()
-            return f" ({Path(file).name}, line {line}: `{code}`)" if code else f" ({Path(file).name}, line {line})"
+        if _is_users(file):
+            return _line(file, line)
     return ""
+
+
+def place_in(trace: str) -> str:
+    """The innermost line of the user's own code in what a graph's node keeps of its traceback, in brackets."""
+    for file, line in reversed(re.findall(r'File "(.+)", line (\d+)', trace)):
+        if _is_users(file):
+            return _line(file, int(line))
+    return ""
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(("<", *_OWN_CODE))
+
+
+def _line(file: str, line: int) -> str:
+    code = linecache.getline(file, line).strip()
+    return f" ({Path(file).name}, line {line}: `{code}`)" if code else f" ({Path(file).name}, line {line})"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import logging
 from collections import UserDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from autotune.adapter import Example
 from autotune.adapters.pytorch.export import export, exported
@@ -229,6 +231,51 @@ def test_weights_of_another_type(dtype: torch.dtype) -> None:
     )
     program = torch.export.export(module, (images(2).to(dtype),))
     assert "Call `.float()`" in refused(program, [images(2)])
+
+
+class Moving(nn.Module):
+    """Calls a function that computes something else in training."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x) * 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.dropout,
+        functional.dropout2d,
+        partial(functional.alpha_dropout, training=True),
+        partial(functional.feature_alpha_dropout, training=True),
+        partial(functional.rrelu, training=True),
+        partial(functional.batch_norm, running_mean=None, running_var=None, training=True),
+    ],
+)
+def test_a_function_that_computes_as_in_training_names_its_line(
+    function: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    message = refused(Moving(function).eval(), [images(2)])
+    assert message.startswith("The functions that a module calls must compute as in evaluation mode, but '")
+    assert "(test_export.py, line " in message
+    assert "`return self.function(x) * 2`" in message
+    assert "Pass `training=self.training` to it" in message
+
+
+def test_a_function_that_computes_as_in_evaluation_is_taken() -> None:
+    module = Moving(partial(functional.dropout, training=False)).eval()
+    runs(module, exported(module, Example([images(2)])), images(3))
+    module = Moving(functional.instance_norm).eval()  # by the sample's own statistics, in training and out of it
+    runs(module, exported(module, Example([images(2)])), images(3))
+
+
+def test_a_tensor_that_is_an_attribute_is_not_moved_with_the_module() -> None:
+    network = seeded(Network)
+    network.layer1[0].table = torch.ones(1, device="meta")
+    assert "'layer1.0.table' is on the meta device" in refused(network, [images(2)])
 
 
 def test_batch_norm_without_statistics() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 import autotune
+from autotune.adapters.pytorch.session import threads
 from autotune.config import Granularity, Precision
 from autotune.criterion import Verdict
 from autotune.errors import InputError
@@ -45,21 +46,26 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit(model: nn.Module, steps: int, rate: float) -> None:
-    """Train on the first 1,000 digits, the same way in every process."""
+    """Train on the first 1,000 digits, the same way in every process.
+
+    On one thread: several wait for each other on a machine that is busy.
+    """
     pictures, labels = digits()
     optimizer, random = torch.optim.Adam(model.parameters(), rate), torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        chosen = torch.randperm(1000, generator=random)[:100]
-        loss = functional.cross_entropy(model(pictures[chosen]), labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with threads(1):
+        for _ in range(steps):
+            chosen = torch.randperm(1000, generator=random)[:100]
+            loss = functional.cross_entropy(model(pictures[chosen]), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 @functools.cache
-def network() -> Digits:
+def trained_and_spread(kind: type[Digits] = Digits) -> Digits:
+    """A network whose output channels of ``conv1`` differ by orders of magnitude, as weights per tensor do not bear."""
     torch.manual_seed(0)
-    model = Digits()
+    model = kind()
     fit(model.train(), 60, 1e-2)
     factors = torch.exp(2.0 * torch.randn(16, generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
@@ -69,7 +75,9 @@ def network() -> Digits:
     return model.eval()
 
 
-def tune(train_fn: Any, workspace: Path | None = None, **changes: Any) -> autotune.TuningResult:
+def tune(
+    train_fn: Any, workspace: Path | None = None, module: nn.Module | None = None, **changes: Any
+) -> autotune.TuningResult:
     """One candidate with per-tensor weights that no recipe mends; for size, which is the same in every run."""
     pictures, labels = digits()
     restriction = SpaceRestriction(
@@ -91,7 +99,10 @@ def tune(train_fn: Any, workspace: Path | None = None, **changes: Any) -> autotu
         **changes,
     }
     return autotune.Tuner(**options).tune(
-        network(), [pictures[:64]], metric="topk", eval_dataloader=[(pictures[1000:], labels[1000:])]
+        module or trained_and_spread(),
+        [pictures[:64]],
+        metric="topk",
+        eval_dataloader=[(pictures[1000:], labels[1000:])],
     )
 
 
