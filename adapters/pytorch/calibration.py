@@ -62,9 +62,7 @@ def calibrate(model: PytorchModel, batches: Iterable[Feeds], seed: int) -> Calib
         tensors=axes,
         observe=observe,
         constants=lambda: (
-            (f"the weight of {op.name!r}", array(constant(graph, op.weight)))
-            for op in model.ops
-            if op.weight is not None
+            (f"the weight of {op.name!r}", array(constant(graph, name))) for op in model.ops for name in op.constants
         ),
     )
 
@@ -77,6 +75,8 @@ def observed(graph: fx.GraphModule, ops: Sequence[QuantizableOp]) -> Mapping[str
     nodes = nodes_by_name(graph)
     axes: dict[str, int | None] = {}
     for op in ops:
+        if op.recurs:  # dynamic int8 needs no ranges
+            continue
         node = nodes[op.node]
         written = [node.name, *(user.name for user in node.users if user.target in CLIPS)]
         for name in (*argument_names(node, op.activations), *written):

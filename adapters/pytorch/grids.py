@@ -27,6 +27,7 @@ class Grids:
         activations: Scale and zero point by tensor.
         static: By static int8 op with a weight: its grid.
         dynamic: The same by dynamic int8 op.
+        recurrent: By recurrent op: the grid of each of its matrices.
     """
 
     def __init__(self, model: PytorchModel, prepared: Prepared, config: QuantizationConfig) -> None:
@@ -39,6 +40,7 @@ class Grids:
         self.activations: dict[str, AffineParameters] = {}
         self.static: dict[str, WeightGrid] = {}
         self.dynamic: dict[str, WeightGrid] = {}
+        self.recurrent: dict[str, list[WeightGrid]] = {}
 
     def choose(self, op: QuantizableOp) -> None:
         """Choose for one op; what an op before it has chosen for the same tensor stays.
@@ -46,14 +48,18 @@ class Grids:
         Raises:
             ApplyError: A tensor has no statistics.
         """
-        choice = self._config[op.name]
+        choice, recipe = self._config[op.name], self._config.recipe
         if choice.precision is Precision.INT8:
             for name in self.quantized_reads(op):
                 if name not in self.activations:
                     self.activations[name] = self._activation(name, choice)
-        if op.weight is not None:
-            values = array(constant(self._prepared.graph, op.weight))
-            grid = weight_grid(op, values, choice, self._config.recipe, trained=self._config.trained)
+        grids = [
+            weight_grid(op, array(constant(self._prepared.graph, name)), choice, recipe, trained=self._config.trained)
+            for name in op.constants
+        ]
+        if op.recurs:
+            self.recurrent[op.name] = grids
+        for grid in grids if op.weight is not None else ():
             (self.static if choice.precision is Precision.INT8 else self.dynamic)[op.name] = grid
 
     def quantized_reads(self, op: QuantizableOp) -> list[str]:

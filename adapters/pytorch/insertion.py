@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import fx
@@ -12,6 +13,7 @@ from autotune.adapters.pytorch.graph import ATEN, constant_of, set_constant, ten
 from autotune.adapters.pytorch.kernels import OP, scale_name
 from autotune.adapters.pytorch.ops import QuantizableOp, nodes_by_name
 from autotune.adapters.pytorch.quick import QUANTIZED
+from autotune.adapters.pytorch.unrolled import RecurrentWriter
 from autotune.adapters.pytorch.weights import channel_scales
 from autotune.algorithms import AffineParameters
 from autotune.algorithms.grids import WeightGrid
@@ -74,6 +76,15 @@ class Writer:
         node.args = (real, *node.args[1:])
         self._set_weight(op, node, grid)
         self._mark(op, node)
+
+    def unroll(self, op: QuantizableOp, grids: Sequence[WeightGrid]) -> None:
+        """Let the steps of a recurrent op read integers whose scale and zero point are those of the step.
+
+        Args:
+            op: The op.
+            grids: Of each of its matrices.
+        """
+        RecurrentWriter(self._module, self._nodes[op.node], grids).write()
 
     def convert(self, op: QuantizableOp) -> None:
         """Let an op compute in bfloat16 between two conversions; its constants are stored in it."""

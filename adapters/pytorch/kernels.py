@@ -9,6 +9,7 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from autotune.adapters.pytorch.ops import ADD
+from autotune.adapters.pytorch.recurrent import matrix_name
 from autotune.config import Precision
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ class Kernels(CustomGraphPass):
     def __init__(self, model: PytorchModel) -> None:
         self.narrow: set[str] = set()
         self._sums = {op.name: op.node for op in model.ops if op.kind == "Add" and op.name in model.asked}
-        self._integers = {
-            scale_name(op.node): op for op in model.ops if op.weight is not None and op.name in model.asked
+        asked = [op for op in model.ops if op.name in model.asked]
+        self._integers = {scale_name(op.node): op for op in asked if op.weight is not None}
+        self._recurrent = {
+            op.name: {scale_name(matrix_name(op.node, place)) for place in range(len(op.matrices))}
+            for op in asked
+            if op.recurs
         }
         self._half = {name for name, precision in model.asked.items() if precision is Precision.BF16}
         self._writers = _sums_behind(model)
@@ -66,11 +71,20 @@ class Kernels(CustomGraphPass):
 
     def _read_integer(self, node: fx.Node, *, binary: bool) -> None:
         for read in node.all_input_nodes:
+            self._read_recurrent(str(read.target))
             op = self._integers.get(str(read.target)) if read.op == "get_attr" else None
             if op is not None:
                 self.narrow.add(op.name)
                 if binary and op.node in self._writers:
                     self.narrow.add(self._writers[op.node])
+
+    def _read_recurrent(self, scale: str) -> None:
+        """A recurrent op is integer once kernels of all its matrices were seen."""
+        for name, scales in self._recurrent.items():
+            if scale in scales:
+                scales.remove(scale)
+                if not scales:
+                    self.narrow.add(name)
 
 
 def _sums_behind(model: PytorchModel) -> dict[str, str]:

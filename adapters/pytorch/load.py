@@ -18,6 +18,7 @@ from autotune.adapters.pytorch.checks import check_program
 from autotune.adapters.pytorch.export import export
 from autotune.adapters.pytorch.fold import fold_batch_norms, fold_weights
 from autotune.adapters.pytorch.graph import flat_graph, is_tensor, without_writes
+from autotune.adapters.pytorch.left import lines_on_left
 from autotune.adapters.pytorch.model import PytorchModel, input_specs, output_specs
 from autotune.adapters.pytorch.names import program_names
 from autotune.adapters.pytorch.ops import quantizable_ops
@@ -75,13 +76,15 @@ def _prepared(program: torch.export.ExportedProgram, told: tuple[str, ...]) -> P
     _require_plain(graph)
     fold_weights(graph)
     fold_batch_norms(graph)
+    names = program_names(plain)
+    ops = tuple(quantizable_ops(graph, names))
     return PytorchModel(
         graph=graph,
         inputs=input_specs(graph),
         outputs=output_specs(graph),
         example=_example(program),
-        ops=tuple(quantizable_ops(graph, program_names(plain))),
-        told=told,
+        ops=ops,
+        told=(*told, *lines_on_left(graph, ops, names)),
     )
 
 

@@ -11,6 +11,7 @@ from torch import fx
 
 from autotune.adapters.pytorch.fold import CONVOLUTIONS
 from autotune.adapters.pytorch.graph import ATEN, constant_of, is_tensor
+from autotune.adapters.pytorch.recurrent import RECURRENT, recurrence, why_not
 
 LINEAR = ATEN.linear.default
 ADD = ATEN.add.Tensor
@@ -25,10 +26,11 @@ class QuantizableOp:
     Attributes:
         name: As the module calls it, ``layer1.0.conv1`` for example.
         node: Name of its node.
-        kind: ``Conv``, ``Linear`` or ``Add``.
+        kind: ``Conv``, ``Linear``, ``Add``, ``LSTM`` or ``GRU``.
         activations: Places of the arguments that are quantized as activations.
         weight: Name of its constant weight, shape (outputs, inputs / groups, kernel...) or (outputs, inputs); None for
-            additions.
+            additions and recurrent ops.
+        matrices: Names of the constant matrices of a recurrent op, shape (gates * hidden, inputs or hidden).
     """
 
     name: str
@@ -36,11 +38,22 @@ class QuantizableOp:
     kind: str
     activations: tuple[int, ...]
     weight: str | None = None
+    matrices: tuple[str, ...] = ()
 
     @property
     def convolves(self) -> bool:
         """Whether this is a convolution."""
         return self.kind == "Conv"
+
+    @property
+    def recurs(self) -> bool:
+        """Whether this goes over a sequence step by step."""
+        return bool(self.matrices)
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Names of all that become integers."""
+        return self.matrices if self.weight is None else (self.weight,)
 
 
 def quantizable_ops(module: fx.GraphModule, names: Mapping[str, str]) -> list[QuantizableOp]:
@@ -54,6 +67,8 @@ def quantizable_ops(module: fx.GraphModule, names: Mapping[str, str]) -> list[Qu
 
 
 def _is_quantizable(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.target in RECURRENT:
+        return why_not(module, node) is None
     if node.op != "call_function" or node.target not in _KINDS or not _is_float(node):
         return False
     if node.target is ADD:
@@ -88,6 +103,10 @@ def _is_float(node: object) -> bool:
 
 
 def _described(node: fx.Node, name: str) -> QuantizableOp:
+    if node.target in RECURRENT:
+        found = recurrence(node)
+        matrices = tuple(str(matrix.target) for matrix in found.matrices)
+        return QuantizableOp(name=name, node=node.name, kind=found.kind, activations=(), matrices=matrices)
     kind = _KINDS[node.target]
     if kind == "Add":
         return QuantizableOp(name=name, node=node.name, kind=kind, activations=(0, 1))

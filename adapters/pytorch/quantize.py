@@ -22,7 +22,8 @@ def apply_config(model: PytorchModel, config: QuantizationConfig, statistics: Ca
     finds in the statistics, or, where it is dynamic, with one that is found in every call; and its weight through a
     dequantize node of integers. Inductor makes one kernel of such an op, and of the activation and the residual sum
     behind it. A sum that a convolution's kernel takes over reads what the convolution wrote as it is, and its other
-    side quantized. In bf16, an op reads its input and writes its output through a conversion.
+    side quantized. The steps of an LSTM or GRU are written out, each with one integer product. In bf16, an op reads its
+    input and writes its output through a conversion.
 
     Raises:
         ApplyError: The config names an op that cannot be quantized or a precision that there is not, or a tensor has no
@@ -47,6 +48,8 @@ def apply_config(model: PytorchModel, config: QuantizationConfig, statistics: Ca
         precision = config[op.name].precision
         if precision is Precision.BF16:
             writer.convert(op)
+        elif op.recurs:
+            writer.unroll(op, grids.recurrent[op.name])
         elif precision is Precision.INT8_DYNAMIC:
             writer.quantize_dynamic(op, grids.dynamic[op.name])
         else:
@@ -72,8 +75,8 @@ def _require_offered(model: PytorchModel, config: QuantizationConfig) -> None:
     if unknown := sorted(set(config.ops) - set(ops)):
         raise ApplyError(f"A config may name ops of the model's space only, but names {', '.join(unknown[:3])}")
     for name, choice in config.ops.items():
-        offered = [Precision.INT8]
-        offered += [Precision.INT8_DYNAMIC] if ops[name].kind == "Linear" else []
+        offered = [] if ops[name].recurs else [Precision.INT8]
+        offered += [Precision.INT8_DYNAMIC] if ops[name].kind == "Linear" or ops[name].recurs else []
         offered += [Precision.BF16] if ops[name].weight is not None and computes_bf16() else []
         if choice.precision not in (*offered, Precision.FP32):
             raise ApplyError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotune.adapters.pytorch.graph import constant
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.ops import nodes_by_name
+from autotune.adapters.pytorch.recurrent import integers_name
 from autotune.adapters.pytorch.weights import summed_columns
 from autotune.algorithms import can_saturate
 from autotune.config import Precision
@@ -19,11 +20,12 @@ def saturating_ops(model: PytorchModel) -> tuple[str, ...]:
     nodes = nodes_by_name(model.graph)
     found = []
     for op in model.ops:
-        if op.weight is None or model.asked.get(op.name) not in _INTEGERS:
+        if model.asked.get(op.name) not in _INTEGERS:
             continue
-        real = nodes[op.node].args[1]
-        integers = constant(model.graph, str(real.args[0].target)).numpy()
-        columns = summed_columns(op, integers)
-        if columns is not None and can_saturate(columns):
+        names = [integers_name(op.node, place) for place in range(len(op.matrices))]
+        if op.weight is not None:
+            names = [str(nodes[op.node].args[1].args[0].target)]
+        columns = [summed_columns(op, constant(model.graph, name).numpy()) for name in names]
+        if any(each is not None and can_saturate(each) for each in columns):
             found.append(op.name)
     return tuple(found)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from autotune.adapters.pytorch.graph import constant
 from autotune.adapters.pytorch.layers import PytorchGraph
 from autotune.adapters.pytorch.ops import QuantizableOp, argument_names, nodes_by_name
 from autotune.algorithms.graph import Connections
@@ -34,6 +35,10 @@ _PER_TENSOR = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 _PER_CHANNEL = dataclasses.replace(_PER_TENSOR, granularity=Granularity.PER_CHANNEL)
 _WEIGHTS = (_PER_CHANNEL, _PER_TENSOR)
 
+_SMALL_MATRIX = 1 << 19
+"""A recurrent op whose matrices are all smaller prefers fp32: calling the integer kernel at each step takes longer than
+it saves. Measured with 256 units (262,144 values: 0.5 to 0.9 of fp32's speed) and 512 (1,048,576: 1.7 to 2.6)."""
+
 
 def computes_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 itself; elsewhere PyTorch does so in fp32, with conversions around it."""
@@ -53,7 +58,7 @@ def tuning_space(graph: fx.GraphModule, ops: Sequence[QuantizableOp], host: Host
     layers = PytorchGraph(graph, ops)
     smoothing = bool(smoothing_sites(Connections(layers.nodes, layers.outputs)))
     return TuningSpace(
-        ops=tuple(_op_space(op) for op in ops),
+        ops=tuple(_op_space(op, graph) for op in ops),
         recipe=RecipeSpace(
             reduce_range=(False, True) if host.saturates_u8s8 else (False,),
             bound_pairs=(True, False) if host.saturates_u8s8 else (False,),
@@ -67,7 +72,12 @@ def tuning_space(graph: fx.GraphModule, ops: Sequence[QuantizableOp], host: Host
     )
 
 
-def _op_space(op: QuantizableOp) -> OpSpace:
+def _op_space(op: QuantizableOp, graph: fx.GraphModule) -> OpSpace:
+    if op.recurs:
+        dynamic = PrecisionSpace(precision=Precision.INT8_DYNAMIC, weights=_WEIGHTS)
+        most = max(constant(graph, name).numel() for name in op.matrices)
+        order = (FP32_SPACE, dynamic) if most < _SMALL_MATRIX else (dynamic, FP32_SPACE)
+        return OpSpace(name=op.name, op_type=op.kind, precisions=order)
     static = PrecisionSpace(
         precision=Precision.INT8,
         activations=_ACTIVATIONS,

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autotune.adapters.pytorch.quiet import quiet
+
 BATCH = 4
 
 
@@ -77,7 +79,8 @@ def exported(module: nn.Module, *shape: int) -> torch.export.ExportedProgram:
     """The program of a module, with a free number of samples of ``shape`` each."""
     generator = torch.Generator().manual_seed(1)
     example = torch.randn((BATCH, *shape), generator=generator)
-    return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    with quiet():  # PyTorch warns of its own LSTM
+        return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
 
 
 def exported_cnn() -> torch.export.ExportedProgram:
