@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import tempfile
 import time
 import zipfile
@@ -38,6 +39,9 @@ _FORMAT = 1
 _KEPT = 64
 _KEPT_S = 86_400.0
 """Packages in the cache beyond the newest of these are removed once they are a day old."""
+
+_COMPILERS_ERROR = re.compile(r"\berror: ")
+"""How g++ and clang begin what is wrong, in a message whose first lines are the command."""
 
 _OPTIONS = {
     # Constants are packed and batch norms folded ahead, without which no integer kernel is chosen.
@@ -165,8 +169,7 @@ def _compile(model: PytorchModel, path: Path) -> None:
         with quiet(), torch.no_grad(), _default_device():
             torch._inductor.aoti_compile_and_package(model.program, package_path=str(path), inductor_configs=options)
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ApplyError(f"Inductor refuses the model: {type(error).__name__}: {lines[0][:300]}") from error
+        raise ApplyError(f"Inductor refuses the model: {type(error).__name__}: {_why(error)[:300]}") from error
     said = {
         "fingerprint": model.fingerprint,
         "inputs": list(map(_spec_to, model.inputs)),
@@ -177,6 +180,13 @@ def _compile(model: PytorchModel, path: Path) -> None:
     with zipfile.ZipFile(path, "a") as file:
         folder = file.namelist()[0].partition("/")[0]
         file.writestr(f"{folder}/{_DESCRIPTION}", json.dumps(said))
+
+
+def _why(error: Exception) -> str:
+    """The first line of a message, and the C++ compiler's own first error where it is the one that failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    compilers = next((line for line in lines if _COMPILERS_ERROR.search(line)), lines[0])
+    return lines[0] if compilers == lines[0] else f"{lines[0]}: {compilers}"
 
 
 @contextlib.contextmanager

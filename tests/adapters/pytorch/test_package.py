@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -134,13 +135,26 @@ def test_without_a_compiler_the_package_to_install_is_named(monkeypatch: pytest.
         ADAPTER.load(exported(seeded(SmallCnn(16)), 3, 16, 16))
 
 
-def test_what_inductor_refuses_fails_the_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no such kernel\nand much more", "RuntimeError: no such kernel"),
+        (
+            "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\ncc1plus: fatal error: No space left on device\n",
+            "RuntimeError: C++ compile error: cc1plus: fatal error: No space left on device",
+        ),
+        ("", "RuntimeError: RuntimeError"),
+    ],
+)
+def test_what_inductor_refuses_fails_the_trial(
+    said: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
-        raise RuntimeError("no such kernel\nand much more")
+        raise RuntimeError(said)
 
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", refuse)
     monkeypatch.setattr(package, "cache_dir", lambda: str(tmp_path))
-    with pytest.raises(ApplyError, match=r"Inductor refuses the model: RuntimeError: no such kernel$"):
+    with pytest.raises(ApplyError, match=rf"Inductor refuses the model: {re.escape(told)}$"):
         ADAPTER.runner(cnn().model, ONE)
     assert not list((tmp_path / "autotune").iterdir())
 

@@ -80,12 +80,11 @@ def tune(
 ) -> autotune.TuningResult:
     """One candidate with per-tensor weights that no recipe mends; for size, which is the same in every run."""
     pictures, labels = digits()
-    restriction = SpaceRestriction(
-        op_type={
-            "Conv": OpRestriction(
-                precision=(Precision.INT8,), weight=SchemeRestriction(granularity=(Granularity.parse("per_tensor"),))
-            )
-        },
+    per_tensor = OpRestriction(
+        precision=(Precision.INT8,), weight=SchemeRestriction(granularity=(Granularity.parse("per_tensor"),))
+    )
+    restriction = SpaceRestriction(  # by name, since runtimes call kinds of ops differently
+        op_name={"conv1": per_tensor, "conv2": per_tensor},
         recipe={"equalization": (False,), "bias_correction": ("none",)},
     )
     options: dict[str, Any] = {
@@ -130,6 +129,23 @@ def test_training_recovers_half_of_the_loss_and_is_not_done_twice(tmp_path: Path
         file.unlink()
     killed = tune(again, tmp_path)
     assert killed.history[2].loss == after.loss
+
+
+def test_candidates_of_several_runtimes_are_trained_and_measured_in_worker_processes(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs `pip install 'autotune-quantization[openvino]'`")
+    both = ("onnxruntime", "openvino")
+    result = tune(lambda model: fit(model, 60, 2e-3), tmp_path, runtimes=both, isolation="process", max_trials=2)
+    losses = {trial.number: trial.loss for trial in result.history}
+    trained = [trial for trial in result.history if trial.config.trained]
+    assert {trial.config.runtime for trial in result.history if trial.config.ops} == set(both)
+    assert trained
+    for trial in trained:
+        assert trial.config.runtime in both
+        assert trial.note is not None
+        before = losses[int(trial.note.split()[1].rstrip(","))]
+        assert before is not None
+        assert trial.loss is not None
+        assert trial.loss < before / 2
 
 
 def diverge(model: nn.Module) -> None:
