@@ -26,6 +26,8 @@ The shape of ``result`` in the file of ``frameworks_NAME.py --json FILE`` (by ``
           "latency_ms": 3.1,               median of one call in the race
           "speedup": 1.0,                  over the framework's fastest ordinary fp32, from one interleaved race
           "seconds": 0.0,                  wall seconds of the way; 0 for fp32
+          "evaluation_seconds": 0.0,       of autotune: wall seconds in which fp32 and the answer are evaluated once
+                                           each, without which no accuracy is known; the peer evaluates nothing
           "verdict": null,                 met, missed or undecided, of autotune alone
           "ops": "",                       what the answer is made of, such as "19 int8, 2 fp32"; "fp32" where it won
           "note": ""                       a line for the reader, or nothing
@@ -110,7 +112,9 @@ class Comparison:
         if ours["relative_loss"] - ours["loss_half_width"] > peer["relative_loss"]:
             found.append("loses more than the framework's own tool")
         if ours["seconds"] > TIME_SHARE * peer["seconds"]:
-            found.append(f"{ours['seconds'] / peer['seconds']:.1f} times its seconds")
+            share = ours["seconds"] / peer["seconds"]
+            least = ours["evaluation_seconds"] / peer["seconds"]
+            found.append(f"{share:.1f} times its seconds, {least:.1f} of them for two evaluations")
         return found
 
 

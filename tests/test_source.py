@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 import autotune
 from autotune.adapter import Array, BatchReader, Example, Gradients, SourceFramework
 from autotune.adapters import CONVERTERS, FRAMEWORKS, ModelKinds, Registration, source_framework
-from autotune.errors import DataError, MissingDependencyError, ModelError
+from autotune.errors import DataError, DeadlineReached, InputError, MissingDependencyError, ModelError
 from autotune.source import (
     ArrayLoader,
     ArraySequence,
@@ -224,6 +225,8 @@ class ToyConverter:
         ToyConverter.asked += 1
         if source == "refused.toy":
             raise ModelError("an op has no form in ONNX")
+        if source == "hanging.toy":
+            raise DeadlineReached("toy2onnx had not made an ONNX file when its time was up")
         return f"onnx of {source}".encode(), ["The file was converted"]
 
 
@@ -261,3 +264,42 @@ def test_what_cannot_be_converted_is_tried_once_and_told_to_every_runtime() -> N
 def test_what_no_converter_reads_stays_as_it_is(network: NumpyModel) -> None:
     for model in ("model.onnx", b"onnx", network):
         assert as_convertible(model) is model
+
+
+@pytest.mark.usefixtures("toy_files")
+def test_a_conversion_that_takes_all_the_time_ends_the_run_with_what_to_do(
+    images: Sequence[Array], score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.tuning.tuner.get_adapter", lambda _name: OtherRuntime())
+    with pytest.raises(ModelError, match=r"within the time given to the run, but toy2onnx.*`--timeout`"):
+        tuner(timeout_s=600).tune("hanging.toy", images, score)
+
+
+@pytest.mark.usefixtures("toy_files")
+@pytest.mark.parametrize("file", ["refused.toy", "hanging.toy"])
+def test_a_conversion_that_fails_is_told_once_for_all_runtimes(
+    file: str, network: NumpyModel, images: Sequence[Array], score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reading(NumpyAdapter):
+        def load(self, source: object, example: Example | None = None) -> NumpyModel:
+            return super().load(network if source == file else source, example)
+
+    def made(name: str) -> NumpyAdapter:
+        adapter = Reading() if name == "numpy" else OtherRuntime()
+        adapter.name = name
+        return adapter
+
+    monkeypatch.setattr("autotune.tuning.tuner.get_adapter", made)
+    run = autotune.Tuner(
+        runtimes=("onnxruntime", "numpy", "openvino"), objective="size", max_trials=1, strategy="basic", timeout_s=600
+    )
+    result = run.tune(file, images, score)
+    told = [note for note in result.notes if "left out" in note]
+    assert len(told) == 1
+    assert told[0].startswith("onnxruntime and openvino are left out: ")
+    assert ToyConverter.asked == 1
+    assert ("half of the time" in told[0]) == (file == "hanging.toy")
+    monkeypatch.setattr("autotune.tuning.tuner.get_adapter", lambda name: made(name) if name != "numpy" else made("x"))
+    with pytest.raises(InputError, match=r"onnxruntime, openvino: ") as caught:
+        dataclasses.replace(run, runtimes=("onnxruntime", "openvino")).tune(file, images, score)
+    assert str(caught.value).count("toy2onnx" if file == "hanging.toy" else "no form in ONNX") == 1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from autotune.adapter import Execution, Feeds
+from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.paddle import program as programs
 from autotune.adapters.paddle.layers import PaddleGraph
 from autotune.adapters.paddle.model import PaddleModel
@@ -14,6 +14,7 @@ from autotune.adapters.paddle.ops import QuantizableOp, quantizable_ops
 from autotune.adapters.paddle.session import PaddleRunner
 from autotune.adapters.paddle.tensors import Tensors
 from autotune.algorithms.equalization import observed_tensors
+from autotune.batch import axes_of
 from autotune.calibration import CalibrationStatistics
 from autotune.calibration.checks import EXPOSED_BYTES
 from autotune.calibration.gathering import Exposure, gather
@@ -78,13 +79,20 @@ def _exposed(model: PaddleModel, names: Sequence[str]) -> PaddleModel:
 
 
 def _sizes(model: PaddleModel, names: Sequence[str], feeds: Feeds) -> Mapping[str, int]:
-    """Bytes of each tensor; a free dimension is as long as that of the first input, or as its longest one."""
-    first = next(iter(feeds.values()))
-    longest = max(first.shape[1:], default=1)
+    """Bytes of each tensor for a batch, by what the program declares; what it leaves open is seen on one sample."""
     variables = programs.variables(model.program)
-    found = {}
-    for name in names:
-        _, shape = programs.tensor_type(variables[name]) or (None, ())
-        free = [len(first) if axis == 0 else longest for axis, dim in enumerate(shape) if dim < 0]
-        found[name] = 4 * math.prod((*free, *(int(dim) for dim in shape if dim >= 0)))
-    return found
+    declared = {name: (programs.tensor_type(variables[name]) or (None, ()))[1] for name in names}
+    batch = axes_of(model)
+    open_ = [name for name, shape in declared.items() if not shape or any(dim < 0 for dim in shape[1:])]
+    one = batch.resized(feeds, 1)
+    samples = batch.size(feeds) // batch.size(one)
+    seen: Sequence[Array] = ()
+    if open_:
+        # A program may declare no more than ranks. Tensors taken for longer than they are would be run in many parts.
+        seen = PaddleRunner(_exposed(model, open_), _ONE_THREAD)(one)
+    found = {name: array.nbytes * samples for name, array in zip(open_, seen, strict=True)}
+    first = next(iter(feeds.values())).shape[0]
+    closed = {name: shape for name, shape in declared.items() if name not in found}
+    return found | {
+        name: 4 * math.prod(first if dim < 0 else int(dim) for dim in shape) for name, shape in closed.items()
+    }

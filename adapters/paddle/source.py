@@ -18,8 +18,9 @@ from autotune.adapter import Array, BatchReader, Example, FakeQuantizedOp, Gradi
 from autotune.adapter.example import looks_labelled
 from autotune.adapters.paddle.framework import paddle
 from autotune.adapters.paddle.layer import parameters
+from autotune.adapters.paddle.onnx import PaddleConverter
 from autotune.adapters.paddle.training import fake_quantized
-from autotune.errors import ApplyError, InputError, ModelError, WorkspaceError
+from autotune.errors import ApplyError, InputError, WorkspaceError
 from autotune.nested import leaves
 
 
@@ -32,17 +33,15 @@ class PaddleSource:
         """Whether an object is a ``paddle.nn.Layer``."""
         return isinstance(source, paddle.nn.Layer)
 
-    def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:  # noqa: ARG002
-        """Refuse to: the converter needs an older onnx than this environment has.
+    def to_onnx(self, source: Any, example: Example | None) -> tuple[bytes, Sequence[str]]:
+        """The ONNX file of a layer, by paddle2onnx in an environment of its own; see :class:`PaddleConverter`.
 
         Raises:
-            ModelError: Always.
+            MissingDependencyError: paddle2onnx is not installed.
+            ModelError: The layer cannot be traced or converted.
+            DataError: There is no example, or one that ``forward`` does not take.
         """
-        raise ModelError(
-            f"A {type(source).__name__} cannot be made ONNX here, since paddle2onnx needs onnx<=1.17. Convert it in an "
-            "environment of its own, `paddle2onnx --model_dir . --model_filename model.pdmodel --params_filename "
-            "model.pdiparams --optimize_tool None --save_file model.onnx`, and tune that file"
-        )
+        return PaddleConverter().to_onnx(source, example)
 
     def gradients(self, source: Any, example: Example | None) -> Gradients | None:  # noqa: ARG002
         """None: there are no Hessian probes of layers."""

@@ -2,7 +2,7 @@
 
 from autotune.conversion.converter import Converter
 from autotune.conversion.environment import install, interpreter_of
-from autotune.conversion.process import Converted, convert
+from autotune.conversion.process import Converted, convert, until
 from autotune.conversion.tool import ConverterTool
 
-__all__ = ["Converted", "Converter", "ConverterTool", "convert", "install", "interpreter_of"]
+__all__ = ["Converted", "Converter", "ConverterTool", "convert", "install", "interpreter_of", "until"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,12 @@ import numpy as np
 from autotune.adapter import Array, Example
 from autotune.conversion.environment import environment_of, interpreter_of
 from autotune.conversion.tool import ConverterTool
-from autotune.errors import DataError, MissingDependencyError, ModelError
+from autotune.errors import DataError, DeadlineReached, MissingDependencyError, ModelError
 
 _PROGRAM = Path(__file__).with_name("program.py")
 _MESSAGE_LINES = 3
 """Lines of a converter's message that an error shows."""
+_DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,20 @@ class Converted:
     notes: Sequence[str]
 
 
+@contextlib.contextmanager
+def until(deadline: float | None) -> Iterator[None]:
+    """Convert no longer than this inside of the ``with`` block, where converters are called that know no deadline.
+
+    Args:
+        deadline: A ``time.monotonic()`` value; None where there is no limit.
+    """
+    token = _DEADLINE.set(deadline)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
 def convert(
     tool: ConverterTool, request: Callable[[Path], Mapping[str, Any]], example: Example | None, what: str
 ) -> Converted:
@@ -59,6 +78,7 @@ def convert(
         MissingDependencyError: The converter is not installed.
         ModelError: The model cannot be converted.
         DataError: The model does not take the first batch.
+        DeadlineReached: The converter was not done in the time that :func:`until` gives it, and was ended.
     """
     python = interpreter_of(tool)
     with tempfile.TemporaryDirectory(prefix="autotune-") as name:
@@ -101,23 +121,55 @@ def _arrays(path: Path) -> Sequence[Array]:
 
 def _run(python: Path, tool: ConverterTool, folder: Path, what: str) -> None:
     command = [str(python), str(_PROGRAM), str(tool.program), str(folder)]
-    done = subprocess.run(  # noqa: S603  the interpreter is the user's own
-        command,
-        env=environment_of(python, tool),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-    )
-    failure = folder / "error.json"
-    if failure.is_file():
-        raise _error(json.loads(failure.read_text(encoding="utf-8")), python, tool, what)
-    if done.returncode:
-        raise ModelError(
-            f"{tool.title} must make an ONNX file of {what}, but its process ended with {_status(done.returncode)}: "
-            f"{_last_line(done.stderr)}. Convert the model by hand, and tune the .onnx file"
+    # Output goes into a file: what a converter starts may hold a pipe open after its end.
+    with (folder / "said.txt").open("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(  # noqa: S603  the interpreter is the user's own
+            command,
+            env=environment_of(python, tool),
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,  # a group of its own, so that what it starts can be ended with it
         )
+        status = _ended(process, tool, what)
+        failure = folder / "error.json"
+        if failure.is_file():
+            raise _error(json.loads(failure.read_text(encoding="utf-8")), python, tool, what)
+        if status:
+            said.seek(0)
+            raise ModelError(
+                f"{tool.title} must make an ONNX file of {what}, but its process ended with {_status(status)}: "
+                f"{_last_line(said.read())}. Convert the model by hand, and tune the .onnx file"
+            )
+
+
+def _ended(process: subprocess.Popen[bytes], tool: ConverterTool, what: str) -> int:
+    """Wait for a converter; whatever ends the waiting ends it too.
+
+    Raises:
+        DeadlineReached: Its time was up.
+    """
+    deadline = _DEADLINE.get()
+    try:
+        return process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise DeadlineReached(f"{tool.title} had not made an ONNX file of {what} when its time was up") from None
+    finally:
+        if process.poll() is None:
+            _kill(process)
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a converter and all that it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
 
 
 def _error(failure: Mapping[str, str], python: Path, tool: ConverterTool, what: str) -> Exception:

@@ -11,11 +11,16 @@ gives an object with
 ``FOLDER`` holds ``request.json``, a dict for ``load``, and, where there are data, the first batch: ``one.npz`` as it is
 read for a model with one input, ``more.npz`` for others, each with a ``.json`` of the data loader's names, or null.
 ``model.onnx``, ``answer.json``, ``feeds.npz`` and ``outputs.npz`` are written there, or ``error.json``.
+
+Standard input is a pipe that the process that asks holds open. It ends with that process, and so does this one.
 """
 
 import importlib.util
 import json
+import os
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -63,6 +68,15 @@ def save_arrays(path: Path, arrays: list[Any]) -> None:
     np.savez(path, **numbered)
 
 
+def follow(pipe: int) -> None:
+    """End this process, and what it started, once the other side of a pipe is closed."""
+    while os.read(pipe, 1024):
+        pass
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
 def main(program: Path, folder: Path) -> None:
     """Convert, and run the framework's own model on the first batch."""
     spec = importlib.util.spec_from_file_location("converter", program)
@@ -86,6 +100,10 @@ def main(program: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     where = Path(sys.argv[2])
+    held = os.dup(0)
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)  # a converter that asks something gets no answer, and does not wait for one
+    threading.Thread(target=follow, args=(held,), daemon=True).start()
     try:
         main(Path(sys.argv[1]), where)
     except BaseException as error:

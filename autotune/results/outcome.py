@@ -129,22 +129,40 @@ def leaving_text(summary: TuningSummary) -> str | None:
 
     It is None where no other runtime was searched beside the framework's own.
 
-    Speeds are those of the fastest models that are known to keep the target, fp32 among them.
+    It compares the answer with the fastest model on the other side that is known to keep the target, fp32 among them.
+    Where no race was run for want of time, one of these may have been measured faster than the answer.
     """
     home, speeds = summary.home_runtime, summary.fp32_speeds
     if home is None or len(speeds) < 2 or summary.objective is not Objective.LATENCY:
         return None
     if home not in speeds:
         return f"{home} took no part, so that the gain of leaving it is not known"
-    here = _fastest(summary, [home])
-    there = _fastest(summary, [name for name in speeds if name != home])
+    others, stays = [name for name in speeds if name != home], summary.runtime == home
+    answer = _answer(summary)
+    here = answer if stays else _fastest(summary, [home])
+    there = _fastest(summary, others) if stays else answer
     ratio = there[0] / here[0]
     scored = {trial.config.runtime for trial in summary.history if trial.measurement is not None and trial.number}
     unscored = [name for name in speeds if name not in scored]
     limit = f"; no quantized model was scored on {', '.join(unscored)}" if unscored else ""
-    if summary.runtime == home or ratio <= 1:
+    if stays and ratio > 1:
+        return (
+            f"Leaving {home} is not known to bring anything: {there[1]} was measured {ratio:.2f}x as fast as the "
+            f"answer, {here[1]}, which no race has confirmed{limit}"
+        )
+    if ratio <= 1:
         return f"Leaving {home} brings nothing: {there[1]} is {ratio:.2f}x as fast as {here[1]}{limit}"
     return f"Leaving {home} makes the model {ratio:.2f}x as fast: {there[1]} instead of {here[1]}{limit}"
+
+
+def _answer(summary: TuningSummary) -> tuple[float, str]:
+    """The speed and the name of the answer."""
+    best = summary.best
+    speedup = None if best.measurement is None else best.measurement.speedup
+    if best.number == 0 or speedup is None:
+        runtime = str(summary.runtime)
+        return summary.fp32_speeds[runtime], f"fp32 on {runtime}"
+    return speedup, trial_name(best)
 
 
 def _fastest(summary: TuningSummary, runtimes: Sequence[str]) -> tuple[float, str]:

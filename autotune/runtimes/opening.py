@@ -70,6 +70,25 @@ def open_all(
     return list(loaded.values()), {name: _describe(error) for name, error in failures.items()}
 
 
+def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason that runtimes take no part, with the names of all that share it.
+
+    Args:
+        reasons: By name of a runtime: why it takes no part.
+    """
+    return [
+        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {reason}"
+        for reason, names in _by_reason(reasons).items()
+    ]
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
 @contextlib.contextmanager
 def _failing(failures: Failures, name: str) -> Iterator[None]:
     """Keep what is raised inside of the ``with`` block as the failure of one runtime."""
@@ -176,7 +195,8 @@ def _none_left(adapter: RuntimesAdapter, failures: Failures) -> Exception:
         return errors[0]  # the user's own, such as of a data loader, which every runtime meets
     kinds = {type(error) for error in errors}
     kind = kinds.pop() if len(kinds) == 1 else InputError
-    lines = "; ".join(f"{name}: {_describe(error)}" for name, error in failures.items())
+    reasons = _by_reason({name: _describe(error) for name, error in failures.items()})
+    lines = "; ".join(f"{', '.join(named)}: {reason}" for reason, named in reasons.items())
     names = ", ".join([*adapter.adapters, *adapter.unavailable])
     wrong = kind if issubclass(kind, InputError) else InputError
     return wrong(f"One of the runtimes {names} must be able to tune the model, but none is. {lines}")

@@ -10,6 +10,8 @@ from autotune import data
 from autotune.adapter import Adapter, Example, Execution, ModelT, Preparation
 from autotune.batch import BatchChoice, axes_of
 from autotune.calls import told_batch_axes
+from autotune.conversion import until
+from autotune.errors import DeadlineReached, ModelError
 from autotune.portability import portable_space
 from autotune.source import source_for
 from autotune.space import TuningSpace
@@ -18,6 +20,9 @@ from autotune.tuning.stages import Stages
 
 if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
+
+_CONVERSION_SHARE = 0.5
+"""The largest share of the time left that a converter takes where other runtimes may do without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ class Loading:
             DeadlineReached: The time was up before it was read.
         """
         example = Example(loader, self._tuner.batch_axis)
-        model = adapter.load(source_for(adapter, source, example), example)
+        model = adapter.load(self._source(adapter, source, example, alone=runtime is None), example)
         self._on_loaded(runtime, model)
         self._stages.timetable.require()
         model = self._on_data(adapter, model, loader)
@@ -98,6 +103,25 @@ class Loading:
         offered = adapter.space(model)
         space = portable_space(offered) if self._tuner.portable else offered
         return Loaded(runtime=runtime, adapter=adapter, model=model, space=space, note=note)
+
+    def _source(self, adapter: Adapter[Any], source: object, example: Example, *, alone: bool) -> object:
+        """The source that an adapter loads.
+
+        A converter has until the deadline, or half of what is left where other runtimes may do without it.
+
+        Raises:
+            ModelError: It was not done by then, so that there is nothing to load.
+        """
+        timetable = self._stages.timetable
+        with until(timetable.deadline if alone else timetable.part(_CONVERSION_SHARE)):
+            try:
+                return source_for(adapter, source, example)
+            except DeadlineReached as error:
+                given = "the time given to the run" if alone else "half of the time given to the run"
+                raise ModelError(
+                    f"A converter must be done within {given}, but {error}. Give the run more time (`timeout_s`, or "
+                    "`--timeout`), or convert the model by hand and tune the .onnx file"
+                ) from error
 
     def again(self, adapter: Adapter[Any], source: object, loader: Iterable[object], like: ModelT) -> ModelT:
         """Read a source of the same graph with other weights.
@@ -110,9 +134,12 @@ class Loading:
 
         Raises:
             InputError: The adapter cannot read it.
+            DeadlineReached: It is to be converted, and the time was up before it was.
         """
         example = Example(loader)
-        model: ModelT = self._on_data(adapter, adapter.load(source_for(adapter, source, example), example), loader)
+        with until(self._stages.deadline):
+            readable = source_for(adapter, source, example)
+        model: ModelT = self._on_data(adapter, adapter.load(readable, example), loader)
         return adapter.with_batch_axes(model, axes_of(like)) if isinstance(adapter, BatchChoice) else model
 
     def _on_data(self, adapter: Adapter[Any], model: Any, loader: Iterable[object]) -> Any:

@@ -28,7 +28,7 @@ from autotune.errors import ApplyError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
-from autotune.runtimes.opening import open_all
+from autotune.runtimes.opening import left_out_lines, open_all
 from autotune.source import Convertible, OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
@@ -229,7 +229,7 @@ class Preparing(Generic[ModelT]):
             self._tuner.restriction,
             self._execution,
         )
-        self._stages.note(*(f"{name} is left out: {reason}" for name, reason in left_out.items()))
+        self._stages.note(*left_out_lines(left_out))
         return opened
 
     def _remember(self, runtime: str | None, model: Any) -> None:

@@ -60,6 +60,13 @@ class Timetable:
         """The stage that runs."""
         return self._stage
 
+    def part(self, share: float) -> float | None:
+        """The ``time.monotonic()`` value at which a share of the time left is over; None where there is no limit."""
+        if self.deadline is None:
+            return None
+        now = time.monotonic()
+        return now + share * max(0.0, self.deadline - now)
+
     def begin(self, stage: str) -> None:
         """Called before each stage.
 

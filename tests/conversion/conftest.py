@@ -22,6 +22,15 @@ def load(request):
     if request.get("quit"):
         print("no room left", file=sys.stderr)
         os._exit(3)
+    if request.get("hang"):
+        import subprocess, time
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        with open(request["hang"], "w") as file:
+            file.write(f"{os.getpid()} {child.pid}")
+        os.replace(request["hang"], request["hang"] + ".started")
+        time.sleep(600)
+    if request.get("asks"):
+        input("may I?")
     if request.get("lacks"):
         __import__("no_such_module")
     return Doubling(request)

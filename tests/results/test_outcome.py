@@ -291,6 +291,28 @@ def test_leaving_brings_nothing_where_the_framework_wins() -> None:
     assert result.leaving == "Leaving toy brings nothing: trial 1 on onnxruntime is 0.50x as fast as trial 2 on toy"
 
 
+def test_leaving_is_told_of_the_answer_where_the_time_was_up_before_the_race() -> None:
+    """A faster candidate that no race confirmed is not what the user is given."""
+    here, there = on("toy", 1, 0.5), on("onnxruntime", 2, 2.0)
+    stays = left(here, there, best=here)
+    assert stays.leaving == (
+        "Leaving toy is not known to bring anything: trial 2 on onnxruntime was measured 4.00x as fast as the answer, "
+        "trial 1 on toy, which no race has confirmed"
+    )
+    slower = on("onnxruntime", 3, 1.5)
+    leaves = left(here, there, slower, best=slower)
+    assert (
+        leaves.leaving == "Leaving toy makes the model 3.00x as fast: trial 3 on onnxruntime instead of trial 1 on toy"
+    )
+    given = left(here, there, best=fp32())
+    assert given.leaving == "Leaving toy makes the model 2.00x as fast: fp32 on onnxruntime instead of trial 1 on toy"
+    home = left(here, there, best=fp32(), baseline_runtime="toy", fp32_speeds={"toy": 1.0, "onnxruntime": 0.9})
+    assert home.leaving is not None
+    assert home.leaving.startswith(
+        "Leaving toy is not known to bring anything: trial 2 on onnxruntime was measured 2.00x"
+    )
+
+
 @pytest.mark.parametrize(
     "options", [{"home_runtime": None}, {"fp32_speeds": {"toy": 1.0}}, {"objective": Objective.SIZE}]
 )

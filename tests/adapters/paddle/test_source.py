@@ -8,17 +8,20 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import onnx
 import pytest
 
 import autotune
-from autotune.adapter import Example
-from autotune.adapters import source_framework
+from autotune.adapter import Example, Execution
+from autotune.adapters import get_adapter, source_framework
 from autotune.adapters.paddle.framework import paddle
 from autotune.adapters.paddle.source import PaddleSource
 from autotune.config import QuantizationConfig
+from autotune.conversion import ConverterTool
 from autotune.criterion import Criterion, Verdict
-from autotune.errors import ApplyError, InputError, ModelError, WorkspaceError
+from autotune.errors import ApplyError, InputError, MissingDependencyError, WorkspaceError
 from autotune.host import current_host
+from tests.adapters.conversion import names_of
 from tests.adapters.paddle.calibrated import ADAPTER, outputs, sqnr_db
 from tests.adapters.paddle.networks import Mobile, Residual, Shortcut, batches, filled, images
 
@@ -39,8 +42,25 @@ def test_tensors_of_a_loader_become_arrays() -> None:
     assert set(read({"x": paddle.to_tensor(images()), "surplus": 1})) == {"x"}  # type: ignore[call-overload]
 
 
-def test_another_runtime_is_told_how_to_convert() -> None:
-    with pytest.raises(ModelError, match="paddle2onnx"):
+def test_a_layer_is_converted_for_other_runtimes_and_keeps_its_names() -> None:
+    layer = filled(Residual())
+    try:
+        content, notes = SOURCE.to_onnx(layer, Example([images()]))
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    run = get_adapter("onnxruntime").runner(get_adapter("onnxruntime").load(content), Execution(threads=1))
+    np.testing.assert_allclose(run({"x": images()})[0], layer(paddle.to_tensor(images())).numpy(), rtol=1e-3, atol=1e-4)
+    assert "paddle2onnx made ONNX" in notes[-1]
+    native = {op.name for op in ADAPTER.space(ADAPTER.load(layer, Example([images()]))).ops}
+    assert native <= set(names_of(onnx.load_from_string(content), "Conv"))
+
+
+def test_without_the_converter_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(tool: ConverterTool) -> Path:
+        raise MissingDependencyError(f"Install it with `{tool.command}`")
+
+    monkeypatch.setattr("autotune.conversion.process.interpreter_of", missing)
+    with pytest.raises(MissingDependencyError, match="autotune converter install paddle"):
         SOURCE.to_onnx(filled(Residual()), Example([images()]))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
 
 from autotune.adapters.tensorflow.candidate import Candidate
 from autotune.adapters.tensorflow.graph import FLOAT32, INT8, INT32, Graph, free_shape_of
@@ -35,6 +37,26 @@ def test_an_int8_op_reads_and_writes_integers_and_others_stay() -> None:
     assert types(candidate, "ADD") == [(FLOAT32, FLOAT32, FLOAT32)]
     assert kinds(candidate).count("QUANTIZE") == kinds(candidate).count("DEQUANTIZE") == 1
     assert 0 < cnn().noise(candidate) < 1e-2
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, list])
+def test_no_weight_is_written_byte_by_byte(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+    write = flatbuffer_utils.convert_object_to_bytearray
+
+    def watched(model: Any) -> Any:
+        written.extend(buffer.data for buffer in model.buffers if buffer.data is not None)
+        return write(model)
+
+    graph = Graph(cnn().model.content)
+    expected = graph.to_bytes()
+    for buffer in graph.model.buffers:
+        # Of what lies behind a file's table, the library makes bytearrays, each byte of which it writes by a call.
+        buffer.data = None if buffer.data is None else kind(bytes(buffer.data))
+    monkeypatch.setattr("autotune.adapters.tensorflow.graph.flatbuffer_utils.convert_object_to_bytearray", watched)
+    assert graph.to_bytes() == expected
+    assert written
+    assert all(isinstance(data, np.ndarray) for data in written)
 
 
 def test_nothing_is_converted_between_int8_ops() -> None:
