@@ -25,11 +25,30 @@ from autotune.arguments import require
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
-from autotune.trial import Measurement, Trial, TrialState
+from autotune.trial import Trial, TrialState
 from autotune.tuning.claims import CONFIG, Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
 from autotune.tuning.identity import HOST, LATER, difference
 from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
+from autotune.tuning.stored_trials import (
+    DUPLICATE,
+    DURATION,
+    FORMAT,
+    IDENTITY,
+    KEPT,
+    MEASUREMENT,
+    MODEL,
+    NOTE,
+    REASON,
+    REVISION,
+    SAME_AS,
+    STATE,
+    counts,
+    interrupted,
+    revised,
+    to_trial,
+    told_values,
+)
 
 FORMAT_VERSION = 1
 
@@ -45,19 +64,6 @@ SUMMARY = "summary"
 """Key of :meth:`History.keep`: what the run came to."""
 HOLDOUT = "holdout"
 """Key of :meth:`History.keep`: by number, what was measured of trials on the data held out."""
-
-_REVISION = "revision:"
-"""Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
-
-_NOTE, _MEASUREMENT = "autotune:note", "autotune:measurement"
-_STATE, _REASON, _DURATION, _DUPLICATE = (
-    "autotune:state",  # Optuna has no pruned trials in studies of several objectives, and no interrupted ones at all
-    "autotune:reason",
-    "autotune:duration_s",
-    "autotune:duplicate_of",
-)
-_MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
-_IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +126,7 @@ class History:
     def trials(self) -> Sequence[Trial]:
         """All trials by number, the baseline first; without duplicates of earlier ones and without interrupted ones."""
         frozen = self._study.get_trials(deepcopy=False)
-        return [self._finished.get(trial.number) or self._read(trial) for trial in frozen if _counts(trial)]
+        return [self._finished.get(trial.number) or self._read(trial) for trial in frozen if counts(trial)]
 
     @property
     def begun(self) -> int:
@@ -128,7 +134,7 @@ class History:
 
         A seed made of it lets a run that continues after a kill draw what the uninterrupted one would have drawn.
         """
-        return sum(not _interrupted(trial) for trial in self._study.get_trials(deepcopy=False))
+        return sum(not interrupted(trial) for trial in self._study.get_trials(deepcopy=False))
 
     def open(self, sampler: BaseSampler) -> OpenTrial:
         """Begin a trial; a config is given to it by :meth:`start` or :meth:`repeat`."""
@@ -146,13 +152,13 @@ class History:
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""
         with storage_errors(self._storage), _given_up():
-            opened.handle.set_user_attr(_NOTE, note)
+            opened.handle.set_user_attr(NOTE, note)
             opened.handle.set_user_attr(CONFIG, config.to_json())
 
     def repeat(self, opened: OpenTrial, earlier: Trial, objective: Objective, target: float) -> None:
         """Answer a trial from an earlier one with the same config."""
         with storage_errors(self._storage), _given_up():
-            opened.handle.set_user_attr(_DUPLICATE, earlier.number)
+            opened.handle.set_user_attr(DUPLICATE, earlier.number)
             opened.handle.set_user_attr(CONFIG, earlier.config.to_json())
             self._tell(opened, earlier, objective, target)
 
@@ -167,9 +173,9 @@ class History:
             The first earlier trial whose config makes the same one; None where there is none.
         """
         with storage_errors(self._storage), _given_up():
-            opened.handle.set_user_attr(_MODEL, model)
+            opened.handle.set_user_attr(MODEL, model)
             frozen = self._study.get_trials(deepcopy=False)
-        same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(_MODEL) == model}
+        same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(MODEL) == model}
         return next((trial for trial in self.trials if trial.number in same), None)
 
     def finish(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
@@ -184,16 +190,16 @@ class History:
         with storage_errors(self._storage), _given_up():
             handle = opened.handle
             if trial.measurement is not None:
-                handle.set_user_attr(_MEASUREMENT, trial.measurement.to_json())
+                handle.set_user_attr(MEASUREMENT, trial.measurement.to_json())
             if trial.reason:
-                handle.set_user_attr(_REASON, trial.reason)
+                handle.set_user_attr(REASON, trial.reason)
             if trial.duration_s is not None:
-                handle.set_user_attr(_DURATION, trial.duration_s)
+                handle.set_user_attr(DURATION, trial.duration_s)
             if trial.same_as is not None:
-                handle.set_user_attr(_SAME_AS, trial.same_as)
-                handle.set_user_attr(_NOTE, trial.note)
+                handle.set_user_attr(SAME_AS, trial.same_as)
+                handle.set_user_attr(NOTE, trial.note)
             # Last: what has a state has an outcome, also where the process ends between two of these.
-            handle.set_user_attr(_STATE, str(trial.state))
+            handle.set_user_attr(STATE, str(trial.state))
             self._tell(opened, trial, objective, target)
 
     def revise(self, trial: Trial) -> None:
@@ -209,11 +215,11 @@ class History:
             self._finished[each.number] = dataclasses.replace(
                 each, state=trial.state, reason=trial.reason, measurement=trial.measurement
             )
-            self.keep(f"{_REVISION}{each.number}", revision)
+            self.keep(f"{REVISION}{each.number}", revision)
 
     def kept(self, name: str) -> Any:
         """The value that :meth:`keep` stored, or None."""
-        return self._study.user_attrs.get(_KEPT + name)
+        return self._study.user_attrs.get(KEPT + name)
 
     def keep(self, name: str, value: Any) -> None:
         """Store a JSON value beside the trials.
@@ -221,10 +227,10 @@ class History:
         Values that were measured once for the run are kept here, so that a resumed run decides on the same figures.
         """
         with storage_errors(self._storage):
-            self._study.set_user_attr(_KEPT + name, value)
+            self._study.set_user_attr(KEPT + name, value)
 
     def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
-        trial = _revised(_to_trial(frozen), self.kept(f"{_REVISION}{frozen.number}"))
+        trial = revised(to_trial(frozen), self.kept(f"{REVISION}{frozen.number}"))
         if trial.state is not TrialState.RUNNING:
             self._finished[trial.number] = trial
         return trial
@@ -234,7 +240,9 @@ class History:
         # Where the loss is one of the values it must not be a constraint as well, or the front would end at the target.
         if measurement is not None and measurement.loss is not None and not self._multi_objective:
             opened.handle.set_constraint(CONSTRAINT, measurement.loss - target)
-        values = self._values(measurement, objective) if measurement is not None else None
+        values = None
+        if measurement is not None:
+            values = told_values(measurement, objective, multi_objective=self._multi_objective)
         if trial.state is TrialState.COMPLETED and values is not None:
             self._study.tell(opened.handle, values)
         elif trial.state is TrialState.PRUNED and not self._multi_objective:
@@ -245,20 +253,13 @@ class History:
         else:
             self._study.tell(opened.handle, state=OptunaState.FAIL)
 
-    def _values(self, measurement: Measurement, objective: Objective) -> list[float] | None:
-        if not self._multi_objective:
-            value = objective_value(measurement, objective)
-            return None if value is None else [value]
-        values = [objective_value(measurement, Objective.LATENCY), measurement.loss, measurement.size_bytes]
-        return None if None in values else [float(value) for value in values if value is not None]
-
     def _check_identity(self, storage: Path | str | None, identity: Mapping[str, str], ignored: Set[str]) -> None:
-        stored = self._study.user_attrs.get(_IDENTITY)
+        stored = self._study.user_attrs.get(IDENTITY)
         if stored is None:
-            self._study.set_user_attr(_FORMAT, FORMAT_VERSION)
-            self._study.set_user_attr(_IDENTITY, dict(identity))
+            self._study.set_user_attr(FORMAT, FORMAT_VERSION)
+            self._study.set_user_attr(IDENTITY, dict(identity))
             return
-        version = self._study.user_attrs.get(_FORMAT)
+        version = self._study.user_attrs.get(FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(_other_format(storage, version))
         found = difference(stored, identity, ignored)
@@ -268,7 +269,7 @@ class History:
                 "`--fresh` begins anew in its place"
             )
         if LATER & (identity.keys() - stored.keys()):
-            self._study.set_user_attr(_IDENTITY, {**identity, **stored})
+            self._study.set_user_attr(IDENTITY, {**identity, **stored})
 
 
 def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]:
@@ -289,21 +290,13 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
             raise WorkspaceError(
                 f"{name_of(storage)} holds no study called {STUDY_NAME!r}: is it the storage of a run?"
             ) from None
-        version = study.user_attrs.get(_FORMAT, FORMAT_VERSION)
+        version = study.user_attrs.get(FORMAT, FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise WorkspaceError(_other_format(storage, version))
-        kept = {key.removeprefix(_KEPT): value for key, value in study.user_attrs.items() if key.startswith(_KEPT)}
-        frozen = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
-        trials = [_revised(_to_trial(trial), kept.get(f"{_REVISION}{trial.number}")) for trial in frozen]
+        kept = {key.removeprefix(KEPT): value for key, value in study.user_attrs.items() if key.startswith(KEPT)}
+        frozen = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
+        trials = [revised(to_trial(trial), kept.get(f"{REVISION}{trial.number}")) for trial in frozen]
     return trials, kept
-
-
-def objective_value(measurement: Measurement, objective: Objective) -> float | None:
-    """The figure to minimise: latency as a share of the baseline's, or bytes. None where it was not measured."""
-    if objective is Objective.LATENCY:
-        return None if measurement.speedup is None else 1.0 / measurement.speedup
-    size = measurement.size_bytes if objective is Objective.SIZE else measurement.peak_memory_bytes
-    return None if size is None else float(size)
 
 
 def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
@@ -327,66 +320,8 @@ def _given_up() -> Iterator[None]:
         raise TrialGivenUp(str(error)) from error
 
 
-def _counts(frozen: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial of the study is one of the run's: it was given a config, and no earlier trial answered it.
-
-    The config of one that was interrupted counts as untried.
-    """
-    attrs = frozen.user_attrs
-    return CONFIG in attrs and _DUPLICATE not in attrs and not _interrupted(frozen)
-
-
-def _interrupted(frozen: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial ended without an outcome of ours."""
-    return frozen.state is OptunaState.FAIL and _STATE not in frozen.user_attrs and _DUPLICATE not in frozen.user_attrs
-
-
 def _other_format(storage: Path | str | None, version: object) -> str:
     return (
         f"{name_of(storage)} has history format {version}, but this version of autotune reads {FORMAT_VERSION}. "
         "Read it with the version that wrote it, or choose another workspace"
-    )
-
-
-def _to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
-    """A trial as the study has it.
-
-    Raises:
-        WorkspaceError: It says what no version writes.
-    """
-    try:
-        return _as_written(frozen)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WorkspaceError(
-            f"Trial {frozen.number} of the history was altered, or is damaged: {type(error).__name__}: {error}. "
-            "Restore it from a copy, or choose another workspace"
-        ) from error
-
-
-def _as_written(frozen: optuna.trial.FrozenTrial) -> Trial:
-    attrs = frozen.user_attrs
-    measurement = attrs.get(_MEASUREMENT)
-    return Trial(
-        number=frozen.number,
-        config=QuantizationConfig.from_json(attrs[CONFIG]),
-        state=TrialState(attrs[_STATE]) if frozen.state.is_finished() else TrialState.RUNNING,
-        measurement=None if measurement is None else Measurement.from_json(measurement),
-        reason=attrs.get(_REASON),
-        duration_s=attrs.get(_DURATION),
-        note=attrs.get(_NOTE, ""),
-        params=frozen.params,
-        same_as=attrs.get(_SAME_AS),
-        model_fingerprint=attrs.get(_MODEL),
-    )
-
-
-def _revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
-    if revision is None:
-        return trial
-    measurement = revision["measurement"]
-    return dataclasses.replace(
-        trial,
-        state=TrialState(revision["state"]),
-        reason=revision["reason"],
-        measurement=None if measurement is None else Measurement.from_json(measurement),
     )

@@ -22,6 +22,7 @@ _CAUSES: Mapping[tuple[str, ...], str] = {
     (CALIBRATION_DATA,): "The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded "
     "sampler)",
     ("space",): "The likely cause is another version, which offers other choices: `autotune report` still reads it",
+    ("objective",): "The figure that counts now was not measured there",
     (HOST,): "Latency is compared between machines alone that have one CPU, features, cores, system and package "
     "versions",
     (FUNCTION,): "The function that scores was changed, and scores of two functions are not compared",

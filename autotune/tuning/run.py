@@ -17,13 +17,16 @@ from autotune.portability import require_portable
 from autotune.results.result import TuningResult
 from autotune.results.stored_config import read_config
 from autotune.strategies import as_strategy
+from autotune.strategy import Proposal
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
 from autotune.tuning.last_resort import train_where_missed
 from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
+from autotune.tuning.retarget import KNOWN, known_configs
 from autotune.tuning.search import Search
+from autotune.tuning.selection import tried
 from autotune.tuning.setup import Preparing, Setup
 from autotune.tuning.stages import Stages
 from autotune.tuning.warm_start import WarmStart, untrained
@@ -31,6 +34,9 @@ from autotune.watching import Log, Several
 
 if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
+
+_TIMED_AGAIN = 5
+"""Configs that are timed before the search, where only their accuracy is known."""
 
 _RESERVE_SHARE = 0.2
 """The largest share of the time given to the run that is reserved for what follows the search."""
@@ -128,27 +134,39 @@ class Run(Generic[ModelT]):
             if not setup.history.trials:
                 return self._unmeasured()
             return self._finish(setup, self._timed_out(setup, SearchEnd(reason=self._stages.timetable.end_reason())))
-        end = self._try_start(setup, search) or search.run(reserve_s=self._reserve_s(baseline))
+        end = self._try_first(setup, search) or search.run(reserve_s=self._reserve_s(baseline))
         end = self._train(setup, search, end)
         self._note_preparation(setup.history)
         return self._finish(setup, self._timed_out(setup, end), self._start)
 
-    def _try_start(self, setup: Setup[ModelT], search: Search[ModelT]) -> SearchEnd | None:
-        """Try the config that the run starts from; the end of the search where that is one."""
-        if self._start is None:
-            return None
+    def _try_first(self, setup: Setup[ModelT], search: Search[ModelT]) -> SearchEnd | None:
+        """Try what earlier runs have found, in this workspace or elsewhere; the end of the search where that is one."""
         try:
-            self._start.attempt(setup, search)
+            if self._start is not None:
+                self._start.attempt(setup, search)
+            self._time_again(setup, search)
         except DeadlineReached:
             return SearchEnd(
-                reason="timeout: the time is up, while the config that the run starts from was tried", timed_out=True
+                reason="timeout: the time is up, while the config of an earlier run was tried", timed_out=True
             )
         except KeyboardInterrupt:
             return SearchEnd(reason="interrupted by the user", interrupted=True)
+        if self._start is None:
+            return None
         found = self._start.outcome(setup.history.trials, setup.objective)
         if found.confirmed and self._tuner.stop_when_confirmed:
             return SearchEnd(reason=f"the config of {found.source} is confirmed, so that nothing else was tried")
         return None
+
+    def _time_again(self, setup: Setup[ModelT], search: Search[ModelT]) -> None:
+        """Time the configs that are known to keep the target, where models are executed otherwise than before."""
+        for config in known_configs(setup.history.kept(KNOWN) or {})[:_TIMED_AGAIN]:
+            trials = setup.history.trials
+            full = self._tuner.max_trials is not None and tried(trials) >= self._tuner.max_trials
+            side = next((each for each in setup.sides if each.runtime == config.runtime), None)
+            if side is None or full or config.trained or any(trial.config == config for trial in trials):
+                continue
+            search.attempt(Proposal(config=config, note="its accuracy is known, its latency is not"), side, side.base)
 
     def _train(self, setup: Setup[ModelT], search: Search[ModelT], end: SearchEnd) -> SearchEnd:
         """Train where the search has missed the target, and return why all of it ended."""

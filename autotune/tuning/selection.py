@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from autotune.criterion import Verdict
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.history import objective_value
+from autotune.tuning.stored_trials import objective_value
 
 _WORST = float("inf")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from autotune import data
 from autotune.adapter import (
@@ -26,13 +26,14 @@ from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
 from autotune.errors import ApplyError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
+from autotune.evaluation.remembered import RememberedAccuracy
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import left_out_lines, open_all
 from autotune.source import Convertible, OwnSource
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
-from autotune.trial import Trial
+from autotune.trial import Measurement, Trial
 from autotune.tuning.calibrating import Calibrating
 from autotune.tuning.evidence import keep_graph, keep_run
 from autotune.tuning.history import RUNTIMES, SETUP, History
@@ -40,6 +41,7 @@ from autotune.tuning.hold import Hold
 from autotune.tuning.identity import CALIBRATION_DATA, FUNCTION
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
+from autotune.tuning.retarget import KNOWN, Target, retarget
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
 from autotune.tuning.storage import forget, require_writable
@@ -178,7 +180,7 @@ class Preparing(Generic[ModelT]):
         self._shares = len(loaded)
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
         baseline = next((side for side in sides if fp32 is not None and side.runtime == fp32.baseline), sides[0])
-        evaluator = self._evaluator(baseline.given, calls.feeds)
+        evaluator = _remembering(self._evaluator(baseline.given, calls.feeds), history)
         training = self._training(source, loader)
         return Setup(
             sides=sides,
@@ -349,6 +351,14 @@ class Preparing(Generic[ModelT]):
         storage = self._tuner.storage or self._workspace
         if self._tuner.fresh and storage is not None and not self._joins:
             forget(storage)
+        if storage is not None and not self._joins:
+            target = Target(
+                criterion=self._tuner.criterion,
+                criteria=self._tuner.criteria,
+                objective=Objective(self._tuner.objective),
+            )
+            if line := retarget(storage, identity, target):
+                self._stages.note(line)
         # A worker may run on any machine where no figure that depends on it is compared.
         on_any_host = self._joins and identity["objective"] == Objective.SIZE and not self._multi_objective
         history = History(storage, identity, multi_objective=self._multi_objective, on_any_host=on_any_host)
@@ -375,6 +385,15 @@ class Preparing(Generic[ModelT]):
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
         return evaluator_of(**options)
+
+
+def _remembering(evaluator: AnyEvaluator[Any], history: History) -> AnyEvaluator[Any]:
+    """An evaluator that asks for no accuracy that a history knows already."""
+    known = history.kept(KNOWN)
+    if not known:
+        return evaluator
+    figures = {model: Measurement.from_json(entry["measurement"]) for model, entry in known.items()}
+    return cast("AnyEvaluator[Any]", RememberedAccuracy(evaluator, figures))
 
 
 def _held(runtime: str | None, model: Any) -> Any:

@@ -47,6 +47,10 @@ class Side(Generic[ModelT]):
         """Prefix of the names under which the history keeps figures of this side."""
         return key_of(self.runtime)
 
+    def base(self) -> ModelT:
+        """The model that candidates are made of."""
+        return self.model
+
     def config(self, proposed: QuantizationConfig) -> QuantizationConfig:
         """A strategy's config as the history has it."""
         return dataclasses.replace(proposed, runtime=self.runtime)

@@ -56,7 +56,7 @@ class WarmStart(Generic[ModelT]):
         self._config = side.config(mapped.config)
         if not any(trial.config == self._config for trial in setup.history.trials):
             proposal = Proposal(config=self._config, note=f"started from {self._stored.name}")
-            search.attempt(proposal, side, lambda: side.model)
+            search.attempt(proposal, side, side.base)
 
     def outcome(self, trials: Sequence[Trial], objective: Objective) -> StartedFrom:
         """Whether what is known of the trials by now confirms the config.

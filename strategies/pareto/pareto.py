@@ -14,7 +14,7 @@ from autotune.strategies.pareto.genetics import Generation, child, drawn
 from autotune.strategies.planning.moves import uniform_configs
 from autotune.strategy import Draw, Exhausted, Objective, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
-from autotune.tuning.history import objective_value
+from autotune.tuning.stored_trials import objective_value
 
 _SEED = "pareto/seed"
 """The one parameter that is drawn: a generator made from it does all that is left to chance in a proposal."""

@@ -10,7 +10,7 @@ from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
 from autotune.space import TuningSpace
 from autotune.strategy import Objective, Problem
 from autotune.trial import Trial
-from autotune.tuning.history import objective_value
+from autotune.tuning.stored_trials import objective_value
 
 
 def uniform_configs(space: TuningSpace) -> Iterator[tuple[QuantizationConfig, str]]:
