@@ -13,13 +13,14 @@ from autotune.evaluation import CacheState, Isolation, Metric
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.strategy import Objective, Strategy
-from autotune.tuning.training import TrainFunction
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 EvalFunction: TypeAlias = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+TrainFunction: TypeAlias = Callable[[Any], Any]
+"""The user's training: given a model of their framework in training mode, trains it in place or returns another."""
 
 
 class Options(TypedDict, total=False):
