@@ -8,9 +8,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune.config import (
     FP32,
@@ -22,6 +20,9 @@ from autotune.config import (
     TensorScheme,
 )
 from autotune.recipe_space import RecipeSpace
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 __all__ = ["FP32_SPACE", "OpSpace", "PrecisionSpace", "RecipeSpace", "TuningSpace"]
 
@@ -195,6 +196,8 @@ class TuningSpace:
         Parameters are called ``op/field`` and ``recipe/field``. Fields that an op's precision does not use are
         ignored by :meth:`decode`.
         """
+        from optuna.distributions import CategoricalDistribution  # noqa: PLC0415  Optuna takes half a second to import
+
         params: dict[str, Sequence[Any]] = {}
         for op in self.ops:
             params[f"{op.name}/precision"] = [str(space.precision) for space in op.precisions]
@@ -242,6 +245,8 @@ class TuningSpace:
         for name in self.recipe.names:
             value = self.recipe.value(config.recipe, name)
             params[f"recipe/{name}"] = value if value in self.recipe[name] else None
+        from optuna.distributions import CategoricalDistribution  # noqa: PLC0415  Optuna takes half a second to import
+
         distributions = self.distributions()
         return {
             name: params[name] if params[name] is not None else distribution.choices[0]

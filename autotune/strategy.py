@@ -6,15 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, TypeAlias
-
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from autotune.config import Precision, QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.space import TuningSpace
 from autotune.trial import Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
 
 
 class Objective(StrEnum):
@@ -142,7 +143,7 @@ class Exhausted:
     reason: str
 
 
-Draw: TypeAlias = Callable[[Mapping[str, BaseDistribution]], Mapping[str, Any]]
+Draw: TypeAlias = "Callable[[Mapping[str, BaseDistribution]], Mapping[str, Any]]"
 """Draws a value for each named distribution from the study's sampler; the values are stored with the trial."""
 
 

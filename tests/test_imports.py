@@ -82,6 +82,7 @@ HEAVY = FRAMEWORKS | {"optuna", "pandas", "pydantic", "scipy", "sklearn", "sqlal
         ("import autotune", set()),
         ("import autotune; autotune.Criterion(relative=0.01)", set()),
         ("from autotune import *", {"optuna", "sqlalchemy"}),
+        ("from autotune import tune, Tuner", set()),
         ("import autotune.cli", set()),
         (
             "from autotune.cli.app import app; from typer.testing import CliRunner; CliRunner().invoke(app, '--help')",

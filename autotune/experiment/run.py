@@ -13,8 +13,9 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.results.result import TuningResult, read_summary
-from autotune.results.stored_config import ConfigSource, read_config
+from autotune.results.stored_config import read_config
 from autotune.tuning.applying import QuantizedModel, made_by
+from autotune.tuning.keywords import ConfigSource
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.metadata import metadata_of
 from autotune.tuning.models import require_measured

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from autotune.adapter import ReadsMetadata
 from autotune.adapters import get_adapter
@@ -14,11 +14,9 @@ from autotune.config import QuantizationConfig
 from autotune.errors import InputError
 from autotune.results.result import TuningSummary, read_summary
 from autotune.trial import Trial
+from autotune.tuning.keywords import ConfigSource
 from autotune.tuning.metadata import CONFIG_KEY
 from autotune.tuning.storage import DATABASE
-
-ConfigSource: TypeAlias = str | Path | QuantizationConfig
-"""A config; or a path: of a config's JSON, of a workspace, ``WORKSPACE:TRIAL``, or of a model that a run has saved."""
 
 _JSON_START = 4096
 

@@ -12,10 +12,11 @@ from autotune.adapter import Adapter, Array, Execution, ModelT, given_model
 from autotune.adapters import get_adapter
 from autotune.config import QuantizationConfig
 from autotune.errors import ApplyError, InputError
-from autotune.results.stored_config import ConfigSource, read_config
+from autotune.results.stored_config import read_config
 from autotune.source import OwnSource, as_convertible, as_source
 from autotune.suggestion import suggestion
 from autotune.tuning.calibrating import Calibrating
+from autotune.tuning.keywords import ConfigSource
 from autotune.tuning.loading import Loaded, Loading
 from autotune.tuning.metadata import metadata_of
 from autotune.tuning.stages import Stages

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from autotune.batch import BatchAxis
+from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.evaluation import CacheState, Isolation, Metric
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
-from autotune.results.stored_config import ConfigSource
 from autotune.strategy import Objective, Strategy
-from autotune.tuning.training import TrainFunction
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 EvalFunction: TypeAlias = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+ConfigSource: TypeAlias = str | Path | QuantizationConfig
+"""A config; or a path: of a config's JSON, of a workspace, ``WORKSPACE:TRIAL``, or of a model that a run has saved."""
+TrainFunction: TypeAlias = Callable[[Any], Any]
+"""The user's training: given a model of their framework in training mode, trains it in place or returns another."""
 
 
 class Options(TypedDict, total=False):

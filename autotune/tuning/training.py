@@ -14,11 +14,9 @@ from autotune.config import QuantizationConfig
 from autotune.errors import ApplyError, InputError, WorkspaceError
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.source import OwnSource
+from autotune.tuning.keywords import TrainFunction
 from autotune.tuning.side import Side
 from autotune.tuning.stages import Stages
-
-TrainFunction = Callable[[Any], Any]
-"""The user's training: given a model of their framework in training mode, trains it in place or returns another."""
 
 Reload = Callable[[Adapter[Any], object, Any], Any]
 """Reads another source in the place of the user's: given the adapter, the source, and the model that it stands for."""

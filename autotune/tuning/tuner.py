@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack, cast
-
-from optuna.samplers import BaseSampler
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from autotune import data
 from autotune.adapter import Adapter
@@ -30,20 +28,21 @@ from autotune.evaluation import (
 )
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
-from autotune.results.result import TuningResult
-from autotune.results.stored_config import ConfigSource
-from autotune.runtimes import RuntimesAdapter
 from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_convertible, as_source
-from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.identity import identity_of
-from autotune.tuning.keywords import EvalFunction, Keywords, Metrics, Options, explicit
+from autotune.tuning.keywords import ConfigSource, EvalFunction, Keywords, Metrics, Options, TrainFunction, explicit
 from autotune.tuning.limits import SearchEnd
-from autotune.tuning.run import Run
-from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
 from autotune.watching import Several
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from autotune.results.result import TuningResult
+
+# The packages of a search are imported by the first one: Optuna and SQLAlchemy take most of a second.
 
 DEFAULT_FRAMEWORK = "onnxruntime"
 """The framework of a model where the user names none."""
@@ -158,6 +157,8 @@ class Tuner:
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
+        from autotune.strategies import as_strategy  # noqa: PLC0415  see above
+
         self._check_types()
         as_strategy(self.strategy, self.strategy_options)
         for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
@@ -287,6 +288,10 @@ class Tuner:
     def _tuned(
         self, model: object, dataloader: Iterable[object], accuracy: UserFunction | LabelledData
     ) -> TuningResult:
+        from autotune.runtimes import RuntimesAdapter  # noqa: PLC0415  see above
+        from autotune.tuning.run import Run  # noqa: PLC0415
+        from autotune.tuning.training import require_trainable  # noqa: PLC0415
+
         own = as_source(model)
         if self.train_fn is not None:
             adapter = self._adapter()
@@ -317,6 +322,8 @@ class Tuner:
         Returns:
             Why it ended.
         """
+        from autotune.tuning.run import Run  # noqa: PLC0415  see above
+
         if self.storage is None and self.workspace is None:
             raise InputError("To take part in a run, its `storage` or its `workspace` must be given, but both are None")
         own = as_source(model)
@@ -329,6 +336,8 @@ class Tuner:
 
     def _adapter(self) -> Adapter[Any]:
         """The adapter of the framework, or one that stands for those of all runtimes."""
+        from autotune.runtimes import RuntimesAdapter  # noqa: PLC0415  see above
+
         if self.runtimes is None:
             return get_adapter(self.framework)
         adapters: dict[str, Adapter[Any]] = {}
@@ -365,7 +374,8 @@ class Tuner:
             raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
         assert metric is not None
         require("metric", metric, str | Metric | Sequence[str | Metric], InputError)
-        metrics = tuple(create_metric(each) if isinstance(each, str) else each for each in _as_sequence(metric))
+        several = (metric,) if isinstance(metric, (str, Metric)) else metric
+        metrics = tuple(create_metric(each) if isinstance(each, str) else each for each in several)
         data.require_repeatable(eval_dataloader, "eval_dataloader")
         source = LabelledData(
             loader=eval_dataloader,
@@ -393,7 +403,3 @@ def tune(
 
 
 tune.__signature__ = explicit(tune, Tuner)  # type: ignore[attr-defined]  # where `inspect.signature` looks first
-
-
-def _as_sequence(metric: Metrics) -> Sequence[str | Metric]:
-    return (metric,) if isinstance(metric, (str, Metric)) else tuple(metric)
