@@ -178,7 +178,8 @@ def test_integers_go_from_op_to_op_where_poolings_and_flattenings_lie_between() 
 
 def test_poolings_without_an_integer_kernel_are_not_offered() -> None:
     x = mx.sym.var("data")
-    for index, options in enumerate(({"pool_type": "sum"}, {"pool_type": "lp", "p_value": 2}, {"pool_type": "max"})):
+    kinds: list[dict[str, Any]] = [{"pool_type": "sum"}, {"pool_type": "lp", "p_value": 2}, {"pool_type": "max"}]
+    for index, options in enumerate(kinds):
         x = mx.sym.Pooling(x, kernel=(2, 2), name=f"pool{index}", **options)
     x = mx.sym.Convolution(x, name="last", num_filter=4, kernel=(1, 1))
     model = ADAPTER.load(saved(x), Example([images()]))
