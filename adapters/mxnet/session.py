@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Execution, Feeds
-from autotune.adapters.mxnet.framework import FAILURES, THREADS, dense, mx, reason
+from autotune.adapters.mxnet.framework import FAILURES, THREADS, dense, mx, reason, write
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.errors import ApplyError
 
@@ -65,7 +65,7 @@ class MxnetRunner:
         try:
             executor, inputs = self._executor(arrays)
             for name, array in arrays.items():
-                inputs[name][:] = array
+                write(inputs[name], array)
             return tuple([output.asnumpy() for output in executor.forward(is_train=False)])
         except FAILURES as error:
             raise ApplyError(f"MXNet failed to run the model: {reason(error)}") from error
