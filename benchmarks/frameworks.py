@@ -26,6 +26,7 @@ The shape of ``result`` in the file of ``frameworks_NAME.py --json FILE`` (by ``
           "latency_ms": 3.1,               median of one call in the race
           "speedup": 1.0,                  over the framework's fastest ordinary fp32, from one interleaved race
           "seconds": 0.0,                  wall seconds of the way; 0 for fp32
+          "floor_seconds": 0.0,            wall seconds of evaluating fp32 and the answer once; 0 for others
           "verdict": null,                 met, missed or undecided, of autotune alone
           "ops": "",                       what the answer is made of, such as "19 int8, 2 fp32"; "fp32" where it won
           "note": ""                       a line for the reader, or nothing
