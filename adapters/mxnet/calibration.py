@@ -10,6 +10,7 @@ from autotune.adapters.mxnet.framework import FAILURES, THREADS, mx, reason
 from autotune.adapters.mxnet.graph import graph_of
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.adapters.mxnet.session import MxnetRunner
+from autotune.algorithms.equalization import observed_tensors
 from autotune.calibration import CalibrationStatistics
 from autotune.calibration.checks import EXPOSED_BYTES
 from autotune.calibration.gathering import Exposure, gather
@@ -31,15 +32,16 @@ def calibrate(
         DataError: There is no batch, one that the model cannot read, or one with NaN in an input that is to be read.
         ModelError: A weight holds NaN.
     """
-    wanted = {name for op in model.ops for name in op.tensors}
-    order = [name for name in model.graph.fused.tensors if name in wanted]
+    prepared = model.prepared
+    wanted = {name for op in model.ops for name in op.tensors} | set(observed_tensors(prepared.layers))
+    order = [name for name in prepared.graph.tensors if name in wanted]
     names = {spec.name for spec in model.inputs}
     inner = [name for name in order if name not in names]
     exposure = Exposure(
         fed={name: name for name in order if name in names},
         inner=inner,
-        sizes=lambda feeds: _sizes(model, inner, feeds),
-        opened=lambda part: _exposed(model, part),
+        sizes=lambda feeds: _sizes(prepared, inner, feeds),
+        opened=lambda part: _exposed(prepared, part),
         limit=exposed_bytes,
     )
     return gather(
@@ -58,14 +60,14 @@ def calibrate(
 
 def _exposed(model: MxnetModel, names: Sequence[str]) -> MxnetRunner:
     """The model with these tensors as its outputs."""
-    internals = model.graph.fused.symbol.get_internals()
+    internals = model.graph.symbol.get_internals()
     symbol = mx.sym.Group([internals[name] for name in names])
-    return MxnetRunner(model.with_text(graph_of(symbol).text), Execution(threads=THREADS))
+    return MxnetRunner(model.with_text(graph_of(symbol).text), Execution(threads=THREADS), fuses=False)
 
 
 def _sizes(model: MxnetModel, names: Sequence[str], feeds: Feeds) -> Mapping[str, int]:
     """Bytes of each tensor for a batch."""
-    internals = model.graph.fused.symbol.get_internals()
+    internals = model.graph.symbol.get_internals()
     try:
         _, shapes, _ = internals.infer_shape(**{spec.name: feeds[spec.name].shape for spec in model.inputs})
     except FAILURES as error:

@@ -35,7 +35,7 @@ class QuantizableOp:
         name: Name of the convolution in the user's symbol, by which configs know it.
         kind: ``Convolution``, ``FullyConnected`` or ``Pooling``.
         node: Name of the fused node.
-        source: The tensor that it reads.
+        source: The tensor that it reads, by its name in the symbol that was fused.
         summed: The tensor that is added to its result; None where none is.
         output: The tensor that it writes.
     """
@@ -66,11 +66,22 @@ class Graph:
         self.text = text
         self._content: dict[str, Any] = json.loads(text)
 
+    @classmethod
+    def parsed(cls, content: Mapping[str, Any]) -> Graph:
+        """The graph of nodes that were written by hand; MXNet leaves out the variables that nothing reads."""
+        return cls(mx.sym.load_json(json.dumps(content)).tojson())
+
     @property
     def nodes(self) -> Sequence[dict[str, Any]]:
         """The nodes in graph order, variables included."""
         nodes: list[dict[str, Any]] = self._content["nodes"]
         return nodes
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the symbol as a whole, such as the version that wrote it."""
+        found: Mapping[str, Any] = self._content.get("attrs", {})
+        return found
 
     @cached_property
     def symbol(self) -> Any:
@@ -145,7 +156,7 @@ class Graph:
                     name=node["name"].removeprefix(_PREFIX) if node["op"] == _QUANTIZED_POOLING else node["name"],
                     kind=POOLING,
                     node=node["name"],
-                    source=self._tensor(node["inputs"][0]),
+                    source=self.origin(self.tensor(node["inputs"][0])),
                     summed=None,
                     output=f"{node['name']}_output",
                 )
@@ -156,14 +167,33 @@ class Graph:
                 name=inner[0]["name"] if inner else node["name"],
                 kind=_FUSED[node["op"]],
                 node=node["name"],
-                source=self._tensor(node["inputs"][0]),
-                summed=self._tensor(node["inputs"][-1]) if _is_true(node, "with_sum") else None,
-                output=f"{node['name']}_output",
+                source=self.origin(self.tensor(node["inputs"][0])),
+                summed=self.origin(self.tensor(node["inputs"][-1])) if is_true(node, "with_sum") else None,
+                output=self.origin(f"{node['name']}_output"),
             )
 
-    def _tensor(self, entry: Sequence[int]) -> str:
+    def tensor(self, entry: Sequence[int]) -> str:
         """The name of a tensor as ``list_outputs`` of the inner nodes has it."""
         return self._named[entry[0]][entry[1]]
+
+    def tensors_of(self, place: int) -> tuple[str, ...]:
+        """Names of the tensors that a node writes, without those that are hidden."""
+        return tuple(self._named[place])
+
+    def origin(self, tensor: str) -> str:
+        """The name that a tensor of a fused symbol has in the symbol that was fused."""
+        return self._origins.get(tensor, tensor)
+
+    @cached_property
+    def _origins(self) -> Mapping[str, str]:
+        """By tensor that a fused node writes: the name of the same tensor before."""
+        found = {}
+        for node in self.nodes:
+            if node["op"] in _FUSED:
+                inner = node["subgraphs"][0]
+                last = inner["nodes"][inner["heads"][0][0]]
+                found[f"{node['name']}_output"] = f"{last['name']}_output"
+        return found
 
     @cached_property
     def tensors(self) -> Sequence[str]:
@@ -192,12 +222,27 @@ class Graph:
 
         A flattening between nodes that are named is not among them: it moves integers as they are.
         """
-        within = set(kept)
-        for node in self.nodes:
-            readers = self._readers.get(node["name"], set())
-            if node["op"] == "Flatten" and self.nodes[node["inputs"][0][0]]["name"] in within and readers <= set(kept):
-                within.add(node["name"])
+        within = {*kept, *self._flattenings(kept)}
         return [node["name"] for node in self.nodes if node["op"] != "null" and node["name"] not in within]
+
+    def passed_on(self, kept: Collection[str]) -> Mapping[str, str]:
+        """By tensor that holds another one's integers when the nodes named are int8: that one, in a fused symbol."""
+        flattenings = self._flattenings(kept)
+        return {
+            self.tensor([place, 0]): self.origin(self.tensor(node["inputs"][0]))
+            for place, node in enumerate(self.nodes)
+            if node["name"] in flattenings or (node["op"] == POOLING and node["name"] in kept)
+        }
+
+    def _flattenings(self, kept: Collection[str]) -> set[str]:
+        """Names of the flattenings that int8 nodes alone write and read."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node["op"] == "Flatten" and self._readers.get(node["name"], {""}) <= set(kept):
+                before = self.nodes[node["inputs"][0][0]]["name"]
+                if before in kept or before in found:
+                    found.add(node["name"])
+        return found
 
     @cached_property
     def _readers(self) -> Mapping[str, set[str]]:
@@ -214,12 +259,13 @@ class Graph:
         return [
             by_node[node["name"]]
             for node in self.nodes
-            if node["name"] in by_node and (node["op"] == _QUANTIZED_POOLING or _is_true(node, "quantized"))
+            if node["name"] in by_node and (node["op"] == _QUANTIZED_POOLING or is_true(node, "quantized"))
         ]
 
 
-def _is_true(node: Mapping[str, Any], attribute: str) -> bool:
-    return node.get("attrs", {}).get(attribute, "false") in ("true", "True", "1")
+def is_true(node: Mapping[str, Any], attribute: str, default: str = "False") -> bool:
+    """Whether an attribute of a node says yes, ``default`` where it is not given."""
+    return node.get("attrs", {}).get(attribute, default) in ("true", "True", "1")
 
 
 def _pools_integers(node: Mapping[str, Any]) -> bool:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, TensorSpec
+from autotune.adapters.mxnet.fold import folded
 from autotune.adapters.mxnet.graph import Graph, QuantizableOp
+from autotune.adapters.mxnet.layers import MxnetGraph
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,9 +71,26 @@ class MxnetModel:
         return Graph(self.text)
 
     @cached_property
+    def prepared(self) -> MxnetModel:
+        """The same model in fp32 as candidates are made of it, with normalizations folded."""
+        graph, arguments = folded(self.graph, self.arguments, self.states)
+        names = set(graph.variables())
+        states = {name: array for name, array in self.states.items() if name in names}
+        return replace(self, text=graph.text, arguments=arguments, states=states)
+
+    @cached_property
+    def layers(self) -> MxnetGraph:
+        """The symbol as the recipes' algorithms see it; asked of a prepared model."""
+        internals = self.graph.symbol.get_internals()
+        known = {name: array.shape for name, array in self.arguments.items()}
+        shapes = internals.infer_shape(**known, **{spec.name: (1, *spec.shape[1:]) for spec in self.inputs})[1]
+        flat = [name for name, shape in zip(internals.list_outputs(), shapes, strict=True) if len(shape) == 2]
+        return MxnetGraph(self.graph, self.arguments, self.states, flat)
+
+    @cached_property
     def ops(self) -> tuple[QuantizableOp, ...]:
         """The ops that can become int8; none where some are int8 already."""
-        return () if self.asked or self.graph.integer_ops() else self.graph.fused.ops
+        return () if self.asked or self.graph.integer_ops() else self.prepared.graph.fused.ops
 
     @cached_property
     def fingerprint(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, Execution, Feeds
-from autotune.adapters.mxnet.framework import FAILURES, THREADS, dense, mx, reason
+from autotune.adapters.mxnet.framework import FAILURES, THREADS, dense, mx, reason, write
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.errors import ApplyError
 
@@ -21,18 +21,20 @@ class MxnetRunner:
     Args:
         model: The model.
         execution: How it runs.
+        fuses: Whether MXNet may fuse ops. Its fusion fails on symbols that also return what it would fuse.
 
     Raises:
         ApplyError: MXNet was started with other threads.
     """
 
-    def __init__(self, model: MxnetModel, execution: Execution) -> None:
+    def __init__(self, model: MxnetModel, execution: Execution, *, fuses: bool = True) -> None:
         if execution.threads != THREADS:
             raise ApplyError(
                 f"MXNet computes with the threads that it was started with ({THREADS}), but {execution.threads} are "
                 f"asked for. Set OMP_NUM_THREADS={execution.threads} in the environment before Python starts"
             )
         self._model = model
+        self._fuses = fuses
         self._symbol = model.graph.symbol
         arguments = set(self._symbol.list_arguments())
         self._arguments = {name: dense(array) for name, array in model.arguments.items() if name in arguments}
@@ -63,7 +65,7 @@ class MxnetRunner:
         try:
             executor, inputs = self._executor(arrays)
             for name, array in arrays.items():
-                inputs[name][:] = array
+                write(inputs[name], array)
             return tuple([output.asnumpy() for output in executor.forward(is_train=False)])
         except FAILURES as error:
             raise ApplyError(f"MXNet failed to run the model: {reason(error)}") from error
@@ -73,9 +75,16 @@ class MxnetRunner:
         if shapes not in self._executors:
             inputs = {name: mx.nd.zeros(array.shape, dtype=array.dtype) for name, array in arrays.items()}
             executor = self._symbol.bind(
-                mx.cpu(), args={**self._arguments, **inputs}, aux_states=self._states, grad_req="null"
+                mx.cpu(), args={**self._arguments, **inputs}, aux_states=self._states, **self._gradients()
             )
             while len(self._executors) >= _KEPT:
                 del self._executors[next(iter(self._executors))]
             self._executors[shapes] = executor, inputs
         return self._executors[shapes]
+
+    def _gradients(self) -> dict[str, Any]:
+        """Options of ``bind``: MXNet fuses for inference alone, so that one gradient is asked for where it must not."""
+        name = next((name for name, array in self._arguments.items() if array.dtype == np.float32), None)
+        if self._fuses or name is None:
+            return {"grad_req": "null"}
+        return {"args_grad": {name: mx.nd.zeros(self._arguments[name].shape)}, "grad_req": {name: "write"}}

@@ -7,13 +7,23 @@ from collections.abc import Sequence
 
 from autotune.adapters.mxnet.graph import POOLING, QuantizableOp
 from autotune.calibration import CalibrationStatistics
-from autotune.config import CALIBRATION_ALGORITHMS, Granularity, Precision, QuantizedType, TensorScheme
+from autotune.config import (
+    CALIBRATION_ALGORITHMS,
+    BiasCorrection,
+    Granularity,
+    Precision,
+    QuantizedType,
+    TensorScheme,
+    WeightRounding,
+)
 from autotune.host import Host
 from autotune.notes import lines_on_ranges, listed
 from autotune.space import FP32_SPACE, OpSpace, PrecisionSpace, RecipeSpace, TuningSpace
 
 ACTIVATIONS = TensorScheme(dtype=QuantizedType.S8, symmetric=True)
 """The type of an activation that has negative values; one that has none becomes u8, by MXNet's own rule."""
+
+UNSIGNED = TensorScheme(dtype=QuantizedType.U8)
 
 _PER_CHANNEL = TensorScheme(dtype=QuantizedType.S8, symmetric=True, granularity=Granularity.PER_CHANNEL)
 
@@ -45,7 +55,12 @@ def tuning_space(ops: Sequence[QuantizableOp], host: Host) -> TuningSpace:
             )
             for op in ops
         ),
-        recipe=RecipeSpace(reduce_range=(False, True) if host.saturates_u8s8 else (False,)),
+        recipe=RecipeSpace(
+            reduce_range=(False, True) if host.saturates_u8s8 else (False,),
+            equalization=(True, False),
+            bias_correction=(BiasCorrection.FAST, BiasCorrection.FULL, BiasCorrection.NONE),
+            weight_rounding=(WeightRounding.NEAREST, WeightRounding.GPTQ),
+        ),
     )
 
 
