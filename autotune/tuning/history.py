@@ -8,6 +8,7 @@ what came of it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,16 +20,32 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.claims import CONFIG, Claims, TrialGivenUp
+from autotune.tuning.bulk import CONFIG, uncollected
+from autotune.tuning.claims import Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
 from autotune.tuning.identity import HOST, LATER, difference
 from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
+from autotune.tuning.stored_trial import (
+    DUPLICATE,
+    DURATION,
+    MEASUREMENT,
+    MODEL,
+    NOTE,
+    REASON,
+    SAME_AS,
+    STATE,
+    counts,
+    interrupted,
+    revised,
+    to_trial,
+)
 
 FORMAT_VERSION = 1
 
@@ -48,14 +65,6 @@ HOLDOUT = "holdout"
 _REVISION = "revision:"
 """Prefix of a trial's number in the key under which the trial that :meth:`History.revise` is given is kept."""
 
-_NOTE, _MEASUREMENT = "autotune:note", "autotune:measurement"
-_STATE, _REASON, _DURATION, _DUPLICATE = (
-    "autotune:state",  # Optuna has no pruned trials in studies of several objectives, and no interrupted ones at all
-    "autotune:reason",
-    "autotune:duration_s",
-    "autotune:duplicate_of",
-)
-_MODEL, _SAME_AS = "autotune:model", "autotune:same_as"
 _IDENTITY, _FORMAT, _KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 
 
@@ -99,6 +108,9 @@ class History:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._multi_objective = multi_objective
         self._finished: dict[int, Trial] = {}
+        self._settled = 0  # so many trials of the study, from the first, have ended: they change no more
+        self._known: list[int] = []  # the numbers of those among them that count
+        self._gone = 0  # and how many of them were interrupted
         self._storage = storage
         with storage_errors(storage):
             self._study = _open_study(storage, multi_objective)
@@ -118,8 +130,11 @@ class History:
     @property
     def trials(self) -> Sequence[Trial]:
         """All trials by number, the baseline first; without duplicates of earlier ones and without interrupted ones."""
-        frozen = self._study.get_trials(deepcopy=False)
-        return [self._finished.get(trial.number) or self._read(trial) for trial in frozen if _counts(trial)]
+        rest = self._read_new()
+        return [
+            *map(self._finished.__getitem__, self._known),
+            *(self._finished.get(trial.number) or self._read(trial) for trial in rest if counts(trial)),
+        ]
 
     @property
     def begun(self) -> int:
@@ -127,7 +142,8 @@ class History:
 
         A seed made of it lets a run that continues after a kill draw what the uninterrupted one would have drawn.
         """
-        return sum(not _interrupted(trial) for trial in self._study.get_trials(deepcopy=False))
+        rest = self._read_new()
+        return self._settled - self._gone + sum(not interrupted(trial) for trial in rest)
 
     def open(self, sampler: BaseSampler) -> OpenTrial:
         """Begin a trial; a config is given to it by :meth:`start` or :meth:`repeat`."""
@@ -145,13 +161,13 @@ class History:
     def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
         """Record what a trial asks; from here on it is part of the history."""
         with storage_errors(self._storage), _given_up():
-            opened.handle.set_user_attr(_NOTE, note)
+            opened.handle.set_user_attr(NOTE, note)
             opened.handle.set_user_attr(CONFIG, config.to_json())
 
     def repeat(self, opened: OpenTrial, earlier: Trial, objective: Objective, target: float) -> None:
         """Answer a trial from an earlier one with the same config."""
         with storage_errors(self._storage), _given_up():
-            opened.handle.set_user_attr(_DUPLICATE, earlier.number)
+            opened.handle.set_user_attr(DUPLICATE, earlier.number)
             opened.handle.set_user_attr(CONFIG, earlier.config.to_json())
             self._tell(opened, earlier, objective, target)
 
@@ -166,9 +182,9 @@ class History:
             The first earlier trial whose config makes the same one; None where there is none.
         """
         with storage_errors(self._storage), _given_up():
-            opened.handle.set_user_attr(_MODEL, model)
+            opened.handle.set_user_attr(MODEL, model)
             frozen = self._study.get_trials(deepcopy=False)
-        same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(_MODEL) == model}
+        same = {trial.number for trial in frozen[: opened.number] if trial.user_attrs.get(MODEL) == model}
         return next((trial for trial in self.trials if trial.number in same), None)
 
     def finish(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
@@ -183,16 +199,16 @@ class History:
         with storage_errors(self._storage), _given_up():
             handle = opened.handle
             if trial.measurement is not None:
-                handle.set_user_attr(_MEASUREMENT, trial.measurement.to_json())
+                handle.set_user_attr(MEASUREMENT, trial.measurement.to_json())
             if trial.reason:
-                handle.set_user_attr(_REASON, trial.reason)
+                handle.set_user_attr(REASON, trial.reason)
             if trial.duration_s is not None:
-                handle.set_user_attr(_DURATION, trial.duration_s)
+                handle.set_user_attr(DURATION, trial.duration_s)
             if trial.same_as is not None:
-                handle.set_user_attr(_SAME_AS, trial.same_as)
-                handle.set_user_attr(_NOTE, trial.note)
+                handle.set_user_attr(SAME_AS, trial.same_as)
+                handle.set_user_attr(NOTE, trial.note)
             # Last: what has a state has an outcome, also where the process ends between two of these.
-            handle.set_user_attr(_STATE, str(trial.state))
+            handle.set_user_attr(STATE, str(trial.state))
             self._tell(opened, trial, objective, target)
 
     def revise(self, trial: Trial) -> None:
@@ -222,10 +238,33 @@ class History:
         with storage_errors(self._storage):
             self._study.set_user_attr(_KEPT + name, value)
 
-    def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
-        trial = _revised(_to_trial(frozen), self.kept(f"{_REVISION}{frozen.number}"))
-        if trial.state is not TrialState.RUNNING:
-            self._finished[trial.number] = trial
+    def _read_new(self) -> Sequence[FrozenTrial]:
+        """Read the trials that have ended since the last call, each once.
+
+        Returns:
+            The trials of the study from the first on that runs.
+        """
+        frozen = self._study.get_trials(deepcopy=False)
+        new = list(itertools.takewhile(lambda trial: trial.state.is_finished(), frozen[self._settled :]))
+        if new:
+            # One query for all of them: a resumed run has thousands.
+            kept, counting = self._study.user_attrs, [trial for trial in new if counts(trial)]
+            with uncollected():
+                for trial in counting:
+                    if trial.number not in self._finished:
+                        self._read(trial, kept)
+            self._known += [trial.number for trial in counting]
+            self._gone += sum(map(interrupted, new))
+            self._settled += len(new)
+        return frozen[self._settled :]
+
+    def _read(self, frozen: FrozenTrial, attrs: Mapping[str, Any] | None = None) -> Trial:
+        trial = to_trial(frozen)
+        if trial.state is TrialState.RUNNING:
+            return trial
+        attrs = self._study.user_attrs if attrs is None else attrs
+        trial = revised(trial, attrs.get(f"{_KEPT}{_REVISION}{frozen.number}"))
+        self._finished[trial.number] = trial
         return trial
 
     def _tell(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:
@@ -289,8 +328,8 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
         if version != FORMAT_VERSION:
             raise WorkspaceError(_other_format(storage, version))
         kept = {key.removeprefix(_KEPT): value for key, value in study.user_attrs.items() if key.startswith(_KEPT)}
-        frozen = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
-        trials = [_revised(_to_trial(trial), kept.get(f"{_REVISION}{trial.number}")) for trial in frozen]
+        frozen = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
+        trials = [revised(to_trial(trial), kept.get(f"{_REVISION}{trial.number}")) for trial in frozen]
     return trials, kept
 
 
@@ -323,65 +362,8 @@ def _given_up() -> Iterator[None]:
         raise TrialGivenUp(str(error)) from error
 
 
-def _counts(frozen: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial of the study is one of the run's: it was given a config, and no earlier trial answered it.
-
-    The config of one that was interrupted counts as untried.
-    """
-    attrs = frozen.user_attrs
-    return CONFIG in attrs and _DUPLICATE not in attrs and not _interrupted(frozen)
-
-
-def _interrupted(frozen: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial ended without an outcome of ours."""
-    return frozen.state is OptunaState.FAIL and _STATE not in frozen.user_attrs and _DUPLICATE not in frozen.user_attrs
-
-
 def _other_format(storage: Path | str | None, version: object) -> str:
     return (
         f"{name_of(storage)} has history format {version}, but this version of autotune reads {FORMAT_VERSION}. "
         "Read it with the version that wrote it, or choose another workspace"
-    )
-
-
-def _to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
-    """A trial as the study has it.
-
-    Raises:
-        WorkspaceError: It says what no version writes.
-    """
-    try:
-        return _as_written(frozen)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WorkspaceError(
-            f"Trial {frozen.number} of the history was altered, or is damaged: {type(error).__name__}: {error}. "
-            "Restore it from a copy, or choose another workspace"
-        ) from error
-
-
-def _as_written(frozen: optuna.trial.FrozenTrial) -> Trial:
-    attrs = frozen.user_attrs
-    measurement = attrs.get(_MEASUREMENT)
-    return Trial(
-        number=frozen.number,
-        config=QuantizationConfig.from_json(attrs[CONFIG]),
-        state=TrialState(attrs[_STATE]) if frozen.state.is_finished() else TrialState.RUNNING,
-        measurement=None if measurement is None else Measurement.from_json(measurement),
-        reason=attrs.get(_REASON),
-        duration_s=attrs.get(_DURATION),
-        note=attrs.get(_NOTE, ""),
-        params=frozen.params,
-        same_as=attrs.get(_SAME_AS),
-    )
-
-
-def _revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
-    if revision is None:
-        return trial
-    measurement = revision["measurement"]
-    return dataclasses.replace(
-        trial,
-        state=TrialState(revision["state"]),
-        reason=revision["reason"],
-        measurement=None if measurement is None else Measurement.from_json(measurement),
     )

@@ -1,0 +1,83 @@
+"""Trials as the study has them: the names of their attributes, and what is made of those."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from autotune.config import QuantizationConfig
+from autotune.errors import WorkspaceError
+from autotune.trial import Measurement, Trial, TrialState
+from autotune.tuning.bulk import CONFIG
+
+NOTE, MEASUREMENT = "autotune:note", "autotune:measurement"
+STATE, REASON, DURATION, DUPLICATE = (
+    "autotune:state",  # Optuna has no pruned trials in studies of several objectives, and no interrupted ones at all
+    "autotune:reason",
+    "autotune:duration_s",
+    "autotune:duplicate_of",
+)
+MODEL, SAME_AS = "autotune:model", "autotune:same_as"
+
+
+def counts(frozen: FrozenTrial) -> bool:
+    """Whether a trial of the study is one of the run's: it was given a config, and no earlier trial answered it.
+
+    The config of one that was interrupted counts as untried.
+    """
+    attrs = frozen.user_attrs
+    return CONFIG in attrs and DUPLICATE not in attrs and not interrupted(frozen)
+
+
+def interrupted(frozen: FrozenTrial) -> bool:
+    """Whether a trial ended without an outcome of ours."""
+    return frozen.state is OptunaState.FAIL and STATE not in frozen.user_attrs and DUPLICATE not in frozen.user_attrs
+
+
+def to_trial(frozen: FrozenTrial) -> Trial:
+    """A trial as the study has it.
+
+    Raises:
+        WorkspaceError: It says what no version writes.
+    """
+    try:
+        return _as_written(frozen)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WorkspaceError(
+            f"Trial {frozen.number} of the history was altered, or is damaged: {type(error).__name__}: {error}. "
+            "Restore it from a copy, or choose another workspace"
+        ) from error
+
+
+def _as_written(frozen: FrozenTrial) -> Trial:
+    attrs = frozen.user_attrs
+    config, measurement = attrs[CONFIG], attrs.get(MEASUREMENT)
+    return Trial(
+        number=frozen.number,
+        config=QuantizationConfig.from_json(json.loads(config) if isinstance(config, str) else config),
+        state=TrialState(attrs[STATE]) if frozen.state.is_finished() else TrialState.RUNNING,
+        measurement=None if measurement is None else Measurement.from_json(measurement),
+        reason=attrs.get(REASON),
+        duration_s=attrs.get(DURATION),
+        note=attrs.get(NOTE, ""),
+        params=frozen.params,
+        same_as=attrs.get(SAME_AS),
+    )
+
+
+def revised(trial: Trial, revision: Mapping[str, Any] | None) -> Trial:
+    """The trial with what :meth:`History.revise` kept of it, where it did."""
+    if revision is None:
+        return trial
+    measurement = revision["measurement"]
+    return dataclasses.replace(
+        trial,
+        state=TrialState(revision["state"]),
+        reason=revision["reason"],
+        measurement=None if measurement is None else Measurement.from_json(measurement),
+    )
