@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-LATEST = 400
+LATEST = 200
 """Trials that a model is made of, beside the best: the time of a TPE grows with their number, that of a Gaussian
 process with its third power."""
 BEST = 25
