@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 from autotune.granularity import Granularity, PerAxis, PerGroup, PerTensor
@@ -188,6 +188,11 @@ class OpConfig:
     weight: TensorScheme | None = None
     calibration: CalibrationAlgorithm | None = None
 
+    @property
+    def is_fp32(self) -> bool:
+        """Whether the op stays as it is."""
+        return self.precision is Precision.FP32 and self == FP32
+
     def __str__(self) -> str:
         parts = [str(self.precision)]
         if self.activation is not None:
@@ -200,26 +205,50 @@ class OpConfig:
 
     def to_json(self) -> dict[str, str]:
         """The fields that are set, as strings."""
+        return dict(self._json)
+
+    @cached_property
+    def _json(self) -> Mapping[str, str]:
         values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         return {name: str(value) for name, value in values if value is not None}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, str]) -> Self:
+    @cached_property
+    def _around_names(self) -> tuple[str, str]:
+        """An entry of a config as canonical JSON: what comes before the names of its ops, and what comes after."""
+        key = '"names":['
+        before, after = _canonical({**self._json, "names": []}).split(key, 1)
+        return before + key, after
+
+    @staticmethod
+    def from_json(data: Mapping[str, str]) -> OpConfig:
         """Read what :meth:`to_json` wrote.
 
         Raises:
             ValueError: A value is not one of those known.
             TypeError: A key is unknown.
         """
-        readers: dict[str, Callable[[str], Any]] = {
-            "precision": Precision,
-            "activation": TensorScheme.parse,
-            "weight": TensorScheme.parse,
-            "calibration": CalibrationAlgorithm.parse,
-        }
-        values: dict[str, Any] = {name: readers.get(name, str)(value) for name, value in data.items()}
-        return cls(**values)
+        return _read_choice(*data.items())
 
+
+@lru_cache(maxsize=2**12)
+def _read_choice(*items: tuple[str, str]) -> OpConfig:
+    """The choice that these names and values are; one object for all that are alike, as a history has them often."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "precision": Precision,
+        "activation": TensorScheme.parse,
+        "weight": TensorScheme.parse,
+        "calibration": CalibrationAlgorithm.parse,
+    }
+    values: dict[str, Any] = {name: readers.get(name, str)(value) for name, value in items}
+    return OpConfig(**values)
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+_quoted: Callable[[str], str] = lru_cache(maxsize=2**16)(json.dumps)
+"""A name of an op as JSON."""
 
 FP32 = OpConfig()
 """The op stays as it is."""
@@ -249,7 +278,7 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         # fp32 is what an op without an entry is, so that equal configs compare and hash equal.
-        kept = {name: self.ops[name] for name in sorted(self.ops) if self.ops[name] != FP32}
+        kept = {name: choice for name, choice in sorted(self.ops.items()) if not choice.is_fp32}
         object.__setattr__(self, "ops", kept)
         object.__setattr__(self, "prepared", self.prepared and not kept)
         object.__setattr__(self, "trained", self.trained and bool(kept))
@@ -257,7 +286,7 @@ class QuantizationConfig:
             object.__setattr__(self, "runtime", None)
         if not kept:
             object.__setattr__(self, "recipe", Recipe())
-        elif not self.stores_weights_only:
+        elif self.recipe.weight_only is not WeightOnly.RTN and not self.stores_weights_only:
             object.__setattr__(self, "recipe", dataclasses.replace(self.recipe, weight_only=WeightOnly.RTN))
 
     def __getitem__(self, op: str) -> OpConfig:
@@ -269,7 +298,13 @@ class QuantizationConfig:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that depend on nothing but the choices; the same on every host and in every run."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        # The canonical JSON of `to_json`, of parts that configs share: a history of thousands needs those of all.
+        entries = []
+        for choice, names in self._choices():
+            before, after = choice._around_names
+            entries.append(f"{before}{','.join(map(_quoted, names))}{after}")
+        others = _canonical(self._whole_json())
+        text = f'{{"ops":[{",".join(entries)}]{"," if len(others) > 2 else ""}{others[1:]}'
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -292,17 +327,22 @@ class QuantizationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` reads; ops that differ in nothing share one entry."""
-        choices: dict[OpConfig, list[str]] = {}
-        known: dict[int, list[str]] = {}
+        return {"ops": [{"names": names, **choice._json} for choice, names in self._choices()], **self._whole_json()}
+
+    def _choices(self) -> Iterable[tuple[OpConfig, list[str]]]:
+        """Each choice, and the ops that make it."""
+        choices: dict[tuple[str, str], tuple[OpConfig, list[str]]] = {}
         for name, choice in self.ops.items():
-            # Ops mostly share their choices as objects, and hashing one takes longer than all else here.
-            names = known.get(id(choice))
-            if names is None:
-                names = known[id(choice)] = choices.setdefault(choice, [])
-            names.append(name)
-        data: dict[str, Any] = {
-            "ops": [{"names": names, **choice.to_json()} for choice, names in choices.items()],
-        }
+            key = choice._around_names  # hashed in less time than the choice
+            known = choices.get(key)
+            if known is None:
+                known = choices[key] = (choice, [])
+            known[1].append(name)
+        return choices.values()
+
+    def _whole_json(self) -> dict[str, Any]:
+        """All but the ops. Its keys come after ``ops`` in the alphabet, as the fingerprint needs it."""
+        data: dict[str, Any] = {}
         if recipe := self.recipe.to_json():
             data["recipe"] = recipe
         if self.prepared:
@@ -323,8 +363,9 @@ class QuantizationConfig:
         """
         ops = {}
         for entry in data["ops"]:
-            choice = OpConfig.from_json({key: value for key, value in entry.items() if key != "names"})
-            ops.update(dict.fromkeys(entry["names"], choice))
+            choice = _read_choice(*(item for item in entry.items() if item[0] != "names"))
+            for name in entry["names"]:
+                ops[name] = choice
         return cls(
             ops=ops,
             recipe=Recipe.from_json(data.get("recipe", {})),

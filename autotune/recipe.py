@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from functools import cached_property, lru_cache
+from typing import Any
 
 
 class BiasCorrection(StrEnum):
@@ -113,6 +114,10 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The fields and options that differ from their defaults: one that is added later changes no stored hash."""
+        return dict(self._json)
+
+    @cached_property
+    def _json(self) -> Mapping[str, Any]:
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         values = {
             name: self[name]
@@ -121,15 +126,21 @@ class Recipe:
         }
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Recipe:
         """Read what :meth:`to_json` wrote. A key that is no field is an option, which only the adapter knows.
 
         Raises:
             ValueError: A value is not one of those known, or an option's is no text.
         """
-        fields = {name: value for name, value in data.items() if name in RECIPE_FIELDS}
-        return cls(**fields, options={name: value for name, value in data.items() if name not in RECIPE_FIELDS})
+        return _read(*((name, type(value), value) for name, value in data.items()))
+
+
+@lru_cache(maxsize=2**10)
+def _read(*items: tuple[str, type, Any]) -> Recipe:
+    """The recipe of these names, types and values; one object for all that are alike, as a history has them often."""
+    fields = {name: value for name, _, value in items if name in RECIPE_FIELDS}
+    return Recipe(**fields, options={name: value for name, _, value in items if name not in RECIPE_FIELDS})
 
 
 RECIPE_FIELDS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "options")

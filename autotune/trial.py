@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from autotune.config import QuantizationConfig
@@ -148,7 +149,7 @@ class Trial:
         """The measured speedup, where there is one."""
         return None if self.measurement is None else self.measurement.speedup
 
-    @property
+    @cached_property
     def met(self) -> bool:
         """Whether nothing rules it out and it keeps the accuracy target."""
         return (

@@ -16,6 +16,7 @@ from autotune.bounds import require_least
 from autotune.config import FP32, CalibrationAlgorithm, OpConfig, QuantizationConfig, TensorScheme
 from autotune.errors import MissingDependencyError, StrategyError
 from autotune.space import TuningSpace
+from autotune.strategies.planning.limited import BestTrials, LimitedSampler
 from autotune.strategies.planning.moves import cost_of, fallback_order, loss_of
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Trial, TrialState
@@ -64,12 +65,14 @@ class Bayesian(Strategy):
             )
         self.model = model
         self.explore = explore
+        self._best = BestTrials()
 
     def sampler(self, problem: Problem, seed: int) -> BaseSampler:  # noqa: ARG002
         """TPE or a Gaussian process; the target reaches both as a constraint of the trials."""
         if self.model == "gp":
-            return GPSampler(seed=seed, n_startup_trials=5, warn_independent_sampling=False)
-        return TPESampler(seed=seed, n_startup_trials=5, n_ei_candidates=48)
+            gaussian = GPSampler(seed=seed, n_startup_trials=5, warn_independent_sampling=False)
+            return LimitedSampler(gaussian, self._best)
+        return LimitedSampler(TPESampler(seed=seed, n_startup_trials=5, n_ei_candidates=48), self._best)
 
     def propose(self, problem: Problem, trials: Sequence[Trial], draw: Draw) -> Proposal | Exhausted:
         """The preferred config, then draws; every second one near the best once there is one."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from autotune.config import OpConfig, QuantizationConfig
-from autotune.space import OpSpace
+from autotune.space import OpSpace, TuningSpace
 from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
 _PERMUTED = 2**16
 """Spaces up to this size are shuffled as a whole; in larger ones a draw is hardly ever a repetition."""
+_TOGETHER = 64
+"""Configs that are drawn at once, which takes no longer than drawing one."""
 
 
 class Random(PlannedStrategy):
@@ -24,34 +27,54 @@ class Random(PlannedStrategy):
 
     def plan(self, problem: Problem) -> Plan:
         """A shuffled space, or draws without repetition."""
-        space = problem.space
-        generator = np.random.default_rng(problem.seed)
-        if space.size <= _PERMUTED:
-            for index in generator.permutation(space.size):
-                yield Proposal(config=_at(problem, int(index)), note="drawn at random")
-            return f"exhausted: all {space.size} configs were tried"
+        space, at = problem.space, _Positions(problem.space)
+        size, generator = space.size, np.random.default_rng(problem.seed)
+        if size <= _PERMUTED:
+            for index in generator.permutation(size):
+                yield Proposal(config=at.index(int(index)), note="drawn at random")
+            return f"exhausted: all {size} configs were tried"
         seen: set[str] = set()
-        while len(seen) < space.size:
-            index = 0
-            for op in space.ops:
-                index = index * op.size + int(generator.integers(op.size))
-            config = _at(problem, index * space.recipe.size + int(generator.integers(space.recipe.size)))
-            if config.fingerprint not in seen:
-                seen.add(config.fingerprint)
-                yield Proposal(config=config, note="drawn at random")
-        return f"exhausted: all {space.size} configs were tried"
+        # Drawn together they are the numbers that one draw for each op, and one for the recipe, would give.
+        sizes = np.tile([*(op.size for op in space.ops), space.recipe.size], (_TOGETHER, 1))
+        while len(seen) < size:
+            for *digits, recipe in generator.integers(sizes).tolist():
+                config = at(digits, recipe)
+                if config.fingerprint not in seen:
+                    seen.add(config.fingerprint)
+                    yield Proposal(config=config, note="drawn at random")
+        return f"exhausted: all {size} configs were tried"
 
 
-def _at(problem: Problem, index: int) -> QuantizationConfig:
-    """The config at a position of the space, counted in mixed radix with the recipe as the last digit."""
-    space = problem.space
-    index, digit = divmod(index, space.recipe.size)
-    recipe = list(space.recipe.recipes())[digit]
-    ops = {}
-    for op in reversed(space.ops):
-        index, digit = divmod(index, op.size)
-        ops[op.name] = _choice_at(op, digit)
-    return QuantizationConfig(ops=ops, recipe=recipe)
+class _Positions:
+    """The configs of a space by their positions. Each choice is made once: a replay goes through thousands of configs.
+
+    Args:
+        space: The choices that are allowed.
+    """
+
+    def __init__(self, space: TuningSpace) -> None:
+        self._space = space
+        self._recipes = list(space.recipe.recipes())
+        self._choices: list[dict[int, OpConfig]] = [{} for _ in space.ops]
+
+    def __call__(self, digits: Sequence[int], recipe: int) -> QuantizationConfig:
+        """The config of a choice for each op, and one of the recipes, by their positions."""
+        ops = {}
+        for op, known, digit in zip(self._space.ops, self._choices, digits, strict=True):
+            choice = known.get(digit)
+            if choice is None:
+                choice = known[digit] = _choice_at(op, digit)
+            ops[op.name] = choice
+        return QuantizationConfig(ops=ops, recipe=self._recipes[recipe])
+
+    def index(self, index: int) -> QuantizationConfig:
+        """The config at a position of the space, counted in mixed radix with the recipe as the last digit."""
+        index, recipe = divmod(index, len(self._recipes))
+        digits = []
+        for op in reversed(self._space.ops):
+            index, digit = divmod(index, op.size)
+            digits.append(digit)
+        return self(digits[::-1], recipe)
 
 
 def _choice_at(op: OpSpace, index: int) -> OpConfig:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pickle
 
@@ -58,6 +59,24 @@ def test_json_round_trip(config: QuantizationConfig) -> None:
     assert read == config
     assert read.fingerprint == config.fingerprint
     assert hash(read) == hash(config)
+
+
+@given(configs)
+def test_the_fingerprint_is_a_hash_of_canonical_json(config: QuantizationConfig) -> None:
+    text = json.dumps(config.to_json(), sort_keys=True, separators=(",", ":"))
+    assert config.fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_equal_choices_of_a_history_are_one_object() -> None:
+    data = {"names": ["a"], "precision": "int8", "weight": "s8 symmetric per_channel"}
+    one, other = (QuantizationConfig.from_json({"ops": [dict(data)]}) for _ in range(2))
+    assert one["a"] is other["a"]
+
+
+def test_a_recipe_that_was_altered_is_not_taken_for_one_that_was_not() -> None:
+    altered, sound = Recipe.from_json({"reduce_range": 1}), Recipe.from_json({"reduce_range": True})
+    assert altered.to_json() == {"reduce_range": 1}
+    assert sound.to_json()["reduce_range"] is True
 
 
 @given(configs, configs)

@@ -21,7 +21,8 @@ from optuna.trial import TrialState as OptunaState
 
 from autotune.errors import DeadlineReached
 from autotune.owner import Owner
-from autotune.tuning.storage import storage_errors
+from autotune.tuning.bulk import CONFIG
+from autotune.tuning.storage import running_trials, storage_errors
 
 BEAT_S = 10.0
 """Seconds between two heartbeats."""
@@ -32,7 +33,7 @@ _UNNAMED_S = 10.0
 """Seconds that a trial may be there before its owner has written its name to it."""
 _POLL_S = (0.02, 0.5)
 
-_OWNER, _BEAT, CONFIG = "autotune:owner", "autotune:beat:", "autotune:config"
+_OWNER, _BEAT = "autotune:owner", "autotune:beat:"
 
 
 class TrialGivenUp(Exception):
@@ -87,7 +88,7 @@ class Claims:
         """
         wait_s = _POLL_S[0]
         while True:
-            running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
+            running = running_trials(self._study)
             planned = (trial for trial in running if trial.number < number and CONFIG not in trial.user_attrs)
             if not any(self._runs_elsewhere(trial) for trial in planned):
                 return
@@ -105,7 +106,7 @@ class Claims:
             self.wait(deadline=deadline)
 
     def _running(self) -> set[int]:
-        running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
+        running = running_trials(self._study)
         return {trial.number for trial in running if self._runs_elsewhere(trial)}
 
     def wait(self, seconds: float = _POLL_S[1], deadline: float | None = None) -> None:

@@ -8,6 +8,7 @@ what came of it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from autotune.arguments import require
@@ -26,7 +28,8 @@ from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Trial, TrialState
-from autotune.tuning.claims import CONFIG, Claims, TrialGivenUp
+from autotune.tuning.bulk import CONFIG, uncollected
+from autotune.tuning.claims import Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
 from autotune.tuning.identity import HOST, LATER, difference
 from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
@@ -106,6 +109,9 @@ class History:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._multi_objective = multi_objective
         self._finished: dict[int, Trial] = {}
+        self._settled = 0  # so many trials of the study, from the first, have ended: they change no more
+        self._known: list[int] = []  # the numbers of those among them that count
+        self._gone = 0  # and how many of them were interrupted
         self._storage = storage
         with storage_errors(storage):
             self._study = _open_study(storage, multi_objective)
@@ -125,8 +131,11 @@ class History:
     @property
     def trials(self) -> Sequence[Trial]:
         """All trials by number, the baseline first; without duplicates of earlier ones and without interrupted ones."""
-        frozen = self._study.get_trials(deepcopy=False)
-        return [self._finished.get(trial.number) or self._read(trial) for trial in frozen if counts(trial)]
+        rest = self._read_new()
+        return [
+            *map(self._finished.__getitem__, self._known),
+            *(self._finished.get(trial.number) or self._read(trial) for trial in rest if counts(trial)),
+        ]
 
     @property
     def begun(self) -> int:
@@ -134,7 +143,8 @@ class History:
 
         A seed made of it lets a run that continues after a kill draw what the uninterrupted one would have drawn.
         """
-        return sum(not interrupted(trial) for trial in self._study.get_trials(deepcopy=False))
+        rest = self._read_new()
+        return self._settled - self._gone + sum(not interrupted(trial) for trial in rest)
 
     def open(self, sampler: BaseSampler) -> OpenTrial:
         """Begin a trial; a config is given to it by :meth:`start` or :meth:`repeat`."""
@@ -229,10 +239,33 @@ class History:
         with storage_errors(self._storage):
             self._study.set_user_attr(KEPT + name, value)
 
-    def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
-        trial = revised(to_trial(frozen), self.kept(f"{REVISION}{frozen.number}"))
-        if trial.state is not TrialState.RUNNING:
-            self._finished[trial.number] = trial
+    def _read_new(self) -> Sequence[FrozenTrial]:
+        """Read the trials that have ended since the last call, each once.
+
+        Returns:
+            The trials of the study from the first on that runs.
+        """
+        frozen = self._study.get_trials(deepcopy=False)
+        new = list(itertools.takewhile(lambda trial: trial.state.is_finished(), frozen[self._settled :]))
+        if new:
+            # One query for all of them: a resumed run has thousands.
+            kept, counting = self._study.user_attrs, [trial for trial in new if counts(trial)]
+            with uncollected():
+                for trial in counting:
+                    if trial.number not in self._finished:
+                        self._read(trial, kept)
+            self._known += [trial.number for trial in counting]
+            self._gone += sum(map(interrupted, new))
+            self._settled += len(new)
+        return frozen[self._settled :]
+
+    def _read(self, frozen: FrozenTrial, attrs: Mapping[str, Any] | None = None) -> Trial:
+        trial = to_trial(frozen)
+        if trial.state is TrialState.RUNNING:
+            return trial
+        attrs = self._study.user_attrs if attrs is None else attrs
+        trial = revised(trial, attrs.get(f"{KEPT}{REVISION}{frozen.number}"))
+        self._finished[trial.number] = trial
         return trial
 
     def _tell(self, opened: OpenTrial, trial: Trial, objective: Objective, target: float) -> None:

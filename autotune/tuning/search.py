@@ -290,7 +290,8 @@ class Search(Generic[ModelT]):
             self._history.discard(opened)
             return proposal
         proposal = dataclasses.replace(proposal, config=side.config(proposal.config))
-        earlier = next((trial for trial in trials if trial.config == proposal.config), None)
+        fingerprint = proposal.config.fingerprint
+        earlier = next((trial for trial in trials if trial.config.fingerprint == fingerprint), None)
         if earlier is not None:
             self._history.repeat(opened, earlier, self._objective, self._criterion.target)
             self._repeats[side.runtime] += 1

@@ -7,19 +7,22 @@ import importlib.util
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autotune.errors import MissingDependencyError, WorkspaceError
+from autotune.tuning.bulk import BulkCache, BulkStorage
 
 DATABASE = "study.db"
 STUDY_NAME = "autotune"
@@ -103,14 +106,14 @@ def open_storage(storage: Path | str | None) -> BaseStorage:
         return InMemoryStorage()
     if isinstance(storage, Path):
         storage.mkdir(parents=True, exist_ok=True)
-        return _patient(lambda: RDBStorage(f"sqlite:///{storage / DATABASE}"))
+        return _patient(lambda: BulkStorage(f"sqlite:///{storage / DATABASE}"))
     if storage.startswith(_JOURNAL):
         return _patient(lambda: JournalStorage(JournalFileBackend(storage.removeprefix(_JOURNAL))))
     if storage.startswith(_GRPC):
         return _patient(lambda: _proxy(storage))
     url = _checked_url(storage).render_as_string(hide_password=False)
     options = {} if storage.startswith("sqlite") else {"pool_pre_ping": True}
-    return _patient(lambda: RDBStorage(url, engine_kwargs=options))
+    return _patient(lambda: BulkStorage(url, engine_kwargs=options))
 
 
 def _proxy(storage: str) -> BaseStorage:
@@ -166,10 +169,20 @@ def name_of(storage: Path | str | None) -> str:
 
 def _patient(make: Callable[[], BaseStorage]) -> BaseStorage:
     """A storage that waits for its server or its lock; opening it does so too."""
-    inner = _patiently(lambda: get_storage(make()), opening=True)
+    made = _patiently(make, opening=True)
     storage: BaseStorage = _Patient()
-    storage._inner = inner  # type: ignore[attr-defined]  # its methods, made below, read it
+    storage._made = made  # type: ignore[attr-defined]
+    storage._inner = BulkCache(made) if isinstance(made, BulkStorage) else made  # type: ignore[attr-defined]  # its methods, made below, read it
     return storage
+
+
+def running_trials(study: Study) -> Sequence[FrozenTrial]:
+    """The running trials of a study; a database is not asked for the others."""
+    made = getattr(study._storage, "_made", None)
+    if isinstance(made, BulkStorage):
+        found: Sequence[FrozenTrial] = _patiently(lambda: made.running(study._study_id))
+        return found
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def _patiently(action: Callable[[], Any], *, opening: bool = False) -> Any:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.claims import CONFIG
+from autotune.tuning.bulk import CONFIG
 
 NOTE, MEASUREMENT = "autotune:note", "autotune:measurement"
 STATE, REASON, DURATION, DUPLICATE = (
@@ -46,7 +47,7 @@ def told_values(measurement: Measurement, objective: Objective, *, multi_objecti
     return None if None in values else [float(value) for value in values if value is not None]
 
 
-def counts(frozen: optuna.trial.FrozenTrial) -> bool:
+def counts(frozen: FrozenTrial) -> bool:
     """Whether a trial of the study is one of the run's: it was given a config, and no earlier trial answered it.
 
     The config of one that was interrupted counts as untried.
@@ -55,12 +56,12 @@ def counts(frozen: optuna.trial.FrozenTrial) -> bool:
     return CONFIG in attrs and DUPLICATE not in attrs and not interrupted(frozen)
 
 
-def interrupted(frozen: optuna.trial.FrozenTrial) -> bool:
+def interrupted(frozen: FrozenTrial) -> bool:
     """Whether a trial ended without an outcome of ours."""
     return frozen.state is OptunaState.FAIL and STATE not in frozen.user_attrs and DUPLICATE not in frozen.user_attrs
 
 
-def to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
+def to_trial(frozen: FrozenTrial) -> Trial:
     """A trial as the study has it.
 
     Raises:
@@ -75,12 +76,12 @@ def to_trial(frozen: optuna.trial.FrozenTrial) -> Trial:
         ) from error
 
 
-def _as_written(frozen: optuna.trial.FrozenTrial) -> Trial:
+def _as_written(frozen: FrozenTrial) -> Trial:
     attrs = frozen.user_attrs
-    measurement = attrs.get(MEASUREMENT)
+    config, measurement = attrs[CONFIG], attrs.get(MEASUREMENT)
     return Trial(
         number=frozen.number,
-        config=QuantizationConfig.from_json(attrs[CONFIG]),
+        config=QuantizationConfig.from_json(json.loads(config) if isinstance(config, str) else config),
         state=TrialState(attrs[STATE]) if frozen.state.is_finished() else TrialState.RUNNING,
         measurement=None if measurement is None else Measurement.from_json(measurement),
         reason=attrs.get(REASON),

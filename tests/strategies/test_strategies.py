@@ -18,8 +18,10 @@ from autotune.strategies import create_strategy
 from autotune.strategies.auto.prediction import LinearModel
 from autotune.strategies.auto.program import Conversions, Program
 from autotune.strategies.planning.moves import uniform_configs
+from autotune.strategies.random import Random
 from autotune.testing.driver import Run, share_of_data
 from autotune.testing.synthetic import Synthetic, make_model, make_space
+from autotune.trial import Trial, TrialState
 from tests.strategies.table import Table
 
 
@@ -60,6 +62,23 @@ def test_exhaustive_sees_every_config_and_refuses_what_it_cannot_end() -> None:
     assert len(run.evaluated) == model.space.size - 1
     with pytest.raises(StrategyError, match=r"at most 10,000 configs, but this one has about 10\^\d+.*Restrict"):
         _run("exhaustive", make_model(12))
+
+
+def test_random_draws_what_it_always_drew() -> None:
+    # Stored runs continue with the configs that one draw for each op, and one for the recipe, gave them.
+    problem = make_model(30).problem(seed=3)
+    plan, generator = Random().plan(problem), np.random.default_rng(3)
+    proposal = next(plan)
+    for _ in range(100):
+        digits = [int(generator.integers(op.size)) for op in problem.space.ops]
+        recipe = list(problem.space.recipe.recipes())[int(generator.integers(problem.space.recipe.size))]
+        choices = {
+            op.name: next(itertools.islice(op.configs(), digit, None))
+            for op, digit in zip(problem.space.ops, digits, strict=True)
+        }
+        assert {name: proposal.config[name] for name in choices} == choices
+        assert proposal.config.recipe == recipe
+        proposal = plan.send(Trial(number=1, config=proposal.config, state=TrialState.RUNNING))
 
 
 def test_random_visits_a_small_space_completely() -> None:
