@@ -82,7 +82,7 @@ class Writer:
 
         Args:
             op: The op.
-            grids: Of each of its matrices.
+            grids: The grid of each of its matrices.
         """
         RecurrentWriter(self._module, self._nodes[op.node], grids).write()
 

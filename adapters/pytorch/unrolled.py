@@ -43,7 +43,7 @@ class RecurrentWriter:
     Args:
         module: The graph.
         node: The op.
-        grids: Of each of its matrices.
+        grids: The grid of each of its matrices.
     """
 
     def __init__(self, module: fx.GraphModule, node: fx.Node, grids: Sequence[WeightGrid]) -> None:
