@@ -50,7 +50,7 @@ CLIPS = frozenset({"Relu", "Clip"})
 LARGE = 1 << 16
 """Values of a constant. Smaller ones stay in the cache and make no model large: fewer bits gain nothing."""
 
-_NO_KERNEL = frozenset({"ConvTranspose", "GRU", "RNN"})
+_NO_KERNEL = frozenset({"ConvTranspose", "Einsum", "GRU", "RNN"})
 """Op types that users may expect to be quantized, and that ONNX Runtime has no integer kernel for."""
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})

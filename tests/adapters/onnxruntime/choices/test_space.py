@@ -95,6 +95,13 @@ def test_float16_stays_as_it_is_with_a_note() -> None:
     assert any("float16" in note and "not folded" in note for note in notes)
 
 
+def test_an_einsum_is_named_as_one_without_an_integer_kernel() -> None:
+    proto = build([node("Einsum", "x w", "y", equation="bi,io->bo")], {"x": ("N", 3)}, {"y": None}, {"w": normal(3, 4)})
+    notes, ops = notes_and_ops(proto)
+    assert "Einsum 'y' stays fp32: ONNX Runtime has no integer kernel for it" in notes
+    assert ops == []
+
+
 def test_arithmetic_of_shapes_has_no_note() -> None:
     nodes = [
         node("Shape", "x", "size"),
