@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import fx
 
 from autotune.adapter import Array
+from autotune.adapters.pytorch.dynamic import dynamic_integers
 from autotune.adapters.pytorch.graph import ATEN, constant_of, set_constant, tensor
 from autotune.adapters.pytorch.kernels import OP, scale_name
 from autotune.adapters.pytorch.ops import QuantizableOp, nodes_by_name
@@ -22,9 +22,6 @@ _LOW, _HIGH = 0, 255
 """Integers of activations, which are u8."""
 
 _WEIGHT_LOW, _WEIGHT_HIGH = -128, 127
-
-_EPSILON = float(torch.finfo(torch.float32).eps)
-"""The smallest scale of an activation whose range is found in each call."""
 
 
 class Writer:
@@ -65,13 +62,9 @@ class Writer:
         """Let an op read integers whose scale and zero point are those of the call."""
         node = self._nodes[op.node]
         source = node.args[0]
+        assert isinstance(source, fx.Node)
         with self._graph.inserting_before(node):
-            chosen = self._graph.call_function(
-                QUANTIZED.choose_qparams.tensor, (source, _LOW, _HIGH, _EPSILON, torch.uint8)
-            )
-            scale, zero_point = (self._graph.call_function(operator.getitem, (chosen, place)) for place in (0, 1))
-            ends = (scale, zero_point, _LOW, _HIGH, torch.uint8)
-            integers = self._graph.call_function(QUANTIZED.quantize_per_tensor.tensor, (source, *ends))
+            integers, ends = dynamic_integers(self._graph, source)
             real = self._graph.call_function(QUANTIZED.dequantize_per_tensor.tensor, (integers, *ends))
         node.args = (real, *node.args[1:])
         self._set_weight(op, node, grid)
@@ -82,7 +75,7 @@ class Writer:
 
         Args:
             op: The op.
-            grids: Of each of its matrices.
+            grids: The grid of each of its matrices.
         """
         RecurrentWriter(self._module, self._nodes[op.node], grids).write()
 

@@ -13,8 +13,8 @@ from autotune.adapters.pytorch.graph import ATEN, constant_of, is_tensor
 RECURRENT = {ATEN.lstm.input: "LSTM", ATEN.gru.input: "GRU"}
 """Ops that go over a sequence step by step, and what they are called."""
 
-MOST_STEPS = 256
-"""More steps than these, counted over all layers and directions, take the compiler minutes."""
+MOST_STEPS = 128
+"""More steps than these, counted over all layers and directions, take the compiler minutes; 50 take it half of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Recurrence:
 
     Attributes:
         kind: ``LSTM`` or ``GRU``.
-        source: What it reads.
+        source: The sequence that it reads.
         states: Initial hidden state, and that of the cells for an LSTM.
         parameters: For each layer and direction, two matrices, and two vectors of biases where it has them.
         biased: Whether it has biases.
@@ -54,7 +54,7 @@ class Recurrence:
 
     @property
     def matrices(self) -> tuple[fx.Node, ...]:
-        """Of each pass: the matrix of the inputs and that of the hidden state, shape (gates * hidden, ...)."""
+        """The matrices of the inputs and of the hidden state of each pass, shape (gates * hidden, ...)."""
         each = 4 if self.biased else 2
         return tuple(self.parameters[each * place + k] for place in range(self.passes) for k in (0, 1))
 
@@ -99,7 +99,7 @@ def _is_float(node: fx.Node) -> bool:
 
 
 def matrix_name(node: str, place: int) -> str:
-    """What the constants of a matrix are called by, ``lstm_0`` for example."""
+    """Prefix of the constants of a matrix, ``lstm_0`` for example."""
     return f"{node}_{place}"
 
 

@@ -13,17 +13,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from autotune.adapters.pytorch.dynamic import dynamic_integers
 from autotune.adapters.pytorch.graph import ATEN, constant_of, set_constant, tensor
 from autotune.adapters.pytorch.kernels import scale_name
-from autotune.adapters.pytorch.quick import QUANTIZED
 from autotune.adapters.pytorch.recurrent import integers_name, matrix_name, recurrence
 from autotune.adapters.pytorch.weights import channel_scales
 from autotune.algorithms.grids import WeightGrid
 
 _GATES = {"LSTM": 4, "GRU": 3}
-_LOW, _HIGH = 0, 255
-_EPSILON = float(torch.finfo(torch.float32).eps)
-"""The smallest scale of what a product reads."""
 
 _PREPACK = "onednn::qlinear_prepack"
 
@@ -43,7 +40,7 @@ class RecurrentWriter:
     Args:
         module: The graph.
         node: The op.
-        grids: Of each of its matrices.
+        grids: The grid of each of its matrices.
     """
 
     def __init__(self, module: fx.GraphModule, node: fx.Node, grids: Sequence[WeightGrid]) -> None:
@@ -139,10 +136,7 @@ class RecurrentWriter:
 
     def _product(self, x: fx.Node, packed: tuple[fx.Node, fx.Node, fx.Node], bias: fx.Node | None) -> fx.Node:
         """The integer product of a tensor, whose range is found in the call, and a matrix."""
-        ends = (_LOW, _HIGH)
-        chosen = self._call(QUANTIZED.choose_qparams.tensor, x, *ends, _EPSILON, torch.uint8)
-        scale, zero_point = (self._call(operator.getitem, chosen, each) for each in (0, 1))
-        integers = self._call(QUANTIZED.quantize_per_tensor.tensor, x, scale, zero_point, *ends, torch.uint8)
+        integers, (scale, zero_point, *_) = dynamic_integers(self._module.graph, x)
         real_output: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
         return self._call(
             torch.ops.onednn.qlinear_pointwise.tensor, integers, scale, zero_point, *packed, bias, *real_output

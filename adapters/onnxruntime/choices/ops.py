@@ -50,7 +50,7 @@ CLIPS = frozenset({"Relu", "Clip"})
 LARGE = 1 << 16
 """Values of a constant. Smaller ones stay in the cache and make no model large: fewer bits gain nothing."""
 
-_NO_KERNEL = frozenset({"ConvTranspose", "GRU", "RNN"})
+_NO_KERNEL = frozenset({"ConvTranspose", "Einsum", "GRU", "RNN"})
 """Op types that users may expect to be quantized, and that ONNX Runtime has no integer kernel for."""
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -62,6 +62,9 @@ _BREAK_AT_ZERO = frozenset({"Log", "Reciprocal"})
 
 _KEEP_ZERO = frozenset({"Abs", "Clip", "Identity", "Relu", "Sqrt"})
 """Ops on the way to those above that leave a zero what it is."""
+
+_WHOLE = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
+"""Types of shapes, indices and masks: no op that writes them stays in fp32."""
 
 FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Ops with an integer kernel that writes fp32 where nobody reads int8."""
@@ -116,6 +119,8 @@ def quantizable_ops(graph: Graph) -> tuple[list[QuantizableOp], list[str]]:
             try:
                 ops.append(_read(node, graph))
             except _Refusal as refusal:
+                if graph.elem_type(node.output[0]) in _WHOLE:
+                    continue
                 refused.setdefault((node.op_type, str(refusal)), []).append(node.name)
         elif is_standard(node) and node.op_type in _NO_KERNEL:
             refused.setdefault((node.op_type, "ONNX Runtime has no integer kernel for it"), []).append(node.name)

@@ -8,6 +8,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch._inductor.decomposition import select_decomp_table
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from autotune.adapter import Execution
 from autotune.adapters.pytorch import quantize, space
@@ -19,6 +22,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import Granularity, Precision, QuantizationConfig, Recipe
 from autotune.errors import ApplyError, ModelError
 from tests.adapters.pytorch.calibrated import ADAPTER, ONE, cnn, encoder
+from tests.adapters.pytorch.networks import exported, seeded
 
 STATIC = dict.fromkeys(("stem", "block.conv1", "block.conv2", "block.add"), Precision.INT8)
 
@@ -81,12 +85,30 @@ def test_integers_are_of_the_scheme_and_stand_for_the_weight() -> None:
 
 def test_dynamic_ranges_are_those_of_the_call() -> None:
     candidate = encoder().applied({"out": Precision.INT8_DYNAMIC})
-    assert QUANTIZED.choose_qparams.tensor in targets(candidate)
+    assert QUANTIZED.quantize_per_tensor.tensor in targets(candidate)
     x = encoder().batches[0]["x"]
     for factor in (1.0, 1000.0):
         expected = ADAPTER.quick_runner(encoder().model, ONE)({"x": factor * x})[0]
         found = ADAPTER.quick_runner(candidate, ONE)({"x": factor * x})[0]
         assert np.square(found - expected).mean() < 1e-3 * np.square(expected).mean()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_inductors_forms_of_the_nodes_compute_what_the_graph_does_for_values_of_one_sign(sign: float) -> None:
+    module = seeded(nn.Linear(8, 6))
+    model = ADAPTER.load(exported(module, 8))
+    batch = {model.inputs[0].name: (sign * np.linspace(3, 4, 64).reshape(8, 8)).astype(np.float32)}
+    statistics = ADAPTER.calibrate(model, [batch], seed=0)
+    (op,) = ADAPTER.space(model).ops
+    choice = op.space_of(Precision.INT8_DYNAMIC)
+    assert choice is not None
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={op.name: choice.preferred}), statistics)
+    (x,) = batch.values()
+    lowered = make_fx(candidate.graph, decomposition_table=select_decomp_table())(torch.from_numpy(x))
+    expected = ADAPTER.quick_runner(candidate, ONE)(batch)[0]
+    np.testing.assert_allclose(lowered(torch.from_numpy(x))[0].numpy(), expected, atol=1e-5)
+    fp32 = ADAPTER.quick_runner(model, ONE)(batch)[0]
+    assert np.square(expected - fp32).mean() < 1e-4 * np.square(fp32).mean()
 
 
 def test_bfloat16_is_offered_and_applied_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:

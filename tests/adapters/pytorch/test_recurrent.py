@@ -73,7 +73,7 @@ class Reference:
 
     Args:
         module: The module in fp32.
-        candidate: What it became.
+        candidate: The model that was quantized of it.
     """
 
     def __init__(self, module: Recurrent, candidate: PytorchModel) -> None:
@@ -152,7 +152,7 @@ def test_the_axis_of_the_steps_may_come_first() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_steps_become_integer_kernels_and_run_alike_after_saving(kind: str, tmp_path: Path) -> None:
-    made = recurrent(kind, "both ways")
+    made = recurrent(kind, "plain")
     candidate = made.applied({"rnn": Precision.INT8_DYNAMIC}, SEVEN_BITS)
     compiled = ADAPTER.runner(candidate, ONE)(made.batches[0])[0]
     assert package.stayed_fp32(candidate) == []
@@ -172,9 +172,11 @@ def test_an_op_is_not_taken_for_integer_while_one_of_its_matrices_is_not() -> No
     assert package.stayed_fp32(real) == ["rnn"]
 
 
-def test_small_matrices_prefer_fp32_and_large_ones_integers() -> None:
+def test_an_lstm_of_small_matrices_prefers_fp32_and_all_others_integers() -> None:
     small = recurrent("LSTM", "plain").space.by_name["rnn"]
     assert [each.precision for each in small.precisions] == [Precision.FP32, Precision.INT8_DYNAMIC]
+    gru = recurrent("GRU", "plain").space.by_name["rnn"]
+    assert [each.precision for each in gru.precisions] == [Precision.INT8_DYNAMIC, Precision.FP32]
     large = ADAPTER.load(exported(Last(512), 3, 8))
     found = ADAPTER.space(large).by_name["rnn"]
     assert [each.precision for each in found.precisions] == [Precision.INT8_DYNAMIC, Precision.FP32]

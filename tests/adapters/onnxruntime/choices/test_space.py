@@ -95,6 +95,26 @@ def test_float16_stays_as_it_is_with_a_note() -> None:
     assert any("float16" in note and "not folded" in note for note in notes)
 
 
+def test_an_einsum_is_named_as_one_without_an_integer_kernel() -> None:
+    proto = build([node("Einsum", "x w", "y", equation="bi,io->bo")], {"x": ("N", 3)}, {"y": None}, {"w": normal(3, 4)})
+    notes, ops = notes_and_ops(proto)
+    assert "Einsum 'y' stays fp32: ONNX Runtime has no integer kernel for it" in notes
+    assert ops == []
+
+
+def test_arithmetic_of_shapes_has_no_note() -> None:
+    nodes = [
+        node("Shape", "x", "size"),
+        node("Mul", "size twos", "twice"),
+        node("Concat", "one twice", "wide", axis=0),
+        node("ConstantOfShape", "wide", "y"),
+    ]
+    constants = {"twos": np.full(4, 2, np.int64), "one": np.ones(1, np.int64)}
+    notes, ops = notes_and_ops(build(nodes, {"x": IMAGE}, {"y": None}, constants))
+    assert ops == []
+    assert not [line for line in notes if "stays fp32" in line]
+
+
 def test_many_ops_of_one_kind_share_a_note() -> None:
     nodes = [node("ConvTranspose", f"x{index} w", f"x{index + 1}") for index in range(5)]
     proto = build(nodes, {"x0": ("N", 3, 4, 4)}, {"x5": None}, {"w": normal(3, 3, 1, 1)})
