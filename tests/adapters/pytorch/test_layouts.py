@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from autotune.adapter import Example
+from autotune.adapter import Example, Feeds
 from autotune.adapters.pytorch.source import TorchSource
 from tests.adapters.pytorch.calibrated import ADAPTER, ONE
 from tests.adapters.pytorch.modules import Network, Text, images, seeded, tokens
@@ -25,8 +25,10 @@ def outputs(module: torch.nn.Module, loader: Iterable[Any]) -> list[np.ndarray]:
     read = FRAMEWORK.reader(module)
     model = ADAPTER.load(module, Example(loader))
     names = [spec.name for spec in model.inputs]
-    batches = [item if isinstance(item, dict) else {names[0]: item} for item in map(read, loader)]
-    assert ADAPTER.calibrate(model, batches, seed=0).samples == sum(len(batch[names[0]]) for batch in batches)
+    items: list[Any] = [read(item) for item in loader]
+    batches: list[Feeds] = [item if isinstance(item, dict) else {names[0]: item} for item in items]
+    samples = sum([len(batch[names[0]]) for batch in batches])
+    assert ADAPTER.calibrate(model, batches, seed=0).samples == samples
     runner = ADAPTER.quick_runner(model, ONE)
     return [runner(batch)[0] for batch in batches]
 
@@ -38,8 +40,8 @@ def outputs(module: torch.nn.Module, loader: Iterable[Any]) -> list[np.ndarray]:
         pytest.param([PICTURES.half()], id="float16"),
         pytest.param([PICTURES.bfloat16()], id="bfloat16"),
         pytest.param([PICTURES.clone().requires_grad_()], id="with gradients"),
-        pytest.param(DataLoader(PICTURES[:3], batch_size=1), id="one sample a batch"),  # type: ignore[arg-type]
-        pytest.param(DataLoader(PICTURES, batch_size=4), id="a smaller last batch"),  # type: ignore[arg-type]
+        pytest.param(DataLoader(PICTURES[:3], batch_size=1), id="one sample a batch"),
+        pytest.param(DataLoader(PICTURES, batch_size=4), id="a smaller last batch"),
         pytest.param([PICTURES[:1], PICTURES[1:]], id="a smaller first batch"),
         pytest.param([PICTURES.transpose(2, 3)[::2]], id="not contiguous"),
         pytest.param([PICTURES[:1].expand(4, 1, 8, 8)], id="one sample in one place of memory"),
