@@ -21,7 +21,7 @@ PICTURES = images(10)
 
 
 def outputs(module: torch.nn.Module, loader: Iterable[Any]) -> list[np.ndarray]:
-    """What the graph that is read from a module and its loader gives for the loader's batches."""
+    """Outputs of the graph that is read from a module and its loader, one for each batch."""
     read = FRAMEWORK.reader(module)
     model = ADAPTER.load(module, Example(loader))
     names = [spec.name for spec in model.inputs]
