@@ -144,7 +144,7 @@ def test_a_candidate_is_read_back_and_sent_as_it_is(tmp_path: Path) -> None:
 
 def test_the_kernels_that_run_are_integer_ones(tmp_path: Path) -> None:
     model, statistics = calibrated("residual")
-    candidate = ADAPTER.apply(model, config(model, ["second", "third"]), statistics)
+    candidate = ADAPTER.apply(model, config(model, ["second", "pool", "third"]), statistics)
     path, *_ = ADAPTER.save(candidate, tmp_path / "tuned-symbol.json", {})
     script = (
         "import sys, numpy as np; from autotune.adapter import Execution\n"
@@ -159,8 +159,11 @@ def test_the_kernels_that_run_are_integer_ones(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    kernels = [line for line in said.splitlines() if ",exec," in line and ",convolution," in line]
-    assert ["src_u8" in line for line in kernels] == [False, True, True]
+    kernels = {
+        kind: ["src_u8" in line for line in said.splitlines() if ",exec," in line and f",{kind}," in line]
+        for kind in ("convolution", "pooling_v2", "inner_product")
+    }
+    assert kernels == {"convolution": [False, True, True], "pooling_v2": [True, False], "inner_product": [False]}
 
 
 def test_integers_go_from_op_to_op_where_poolings_and_flattenings_lie_between() -> None:

@@ -59,11 +59,12 @@ def test_folding_changes_nothing_but_the_symbol(name: str) -> None:
     assert all(node.bias is not None for node in model.prepared.layers.nodes if isinstance(node, Layer))
 
 
-@pytest.mark.parametrize("options", [{"fix_gamma": True}, {"eps": 0.1}, {"use_global_stats": True}])
+@pytest.mark.parametrize("options", [{"fix_gamma": True}, {"fix_gamma": None}, {"eps": 0.1}, {"use_global_stats": True}])
 @pytest.mark.parametrize("shared", [False, True])
 def test_normalizations_of_any_kind_compute_as_before(options: dict[str, Any], shared: bool) -> None:
     x = mx.sym.Convolution(mx.sym.var("data"), name="a", num_filter=4, kernel=(3, 3), no_bias=True)
-    normal = mx.sym.BatchNorm(x, name="norm", **{"fix_gamma": False, **options})
+    given = {name: value for name, value in {"fix_gamma": False, **options}.items() if value is not None}
+    normal = mx.sym.BatchNorm(x, name="norm", **given)
     head = mx.sym.Convolution(normal, name="b", num_filter=2, kernel=(1, 1))
     whole = mx.sym.Group([head, x]) if shared else head
     model = ADAPTER.load(saved(whole), Example([images()]))
