@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autotune import data
 from autotune.adapter import OwnStatistics, Statistics, statistics_type
 from autotune.batch import axes_of
+from autotune.cache import keep_within_limit, used
 from autotune.errors import WorkspaceError
 from autotune.tuning.loading import Loaded
 from autotune.tuning.stages import Stages
@@ -48,9 +49,12 @@ class Calibrating:
         cached = self._cached(loaded, fingerprint)
         if cached is not None and cached.exists():
             try:
-                return statistics_type(adapter).load(cached)
+                found: Statistics = statistics_type(adapter).load(cached)
             except WorkspaceError:
                 self._stages.note(f"Calibrated anew: {cached.name} in the workspace is damaged or of another version")
+            else:
+                used(cached)
+                return found
         with self._stages.timed("calibrate"):
             batches = self._stages.timetable.shortened(self.batches(model, loader), shares)
             statistics: Statistics = adapter.calibrate(model, (batch.feeds for batch in batches), seed=self._tuner.seed)
@@ -62,6 +66,7 @@ class Calibrating:
             if cached is not None:
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 statistics.save(cached)
+                keep_within_limit(cached.parent, cached)
         return statistics
 
     def _cached(self, loaded: Loaded, fingerprint: str) -> Path | None:

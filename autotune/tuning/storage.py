@@ -39,6 +39,18 @@ _PASSING = (
     "connection refused",
     "closed the connection",
     "connection already closed",
+    "connection is closed",
+    "connection is lost",
+    "connection has been closed",
+    "could not receive data",
+    "could not send data",
+    "consuming input failed",
+    "broken pipe",
+    "timeout expired",
+    "no route to host",
+    "network is unreachable",
+    "accepting connections",  # not yet, of a server that reads its log, or not at all, of one on standby
+    "connection slots are reserved",
     "could not connect",
     "terminating connection",
     "is shutting down",
@@ -48,6 +60,7 @@ _PASSING = (
     "connection reset",
     "connection timed out",
     "statuscode.unavailable",
+    "statuscode.deadline_exceeded",
 )
 """Parts of the messages of errors that pass by themselves."""
 _RACES = ("already exists", "unique constraint")

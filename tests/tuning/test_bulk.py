@@ -26,7 +26,7 @@ INT8 = OpConfig(precision=Precision.INT8)
 IDENTITY = {"model": "abc"}
 
 
-def _every_kind(url: str) -> int:
+def every_kind(url: str) -> int:
     """A study with trials of every state and with every kind of value; its id."""
     study = optuna.create_study(storage=url, study_name="s", directions=["minimize", "maximize"])
     optuna.create_study(storage=url, study_name="other").ask().set_user_attr("x", 1)
@@ -49,7 +49,7 @@ def _every_kind(url: str) -> int:
     return study._study_id
 
 
-def _decoded(trial: FrozenTrial) -> str:
+def as_text(trial: FrozenTrial) -> str:
     """All of a trial as text, in which nan is equal to itself; its config as JSON, its attributes in their order."""
     attrs = {
         key: json.loads(value) if key == CONFIG and isinstance(value, str) else value
@@ -62,15 +62,15 @@ def _decoded(trial: FrozenTrial) -> str:
 @pytest.mark.parametrize(("named", "after"), [((), -1), ((1, 5), 3), ((), 2), ((4,), 10**6), ((), 10**6)])
 def test_trials_are_those_that_optuna_reads(tmp_path: Path, named: tuple[int, ...], after: int) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    study = _every_kind(url)
+    study = every_kind(url)
     ours, theirs = (kind(url)._get_trials(study, None, set(named), after) for kind in (BulkStorage, RDBStorage))
-    assert [_decoded(trial) for trial in ours] == [_decoded(trial) for trial in theirs]
+    assert [as_text(trial) for trial in ours] == [as_text(trial) for trial in theirs]
     assert [list(trial.params) for trial in ours] == [list(trial.params) for trial in theirs]
 
 
 def test_trials_of_some_states_are_those_that_optuna_reads(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    study = _every_kind(url)
+    study = every_kind(url)
     ours, theirs = BulkCache(BulkStorage(url)), optuna.storages.get_storage(RDBStorage(url))
     for states in (None, (TrialState.RUNNING,), (TrialState.COMPLETE, TrialState.FAIL), ()):
         numbers = [

@@ -41,6 +41,48 @@ def test_an_error_of_a_storage_says_what_is_the_matter(error: Exception, meaning
         raise error
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FATAL:  the database system is starting up",
+        "FATAL:  the database system is not yet accepting connections",
+        "FATAL:  the database system is not accepting connections",
+        "FATAL:  the database system is in recovery mode",
+        "FATAL:  the database system is shutting down",
+        "FATAL:  sorry, too many clients already",
+        "FATAL:  remaining connection slots are reserved for superusers",
+        "terminating connection due to administrator command",
+        "terminating connection because of crash of another server process",
+        "server closed the connection unexpectedly",
+        "SSL connection has been closed unexpectedly",
+        "could not receive data from server: Connection timed out",
+        "connection to server failed: No route to host",
+        "the connection is lost",
+        "consuming input failed: EOF detected",
+    ],
+)
+def test_what_a_server_says_that_comes_back_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(module, "time", clock)
+    storage = open_storage(tmp_path)
+    inner: Any = storage._inner  # type: ignore[attr-defined]
+    answers = [_failing(text), _failing(text), []]
+
+    def answer() -> Any:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(inner, "get_all_studies", answer)
+    assert storage.get_all_studies() == []
+    assert clock.now > 0
+    with pytest.raises(WorkspaceError, match="the server does not answer"), storage_errors("postgresql://x/y"):
+        raise _failing(text)
+
+
 def test_an_error_that_is_none_of_a_storage_passes() -> None:
     with pytest.raises(ZeroDivisionError), storage_errors(None):
         raise ZeroDivisionError

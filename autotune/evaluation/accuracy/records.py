@@ -11,6 +11,7 @@ import numpy as np
 
 from autotune.adapter import Array
 from autotune.atomic import replacing
+from autotune.cache import keep_within_limit, used
 from autotune.errors import DataError, WorkspaceError
 from autotune.evaluation.accuracy.metrics import Metric
 from autotune.evaluation.accuracy.samples import Chunk
@@ -155,6 +156,7 @@ class RecordCache:
         with contextlib.suppress(Exception):
             found = Records(**read_tree(path))
             if found.fits_together:
+                used(path)
                 return found
         return None
 
@@ -173,6 +175,7 @@ class RecordCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(UnstorableError), replacing(path) as temporary:
                 write_tree(temporary, {each.name: getattr(records, each.name) for each in fields(records)})
+            keep_within_limit(path.parent, path)
         except OSError as error:
             raise WorkspaceError(f"The workspace must be writable, but {path} is not: {error}") from error
 

@@ -107,6 +107,13 @@ def test_the_records_of_metrics_are_plain_data(tmp_path: Path, name: str, output
     assert metric.figure(found.records[name]) == metric.figure(rows)
 
 
+def test_records_keep_the_limit_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE_LIMIT_MB", "0")
+    written(tmp_path)
+    RecordCache(tmp_path, "other").write("data", records())
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32-other-data.npz"]
+
+
 def test_objects_are_not_kept(tmp_path: Path) -> None:
     rows = np.array([object(), object()])
     cache = RecordCache(tmp_path, "key")
