@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autotune.calibration import CalibrationStatistics
+    from autotune.comparison import LayerDifference, compare
     from autotune.config import OpConfig, QuantizationConfig, Recipe
     from autotune.criterion import Criterion, Interval, Verdict
     from autotune.errors import AutotuneError
@@ -25,6 +26,7 @@ __all__ = [
     "CalibrationStatistics",
     "Criterion",
     "Interval",
+    "LayerDifference",
     "Measurement",
     "Objective",
     "Observer",
@@ -38,6 +40,7 @@ __all__ = [
     "TuningResult",
     "TuningSpace",
     "Verdict",
+    "compare",
     "tune",
 ]
 
@@ -46,6 +49,7 @@ _HOMES = {
     "CalibrationStatistics": "autotune.calibration",
     "Criterion": "autotune.criterion",
     "Interval": "autotune.criterion",
+    "LayerDifference": "autotune.comparison",
     "Measurement": "autotune.trial",
     "Objective": "autotune.strategy",
     "Observer": "autotune.observer",
@@ -59,6 +63,7 @@ _HOMES = {
     "TuningResult": "autotune.results.result",
     "TuningSpace": "autotune.space",
     "Verdict": "autotune.criterion",
+    "compare": "autotune.comparison",
     "tune": "autotune.tuning.tuner",
 }
 """The module of each public name."""
