@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autotune.calibration import CalibrationStatistics
+    from autotune.comparison import LayerDifference, compare
     from autotune.config import OpConfig, QuantizationConfig, Recipe
     from autotune.criterion import Criterion, Interval, Verdict
     from autotune.errors import AutotuneError
@@ -26,6 +27,7 @@ __all__ = [
     "CalibrationStatistics",
     "Criterion",
     "Interval",
+    "LayerDifference",
     "Measurement",
     "Objective",
     "Observer",
@@ -41,6 +43,7 @@ __all__ = [
     "TuningSpace",
     "Verdict",
     "apply",
+    "compare",
     "tune",
 ]
 
@@ -49,6 +52,7 @@ _HOMES = {
     "CalibrationStatistics": "autotune.calibration",
     "Criterion": "autotune.criterion",
     "Interval": "autotune.criterion",
+    "LayerDifference": "autotune.comparison",
     "Measurement": "autotune.trial",
     "Objective": "autotune.strategy",
     "Observer": "autotune.observer",
@@ -64,6 +68,7 @@ _HOMES = {
     "TuningSpace": "autotune.space",
     "Verdict": "autotune.criterion",
     "apply": "autotune.tuning.applying",
+    "compare": "autotune.comparison",
     "tune": "autotune.tuning.tuner",
 }
 """The module of each public name."""

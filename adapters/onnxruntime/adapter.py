@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Example, Execution, FakeQuantizedOp, Feeds, Runner
+from autotune.adapter import Array, Example, Execution, FakeQuantizedOp, Feeds, Layer, Runner
 from autotune.adapters.onnx.branches import Shapes, chosen_by_shapes
 from autotune.adapters.onnx.compare import executes_another_graph
 from autotune.adapters.onnx.decided import deciding_inputs, values_in
@@ -16,6 +16,7 @@ from autotune.adapters.onnx.load import read_model
 from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.prepare import agrees_on, prepare
 from autotune.adapters.onnx.session import SessionRunner, open_session, session_options
+from autotune.adapters.onnxruntime import activations
 from autotune.adapters.onnxruntime.apply import apply_config, fake_quantization, local_errors
 from autotune.adapters.onnxruntime.calibration import calibrate
 from autotune.adapters.onnxruntime.choices.execution_options import OPTIONS, from_metadata
@@ -209,6 +210,18 @@ class OnnxRuntimeAdapter:
     def tensors_read(self, model: OnnxModel) -> Mapping[str, Sequence[str]]:
         """By op: the activations that it reads; see :class:`autotune.adapter.NamesTensors`."""
         return {op.name: op.activations for op in quantizable_ops(Graph(model.proto))[0]}
+
+    def layers(self, model: OnnxModel) -> Sequence[Layer]:
+        """The tensors of the user's file; see :class:`autotune.adapter.ShowsActivations`."""
+        return activations.layers(self.as_given(model))
+
+    def activations(self, model: OnnxModel, feeds: Feeds, tensors: Sequence[str]) -> Mapping[str, Array]:
+        """Values of tensors inside of the user's file; see :class:`autotune.adapter.ShowsActivations`.
+
+        Raises:
+            DataError: The model cannot read the batch.
+        """
+        return activations.activations(self.as_given(model), feeds, tensors)
 
 
 def _with_left_out(model: OnnxModel) -> OnnxModel:

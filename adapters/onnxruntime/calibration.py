@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from autotune.adapter import Feeds, TensorSpec
+from autotune.adapter import Array, Feeds, TensorSpec
 from autotune.adapters.onnx.session import LOG_SEVERITY
 from autotune.batch import BatchAxes, leading_axes
 from autotune.calibration import CalibrationStatistics, StatisticsCollector
@@ -62,7 +62,7 @@ def calibrate(  # called by name; a model, what to look at, and what to run it o
     inputs = _input_specs(model_proto.graph)
     axes = leading_axes(inputs) if axes is None else axes
     collector = StatisticsCollector(channel_axes, seed)
-    exposure = _Exposure(model_proto, tensors, external_dir, exposed_bytes)
+    exposure = Exposure(model_proto, tensors, external_dir, exposed_bytes)
     samples = 0
     for index, feeds in enumerate(complete(batches, [spec.name for spec in inputs])):
         for name in exposure.inputs:
@@ -90,7 +90,15 @@ def _require_sound_weights(model_proto: onnx.ModelProto, tensor: str, external_d
         require_sound(repr(constant.name), numpy_helper.to_array(constant, base_dir=base), tensor)
 
 
-class _Exposure:
+class Collector(Protocol):
+    """Takes the tensors of each batch."""
+
+    def update(self, name: str, value: Array) -> None:
+        """Take one tensor, whose memory may be used again after this call."""
+        ...
+
+
+class Exposure:
     """Runs the model in as many parts as memory asks for, each exposing some of the tensors."""
 
     def __init__(
@@ -113,7 +121,7 @@ class _Exposure:
         self._sessions: list[ort.InferenceSession] = []
         self._largest_input = 0
 
-    def run(self, feeds: Feeds, collector: StatisticsCollector, index: int) -> None:
+    def run(self, feeds: Feeds, collector: Collector, index: int) -> None:
         """Run batch ``index`` and hand every exposed tensor of floats to the collector."""
         if not self.inner:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -145,6 +146,43 @@ class NamesTensors(Protocol):
 
     def tensors_read(self, model: Any) -> Mapping[str, Sequence[str]]:
         """By op of the space: the tensors that it reads as activations, by their names in the statistics."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A tensor that an op writes.
+
+    Attributes:
+        tensor: Name of the tensor, which is the same in a model and in what was tuned from it.
+        op: The op that writes it.
+        op_type: Type of that op.
+        reads: The tensors that the op reads.
+    """
+
+    tensor: str
+    op: str
+    op_type: str
+    reads: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ShowsActivations(Protocol):
+    """Optional part of the contract, for adapters that can look at every tensor inside of a model.
+
+    ``autotune inspect --compare`` tells by it where two models part. Both methods take the model as
+    :meth:`Adapter.load` returned it, and speak of the model as the file has it.
+    """
+
+    def layers(self, model: Any) -> Sequence[Layer]:
+        """The tensors of the model, in the order in which they are computed."""
+        ...
+
+    def activations(self, model: Any, feeds: Feeds, tensors: Sequence[str]) -> Mapping[str, Array]:
+        """The values of those of ``tensors`` that the model has, as its ops write them.
+
+        Tensors in integers come as the numbers that these stand for.
+        """
         ...
 
 

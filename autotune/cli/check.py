@@ -123,6 +123,15 @@ def _read_source(path: Path, samples: int, inputs: Sequence[TensorSpec], trust: 
     raise InputError(f"`--data` must be an experiment file (.yaml) or a NumPy archive (.npz), but got {path}")
 
 
+def read_batches(path: Path, samples: int, inputs: Sequence[TensorSpec], trust: Sequence[str] = ()) -> Sequence[Batch]:
+    """Samples of an experiment or a NumPy archive.
+
+    Raises:
+        InputError: The file is neither, or does not fit the model.
+    """
+    return _read_source(path, samples, inputs, trust).batches
+
+
 def _from_experiment(path: Path, samples: int, inputs: Sequence[TensorSpec], trust: Sequence[str]) -> _Source:
     experiment = load_experiment(path, trust=trust)
     accuracy = experiment.evaluation.accuracy

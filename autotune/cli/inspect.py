@@ -16,7 +16,9 @@ from rich.text import Text
 from autotune.adapter import Adapter, Example, HostFindings, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
+from autotune.cli.comparing import compare_models
 from autotune.cli.figures import bytes_text
+from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
 from autotune.host import Host, current_host
 from autotune.source import as_convertible, as_source, source_for
@@ -30,14 +32,30 @@ _AXES = {"activations": "activations", "weights": "weights", "calibration": "alg
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="The fp32 model, or an experiment file that names it.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="The fp32 model, or an experiment file; two models with --compare."),
+    ],
     framework: Annotated[
         str | None, typer.Option(help="The framework that runs it; by default the experiment's, or onnxruntime.")
     ] = None,
     trust: Trust = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every op, not only the types.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Show where the activations of two models part.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="With --compare: an .npz archive or an experiment; else random numbers.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="With --compare: samples to run.")] = 8,
 ) -> None:
-    """Show what can be quantized in a model on this machine."""
+    """Show what can be quantized in a model on this machine, or with --compare where two models part."""
+    if compare:
+        compare_models(models, framework or "onnxruntime", data, samples, trust or (), everything=ops)
+        return
+    if len(models) != 1 or data is not None:
+        raise InputError(
+            f"`inspect` takes one model, but got {len(models)}; two models and `--data` go with `--compare`"
+        )
+    (model,) = models
     experiment = load_experiment(model, trust=trust or ()) if model.suffix in (".yaml", ".yml") else None
     if experiment is not None:
         print_code(Console(), experiment, [experiment.model.function, experiment.calibration.dataset.function])
