@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from autotune.calibration import CalibrationStatistics
     from autotune.config import OpConfig, QuantizationConfig, Recipe
+    from autotune.constraints import Constraints
     from autotune.criterion import Criterion, Interval, Verdict
     from autotune.errors import AutotuneError
     from autotune.observer import Observer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutotuneError",
     "CalibrationStatistics",
+    "Constraints",
     "Criterion",
     "Interval",
     "Measurement",
@@ -47,6 +49,7 @@ __all__ = [
 _HOMES = {
     "AutotuneError": "autotune.errors",
     "CalibrationStatistics": "autotune.calibration",
+    "Constraints": "autotune.constraints",
     "Criterion": "autotune.criterion",
     "Interval": "autotune.criterion",
     "Measurement": "autotune.trial",

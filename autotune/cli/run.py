@@ -24,9 +24,11 @@ from autotune.cli.tables import print_outcome, verdict_lines
 from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
 from autotune.experiment.run import tune_experiment
+from autotune.experiment.schema import Tuning
 from autotune.observer import Observer
 from autotune.results.outcome import started_text
 from autotune.results.result import NEAREST, TuningResult
+from autotune.strategy import Objective
 from autotune.tuning.models import BEST, kept_files
 
 
@@ -119,13 +121,23 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
     runtimes = "" if experiment.runtimes is None else f", runtimes {', '.join(experiment.runtimes)}"
     console.print(
         Text("autotune ", style="bold").append(
-            f"{experiment.model.name}: least {tuning.objective} at a "
-            f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}{runtimes}",
+            f"{experiment.model.name}: {_goal(tuning)}, strategy {tuning.strategy.name}{runtimes}",
             style="default",
         ),
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _goal(tuning: Tuning) -> str:
+    """The figure that is optimized, and the limit that must be kept."""
+    criterion = tuning.accuracy_criterion.criterion
+    if tuning.constraints is not None:
+        return f"least loss with {target_text(criterion, tuning.constraints.constraints)}"
+    aim = f"least {tuning.objective}"
+    if tuning.objective is Objective.THROUGHPUT:
+        aim = f"most samples per second of {tuning.instances} instances"
+    return f"{aim} at a {target_text(criterion)}"
 
 
 def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:

@@ -126,6 +126,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         strategy=tuning.strategy.name,
         strategy_options=tuning.strategy.options,
         objective=tuning.objective,
+        constraints=None if tuning.constraints is None else tuning.constraints.constraints,
+        instances=tuning.instances,
         max_trials=tuning.exit_policy.max_trials,
         timeout_s=tuning.exit_policy.timeout,
         max_compilations=tuning.exit_policy.max_compilations,

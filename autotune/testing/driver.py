@@ -16,7 +16,8 @@ from autotune.criterion import Criterion, Verdict
 from autotune.errors import TrialError
 from autotune.strategy import Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
-from autotune.tuning.history import History, OpenTrial, objective_value
+from autotune.tuning.history import History, OpenTrial
+from autotune.tuning.stored_trials import objective_value
 
 MAX_REPEATS = 20
 Evaluate = Callable[[QuantizationConfig], Measurement]

@@ -15,7 +15,6 @@ from autotune.errors import WorkspaceError
 from autotune.results.result import read_summary
 from autotune.strategy import Objective
 from autotune.trial import TrialState
-from autotune.tuning import retarget as module
 from autotune.tuning.history import CONSTRAINT
 from autotune.tuning.storage import STUDY_NAME, open_storage
 from tests.conftest import Recorder, dense_network
@@ -174,8 +173,8 @@ def test_a_run_that_is_killed_while_it_rewrites_loses_nothing(
         add(self, trial)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.optuna, "delete_study", killing_delete)
-        patch.setattr(module.optuna, "copy_study", killing_copy)
+        patch.setattr(optuna, "delete_study", killing_delete)
+        patch.setattr(optuna, "copy_study", killing_copy)
         patch.setattr(optuna.Study, "add_trial", killing_add)
         with pytest.raises(Killed):
             tuner(tmp_path, criterion=STRICT).tune(network, images, Recorder(images))
