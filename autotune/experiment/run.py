@@ -172,8 +172,8 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
     if reading and not accuracy.dataset.labelled:
         where = experiment.where("evaluation", "accuracy", "dataset")
         raise ExperimentError(
-            f"{where}: metric {reading[0]!r} needs labels: name their array as `labels`, or use `agreement` or "
-            "`cosine`, which compare with the fp32 model's own outputs"
+            f"{where}: metric {reading[0]!r} needs labels: name their array, or the file with the class of each "
+            "picture, as `labels`, or use `agreement` or `cosine`, which compare with the fp32 model's own outputs"
         )
     loader: Iterable[object] = accuracy.dataset.open(experiment.directory, experiment.trust)
     return {"metric": metrics, "eval_dataloader": loader}
