@@ -14,7 +14,7 @@ from autotune.trial import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """What a model must keep where accuracy is the objective; all of those that are given.
+    """Limits that a model must keep where accuracy is the objective; all of those that are given count.
 
     Attributes:
         latency_ms: The largest latency of one call, in milliseconds.

@@ -84,7 +84,7 @@ class Measurement:
         """A JSON value that :meth:`from_json` reads."""
         data = dataclasses.asdict(self)
         if self.throughput is None:
-            # What has no throughput is stored as it always was.
+            # A measurement without throughput is stored as it always was.
             data = {name: value for name, value in data.items() if not name.startswith("throughput")}
         return data
 

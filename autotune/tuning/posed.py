@@ -3,7 +3,7 @@
 Strategies look for the fastest (or smallest) model within a loss. Least loss within a latency is the same question
 asked the other way round: for some loss that is allowed, the fastest model within it just keeps the latency. That loss
 is found step by step. As long as nothing keeps the limits, more and more loss is allowed; once something does, less
-than it lost. What a strategy proposes stays a function of the history.
+than it lost. The proposals stay a function of the history.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Rejudge:
         return dataclasses.replace(measured, loss=measured.loss * factor, loss_interval=interval, verdict=verdict)
 
     def _factor(self) -> float:
-        """What turns a loss of the one criterion into one of the other."""
+        """Factor that turns a loss of the one criterion into one of the other."""
         sign = 1.0 if self.before.higher_is_better == self.after.higher_is_better else -1.0
         fp32 = self.baseline.accuracy or 0.0
         before = fp32 if self.before.relative is not None else 1.0

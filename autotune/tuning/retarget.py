@@ -1,6 +1,6 @@
 """Lets a workspace go on with another target, objective or number of threads.
 
-What was measured is judged anew instead of being refused. Accuracies are kept in any case. A trial whose figures do not
+Recorded trials are judged anew instead of being refused. Accuracies are kept in any case. A trial whose figures do not
 tell under the new target counts as untried, and so does every one where models are executed otherwise: its latency is
 measured again, its accuracy is not.
 """

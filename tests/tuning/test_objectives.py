@@ -66,7 +66,7 @@ def test_a_limit_that_fp32_keeps_is_answered_with_fp32(network: NumpyModel, imag
 
 
 def _search(model: Synthetic, limits: Constraints, budget: int) -> list[Trial]:
-    """What ``auto`` evaluates for least loss within limits."""
+    """The trials of ``auto`` for least loss within limits."""
     strategy = ForAccuracy(as_strategy("auto"), limits)
     problem = dataclasses.replace(model.problem(), objective=Objective.ACCURACY)
     trials: list[Trial] = []
@@ -118,7 +118,7 @@ def test_auto_comes_near_the_least_loss_within_a_speed(seed: int, share: float) 
     assert best.loss is not None
     whole = model(model.space.preferred).loss or 0.0
     optimum = _least_loss(model, limits)
-    # Of what choosing ops can save beside all-int8, it finds most.
+    # It finds most of the loss that choosing ops can save beside all-int8.
     assert best.loss <= optimum + 0.35 * (whole - optimum), (best.loss, optimum, whole)
 
 
