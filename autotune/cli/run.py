@@ -22,7 +22,7 @@ from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
 from autotune.cli.tables import print_outcome, verdict_lines
 from autotune.errors import InputError
-from autotune.experiment import Experiment, load_experiment
+from autotune.experiment import Experiment, load_experiments
 from autotune.experiment.run import tune_experiment
 from autotune.experiment.schema import Tuning
 from autotune.observer import Observer
@@ -79,11 +79,38 @@ def run(
         raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
     overridden = [*(overrides or ()), *given]
-    experiment = load_experiment(experiment_file, overridden, trust or ())
+    experiments = load_experiments(experiment_file, overridden, trust or ())
     command = _command(experiment_file, overridden)
+    if len(experiments) > 1 and output is not None:
+        raise InputError(
+            f"`--output` must be left out for several models, but {experiment_file} has {len(experiments)}"
+        )
+    statuses = []
+    for experiment in experiments:
+        try:
+            _run(experiment, command, output, quiet=quiet, json_lines=json_lines, fresh=fresh)
+        except typer.Exit as end:
+            statuses.append(ExitStatus(end.exit_code))
+        if statuses[-1] is ExitStatus.INTERRUPTED:
+            break
+    raise typer.Exit(max(statuses, key=_GRAVITY.index))
+
+
+_GRAVITY = (ExitStatus.MET, ExitStatus.NOT_CONFIRMED, ExitStatus.NOT_MET, ExitStatus.INTERRUPTED)
+"""The ends of a run, the best first: several models end with the status of the worst."""
+
+
+def _run(
+    experiment: Experiment, command: str, output: Path | None, *, quiet: bool, json_lines: bool, fresh: bool
+) -> NoReturn:
+    """Tune one model, and end with its status."""
     console = Console()
+    if experiment.name is not None and not json_lines:
+        console.print(Text(f"Model {experiment.name}", style="bold"), highlight=False)
     if json_lines:
         lines = JsonLines(typer.echo)
+        if experiment.name is not None:
+            lines.event("model", name=experiment.name)
         result = _tune(Console(stderr=True), experiment, lines, command, fresh=fresh)
         _finish_json(lines, experiment, result, output)
     if quiet:

@@ -150,7 +150,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         trial_memory_bytes=experiment.evaluation.trial_memory,
         sampling_size=experiment.calibration.sampling_size,
         workspace=experiment.workspace,
-        storage=tuning.storage,
+        storage=_storage(experiment),
         framework=experiment.model.framework if experiment.runtimes is None else DEFAULT_FRAMEWORK,
         runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
@@ -158,6 +158,20 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         train_fn=None if train is None else resolve(train.function, experiment.directory, experiment.trust),
         observer=observer,
     )
+
+
+def _storage(experiment: Experiment) -> str | None:
+    """The storage of an experiment.
+
+    Raises:
+        ExperimentError: Several models would share one history.
+    """
+    if experiment.tuning.storage is not None and experiment.name is not None:
+        raise ExperimentError(
+            f"{experiment.where('tuning', 'storage')}: a storage holds the history of one model, and `models` names "
+            "several. Leave it out: each model has a workspace of its own"
+        )
+    return experiment.tuning.storage
 
 
 def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:

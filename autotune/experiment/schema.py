@@ -402,6 +402,7 @@ class Experiment(Section):
     """Goal and limits of the search."""
 
     _path: Path = PrivateAttr(default=Path())
+    _name: str | None = PrivateAttr(default=None)
     _trust: tuple[str, ...] = PrivateAttr(default=())
     _unfilled: tuple[str, ...] = PrivateAttr(default=())
     _where: Callable[[Sequence[str]], str] = PrivateAttr(default=".".join)
@@ -432,5 +433,11 @@ class Experiment(Section):
 
     @property
     def workspace(self) -> Path:
-        """Where the history and the models live."""
-        return self.tuning.workspace or self.directory / "runs" / self._path.stem
+        """Where the history and the models live; of one of several models, a folder of its own in there."""
+        folder = self.tuning.workspace or self.directory / "runs" / self._path.stem
+        return folder if self._name is None else folder / self._name
+
+    @property
+    def name(self) -> str | None:
+        """The name under which the file has this model among several; None where it has one."""
+        return self._name

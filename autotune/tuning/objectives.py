@@ -1,7 +1,9 @@
-"""Checks of what goes with which objective."""
+"""Checks of a tuner: what goes with which objective, and the names of several models."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autotune.constraints import Constraints
@@ -37,3 +39,20 @@ def require_consistent_objective(tuner: Tuner) -> None:
         raise InputError(
             f'`instances` goes with objective="throughput", but got {tuner.instances} with {tuner.objective}'
         )
+
+
+def require_names(models: Mapping[str, object], storage: str | None) -> None:
+    """See that several models have names that are names of folders, and histories of their own.
+
+    Raises:
+        InputError: They have not.
+    """
+    if not isinstance(models, Mapping) or not models:
+        raise InputError(
+            f"`models` must be a dict of models by names of your own, with one or more, but got {models!r:.80}"
+        )
+    for name in models:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", name):
+            raise InputError(f"A model's name must be letters, digits, `.`, `_` and `-`, but got {name!r}")
+    if storage is not None:
+        raise InputError("`storage` holds the history of one model. Leave it out: each has a folder in `workspace`")

@@ -40,7 +40,7 @@ from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
 from autotune.tuning.identity import identity_of
 from autotune.tuning.limits import SearchEnd
-from autotune.tuning.objectives import require_consistent_objective
+from autotune.tuning.objectives import require_consistent_objective, require_names
 from autotune.tuning.run import Run
 from autotune.tuning.training import TrainFunction, require_trainable
 from autotune.users_code import users_code
@@ -313,6 +313,34 @@ class Tuner:
                 return watched.tune(model, dataloader, eval_fn, **sources)  # type: ignore[arg-type]  # as they came
         with users_code("A data loader, metric or function of yours"):
             return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
+
+    def tune_all(
+        self,
+        models: Mapping[str, object],
+        dataloader: Iterable[object],
+        eval_fn: EvalFunction | None = None,
+        **sources: Any,
+    ) -> dict[str, TuningResult]:
+        """Tune several models on the same data, one after the other; see :meth:`tune` for the arguments.
+
+        Args:
+            models: The models by names of your own. Each has a folder of that name in ``workspace``.
+            dataloader: Calibration data.
+            eval_fn: Scores a model.
+            **sources: ``metric`` and ``eval_dataloader``, as :meth:`tune` takes them.
+
+        Returns:
+            The answer for each model, by its name.
+
+        Raises:
+            InputError: There is no model, a name is no name of a folder, or they would share one ``storage``.
+        """
+        require_names(models, self.storage)
+        folder = None if self.workspace is None else Path(self.workspace)
+        tuners = {
+            name: dataclasses.replace(self, workspace=None if folder is None else folder / name) for name in models
+        }
+        return {name: tuners[name].tune(model, dataloader, eval_fn, **sources) for name, model in models.items()}
 
     def _tuned(
         self, model: object, dataloader: Iterable[object], accuracy: UserFunction | LabelledData
