@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autotune.calibration import CalibrationStatistics
     from autotune.comparison import LayerDifference, compare
     from autotune.config import OpConfig, QuantizationConfig, Recipe
+    from autotune.constraints import Constraints
     from autotune.criterion import Criterion, Interval, Verdict
     from autotune.errors import AutotuneError
     from autotune.observer import Observer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutotuneError",
     "CalibrationStatistics",
+    "Constraints",
     "Criterion",
     "Interval",
     "LayerDifference",
@@ -50,6 +52,7 @@ __all__ = [
 _HOMES = {
     "AutotuneError": "autotune.errors",
     "CalibrationStatistics": "autotune.calibration",
+    "Constraints": "autotune.constraints",
     "Criterion": "autotune.criterion",
     "Interval": "autotune.criterion",
     "LayerDifference": "autotune.comparison",

@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 
 class Objective(StrEnum):
-    """The figure that the search minimizes."""
+    """The figure that a run optimizes. Strategies see the first three alone."""
 
     LATENCY = "latency"
     SIZE = "size"
     MEMORY = "memory"
+    ACCURACY = "accuracy"
+    """Least loss within limits of speed and size."""
+    THROUGHPUT = "throughput"
+    """Most samples per second of several instances."""
+
+    @property
+    def is_about_speed(self) -> bool:
+        """Whether a gain is told in times as fast."""
+        return self in (Objective.LATENCY, Objective.ACCURACY, Objective.THROUGHPUT)
 
 
 class Insights(Protocol):

@@ -41,6 +41,9 @@ class Measurement:
         samples_total: How many a full evaluation has.
         rank: Which candidate of its search it was in the order of accuracy evaluations, from 1; a target with a
             ``confidence`` is judged by it. None where the verdict does not depend on it.
+        throughput: Samples per second of all instances together, where throughput is the objective.
+        throughput_gain: That over fp32's, measured in turns with it.
+        throughput_interval: The slowest round over fp32's fastest, and the other way round.
     """
 
     accuracy: float | None = None
@@ -62,6 +65,9 @@ class Measurement:
     samples: int | None = None
     samples_total: int | None = None
     rank: int | None = None
+    throughput: float | None = None
+    throughput_gain: float | None = None
+    throughput_interval: Interval | None = None
 
     @property
     def fp32_latency_ms(self) -> float | None:
@@ -77,13 +83,17 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` reads."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if self.throughput is None:
+            # A measurement without throughput is stored as it always was.
+            data = {name: value for name, value in data.items() if not name.startswith("throughput")}
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_json` wrote."""
         values = dict(data)
-        for name in ("loss_interval", "speedup_interval"):
+        for name in ("loss_interval", "speedup_interval", "throughput_interval"):
             if values.get(name) is not None:
                 values[name] = Interval(**values[name])
         if values.get("verdict") is not None:

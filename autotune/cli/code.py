@@ -47,7 +47,7 @@ def _functions(experiment: Experiment) -> tuple[str | None, ...]:
     datasets = (experiment.calibration.dataset, accuracy.dataset)
     return (
         experiment.model.function,
-        *(None if dataset is None else dataset.function for dataset in datasets),
+        *(function for dataset in datasets if dataset is not None for function in dataset.functions),
         accuracy.function,
         None if train is None else train.function,
     )

@@ -28,6 +28,6 @@ def export(
     """Save the model of any trial of a run, as it was measured: made again of its config, and compared to the bit."""
     experiment = load_experiment(experiment_file, overrides or (), trust or ())
     console = Console()
-    print_code(console, experiment, (experiment.model.function, experiment.calibration.dataset.function))
+    print_code(console, experiment, (experiment.model.function, *experiment.calibration.dataset.functions))
     saved = export_experiment(experiment, trial).save_files(output)
     console.print(Text(f"Model:  {listed(saved)}"), soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Interval
 from autotune.trial import Measurement, Trial
 
@@ -17,8 +18,10 @@ def loss_text(loss: float | None, criterion: Criterion, interval: Interval | Non
     return one(loss) + (f" ({one(interval.low)} to {one(interval.high)})" if interval is not None else "")
 
 
-def target_text(criterion: Criterion) -> str:
-    """The largest loss allowed, in words."""
+def target_text(criterion: Criterion, constraints: Constraints | None = None) -> str:
+    """The largest loss allowed, in words; where there are limits of speed or size instead, those."""
+    if constraints is not None:
+        return str(constraints)
     if criterion.relative is not None:
         amount = f"{criterion.relative * 100:.4g} % relative"
     else:

@@ -22,11 +22,13 @@ from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
 from autotune.cli.tables import print_outcome, verdict_lines
 from autotune.errors import InputError
-from autotune.experiment import Experiment, load_experiment
+from autotune.experiment import Experiment, load_experiments
 from autotune.experiment.run import tune_experiment
+from autotune.experiment.schema import Tuning
 from autotune.observer import Observer
 from autotune.results.outcome import started_text
 from autotune.results.result import NEAREST, TuningResult
+from autotune.strategy import Objective
 from autotune.tuning.models import BEST, kept_files
 
 
@@ -77,11 +79,38 @@ def run(
         raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
     overridden = [*(overrides or ()), *given]
-    experiment = load_experiment(experiment_file, overridden, trust or ())
+    experiments = load_experiments(experiment_file, overridden, trust or ())
     command = _command(experiment_file, overridden)
+    if len(experiments) > 1 and output is not None:
+        raise InputError(
+            f"`--output` must be left out for several models, but {experiment_file} has {len(experiments)}"
+        )
+    statuses = []
+    for experiment in experiments:
+        try:
+            _run(experiment, command, output, quiet=quiet, json_lines=json_lines, fresh=fresh)
+        except typer.Exit as end:
+            statuses.append(ExitStatus(end.exit_code))
+        if statuses[-1] is ExitStatus.INTERRUPTED:
+            break
+    raise typer.Exit(max(statuses, key=_GRAVITY.index))
+
+
+_GRAVITY = (ExitStatus.MET, ExitStatus.NOT_CONFIRMED, ExitStatus.NOT_MET, ExitStatus.INTERRUPTED)
+"""The ends of a run, the best first: several models end with the status of the worst."""
+
+
+def _run(
+    experiment: Experiment, command: str, output: Path | None, *, quiet: bool, json_lines: bool, fresh: bool
+) -> NoReturn:
+    """Tune one model, and end with its status."""
     console = Console()
+    if experiment.name is not None and not json_lines:
+        console.print(Text(f"Model {experiment.name}", style="bold"), highlight=False)
     if json_lines:
         lines = JsonLines(typer.echo)
+        if experiment.name is not None:
+            lines.event("model", name=experiment.name)
         result = _tune(Console(stderr=True), experiment, lines, command, fresh=fresh)
         _finish_json(lines, experiment, result, output)
     if quiet:
@@ -121,13 +150,23 @@ def _print_heading(console: Console, experiment: Experiment) -> None:
     runtimes = "" if experiment.runtimes is None else f", runtimes {', '.join(experiment.runtimes)}"
     console.print(
         Text("autotune ", style="bold").append(
-            f"{experiment.model.name}: least {tuning.objective} at a "
-            f"{target_text(tuning.accuracy_criterion.criterion)}, strategy {tuning.strategy.name}{runtimes}",
+            f"{experiment.model.name}: {_goal(tuning)}, strategy {tuning.strategy.name}{runtimes}",
             style="default",
         ),
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _goal(tuning: Tuning) -> str:
+    """The figure that is optimized, and the limit that must be kept."""
+    criterion = tuning.accuracy_criterion.criterion
+    if tuning.constraints is not None:
+        return f"least loss with {target_text(criterion, tuning.constraints.constraints)}"
+    aim = f"least {tuning.objective}"
+    if tuning.objective is Objective.THROUGHPUT:
+        aim = f"most samples per second of {tuning.instances} instances"
+    return f"{aim} at a {target_text(criterion)}"
 
 
 def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:

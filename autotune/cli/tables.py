@@ -64,6 +64,9 @@ def tune_results(summary: TuningSummary) -> Table:
             table.add_row(f"  {name}", number_text(baseline.metrics.get(name)), *figures)
     table.add_row("Latency", latency_text(fp32_ms), *(latency_text(latency) for latency in latencies))
     table.add_row("Speedup", "", *(_speedup(each) for each in columns))
+    if baseline.throughput is not None:
+        rates = (number_text(each.throughput, 1) for each in columns)
+        table.add_row("Samples per second", number_text(baseline.throughput, 1), *rates)
     table.add_row("Size", bytes_text(baseline.size_bytes), *(bytes_text(each.size_bytes) for each in columns))
     if baseline.peak_memory_bytes is not None:
         peaks = (bytes_text(each.peak_memory_bytes) for each in columns)
@@ -108,7 +111,7 @@ def verdict_lines(summary: TuningSummary) -> list[Text]:
     style = "bold red" if summary.verdict is Verdict.MISSED else "bold yellow"
     if summary.success:
         style = "bold green"
-    answer = f" ({target_text(summary.criterion)}): {answer_text(summary)}"
+    answer = f" ({target_text(summary.criterion, summary.constraints)}): {answer_text(summary)}"
     if not summary.best.config.is_fp32:
         answer += f", at a loss of {loss_text(summary.best.loss, summary.criterion)}"
     lines = [

@@ -12,9 +12,9 @@ from pydantic import Field, JsonValue, model_validator
 
 from autotune.errors import DataError
 from autotune.experiment.archive import open_member
-from autotune.experiment.folders import list_pictures, read_picture
+from autotune.experiment.folders import is_flat, list_pictures, read_picture
 from autotune.experiment.functions import FunctionLoader
-from autotune.experiment.preprocessing import Array, Step, preprocess
+from autotune.experiment.preprocessing import Array, Operation, Step, preprocess
 from autotune.experiment.section import FilePath, Reference, Section, broken_rule, only
 
 _KINDS = ("npz", "image_folder", "function")
@@ -35,11 +35,11 @@ class Npz(Section):
 
 
 class ImageFolder(Section):
-    """Pictures in a folder: a folder per class, or a flat folder with a file of labels."""
+    """Pictures in a folder: a folder per class, or a flat folder, with a file of labels or without labels."""
 
     path: FilePath
     """The folder. Without `labels`, its subfolders are the classes: numbered from 0 in alphabetical order, and
-    read one of each in turn."""
+    read one of each in turn. Where it has none, its pictures have no labels, as calibration needs none."""
     labels: FilePath | None = None
     """A text file with a line `file name, blank, class number` per picture, read in its order."""
 
@@ -142,7 +142,7 @@ class Dataset(Section):
             source = ImageSource(self.image_folder)
         return Loader(
             source,
-            self.preprocess,
+            [step.opened(directory, trust) for step in self.preprocess],
             batch_size=self.batch_size or 1,
             limit=self.limit,
             constants=self.constants,
@@ -154,7 +154,14 @@ class Dataset(Section):
         """Whether labels are declared; a function may yield them or not."""
         if self.npz is not None:
             return self.npz.labels is not None
-        return True
+        folder = self.image_folder
+        return folder is None or folder.labels is not None or not is_flat(folder.path)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions that the data come from, or that preprocess them."""
+        steps = [step.function for step in self.preprocess]
+        return tuple(each for each in (self.function, *steps) if each is not None)
 
 
 class Source(Protocol):
@@ -224,10 +231,10 @@ class ImageSource:
     @property
     def labelled(self) -> bool:
         """Whether labels come along."""
-        return True
+        return self._pictures[0][1] is not None
 
-    def samples(self) -> Iterator[tuple[Array, int]]:
-        """The pictures, each uint8 of shape (height, width, 3), with its class."""
+    def samples(self) -> Iterator[tuple[Array, int | None]]:
+        """The pictures, each uint8 of shape (height, width, 3), with its class or None."""
         for path, label in self._pictures:
             yield read_picture(path), label
 
@@ -241,7 +248,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        steps: Sequence[Step],
+        steps: Sequence[Operation],
         *,
         batch_size: int,
         limit: int | None,

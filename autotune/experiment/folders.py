@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,19 @@ from autotune.regular_file import require_regular
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def list_pictures(folder: Path, labels: Path | None) -> list[tuple[Path, int]]:
+def is_flat(folder: Path) -> bool:
+    """Whether a folder has pictures and no folder, so that they have no labels."""
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    return not any(each.is_dir() for each in entries) and any(each.suffix.lower() in _SUFFIXES for each in entries)
+
+
+def list_pictures(folder: Path, labels: Path | None) -> Sequence[tuple[Path, int | None]]:
     """The pictures of a folder, each with its class: as the file of labels has them, else one of each class in turn.
 
+    Those of a folder without folders have no class, and are read in the order of their names.
+
     Args:
-        folder: Folder of pictures, with a folder per class, unless ``labels`` is given.
+        folder: Folder of pictures, with a folder per class or without labels, unless ``labels`` is given.
         labels: A text file with a line ``file name, blank, class number`` per picture.
 
     Raises:
@@ -30,7 +39,11 @@ def list_pictures(folder: Path, labels: Path | None) -> list[tuple[Path, int]]:
     pillow()
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}")
-    pictures = _by_class(folder) if labels is None else _by_list(folder, labels)
+    pictures: Sequence[tuple[Path, int | None]]
+    if labels is None and is_flat(folder):
+        pictures = [(file, None) for file in sorted(folder.iterdir()) if file.suffix.lower() in _SUFFIXES]
+    else:
+        pictures = _by_class(folder) if labels is None else _by_list(folder, labels)
     if not pictures:
         raise DataError(f"A data set needs at least one sample, but {labels or folder} names none")
     return pictures
@@ -40,7 +53,7 @@ def _by_class(folder: Path) -> list[tuple[Path, int]]:
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise DataError(
-            f"{folder} must have a folder per class, but has no folder at all. "
+            f"{folder} must have pictures, or a folder per class, but has no folder at all and no picture. "
             "Or name a file with the class of each picture as `labels`"
         )
     columns = [

@@ -32,6 +32,15 @@ def json_schema() -> dict[str, Any]:
             "description": option.description,
             "title": option.name.capitalize(),
         }
+    schema["properties"]["models"] = {
+        "additionalProperties": {"$ref": "#/$defs/Model"},
+        "description": "Several models in place of `model`, by names of your own: each is tuned on the same data.",
+        "minProperties": 1,
+        "title": "Models",
+        "type": "object",
+    }
+    schema["required"] = [name for name in schema["required"] if name != "model"]
+    schema["oneOf"] = [{"required": ["model"]}, {"required": ["models"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

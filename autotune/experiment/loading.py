@@ -19,7 +19,7 @@ from autotune.adapters import get_adapter
 from autotune.arguments import require
 from autotune.errors import ExperimentError, MissingDependencyError
 from autotune.experiment.allowed import allowed_keys
-from autotune.experiment.neural_compressor import translate
+from autotune.experiment.neural_compressor import Lines, translate
 from autotune.experiment.nodes import entry, put
 from autotune.experiment.schema import Experiment
 from autotune.recipe import RECIPE_FIELDS
@@ -47,6 +47,7 @@ _LARGEST_BYTES = 1_000_000
 _MOST_NODES = 50_000
 _DEEPEST = 50
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 """The placeholder that `autotune init` writes where the user has to fill something in."""
 
@@ -81,6 +82,27 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), trust: Sequ
     Raises:
         ExperimentError: The file cannot be read, or does not fit the schema; all problems at once, each with its line.
     """
+    experiments = load_experiments(path, overrides, trust)
+    if len(experiments) > 1:
+        names = ", ".join(str(each.name) for each in experiments)
+        raise ExperimentError(
+            f"{path}: must have one `model` here, but `models` names {len(experiments)} ({names}). `autotune run` "
+            "tunes them all"
+        )
+    return experiments[0]
+
+
+def load_experiments(
+    path: Path | str, overrides: Sequence[str] = (), trust: Sequence[str] = ()
+) -> tuple[Experiment, ...]:
+    """Read an experiment file that may name several models under ``models``: an experiment for each, in their order.
+
+    They share data, target and options. Each has a workspace of its own, in the file's, under the model's name. The
+    arguments are those of :func:`load_experiment`.
+
+    Raises:
+        ExperimentError: The file cannot be read, or does not fit the schema.
+    """
     require("path", path, Path | str, ExperimentError)
     require("overrides", overrides, Sequence[str], ExperimentError)
     require("trust", trust, Sequence[str], ExperimentError)
@@ -90,6 +112,32 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = (), trust: Sequ
         _override(root, override)
     lines = translate(root, _position)
     _name_strategy(root)
+    entries = {key.value: (key, value) for key, value in root.value}
+    if "models" not in entries:
+        return (_experiment(path, root, trust, lines),)
+    key, models = entries["models"]
+    if "model" in entries or not isinstance(models, yaml.MappingNode) or not models.value:
+        raise ExperimentError(
+            f"{_position(key)}: `models` must have a section like `model` for each name, and no `model` beside it"
+        )
+    found = []
+    for name, section in models.value:
+        if not _NAME.fullmatch(name.value):
+            raise ExperimentError(
+                f"{_position(name)}: models.{name.value}: a model's name must be letters, digits, `.`, `_` and `-`, "
+                "since its workspace is called so"
+            )
+        renamed = yaml.ScalarNode("tag:yaml.org,2002:str", "model", name.start_mark, name.end_mark)
+        rest = [each for each in root.value if each[0].value != "models"]
+        one = yaml.MappingNode(root.tag, [(renamed, section), *rest], root.start_mark, root.end_mark)
+        experiment = _experiment(path, one, trust, lines)
+        experiment._name = name.value
+        found.append(experiment)
+    return tuple(found)
+
+
+def _experiment(path: Path, root: yaml.MappingNode, trust: Sequence[str], lines: Lines) -> Experiment:
+    """The experiment that a document describes."""
     try:
         document = json.dumps(_construct(root))
         experiment = Experiment.model_validate_json(document, context={"directory": path.parent})

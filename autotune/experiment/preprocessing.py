@@ -7,20 +7,25 @@ transposes them. Arithmetic is in float32, in the order in which the steps are w
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from autotune.errors import DataError, MissingDependencyError
-from autotune.experiment.section import Choice, Section, Size, broken_rule
+from autotune.experiment.references import resolve
+from autotune.experiment.section import Choice, Reference, Section, Size, broken_rule
+from autotune.users_code import users_code
 
 Array = npt.NDArray[Any]
+Operation: TypeAlias = Callable[[Array], Array]
+"""A step as it runs: called with a sample, gives a sample."""
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -205,6 +210,8 @@ class Step(Choice):
     reshape: Reshape | None = None
     reverse_channels: ReverseChannels | None = None
     cast: Cast | None = None
+    function: Reference | None = None
+    """A Python callable, as `module:function`: called with one sample, returns it preprocessed."""
 
     @model_validator(mode="after")
     def _one_step(self) -> Self:
@@ -213,18 +220,69 @@ class Step(Choice):
 
     @cached_property
     def operation(self) -> Any:
-        """The step itself: called with a sample, gives a sample."""
+        """The step itself: called with a sample, gives a sample. A function's is its reference, see :meth:`opened`."""
         return self.chosen()
 
+    def opened(self, directory: Path, trust: Collection[str] = ()) -> Operation:
+        """The step as it runs.
 
-def preprocess(sample: Array, steps: Sequence[Step]) -> Array:
+        Args:
+            directory: The experiment file's, where a function may lie.
+            trust: Packages whose functions may be called too.
+
+        Raises:
+            ExperimentError: There is no such function.
+        """
+        operation: Operation = self.operation
+        return operation if self.function is None else UsersStep(self.function, directory, trust)
+
+
+class UsersStep:
+    """A function of the user's as a step. It is pickled by its reference, by which another process imports it.
+
+    Args:
+        reference: The function, as ``module:function``.
+        directory: The experiment file's.
+        trust: Packages whose functions may be called too.
+    """
+
+    def __init__(self, reference: str, directory: Path, trust: Collection[str] = ()) -> None:
+        self._state = (reference, directory, tuple(trust))
+        self._reference = reference
+        self._function = resolve(reference, directory, trust)
+
+    def __call__(self, sample: Array) -> Array:
+        """The sample as the function returns it.
+
+        Raises:
+            DataError: It returned nothing, or what is no array.
+            Exception: Any exception of the function itself, unchanged.
+        """
+        with users_code(f"Function {self._reference!r}"):
+            made = self._function(sample)
+        array = np.asarray(made)
+        if made is None or array.dtype == object:
+            raise DataError(
+                f"Function {self._reference!r} must return one sample as an array, but returned a {type(made).__name__}"
+            )
+        return array
+
+    def __getstate__(self) -> tuple[str, Path, tuple[str, ...]]:
+        """The reference; another process imports the function by it."""
+        return self._state
+
+    def __setstate__(self, state: tuple[str, Path, tuple[str, ...]]) -> None:
+        self.__init__(*state)  # type: ignore[misc]  # the constructor is what makes a step of these
+
+
+def preprocess(sample: Array, steps: Sequence[Operation]) -> Array:
     """Run the steps over one sample.
 
     Raises:
         DataError: A step cannot read what the one before it gave.
     """
     for step in steps:
-        sample = step.operation(sample)
+        sample = step(sample)
     return sample
 
 

@@ -127,6 +127,8 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         strategy=tuning.strategy.name,
         strategy_options=tuning.strategy.options,
         objective=tuning.objective,
+        constraints=None if tuning.constraints is None else tuning.constraints.constraints,
+        instances=tuning.instances,
         max_trials=tuning.exit_policy.max_trials,
         timeout_s=tuning.exit_policy.timeout,
         max_compilations=tuning.exit_policy.max_compilations,
@@ -149,7 +151,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         trial_memory_bytes=experiment.evaluation.trial_memory,
         sampling_size=experiment.calibration.sampling_size,
         workspace=experiment.workspace,
-        storage=tuning.storage,
+        storage=_storage(experiment),
         framework=experiment.model.framework if experiment.runtimes is None else DEFAULT_FRAMEWORK,
         runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),
@@ -157,6 +159,20 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         train_fn=None if train is None else resolve(train.function, experiment.directory, experiment.trust),
         observer=observer,
     )
+
+
+def _storage(experiment: Experiment) -> str | None:
+    """The storage of an experiment.
+
+    Raises:
+        ExperimentError: Several models would share one history.
+    """
+    if experiment.tuning.storage is not None and experiment.name is not None:
+        raise ExperimentError(
+            f"{experiment.where('tuning', 'storage')}: a storage holds the history of one model, and `models` names "
+            "several. Leave it out: each model has a workspace of its own"
+        )
+    return experiment.tuning.storage
 
 
 def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
@@ -171,8 +187,8 @@ def _accuracy_sources(experiment: Experiment) -> dict[str, Any]:
     if reading and not accuracy.dataset.labelled:
         where = experiment.where("evaluation", "accuracy", "dataset")
         raise ExperimentError(
-            f"{where}: metric {reading[0]!r} needs labels: name their array as `labels`, or use `agreement` or "
-            "`cosine`, which compare with the fp32 model's own outputs"
+            f"{where}: metric {reading[0]!r} needs labels: name their array, or the file with the class of each "
+            "picture, as `labels`, or use `agreement` or `cosine`, which compare with the fp32 model's own outputs"
         )
     loader: Iterable[object] = accuracy.dataset.open(experiment.directory, experiment.trust)
     return {"metric": metrics, "eval_dataloader": loader}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import ConfigDict, Field, PrivateAttr, create_model, model_validator
 
 from autotune.config import Granularity, Precision, QuantizedType
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion
 from autotune.errors import CriterionError
 from autotune.evaluation import CacheState, Isolation
@@ -37,6 +38,7 @@ _Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 _Threads = Annotated[int, Field(gt=0, le=1024)]
 _BatchSize = Annotated[int, Field(gt=0, le=65_536)]
 _Seed = Annotated[int, Field(ge=0, lt=2**32)]
+_Positive = Annotated[float, Field(gt=0, le=1e9)]
 _Seconds = Annotated[float, Field(gt=0, le=1e9)]
 
 
@@ -315,6 +317,28 @@ class ExitPolicy(Section):
     """Whether the search ends once the config of `start_from` is confirmed, so that nothing else is tried."""
 
 
+class Limits(Section):
+    """Limits of speed and size; all of those that are given must be kept."""
+
+    latency_ms: _Positive | None = None
+    """The largest latency of one call, in milliseconds."""
+    speedup: _Positive | None = None
+    """The least speed, as a multiple of fp32's."""
+    size_bytes: Bytes | None = None
+    """The largest size of the model, in bytes or as in `4 MiB`."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if self.latency_ms is self.speedup is self.size_bytes is None:
+            raise broken_rule("must have one of `latency_ms`, `speedup` and `size_bytes`")
+        return self
+
+    @property
+    def constraints(self) -> Constraints:
+        """The same, as the tuner understands it."""
+        return Constraints(latency_ms=self.latency_ms, speedup=self.speedup, size_bytes=self.size_bytes)
+
+
 class Tuning(Section):
     """Goal and limits of the search."""
 
@@ -325,7 +349,12 @@ class Tuning(Section):
     portable: bool = False
     """Whether to admit only models that cannot saturate on x86 CPUs without VNNI, so that the loss holds there too."""
     objective: Objective = Objective.LATENCY
-    """The figure that the best model has least of."""
+    """The figure that the best model has least of: `latency`, `size` or `memory`; `throughput`: most samples per
+    second of `instances`; `accuracy`: least loss within `constraints`."""
+    constraints: Limits | None = None
+    """The limits of `objective: accuracy`."""
+    instances: _Threads = 1
+    """With `objective: throughput`, processes that run the model at the same time, each with `threads` cores."""
     exit_policy: ExitPolicy = ExitPolicy()
     """When the search ends."""
     random_seed: _Seed = 0
@@ -336,6 +365,15 @@ class Tuning(Section):
     """The config to try first: a workspace (its answer), `workspace:trial`, a tuned model, or a config as JSON."""
     storage: str | None = None
     """An Optuna storage URL for the history, in place of a file in the workspace."""
+
+    @model_validator(mode="after")
+    def _limits_of_accuracy(self) -> Self:
+        if (self.objective is Objective.ACCURACY) != (self.constraints is not None):
+            raise broken_rule(
+                "`objective: accuracy` and `constraints: {latency_ms: 5}` go together: least loss needs a limit to be "
+                f"searched within, but the objective is {self.objective}"
+            )
+        return self
 
 
 class Experiment(Section):
@@ -358,6 +396,7 @@ class Experiment(Section):
     """Goal and limits of the search."""
 
     _path: Path = PrivateAttr(default=Path())
+    _name: str | None = PrivateAttr(default=None)
     _trust: tuple[str, ...] = PrivateAttr(default=())
     _unfilled: tuple[str, ...] = PrivateAttr(default=())
     _notes: tuple[str, ...] = PrivateAttr(default=())
@@ -394,5 +433,11 @@ class Experiment(Section):
 
     @property
     def workspace(self) -> Path:
-        """Where the history and the models live."""
-        return self.tuning.workspace or self.directory / "runs" / self._path.stem
+        """Where the history and the models live; of one of several models, a folder of its own in there."""
+        folder = self.tuning.workspace or self.directory / "runs" / self._path.stem
+        return folder if self._name is None else folder / self._name
+
+    @property
+    def name(self) -> str | None:
+        """The name under which the file has this model among several; None where it has one."""
+        return self._name

@@ -62,7 +62,12 @@ def gain_text(
     """
     if baseline is None or measured is None:
         return "not measured"
-    if objective is Objective.LATENCY:
+    if objective is Objective.THROUGHPUT:
+        gain, rate = measured.throughput_gain, measured.throughput
+        if gain is None or rate is None:
+            return "throughput not measured"
+        return f"{gain:.2f}x the samples per second of {fp32} ({rate:.4g} per second)"
+    if objective.is_about_speed:
         sure = " (undecided)" if measured.latency_decided is False else ""
         return "speed not measured" if measured.speedup is None else f"{measured.speedup:.2f}x as fast as {fp32}{sure}"
     pair = (baseline.size_bytes, measured.size_bytes)

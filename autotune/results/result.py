@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.adapter import Array
 from autotune.arguments import require
 from autotune.config import Precision
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
 from autotune.results.outcome import answer_text, leaving_text, verdict_text
@@ -56,6 +57,8 @@ class TuningSummary:
         end_reason: Why the search ended.
         interrupted: Whether the user ended it.
         criterion: The target.
+        constraints: The limits, where accuracy is the objective.
+        instances: Processes that run a model at the same time, where throughput is the objective.
         history: Every trial by number, the baseline first.
         op_types: The type of every op that could be tuned, by name.
         costly_ops: The ops whose quantization costs most, among those that were measured by themselves, worst first,
@@ -86,6 +89,8 @@ class TuningSummary:
     objective: Objective = Objective.LATENCY
     interrupted: bool = False
     criterion: Criterion
+    constraints: Constraints | None = None
+    instances: int | None = None
     history: Sequence[Trial]
     op_types: Mapping[str, str]
     costly_ops: Mapping[str, float] = field(default_factory=dict)
@@ -248,6 +253,10 @@ class TuningSummary:
             runtimes = {"baseline_runtime": self.baseline_runtime, "fp32_speeds": dict(self.fp32_speeds)}
         if self.home_runtime is not None:
             runtimes["home_runtime"] = self.home_runtime
+        if self.constraints is not None:
+            runtimes["constraints"] = self.constraints.to_json()
+        if self.instances is not None:
+            runtimes["instances"] = self.instances
         if self.started_from is not None:
             runtimes["started_from"] = self.started_from.to_json()
         return {
@@ -291,7 +300,7 @@ class TuningSummary:
             )
         by_number = {trial.number: trial for trial in history}
         speed, final, nearest = data.get("speed"), data.get("final"), data.get("nearest")
-        started = data.get("started_from")
+        started, limits = data.get("started_from"), data.get("constraints")
         values = {
             **{key: value for key, value in data.items() if key != "format"},
             "verdict": Verdict(data["verdict"]),
@@ -300,6 +309,7 @@ class TuningSummary:
             "nearest": None if nearest is None else by_number[nearest],
             "objective": Objective(data.get("objective", Objective.LATENCY)),
             "criterion": Criterion(**data["criterion"]),
+            "constraints": None if limits is None else Constraints.from_json(limits),
             "started_from": None if started is None else StartedFrom.from_json(started),
             "final": None if final is None else Measurement.from_json(final),
             "races": tuple(Race.from_json(race) for race in data.get("races", ())),

@@ -123,7 +123,7 @@ class StrategySuite:
         assert first.config not in _configs(run)
         assert len(run.evaluated) == 4 or run.reason is not None
 
-    @pytest.mark.parametrize("objective", Objective)
+    @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.SIZE, Objective.MEMORY])
     def test_every_objective_is_searched(self, make: Callable[[], Strategy], objective: Objective) -> None:
         model = MODELS["separable"]()
         if objective is Objective.MEMORY:

@@ -100,6 +100,8 @@ class Finishing(Generic[ModelT]):
             objective=setup.objective,
             interrupted=end.interrupted,
             criterion=self._tuner.criterion,
+            constraints=self._tuner.constraints,
+            instances=self._tuner.instances if setup.objective is Objective.THROUGHPUT else None,
             history=trials,
             op_types=op_types(setup.side_of(conclusion.best).problem.space),
             costly_ops=self._costly_ops(setup, conclusion, end),

@@ -46,6 +46,7 @@ from autotune.tuning.stored_trials import (
     REVISION,
     SAME_AS,
     STATE,
+    constraint_of,
     counts,
     interrupted,
     revised,
@@ -272,7 +273,7 @@ class History:
         measurement = trial.measurement
         # Where the loss is one of the values it must not be a constraint as well, or the front would end at the target.
         if measurement is not None and measurement.loss is not None and not self._multi_objective:
-            opened.handle.set_constraint(CONSTRAINT, measurement.loss - target)
+            opened.handle.set_constraint(CONSTRAINT, constraint_of(trial, measurement.loss, objective, target))
         values = None
         if measurement is not None:
             values = told_values(measurement, objective, multi_objective=self._multi_objective)

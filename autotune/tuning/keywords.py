@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from autotune.batch import BatchAxis
 from autotune.config import QuantizationConfig
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion
 from autotune.evaluation import CacheState, Isolation, Metric
 from autotune.observer import Observer
@@ -33,6 +34,8 @@ class Options(TypedDict, total=False):
     strategy: str | Strategy | BaseSampler
     strategy_options: Mapping[str, Any]
     objective: Objective | str
+    constraints: Constraints | None
+    instances: int
     max_trials: int | None
     timeout_s: float | None
     seed: int

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.evaluation.accuracy.score import worst
 from autotune.strategy import Objective
@@ -24,6 +25,7 @@ class Rejudge:
         baseline: The fp32 model, measured with them.
         objective: The figure to minimize now.
         before_objective: The one that was minimized.
+        constraints: The limits, where accuracy is the objective now: they decide in place of the targets.
     """
 
     before: Criterion
@@ -32,6 +34,7 @@ class Rejudge:
     baseline: Measurement
     objective: Objective
     before_objective: Objective
+    constraints: Constraints | None = None
 
     def __call__(self, trial: Trial) -> Trial | None:
         """The trial as it would have been judged; None where its figures do not tell, so that it counts as untried."""
@@ -62,13 +65,16 @@ class Rejudge:
     def judged(self, measured: Measurement) -> Measurement | None:
         """The figures with loss and verdict by the target that counts now; None where they do not tell."""
         assert measured.loss is not None
-        if not measured.complete and measured.loss_interval is None:
+        if not measured.complete and (measured.loss_interval is None or self.constraints is not None):
             return None
         if measured.loss_interval is not None and self.after.confidence not in (None, self.before.confidence):
             return None  # an interval of another confidence comes of the samples alone
         factor = self._factor()
         interval = None if measured.loss_interval is None else _scaled(measured.loss_interval, factor)
         loss = measured.loss * factor
+        if self.constraints is not None:
+            verdict = self.constraints.verdict(measured)
+            return dataclasses.replace(measured, loss=loss, loss_interval=interval, verdict=verdict)
         verdicts = [self.after.verdict(loss, interval)]
         for name, target in self.criteria.items():
             if name not in measured.metrics or name not in self.baseline.metrics:
@@ -86,7 +92,7 @@ class Rejudge:
         return dataclasses.replace(measured, loss=measured.loss * factor, loss_interval=interval, verdict=verdict)
 
     def _factor(self) -> float:
-        """What turns a loss of the one criterion into one of the other."""
+        """Factor that turns a loss of the one criterion into one of the other."""
         sign = 1.0 if self.before.higher_is_better == self.after.higher_is_better else -1.0
         fp32 = self.baseline.accuracy or 0.0
         before = fp32 if self.before.relative is not None else 1.0

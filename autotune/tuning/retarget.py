@@ -1,6 +1,6 @@
 """Lets a workspace go on with another target, objective or number of threads.
 
-What was measured is judged anew instead of being refused. Accuracies are kept in any case. A trial whose figures do not
+Recorded trials are judged anew instead of being refused. Accuracies are kept in any case. A trial whose figures do not
 tell under the new target counts as untried, and so does every one where models are executed otherwise: its latency is
 measured again, its accuracy is not.
 """
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from autotune.config import QuantizationConfig
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Verdict
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
@@ -35,6 +36,7 @@ from autotune.tuning.stored_trials import (
     REASON,
     REVISION,
     STATE,
+    constraint_of,
     counts,
     objective_value,
     revised,
@@ -64,11 +66,13 @@ class Target:
         criterion: The accuracy target.
         criteria: Those of further figures.
         objective: The figure to minimize.
+        constraints: The limits, where that is the loss.
     """
 
     criterion: Criterion
     criteria: Mapping[str, Criterion]
     objective: Objective
+    constraints: Constraints | None = None
 
 
 def retarget(storage: Path | str, identity: Mapping[str, str], target: Target) -> str | None:
@@ -148,7 +152,11 @@ class _Rewriting:
             and self._baseline is not None
             and self._baseline.accuracy is not None
             and setup is not None
-            and objective_value(self._baseline, target.objective) is not None
+            # The throughput of fp32 is measured when the run goes on, its memory is not.
+            and (
+                target.objective is Objective.THROUGHPUT
+                or objective_value(self._baseline, target.objective) is not None
+            )
         )
         if self.possible:
             assert self._baseline is not None
@@ -159,6 +167,7 @@ class _Rewriting:
                 baseline=self._baseline,
                 objective=target.objective,
                 before_objective=Objective(setup["objective"]),
+                constraints=target.constraints,
             )
             target.criterion.check_baseline(self._baseline.accuracy or 0.0)
             self._judge()
@@ -198,6 +207,10 @@ class _Rewriting:
     def _judge(self) -> None:
         found = {number: self._rejudge(trial) for number, trial in self._trials.items()}
         judged = {number: trial for number, trial in found.items() if trial is not None}
+        for number in self._trials.keys() - judged.keys():
+            self._keep_judged_accuracy(self._trials[number])
+        if self._target.objective is Objective.THROUGHPUT and (first := min(self._trials)) not in judged:
+            judged[first] = self._trials[first]
         proven = [
             trial.measurement.speedup_interval.low
             for trial in judged.values()
@@ -222,6 +235,13 @@ class _Rewriting:
                 measured = self._rejudge.judged(Measurement.from_json(entry["measurement"]))
                 self._known[key] = {**entry, "measurement": None if measured is None else measured.to_json()}
             self._known = {key: entry for key, entry in self._known.items() if entry["measurement"] is not None}
+
+    def _keep_judged_accuracy(self, trial: Trial) -> None:
+        """Keep the accuracy of a trial that counts as untried for want of another figure."""
+        if trial.measurement is not None and trial.loss is not None:
+            judged = self._rejudge.judged(trial.measurement)
+            if judged is not None:
+                self._keep_accuracy(dataclasses.replace(trial, measurement=judged))
 
     def _keep_accuracy(self, trial: Trial) -> None:
         measured, model = trial.measurement, trial.model_fingerprint
@@ -255,7 +275,8 @@ class _Rewriting:
         if trial is not None and trial.measurement is not None:
             values = told_values(trial.measurement, self._target.objective, multi_objective=self._multi_objective)
             if trial.loss is not None and not self._multi_objective:
-                new.set_constraint(CONSTRAINT, trial.loss - self._target.criterion.target)
+                allowed = self._target.criterion.target
+                new.set_constraint(CONSTRAINT, constraint_of(trial, trial.loss, self._target.objective, allowed))
         state = OptunaState.FAIL
         if trial is not None and trial.state is TrialState.COMPLETED and values is not None:
             state = OptunaState.COMPLETE

@@ -17,13 +17,14 @@ from autotune.portability import require_portable
 from autotune.results.result import TuningResult
 from autotune.results.stored_config import read_config
 from autotune.strategies import as_strategy
-from autotune.strategy import Proposal
+from autotune.strategy import Objective, Proposal, Strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
 from autotune.tuning.history import History
 from autotune.tuning.last_resort import train_where_missed
 from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
+from autotune.tuning.posed import ForAccuracy, ForThroughput
 from autotune.tuning.retarget import KNOWN, known_configs
 from autotune.tuning.search import Search
 from autotune.tuning.selection import tried
@@ -42,6 +43,13 @@ _RESERVE_SHARE = 0.2
 """The largest share of the time given to the run that is reserved for what follows the search."""
 
 
+def posed(strategy: Strategy, tuner: Tuner) -> Strategy:
+    """A strategy that sees a problem it knows, where the objective is one that strategies do not know."""
+    if tuner.constraints is not None:
+        return ForAccuracy(strategy, tuner.constraints)
+    return ForThroughput(strategy) if tuner.objective == Objective.THROUGHPUT else strategy
+
+
 class Run(Generic[ModelT]):
     """One call of ``tune``: its stages in their order, of each of which the observer is notified and the time counted.
 
@@ -58,7 +66,7 @@ class Run(Generic[ModelT]):
         self._tuner = tuner
         self._adapter = adapter
         self._source = source
-        self._strategy = as_strategy(tuner.strategy, tuner.strategy_options)
+        self._strategy = posed(as_strategy(tuner.strategy, tuner.strategy_options), tuner)
         self._stages = Stages(Several([Log(), tuner.observer]), tuner.timeout_s)
         workspace = None if tuner.workspace is None or joins else Path(tuner.workspace)
         self._models = Models(adapter, tuner.criterion, workspace)

@@ -53,7 +53,20 @@ def incumbent(trials: Sequence[Trial], objective: Objective) -> Trial | None:
     met = [trial for trial in trials if trial.met and trial.same_as is None]
     if objective is Objective.LATENCY:
         met = [trial for trial in met if trial.config.is_fp32 or _is_decided(trial)]
-    return min(met, key=lambda trial: objective_of(trial, objective), default=None)
+    if objective is Objective.THROUGHPUT:
+        met = [trial for trial in met if trial.config.is_fp32 or _serves_more(trial)]
+    return min(met, key=lambda trial: _rank(trial, objective), default=None)
+
+
+def _rank(trial: Trial, objective: Objective) -> tuple[float, float]:
+    """The figure to minimise, and of equals the faster one first."""
+    return objective_of(trial, objective), -(trial.speedup or 0.0)
+
+
+def _serves_more(trial: Trial) -> bool:
+    """Whether its slowest round had more samples per second than fp32's fastest."""
+    interval = None if trial.measurement is None else trial.measurement.throughput_interval
+    return interval is not None and interval.low > 1
 
 
 def to_beat(trials: Sequence[Trial], objective: Objective) -> Measurement | None:
@@ -133,6 +146,8 @@ def conclude(
         raced: By number of the finalists that were raced: whether each is faster than fp32.
     """
     candidates = [trial for trial in trials if _own(trial) and trial.state is not TrialState.RUNNING]
+    if objective is Objective.ACCURACY and (candidates or trials[0].met):
+        return _most_accurate(trials[0], candidates, winner)
     if not candidates and any(trial.same_as == trials[0].number for trial in trials):
         reason = "every config that was tried makes the fp32 model itself"
         speed = Verdict.MISSED if objective is Objective.LATENCY else None
@@ -145,13 +160,15 @@ def conclude(
         return _nothing_keeps(trials[0], candidates, objective)
     if objective is Objective.LATENCY:
         return _fastest(trials[0], keep, winner, raced or {})
-    best = winner or min([trials[0], *keep], key=lambda trial: objective_of(trial, objective))
+    rivals = [trial for trial in keep if objective is not Objective.THROUGHPUT or _serves_more(trial)]
+    best = winner or min([trials[0], *rivals], key=lambda trial: objective_of(trial, objective))
+    less, least = ("more", "most") if objective is Objective.THROUGHPUT else ("less", "least")
     if best.config.is_fp32:
-        reason = f"{_candidates(keep)} the target, but none has less {objective} than fp32 itself"
+        reason = f"{_candidates(keep)} the target, but none has {less} {objective} than fp32 itself"
     else:
-        reason = f"least {objective} of the {len(keep)} candidates that keep the target"
+        reason = f"{least} {objective} of the {len(keep)} candidates that keep the target"
         if len(keep) == 1:
-            reason = f"the only candidate that keeps the target, with less {objective} than fp32"
+            reason = f"the only candidate that keeps the target, with {less} {objective} than fp32"
     return Conclusion(best=best, verdict=Verdict.MET, reason=reason)
 
 
@@ -163,6 +180,32 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
         if not front or _loss(trial) < _loss(front[-1]):
             front.append(trial)
     return front
+
+
+def _most_accurate(baseline: Trial, candidates: Sequence[Trial], winner: Trial | None) -> Conclusion:
+    """The answer where accuracy is the objective: the least loss of those that keep the limits."""
+    if baseline.met:
+        reason = "fp32 itself keeps the limits, and nothing loses less"
+        return Conclusion(best=baseline, verdict=Verdict.MET, reason=reason)
+    keep = [trial for trial in candidates if trial.met]
+    if keep:
+        best = winner or min(keep, key=lambda trial: _rank(trial, Objective.ACCURACY))
+        reason = f"least loss of the {len(keep)} candidates that keep the limits"
+        if len(keep) == 1:
+            reason = "the only candidate that keeps the limits"
+        return Conclusion(best=best, verdict=Verdict.MET, reason=reason)
+    judged = [trial for trial in candidates if trial.measurement is not None]
+    if not judged:
+        return Conclusion(
+            best=baseline, verdict=Verdict.MISSED, reason="every candidate failed, so that only fp32 is left"
+        )
+    undecided = [trial for trial in judged if _verdict(trial) is Verdict.UNDECIDED]
+    nearest = max(undecided or judged, key=lambda trial: (trial.speedup or 0.0, -objective_of(trial, Objective.SIZE)))
+    if undecided:
+        reason = f"it could not be told whether a candidate keeps the limits: trial {nearest.number} lies on them"
+        return Conclusion(best=baseline, verdict=Verdict.UNDECIDED, reason=reason, nearest=nearest)
+    reason = f"none of {len(judged)} candidates keeps the limits; trial {nearest.number} comes nearest"
+    return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=reason, nearest=nearest)
 
 
 def _fastest(

@@ -26,7 +26,9 @@ from autotune.batch import axes_of
 from autotune.calls import Calls, latency_calls
 from autotune.errors import ApplyError
 from autotune.evaluation import AnyEvaluator, IsolatedEvaluator, Isolation, LabelledData, UserFunction, evaluator_of
+from autotune.evaluation.constrained import ConstrainedEvaluator
 from autotune.evaluation.remembered import RememberedAccuracy
+from autotune.evaluation.serving import ServingEvaluator
 from autotune.runtimes.adapter import RuntimeModel, RuntimesAdapter
 from autotune.runtimes.fp32 import Fp32Speeds, compare_fp32
 from autotune.runtimes.opening import left_out_lines, open_all
@@ -41,6 +43,7 @@ from autotune.tuning.hold import Hold
 from autotune.tuning.identity import CALIBRATION_DATA, FUNCTION
 from autotune.tuning.insights import MeasuredInsights
 from autotune.tuning.loading import Loaded, Loading, insight_feeds
+from autotune.tuning.posed import with_target
 from autotune.tuning.retarget import KNOWN, Target, retarget
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
 
 _INSIGHT_SAMPLES = 8
+
+_ANY_LOSS = 1e300
+"""A target that every loss keeps, where limits of speed and size decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +186,7 @@ class Preparing(Generic[ModelT]):
         self._shares = len(loaded)
         sides = [self._side(each, loader, fingerprint, calls, history, fp32) for each in loaded]
         baseline = next((side for side in sides if fp32 is not None and side.runtime == fp32.baseline), sides[0])
-        evaluator = _remembering(self._evaluator(baseline.given, calls.feeds), history)
+        evaluator = self._in_front(self._evaluator(baseline.given, calls.feeds), baseline.given, calls.feeds, history)
         training = self._training(source, loader)
         return Setup(
             sides=sides,
@@ -341,7 +347,7 @@ class Preparing(Generic[ModelT]):
             "space": hashlib.sha256(spaces.encode()).hexdigest()[:16],
             CALIBRATION_DATA: calibration_data,
             "criterion": str(self._tuner.criterion),
-            "objective": str(self._tuner.objective),
+            "objective": self._tuner.objective_identity,
             "evaluation": self._source.identity,
             "execution": self._execution_identity,
             "host": host_of(self._adapter).fingerprint,
@@ -356,6 +362,7 @@ class Preparing(Generic[ModelT]):
                 criterion=self._tuner.criterion,
                 criteria=self._tuner.criteria,
                 objective=Objective(self._tuner.objective),
+                constraints=self._tuner.constraints,
             )
             if line := retarget(storage, identity, target):
                 self._stages.note(line)
@@ -369,13 +376,29 @@ class Preparing(Generic[ModelT]):
         history.keep(SETUP, {**about, "op_types": op_types(loaded[0].space), **runtimes})
         return history
 
+    def _in_front(
+        self, evaluator: AnyEvaluator[ModelT], model: ModelT, feeds: Sequence[Feeds], history: History
+    ) -> AnyEvaluator[ModelT]:
+        """The evaluator behind those that know some accuracies, judge by limits, or measure throughput as well."""
+        wrapped: Any = evaluator
+        if known := history.kept(KNOWN):
+            figures = {each: Measurement.from_json(entry["measurement"]) for each, entry in known.items()}
+            wrapped = RememberedAccuracy(wrapped, figures)
+        if self._tuner.constraints is not None:
+            wrapped = ConstrainedEvaluator(wrapped, self._tuner.constraints)
+        if self._tuner.objective == Objective.THROUGHPUT:
+            samples = axes_of(model).size(feeds[-1])
+            options = dataclasses.replace(self._tuner.throughput_options, batch_size=samples)
+            wrapped = ServingEvaluator(wrapped, adapter=self._adapter, model=model, feeds=feeds[-1], options=options)
+        return cast("AnyEvaluator[ModelT]", wrapped)
+
     def _evaluator(self, model: ModelT, feeds: Sequence[Feeds]) -> AnyEvaluator[ModelT]:
         tuner = self._tuner
         options: dict[str, Any] = {
             "adapter": self._adapter,
             "model": model,
             "source": self._source,
-            "criterion": tuner.criterion,
+            "criterion": tuner.criterion if tuner.constraints is None else with_target(tuner.criterion, _ANY_LOSS),
             "latency": tuner.latency_options,
             "feeds": feeds,
             "seed": tuner.seed,
@@ -385,15 +408,6 @@ class Preparing(Generic[ModelT]):
         if tuner.isolation == Isolation.PROCESS:
             return IsolatedEvaluator(isolation=tuner.isolation_options, **options)
         return evaluator_of(**options)
-
-
-def _remembering(evaluator: AnyEvaluator[Any], history: History) -> AnyEvaluator[Any]:
-    """An evaluator that asks for no accuracy that a history knows already."""
-    known = history.kept(KNOWN)
-    if not known:
-        return evaluator
-    figures = {model: Measurement.from_json(entry["measurement"]) for model, entry in known.items()}
-    return cast("AnyEvaluator[Any]", RememberedAccuracy(evaluator, figures))
 
 
 def _held(runtime: str | None, model: Any) -> Any:

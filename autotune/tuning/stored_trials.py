@@ -31,11 +31,25 @@ REVISION = "revision:"
 
 
 def objective_value(measurement: Measurement, objective: Objective) -> float | None:
-    """The figure to minimise: latency as a share of the baseline's, or bytes. None where it was not measured."""
+    """The figure to minimise: latency or the time per sample as a share of the baseline's, bytes, or the loss.
+
+    None where it was not measured.
+    """
     if objective is Objective.LATENCY:
         return None if measurement.speedup is None else 1.0 / measurement.speedup
+    if objective is Objective.ACCURACY:
+        return measurement.loss
+    if objective is Objective.THROUGHPUT:
+        return None if measurement.throughput_gain is None else 1.0 / measurement.throughput_gain
     size = measurement.size_bytes if objective is Objective.SIZE else measurement.peak_memory_bytes
     return None if size is None else float(size)
+
+
+def constraint_of(trial: Trial, loss: float, objective: Objective, target: float) -> float:
+    """The figure by which a constrained sampler tells what is allowed: at most 0 where it is."""
+    if objective is Objective.ACCURACY:
+        return -1.0 if trial.met else 1.0
+    return loss - target
 
 
 def told_values(measurement: Measurement, objective: Objective, *, multi_objective: bool) -> list[float] | None:

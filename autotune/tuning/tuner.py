@@ -13,6 +13,7 @@ from autotune.adapter import Adapter
 from autotune.adapters import get_adapter
 from autotune.arguments import check_fields, require, shown
 from autotune.batch import BatchAxis
+from autotune.constraints import Constraints
 from autotune.criterion import Criterion
 from autotune.errors import InputError, MissingDependencyError
 from autotune.evaluation import (
@@ -22,6 +23,7 @@ from autotune.evaluation import (
     LabelledData,
     LatencyOptions,
     Metric,
+    ThroughputOptions,
     UserFunction,
     check_direction,
     create_metric,
@@ -34,6 +36,7 @@ from autotune.strategy import Objective, Strategy
 from autotune.tuning.identity import identity_of
 from autotune.tuning.keywords import ConfigSource, EvalFunction, Keywords, Metrics, Options, TrainFunction, explicit
 from autotune.tuning.limits import SearchEnd
+from autotune.tuning.objectives import require_consistent_objective, require_names
 from autotune.users_code import users_code
 from autotune.watching import Several
 
@@ -63,8 +66,11 @@ class Tuner:
         criterion: The accuracy target; 1 % relative loss by default.
         strategy: A strategy's name, a strategy, or any Optuna sampler.
         strategy_options: Options of a strategy that is given by name.
-        objective: The figure to minimise under the target: ``latency``, ``size`` or ``memory``, which needs a worker
-            process.
+        objective: The figure to optimize under the target: ``latency``, ``size``, ``memory``, which needs a worker
+            process, or ``throughput`` of ``instances``. ``accuracy``: least loss within ``constraints``; the target is
+            no limit then.
+        constraints: With ``accuracy``, the limits: latency, speedup over fp32, size.
+        instances: With ``throughput``, processes that run the model at the same time, each with ``threads`` cores.
         max_trials: Candidates to try at the most.
         timeout_s: Wall time of one ``tune`` in seconds, calibration and baseline included.
         seed: Seed of every random choice.
@@ -123,6 +129,8 @@ class Tuner:
     strategy: str | Strategy | BaseSampler = "auto"
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     objective: Objective | str = Objective.LATENCY
+    constraints: Constraints | None = None
+    instances: int = 1
     max_trials: int | None = 50
     timeout_s: float | None = None
     seed: int = 0
@@ -179,6 +187,7 @@ class Tuner:
                 raise InputError(f"`{name} > 0` must hold, but got {value}")
         if self.objective not in list(Objective):
             raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
+        require_consistent_objective(self)
         self._check_isolation()
         self._check_runtimes()
         if self.stop_when_confirmed and self.start_from is None:
@@ -239,6 +248,24 @@ class Tuner:
         )
 
     @property
+    def throughput_options(self) -> ThroughputOptions:
+        """How throughput is measured."""
+        return ThroughputOptions(
+            instances=self.instances,
+            cores_per_instance=self.threads,
+            batch_size=self.batch_size,
+            warmup=self.warmup,
+        )
+
+    @property
+    def objective_identity(self) -> str:
+        """The objective as a history names it, with what belongs to it."""
+        if self.constraints is not None:
+            return f"{self.objective}: {self.constraints}"
+        served = self.objective == Objective.THROUGHPUT
+        return f"{self.objective} of {self.instances} instances" if served else str(self.objective)
+
+    @property
     def isolation_options(self) -> IsolationOptions:
         """The limits of a trial in time and memory."""
         return IsolationOptions(trial_timeout_s=self.trial_timeout_s, trial_memory_bytes=self.trial_memory_bytes)
@@ -284,6 +311,34 @@ class Tuner:
                 return watched.tune(model, dataloader, eval_fn, **sources)  # type: ignore[arg-type]  # as they came
         with users_code("A data loader, metric or function of yours"):
             return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
+
+    def tune_all(
+        self,
+        models: Mapping[str, object],
+        dataloader: Iterable[object],
+        eval_fn: EvalFunction | None = None,
+        **sources: Any,
+    ) -> dict[str, TuningResult]:
+        """Tune several models on the same data, one after the other; see :meth:`tune` for the arguments.
+
+        Args:
+            models: The models by names of your own. Each has a folder of that name in ``workspace``.
+            dataloader: Calibration data.
+            eval_fn: Scores a model.
+            **sources: ``metric`` and ``eval_dataloader``, as :meth:`tune` takes them.
+
+        Returns:
+            The answer for each model, by its name.
+
+        Raises:
+            InputError: There is no model, a name is no name of a folder, or they would share one ``storage``.
+        """
+        require_names(models, self.storage)
+        folder = None if self.workspace is None else Path(self.workspace)
+        tuners = {
+            name: dataclasses.replace(self, workspace=None if folder is None else folder / name) for name in models
+        }
+        return {name: tuners[name].tune(model, dataloader, eval_fn, **sources) for name, model in models.items()}
 
     def _tuned(
         self, model: object, dataloader: Iterable[object], accuracy: UserFunction | LabelledData
@@ -383,8 +438,8 @@ class Tuner:
             criteria=self.criteria,
             holdout=self.holdout,
             label_free=all(each.label_free for each in metrics),
-            early_stopping=self.early_stopping,
-            early_acceptance=self.early_stopping,
+            early_stopping=self.early_stopping and self.constraints is None,
+            early_acceptance=self.early_stopping and self.constraints is None,
         )
         check_direction(source, self.criterion)
         return source

@@ -131,7 +131,7 @@ def test_image_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no folder"):
         section.open(tmp_path)
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(DataError, match="has no folder at all"):
+    with pytest.raises(DataError, match="has no folder at all and no picture"):
         section.open(tmp_path)
     (tmp_path / "pictures" / "a").mkdir()
     with pytest.raises(DataError, match="has a picture"):
@@ -139,6 +139,81 @@ def test_image_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a" / "x.jpg").write_text("no picture")
     with pytest.raises(DataError, match=r"x\.jpg cannot be read as a picture"):
         list(section.open(tmp_path))
+
+
+def test_a_flat_folder_without_labels_gives_pictures_alone(tmp_path: Path) -> None:
+    for number in (2, 1):
+        Image.new("RGB", (2, 2), color=(number, 0, 0)).save(tmp_path / f"{number}.jpeg", quality=100)
+    (tmp_path / "notes.txt").write_text("no picture")
+    section = {"image_folder": {"path": "."}, "batch_size": 2}
+    dataset = make_dataset(section, tmp_path)
+    assert not dataset.labelled
+    (batch,) = batches(section, tmp_path)
+    assert batch.shape == (2, 2, 2, 3)
+    assert batch[0].max() < batch[1].max() + 1
+    (tmp_path / "class").mkdir()
+    assert dataset.labelled, "folders are classes"
+
+
+STEPS = """
+import numpy as np
+
+def halved(sample):
+    return sample.astype(np.float32) / 2
+
+def first_row(sample):
+    return sample[0].tolist()
+
+def nothing(sample):
+    sample.sum()
+
+def broken(sample):
+    raise KeyError("mine")
+"""
+
+
+@pytest.fixture
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with functions for preprocessing, in the experiment's folder."""
+    name = f"steps_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(STEPS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+def test_a_function_is_a_step_among_others(archive: Path, steps: str, tmp_path: Path) -> None:
+    section = {
+        "npz": {"path": archive.name, "inputs": "images"},
+        "preprocess": [
+            {"function": f"{steps}:halved"},
+            {"function": f"{steps}:first_row"},
+            {"cast": {"dtype": "float64"}},
+        ],
+    }
+    got = batches(section, tmp_path)
+    expected = np.load(archive)["images"][:, 0] / 2
+    np.testing.assert_array_equal(np.concatenate(got), expected)
+    assert got[0].dtype == np.float64
+    dataset = make_dataset(section, tmp_path)
+    assert dataset.functions == (f"{steps}:halved", f"{steps}:first_row")
+    copied = pickle.loads(pickle.dumps(dataset.open(tmp_path)))
+    np.testing.assert_array_equal(np.concatenate(list(copied)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nothing", DataError, "must return one sample as an array, but returned a NoneType"),
+        ("broken", KeyError, "mine"),
+        ("gone", ExperimentError, "has no 'gone'"),
+    ],
+)
+def test_a_step_that_is_none_or_fails_says_so(
+    archive: Path, steps: str, tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    section = {"npz": {"path": archive.name, "inputs": "images"}, "preprocess": [{"function": f"{steps}:{name}"}]}
+    with pytest.raises(error, match=message):
+        batches(section, tmp_path)
 
 
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(file: Path) -> N
         "threads: must be a whole number, but got true",
         "accuracy_criterion: Give `relative` or `absolute`, not both",
         'tuning.strategy: must be a section with keys of its own, but got ["basic"]',
-        "tuning.objective: must be 'latency', 'size' or 'memory', but got \"speed\"",
+        "tuning.objective: must be 'latency', 'size', 'memory', 'accuracy' or 'throughput', but got \"speed\"",
     ):
         assert message in text
 

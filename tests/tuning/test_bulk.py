@@ -174,7 +174,7 @@ def test_a_trial_that_has_ended_is_read_once(tmp_path: Path, monkeypatch: pytest
 
 def test_a_copied_trial_has_its_config_and_not_the_text_of_one(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    _every_kind(url)
+    every_kind(url)
     storage = BulkCache(BulkStorage(url))
     optuna.copy_study(from_study_name="s", from_storage=storage, to_storage=storage, to_study_name="copy")
     before, copied = (optuna.load_study(study_name=name, storage=url).trials for name in ("s", "copy"))

@@ -50,7 +50,9 @@ def gain_of(summary: TuningSummary, measured: Measurement | None) -> float | Non
     baseline = summary.baseline.measurement
     if measured is None or baseline is None:
         return None
-    if summary.objective is Objective.LATENCY:
+    if summary.objective is Objective.THROUGHPUT:
+        return measured.throughput_gain
+    if summary.objective.is_about_speed:
         return measured.speedup
     name = "size_bytes" if summary.objective is Objective.SIZE else "peak_memory_bytes"
     before, after = getattr(baseline, name), getattr(measured, name)
@@ -92,7 +94,7 @@ def scatter(summary: TuningSummary, size: Size) -> Drawing | None:
     unmeasured = [each for each in drawn if each.loss is None]
     room = Size(**{**vars(size), "top": size.top + (26 if unmeasured else 4)})
     drawing = Drawing(size=room, title="Loss against gain of every trial")
-    noun = "speed" if summary.objective is Objective.LATENCY else "smallness"
+    noun = "speed" if summary.objective.is_about_speed else "smallness"
     drawing.axes(
         (left, right), (bottom, top),
         x_label="times as fast as fp32" if noun == "speed" else "times as small as fp32",
@@ -100,7 +102,8 @@ def scatter(summary: TuningSummary, size: Size) -> Drawing | None:
         x_text=lambda value: f"{value:.3g}x",
         y_text=lambda value: f"{value * 100:.3g}" if criterion.relative is not None else f"{value:.3g}",
     )  # fmt: skip
-    _target(drawing, criterion.target, f"target: {format_loss(criterion.target, criterion)}")
+    if summary.constraints is None:
+        _target(drawing, criterion.target, f"target: {format_loss(criterion.target, criterion)}")
     steps: list[tuple[float, float]] = []
     for each in sorted((p for p in drawn if p.front and p.loss is not None), key=lambda p: p.gain):
         if steps:
@@ -151,7 +154,7 @@ def _mark(drawing: Drawing, each: Point, summary: TuningSummary, ends: tuple[flo
     kind = f"mark {each.kind}" + ("" if each.trial.state is TrialState.COMPLETED else " part")
     if (interval := measured.loss_interval) is not None:
         drawing.line(x, drawing.y(interval.low), x, drawing.y(interval.high), f"bar {each.kind}")
-    if (interval := measured.speedup_interval) is not None and summary.objective is Objective.LATENCY:
+    if (interval := measured.speedup_interval) is not None and summary.objective.is_about_speed:
         drawing.line(drawing.x(interval.low), y, drawing.x(interval.high), y, f"bar {each.kind}")
     label = _label(each, summary)
     if each.loss > ends[1]:
@@ -169,7 +172,7 @@ def _mark(drawing: Drawing, each: Point, summary: TuningSummary, ends: tuple[flo
 def _label(each: Point, summary: TuningSummary) -> str:
     trial = each.trial
     gain = f"{each.gain:.2f}x as small"
-    if summary.objective is Objective.LATENCY:
+    if summary.objective.is_about_speed:
         gain = format_speedup(trial.speedup) + undecided(trial.measurement)
     end = f" ({trial.state}: {trial.reason})" if trial.reason else ""
     return f"trial {trial.number}: {gain}, loss {format_loss(trial.loss, summary.criterion)}{end}"
@@ -219,7 +222,7 @@ def progress(summary: TuningSummary, size: Size) -> Drawing | None:
     drawing = Drawing(size=size, title="Best candidate so far, against time")
     drawing.axes(
         (0.0, seconds), (left, right), x_label="seconds spent in trials",
-        y_label="times as fast as fp32" if summary.objective is Objective.LATENCY else "times as small as fp32",
+        y_label="times as fast as fp32" if summary.objective.is_about_speed else "times as small as fp32",
         x_text=lambda value: f"{value:g}", y_text=lambda value: f"{value:.3g}x",
     )  # fmt: skip
     drawing.path([(drawing.x(x), drawing.y(y)) for x, y in line], "best-so-far")

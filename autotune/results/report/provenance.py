@@ -30,7 +30,7 @@ def facts(result: TuningSummary) -> tuple[list[tuple[str, str]], str]:
         found.insert(0, ("started", str(runs[0]["started"])))
         if len(runs) > 1:
             found.insert(1, ("continued", ", ".join(str(each["started"]) for each in runs[1:])))
-    found += [("target", str(result.criterion)), ("objective", str(result.objective))]
+    found += [("target", str(result.constraints or result.criterion)), ("objective", str(result.objective))]
     host = result.host or str(run.get("host", ""))
     if host:
         found.append(("host", host))

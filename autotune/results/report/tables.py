@@ -26,13 +26,14 @@ from autotune.trial import Measurement, Trial
 def comparison(result: TuningSummary) -> Table:
     """Figures of fp32, the answer, and what is offered beside it."""
     measured = measured_models(result)
-    loss = f"loss (target: {result.criterion})"
+    loss = f"loss (target: {result.criterion})" if result.constraints is None else "loss"
     further = list((result.baseline.measurement or Measurement()).metrics)[1:]
     rows: list[tuple[str, Callable[[Measurement], str]]] = [
         ("accuracy", lambda m: figure(m.accuracy, "{:.4f}")),
         (loss, lambda m: format_loss(m.loss, result.criterion, m.loss_interval)),
         ("latency: median, p90, p99", _latency),
         ("speedup", lambda m: format_speedup(m.speedup, m.speedup_interval) + undecided(m)),
+        ("samples per second", lambda m: figure(m.throughput, "{:.4g}")),
         ("size", lambda m: megabytes(m.size_bytes)),
         ("peak memory", lambda m: megabytes(m.peak_memory_bytes)),
         *((name, lambda m, name=name: figure(m.metrics.get(name), "{:.4f}")) for name in further),

@@ -153,14 +153,22 @@ def headline(result: TuningSummary) -> str:
             f"answers in {milliseconds(measured.latency_ms)} instead of {milliseconds(fp32_ms)} "
             f"({_change(measured.latency_ms, fp32_ms)})"
         )
+    if measured.throughput is not None and baseline.throughput:
+        parts.append(f"serves {measured.throughput:.4g} samples per second instead of {baseline.throughput:.4g}")
     if measured.size_bytes and baseline.size_bytes:
         parts.append(
             f"takes {megabytes(measured.size_bytes)} instead of {megabytes(baseline.size_bytes)} "
             f"({_change(measured.size_bytes, baseline.size_bytes)})"
         )
-    allowed = format_loss(result.criterion.target, result.criterion)
-    loss = f"loses {format_loss(best.loss, result.criterion)} of accuracy, where {allowed} is allowed"
+    loss = f"loses {format_loss(best.loss, result.criterion)} of accuracy, where {_allowed(result)}"
     return f"{verdict_text(result)}: the tuned model {', '.join(parts)}{' and ' if parts else ''}{loss}"
+
+
+def _allowed(result: TuningSummary) -> str:
+    """The limit that counts: of the loss, or of speed and size."""
+    if result.constraints is not None:
+        return f"{result.constraints} was asked for"
+    return f"{format_loss(result.criterion.target, result.criterion)} is allowed"
 
 
 def _change(now: float, before: float) -> str:
@@ -193,7 +201,11 @@ def _worth(result: TuningSummary) -> list[tuple[str, str, str]]:
         cards.append(("One call", milliseconds(measured.latency_ms), f"fp32: {milliseconds(fp32_ms)}, {change}"))
     if measured.loss is not None:
         text = format_loss(measured.loss, result.criterion)
-        cards.append(("Accuracy lost", text, f"allowed: {format_loss(result.criterion.target, result.criterion)}"))
+        allowed = f"allowed: {format_loss(result.criterion.target, result.criterion)}"
+        cards.append(("Accuracy lost", text, allowed if result.constraints is None else f"with {result.constraints}"))
+    if measured.throughput is not None and baseline.throughput:
+        fp32 = f"fp32: {baseline.throughput:.4g}, {result.instances} instances"
+        cards.append(("Samples per second", f"{measured.throughput:.4g}", fp32))
     if measured.size_bytes and baseline.size_bytes:
         change = _change(measured.size_bytes, baseline.size_bytes)
         cards.append(("Size", megabytes(measured.size_bytes), f"fp32: {megabytes(baseline.size_bytes)}, {change}"))
