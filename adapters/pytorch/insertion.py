@@ -11,7 +11,7 @@ from autotune.adapter import Array
 from autotune.adapters.pytorch.dynamic import dynamic_integers
 from autotune.adapters.pytorch.graph import ATEN, constant_of, set_constant, tensor
 from autotune.adapters.pytorch.kernels import OP, scale_name
-from autotune.adapters.pytorch.ops import QuantizableOp, nodes_by_name
+from autotune.adapters.pytorch.ops import LINEAR, QuantizableOp, nodes_by_name
 from autotune.adapters.pytorch.quick import QUANTIZED
 from autotune.adapters.pytorch.unrolled import RecurrentWriter
 from autotune.adapters.pytorch.weights import channel_scales
@@ -35,7 +35,7 @@ class Writer:
         self._module = graph
         self._graph = graph.graph
         self._nodes = nodes_by_name(graph)
-        self._integers: dict[str, fx.Node] = {}
+        self._integers: dict[tuple[str, bool], fx.Node] = {}
 
     def quantize(self, op: QuantizableOp, activations: dict[str, AffineParameters], grid: WeightGrid | None) -> None:
         """Let a static int8 op read integers.
@@ -64,7 +64,7 @@ class Writer:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         with self._graph.inserting_before(node):
-            integers, ends = dynamic_integers(self._graph, source)
+            integers, ends = dynamic_integers(self._graph, self._in_order(node, source))
             real = self._graph.call_function(QUANTIZED.dequantize_per_tensor.tensor, (integers, *ends))
         node.args = (real, *node.args[1:])
         self._set_weight(op, node, grid)
@@ -109,14 +109,25 @@ class Writer:
     def _dequantized(self, node: fx.Node, source: fx.Node, parameters: AffineParameters) -> fx.Node:
         """Ops that read one tensor share its integers, and each has real values of its own, as patterns want them."""
         ends = (float(parameters.scale), int(parameters.zero_point), _LOW, _HIGH, torch.uint8)
-        if source.name not in self._integers:
-            with self._graph.inserting_after(source):
-                made = self._graph.call_function(QUANTIZED.quantize_per_tensor.default, (source, *ends))
-            self._integers[source.name] = made
+        key = (source.name, node.target is LINEAR)
         with self._graph.inserting_before(node):
-            return self._graph.call_function(
-                QUANTIZED.dequantize_per_tensor.default, (self._integers[source.name], *ends)
-            )
+            if key not in self._integers:
+                ordered = self._in_order(node, source)
+                with self._graph.inserting_after(ordered):
+                    made = self._graph.call_function(QUANTIZED.quantize_per_tensor.default, (ordered, *ends))
+                self._integers[key] = made
+            return self._graph.call_function(QUANTIZED.dequantize_per_tensor.default, (self._integers[key], *ends))
+
+    def _in_order(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """What a ``Linear`` reads, with its values in order.
+
+        Where it is transposed, as an LSTM writes it, Inductor multiplies each sample by itself, and fails on its own
+        pattern for that where their number is free (PyTorch 2.13). Nothing is copied where they are in order.
+        """
+        value = source.meta.get("val")
+        if node.target is not LINEAR or value is None or value.ndim < 3:
+            return source
+        return self._graph.call_function(ATEN.contiguous.default, (source,))
 
     def _set_weight(self, op: QuantizableOp, node: fx.Node, grid: WeightGrid) -> None:
         weight = constant_of(self._module, node.args[1])

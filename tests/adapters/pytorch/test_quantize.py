@@ -17,6 +17,7 @@ from autotune.adapters.pytorch import quantize, space
 from autotune.adapters.pytorch.graph import constant
 from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.quick import QUANTIZED, quick_graph
+from autotune.adapters.pytorch.quiet import quiet
 from autotune.adapters.pytorch.session import PytorchRunner
 from autotune.calibration import CalibrationStatistics
 from autotune.config import Granularity, Precision, QuantizationConfig, Recipe
@@ -109,6 +110,32 @@ def test_inductors_forms_of_the_nodes_compute_what_the_graph_does_for_values_of_
     np.testing.assert_allclose(lowered(torch.from_numpy(x))[0].numpy(), expected, atol=1e-5)
     fp32 = ADAPTER.quick_runner(model, ONE)(batch)[0]
     assert np.square(expected - fp32).mean() < 1e-4 * np.square(fp32).mean()
+
+
+class Transposed(nn.Module):
+    """A product that reads a sequence with its axes exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.transpose(1, 2))
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC])
+def test_a_product_of_a_transposed_sequence_is_one_product_of_all_samples(precision: Precision) -> None:
+    model = ADAPTER.load(exported(seeded(Transposed()), 8, 5))
+    batch = {"x": np.random.default_rng(0).normal(size=(4, 8, 5)).astype(np.float32)}
+    statistics = ADAPTER.calibrate(model, [batch], seed=0)
+    choice = ADAPTER.space(model).by_name["fc"].space_of(precision)
+    assert choice is not None
+    candidate = ADAPTER.apply(model, QuantizationConfig(ops={"fc": choice.preferred}), statistics)
+    with quiet():
+        lowered = {node.target for node in candidate.program.run_decompositions().graph.nodes}
+    # Inductor's pattern for bmm fails where the number of samples is free.
+    assert torch.ops.aten.addmm.default in lowered
+    assert torch.ops.aten.bmm.default not in lowered
 
 
 def test_bfloat16_is_offered_and_applied_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
