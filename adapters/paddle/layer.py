@@ -95,6 +95,12 @@ def arrays(takes: list[str], example: Example) -> dict[str, Array]:
             f"A batch must have {len(takes)} inputs, which `forward` takes ({', '.join(takes)}), but has {len(values)}"
         )
     narrowed = [value.astype(np.float32) if value.dtype == np.float64 else value for value in values]
+    if other := next(
+        (name for name, value in zip(takes, narrowed, strict=True) if value.dtype.kind not in "fiub"), None
+    ):
+        raise DataError(
+            f"An input must be of numbers, but {other!r} is of {dict(zip(takes, narrowed, strict=True))[other].dtype}"
+        )
     if scalar := next((name for name, value in zip(takes, narrowed, strict=True) if not value.ndim), None):
         raise DataError(f"An input must have an axis that counts samples, but {scalar!r} is a single number")
     return dict(zip(takes, narrowed, strict=True))

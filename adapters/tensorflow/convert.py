@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from autotune.errors import MissingDependencyError, ModelError
 
 INSTALL = "pip install tensorflow"
 
-_KERAS_FILES = (".keras", ".h5")
+_ZIP = ".keras"
+_KERAS_FILES = (_ZIP, ".h5")
 _SAVED_MODEL = "saved_model.pb"
 _UNKNOWN_OPS = re.compile(r"(?:Custom|TF Select) ops: ([^\n]+)")
 
@@ -69,6 +71,10 @@ def _tensorflow() -> Any:
 
 
 def _keras_model(path: Path) -> Any:
+    if path.suffix == _ZIP and not zipfile.is_zipfile(path):
+        raise ModelError(
+            f"{path} must be the zip archive that `model.save` writes, but is corrupt or cut off. Save the model again"
+        )
     keras = importlib.import_module("keras")
     try:
         return keras.models.load_model(path, compile=False)
@@ -113,6 +119,12 @@ def _converted(make: Any, name: str) -> bytes:
             raise ModelError(
                 f"{name} must consist of ops that TensorFlow Lite has, but has {', '.join(unknown)}. "
                 "Leave these ops out, or tune the model on another runtime"
+            ) from error
+        if "signature key" in str(error):
+            raise ModelError(
+                f"{name} must have a signature, which says what it reads and writes, but has none. Save it again with "
+                "`tf.saved_model.save(model, folder, signatures=model.call.get_concrete_function(...))`, or with "
+                "`model.export(folder)` of Keras"
             ) from error
         raise ModelError(
             f"{name} must be convertible to TensorFlow Lite, but: {_first_line(error)}. "

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from autotune.adapters.tensorflow.convert import convert, converts
-from autotune.adapters.tensorflow.graph import DTYPES, is_quantized
+from autotune.adapters.tensorflow.graph import DTYPES, Graph, is_quantized, text
 from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.adapters.tensorflow.session import first_line, new_interpreter
 from autotune.arguments import kind_of
 from autotune.errors import ModelError
+from autotune.notes import listed
 
 ACCEPTED = (
     "the path or the bytes of a .tflite file, the path of a .keras file or of a SavedModel's folder, or a keras.Model"
@@ -62,11 +63,21 @@ def checked(content: bytes, name: str) -> TensorFlowModel:
             f"{name} must be a TensorFlow Lite model, which has 'TFL3' in its bytes 4 to 8, but is not. "
             "Convert it with tf.lite.TFLiteConverter, or give the SavedModel or Keras model itself"
         )
+    model = TensorFlowModel(content=content)
     try:
-        new_interpreter(content, 1).allocate_tensors()
+        interpreter = new_interpreter(content, 1)
+        try:
+            interpreter.allocate_tensors()
+        except RuntimeError as error:
+            if free := [spec.name for spec in model.inputs if any(not isinstance(dim, int) for dim in spec.shape[1:])]:
+                raise ModelError(
+                    f"{name} must have fixed lengths behind the first axis of its inputs where its ops do not take a "
+                    f"length of 1, but those of {listed(free)} are free: {first_line(error)}. Convert it with the "
+                    "heights and widths that your data have"
+                ) from error
+            raise
     except (RuntimeError, ValueError) as error:
         raise ModelError(_refusal(name, error)) from error
-    model = TensorFlowModel(content=content)
     graph = model.graph
     if not graph.inputs or not graph.outputs:
         raise ModelError(f"{name} must have inputs and outputs, but has none. Convert it again")
@@ -74,8 +85,22 @@ def checked(content: bytes, name: str) -> TensorFlowModel:
         if graph.tensors[place].type not in DTYPES:
             raise ModelError(f"{name} must read and write numbers, but has an input or output of another type")
     quantized = sum(any(is_quantized(graph.tensors[place]) for place in op.outputs) for op in graph.operators)
-    told = (f"{quantized} ops of this model are quantized already, and stay so",) if quantized else ()
-    return TensorFlowModel(content=content, told=told)
+    told = [f"{quantized} ops of this model are quantized already, and stay so"] if quantized else []
+    told += _signatures(graph)
+    return TensorFlowModel(content=content, told=tuple(told))
+
+
+def _signatures(graph: Graph) -> list[str]:
+    """A line where a file has further functions, which nobody calls here."""
+    found = graph.model.signatureDefs or []
+    main = [text(each.signatureKey) for each in found if each.subgraphIndex == 0]
+    others = [text(each.signatureKey) for each in found if each.subgraphIndex != 0]
+    if not others:
+        return []
+    return [
+        f"This file has {len(found)} signatures. {main[0] if main else 'The first graph'!r} is tuned, and "
+        f"{listed(others)} stays as it is. Convert with `signature_keys=[...]` to tune another"
+    ]
 
 
 def _refusal(name: str, error: Exception) -> str:

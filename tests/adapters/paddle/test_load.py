@@ -204,3 +204,8 @@ def test_a_program_that_is_quantized_already_stays_so(tmp_path: Path) -> None:
     assert any("quantized already" in note for note in again.notes)
     assert len(ADAPTER.space(again).tunable) == 0
     np.testing.assert_array_equal(outputs(again), outputs(candidate("Mobile")))
+
+
+def test_inputs_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="must be of numbers, but 'x' is of <U1"):
+        ADAPTER.load(filled(Residual()), Example([np.array(["a", "b"])]))

@@ -82,3 +82,47 @@ def test_training_on_keras_names_the_way() -> None:
     tuner = Tuner(framework="tensorflow", train_fn=lambda model: model)
     with pytest.raises(InputError, match=r"Keras.*tensorflow_model_optimization.*TF_USE_LEGACY_KERAS=1.*nn\.Module"):
         tuner.tune(network(), [DATA], lambda _model: 1.0)
+
+
+class Two(tensorflow.Module):  # type: ignore[misc]  # TensorFlow has no types
+    """Two functions with a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = tensorflow.Variable(np.ones((3, 3), np.float32))
+
+    @tensorflow.function
+    def double(self, x: Any) -> Any:
+        return tensorflow.matmul(x, self.weight)
+
+    @tensorflow.function
+    def shift(self, x: Any) -> Any:
+        return x + 1.0
+
+
+def test_a_folder_without_a_signature_names_the_way(tmp_path: Path) -> None:
+    tensorflow.saved_model.save(Two(), str(tmp_path / "saved"))
+    with pytest.raises(ModelError, match=r"must have a signature.*signatures="):
+        ADAPTER.load(tmp_path / "saved")
+
+
+def test_a_file_with_several_signatures_says_which_one_is_tuned(tmp_path: Path) -> None:
+    two, spec = Two(), tensorflow.TensorSpec([None, 3])
+    signatures = {name: getattr(two, name).get_concrete_function(x=spec) for name in ("double", "shift")}
+    tensorflow.saved_model.save(two, str(tmp_path / "saved"), signatures=signatures)
+    (told,) = ADAPTER.load(tmp_path / "saved").notes
+    assert told.startswith("This file has 2 signatures. 'double' is tuned, and 'shift' stays as it is")
+
+
+def test_free_heights_and_widths_that_a_file_counts_as_one_name_the_way() -> None:
+    pixels = keras.Input((None, None, 3), name="pixels")
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3)(pixels))
+    with pytest.raises(ModelError, match=r"fixed lengths.*'pixels'.*Convert it with the heights"):
+        ADAPTER.load(keras.Model(pixels, keras.layers.Dense(3)(pooled)))
+
+
+def test_a_keras_file_that_is_cut_off_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(tmp_path / "net.keras")
+    (tmp_path / "net.keras").write_bytes((tmp_path / "net.keras").read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"net\.keras must be the zip archive.*corrupt or cut off"):
+        ADAPTER.load(tmp_path / "net.keras")

@@ -51,7 +51,7 @@ def test_no_weight_is_written_byte_by_byte(kind: type, monkeypatch: pytest.Monke
     graph = Graph(cnn().model.content)
     expected = graph.to_bytes()
     for buffer in graph.model.buffers:
-        # Of what lies behind a file's table, the library makes bytearrays, each byte of which it writes by a call.
+        # The library reads weights behind a file's table as bytearrays, and writes each byte of these by a call.
         buffer.data = None if buffer.data is None else kind(bytes(buffer.data))
     monkeypatch.setattr("autotune.adapters.tensorflow.graph.flatbuffer_utils.convert_object_to_bytearray", watched)
     assert graph.to_bytes() == expected
