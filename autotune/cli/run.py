@@ -26,6 +26,7 @@ from autotune.experiment import Experiment, load_experiments
 from autotune.experiment.run import tune_experiment
 from autotune.experiment.schema import Tuning
 from autotune.observer import Observer
+from autotune.results.dashboard import write_dashboard
 from autotune.results.outcome import started_text
 from autotune.results.result import NEAREST, TuningResult
 from autotune.strategy import Objective
@@ -208,6 +209,7 @@ def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult,
 
 def _written(experiment: Experiment, result: TuningResult, output: Path | None) -> tuple[tuple[Path, ...], Path]:
     """The files of the answer's model, and the report, which is written now."""
+    write_dashboard(experiment.tuning.storage or experiment.workspace, result, Path(experiment.model.name).stem)
     saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
     return saved, result.report(experiment.workspace / "report.html")
 

@@ -1,0 +1,55 @@
+"""The study that ``optuna-dashboard`` shows: named after the model, with plain figures and the run's own best trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+import autotune
+from autotune.results.dashboard import differing, write_dashboard
+from autotune.results.result import TuningSummary, read_summary
+from autotune.tuning.storage import open_storage
+from tests.numpy_framework import NumpyModel
+
+
+@pytest.fixture
+def summary(network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path) -> TuningSummary:
+    """The outcome of a run in the folder ``work``."""
+    options: dict[str, Any] = {"objective": "size", "strategy": "random", "max_trials": 4, "framework": "numpy"}
+    autotune.tune(network, images, score, workspace=tmp_path / "work", latency_max_s=0.05, **options)
+    return read_summary(tmp_path / "work")
+
+
+def _shown(summary: TuningSummary, folder: Path, model: str) -> optuna.Study:
+    name = write_dashboard(folder, summary, model)
+    return optuna.load_study(study_name=name, storage=open_storage(folder))
+
+
+def test_the_study_has_the_models_name_and_the_runs_best_trial(summary: TuningSummary, tmp_path: Path) -> None:
+    study = _shown(summary, tmp_path / "work", "digits")
+    assert study.study_name == "digits"
+    assert study.metric_names == ["size_bytes"]
+    assert study.best_trial.user_attrs["number"] == summary.best.number
+    assert len(study.trials) == len(summary.history)
+    for shown, trial in zip(study.trials, summary.history, strict=True):
+        assert trial.measurement is not None
+        assert shown.user_attrs["size_bytes"] == trial.measurement.size_bytes
+        assert shown.user_attrs.get("accuracy") == trial.measurement.accuracy
+
+
+def test_parameters_are_what_differs(summary: TuningSummary, tmp_path: Path) -> None:
+    study = _shown(summary, tmp_path / "work", "digits")
+    names = {name for trial in study.trials for name in trial.params}
+    assert names == {*differing(summary.history)}
+    assert all(len({trial.params[name] for trial in study.trials}) > 1 for name in names)
+
+
+def test_the_history_stays_as_it_is_and_the_study_is_written_anew(summary: TuningSummary, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert len(_shown(summary, tmp_path / "work", "digits").trials) == len(summary.history)
+    assert read_summary(tmp_path / "work") == summary
+    assert _shown(summary, tmp_path / "work", "autotune").study_name == "autotune (model)"
