@@ -59,7 +59,9 @@ def test_folding_changes_nothing_but_the_symbol(name: str) -> None:
     assert all(node.bias is not None for node in model.prepared.layers.nodes if isinstance(node, Layer))
 
 
-@pytest.mark.parametrize("options", [{"fix_gamma": True}, {"fix_gamma": None}, {"eps": 0.1}, {"use_global_stats": True}])
+@pytest.mark.parametrize(
+    "options", [{"fix_gamma": True}, {"fix_gamma": None}, {"eps": 0.1}, {"use_global_stats": True}]
+)
 @pytest.mark.parametrize("shared", [False, True])
 def test_normalizations_of_any_kind_compute_as_before(options: dict[str, Any], shared: bool) -> None:
     x = mx.sym.Convolution(mx.sym.var("data"), name="a", num_filter=4, kernel=(3, 3), no_bias=True)
