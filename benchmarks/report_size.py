@@ -20,7 +20,7 @@ from shared import argument_parser, print_rows, write_result
 from autotune.config import KL, MINMAX, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.results.report import render
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.evidence import Evidence, TensorEvidence
 

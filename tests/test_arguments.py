@@ -17,7 +17,7 @@ from autotune.errors import CriterionError, InputError, ModelError
 from autotune.evaluation import CacheState, IsolationOptions, LatencyOptions, create_metric
 from autotune.experiment import load_experiment
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.strategies import create_strategy
 
 _CHECKED = (Tuner, Criterion, LatencyOptions, IsolationOptions, SpaceRestriction, OpRestriction, SchemeRestriction)

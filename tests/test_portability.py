@@ -15,7 +15,7 @@ from autotune.errors import ApplyError, ExperimentError
 from autotune.host import current_host
 from autotune.portability import portable_space, require_portable, saturation_note
 from autotune.restriction import SpaceRestriction
-from autotune.results.result import TuningSummary, read_summary
+from autotune.results.summary import TuningSummary, read_summary
 from autotune.trial import TrialState
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel, read

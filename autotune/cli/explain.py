@@ -13,7 +13,7 @@ from autotune.errors import InputError
 from autotune.results.outcome import trial_name
 from autotune.results.report.ops import OpRow, op_rows
 from autotune.results.report.words import milliseconds, scientific, signed_ms
-from autotune.results.result import TuningSummary, read_summary
+from autotune.results.summary import TuningSummary, read_summary
 from autotune.suggestion import nearest
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.tables import print_outcome
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 
 
 def report(

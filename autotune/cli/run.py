@@ -28,7 +28,8 @@ from autotune.experiment.schema import Tuning
 from autotune.observer import Observer
 from autotune.results.dashboard import write_dashboard
 from autotune.results.outcome import started_text
-from autotune.results.result import NEAREST, TuningResult
+from autotune.results.result import TuningResult
+from autotune.results.summary import NEAREST
 from autotune.strategy import Objective
 from autotune.tuning.models import BEST, kept_files
 

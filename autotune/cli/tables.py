@@ -27,7 +27,7 @@ from autotune.results.outcome import (
     trial_name,
     verdict_text,
 )
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.trial import Measurement, Trial
 
 

@@ -12,8 +12,9 @@ from autotune.evaluation import Metric, create_metric
 from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
-from autotune.results.result import TuningResult, read_summary
+from autotune.results.result import TuningResult
 from autotune.results.stored_config import read_config
+from autotune.results.summary import read_summary
 from autotune.tuning.applying import QuantizedModel, made_by
 from autotune.tuning.keywords import ConfigSource
 from autotune.tuning.limits import SearchEnd

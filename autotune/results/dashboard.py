@@ -14,7 +14,7 @@ from typing import Any
 
 from autotune.criterion import Verdict
 from autotune.recipe import recipe_names
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.strategy import Objective
 from autotune.trial import Trial
 from autotune.tuning.storage import STUDY_NAME, open_storage, storage_errors

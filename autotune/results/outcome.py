@@ -10,7 +10,7 @@ from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 
 if TYPE_CHECKING:
-    from autotune.results.result import TuningSummary
+    from autotune.results.summary import TuningSummary
 
 _WORDS = {
     Verdict.MET: "Target met",

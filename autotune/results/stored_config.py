@@ -12,7 +12,7 @@ from autotune.adapter import ReadsMetadata
 from autotune.adapters import get_adapter
 from autotune.config import QuantizationConfig
 from autotune.errors import InputError
-from autotune.results.result import TuningSummary, read_summary
+from autotune.results.summary import TuningSummary, read_summary
 from autotune.trial import Trial
 from autotune.tuning.keywords import ConfigSource
 from autotune.tuning.metadata import CONFIG_KEY

@@ -12,7 +12,7 @@ from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.errors import InputError, TrialError, WorkspaceError
-from autotune.results.result import NEAREST
+from autotune.results.summary import NEAREST
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 from autotune.tuning.metadata import metadata_of

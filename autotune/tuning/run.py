@@ -25,10 +25,11 @@ from autotune.tuning.last_resort import train_where_missed
 from autotune.tuning.limits import Limits, SearchEnd
 from autotune.tuning.models import Models
 from autotune.tuning.posed import ForAccuracy, ForThroughput
+from autotune.tuning.preparing import Preparing
 from autotune.tuning.retarget import KNOWN, known_configs
 from autotune.tuning.search import Search
 from autotune.tuning.selection import tried
-from autotune.tuning.setup import Preparing, Setup
+from autotune.tuning.setup import Setup
 from autotune.tuning.stages import Stages
 from autotune.tuning.warm_start import WarmStart, untrained
 from autotune.watching import Log, Several

@@ -14,7 +14,7 @@ import autotune
 from autotune.adapters import get_adapter
 from autotune.criterion import Criterion, Verdict
 from autotune.experiment import load_experiment
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from tests.adapters.onnx.graphs import image_batches
 from tests.adapters.openvino.graphs import wide_cnn
 from tests.cli.conftest import Command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from tests.cli.conftest import Command
 from tests.conftest import dense_network
 from tests.numpy_adapter import NumpyAdapter

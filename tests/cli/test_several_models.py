@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.errors import InputError
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from tests.cli.conftest import Command
 from tests.conftest import Recorder, dense_network
 from tests.numpy_adapter import NumpyAdapter

@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.results.dashboard import differing, write_dashboard
-from autotune.results.result import TuningSummary, read_summary
+from autotune.results.summary import TuningSummary, read_summary
 from autotune.tuning.storage import open_storage
 from tests.numpy_framework import NumpyModel
 

@@ -17,7 +17,7 @@ from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import WorkspaceError
 from autotune.results.report import render
-from autotune.results.result import TuningSummary, read_summary
+from autotune.results.summary import TuningSummary, read_summary
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.history import SETUP, SUMMARY, History

@@ -13,7 +13,7 @@ import autotune
 from autotune.criterion import Verdict
 from autotune.errors import DeadlineReached, ExperimentError, InputError, ModelError, UsersCodeError
 from autotune.restriction import OpRestriction, SpaceRestriction
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.strategy import Strategy
 from autotune.trial import TrialState
 from tests.numpy_framework import NumpyModel
@@ -248,7 +248,8 @@ def test_the_time_ends_before_anything_was_measured(tune: Tune) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "tried"), [("autotune.tuning.setup.compare_fp32", False), ("autotune.runtimes.probes.Probes._time", True)]
+    ("where", "tried"),
+    [("autotune.tuning.preparing.compare_fp32", False), ("autotune.runtimes.probes.Probes._time", True)],
 )
 def test_the_time_ends_while_runtimes_are_compared(
     where: str, tried: bool, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

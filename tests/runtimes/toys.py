@@ -106,7 +106,7 @@ def script(
         return Fp32Speeds(baseline=baseline, speeds={name: fp32[name] for name in models})
 
     script_speeds(monkeypatch, speedup)
-    monkeypatch.setattr("autotune.tuning.setup.compare_fp32", compared)
+    monkeypatch.setattr("autotune.tuning.preparing.compare_fp32", compared)
 
 
 class OneByOne(Strategy):

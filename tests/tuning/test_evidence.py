@@ -11,7 +11,7 @@ import pytest
 import autotune
 from autotune.config import Precision
 from autotune.evaluation import UserFunction
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.source import Convertible
 from autotune.strategy import Exhausted
 from autotune.tuning.evidence import Evidence

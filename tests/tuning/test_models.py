@@ -13,7 +13,7 @@ import pytest
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.errors import WorkspaceError
-from autotune.results.result import NEAREST
+from autotune.results.summary import NEAREST
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.models import BEST, Models, kept_files
 from tests.numpy_adapter import NumpyAdapter

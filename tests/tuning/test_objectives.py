@@ -17,7 +17,7 @@ from autotune.criterion import Interval, Verdict
 from autotune.errors import InputError
 from autotune.evaluation import serving
 from autotune.evaluation.latency.throughput import Throughput
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.strategies import as_strategy
 from autotune.strategy import Exhausted, Objective
 from autotune.testing.synthetic import Synthetic, make_model

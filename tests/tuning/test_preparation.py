@@ -17,7 +17,7 @@ from autotune.config import OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Interval, Verdict
 from autotune.errors import WorkspaceError
 from autotune.evaluation import Evaluation, Evaluator
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.strategy import Draw, Exhausted, Problem, Proposal, Strategy
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.preparation import in_terms_of_fp32

@@ -12,7 +12,7 @@ import pytest
 import autotune
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import WorkspaceError
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.strategy import Objective
 from autotune.trial import TrialState
 from autotune.tuning.history import CONSTRAINT

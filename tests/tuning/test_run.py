@@ -16,7 +16,7 @@ from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import DataError, InputError
 from autotune.evaluation import Evaluator, LatencyComparison
 from autotune.evaluation.latency import Comparison
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.trial import TrialState
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel

@@ -14,7 +14,7 @@ import autotune
 from autotune.config import Precision
 from autotune.errors import InputError, WorkspaceError
 from autotune.evaluation import Evaluator
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.trial import TrialState
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel, read

@@ -22,7 +22,7 @@ from autotune.errors import (
     WorkspaceError,
 )
 from autotune.restriction import OpRestriction, SpaceRestriction
-from autotune.results.result import read_summary
+from autotune.results.summary import read_summary
 from autotune.trial import TrialState
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel, read

@@ -15,8 +15,8 @@ from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.errors import InputError
 from autotune.results.outcome import started_text
-from autotune.results.result import read_summary
 from autotune.results.started import StartedFrom
+from autotune.results.summary import read_summary
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.warm_start import judged

@@ -11,7 +11,7 @@ from autotune.atomic import replacing
 from autotune.errors import WorkspaceError
 from autotune.results.report.tables import comparison
 from autotune.results.report.view import headline, view_of
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 
 __all__ = ["render", "render_brief", "write_report"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from autotune.criterion import Verdict
 from autotune.results.report.svg import Drawing, Size
 from autotune.results.report.words import format_loss, format_speedup, milliseconds, undecided
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.evidence import TensorEvidence

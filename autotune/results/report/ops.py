@@ -11,7 +11,7 @@ import numpy as np
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
 from autotune.results.report.choices import choice_numbers
 from autotune.results.report.words import format_loss, format_speedup, milliseconds
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.trial import Trial
 from autotune.tuning.evidence import Evidence
 

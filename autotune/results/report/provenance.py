@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 
 _LABELS = {
     "model": "model",

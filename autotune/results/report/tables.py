@@ -19,7 +19,7 @@ from autotune.results.report.words import (
     scientific,
     undecided,
 )
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.trial import Measurement, Trial
 
 

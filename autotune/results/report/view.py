@@ -38,7 +38,7 @@ from autotune.results.report.words import (
     scientific,
     signed_ms,
 )
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.trial import Measurement
 
 _SMALL = Size(width=440, height=170)

@@ -84,7 +84,10 @@ def test_training_on_keras_names_the_way() -> None:
         tuner.tune(network(), [DATA], lambda _model: 1.0)
 
 
-class Two(tensorflow.Module):  # type: ignore[misc]  # TensorFlow has no types
+_Module: Any = tensorflow.Module
+
+
+class Two(_Module):  # type: ignore[misc]  # TensorFlow has no types
     """Two functions with a weight."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.config import MINMAX, OpConfig, Precision, QuantizationConfig, QuantizedType, TensorScheme
 from autotune.criterion import Criterion, Interval, Verdict
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.evidence import Evidence, TensorEvidence
 

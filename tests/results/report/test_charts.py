@@ -10,7 +10,7 @@ import pytest
 from autotune.config import QuantizationConfig
 from autotune.results.report import charts
 from autotune.results.report.svg import NARROW, WIDE, Size, ticks
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from autotune.strategy import Objective
 from autotune.trial import TrialState
 from tests.results.report.conftest import ALL, WITHOUT_MIDDLE, MakeSummary, evidence, trial

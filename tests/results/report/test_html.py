@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 from autotune.results.report import render
-from autotune.results.result import TuningSummary
+from autotune.results.summary import TuningSummary
 from tests.results.report.conftest import MakeSummary, evidence
 
 
