@@ -16,11 +16,11 @@ from autotune.results.result import TuningResult
 from autotune.results.stored_config import read_config
 from autotune.results.summary import read_summary
 from autotune.tuning.applying import QuantizedModel, made_by
-from autotune.tuning.keywords import ConfigSource
+from autotune.tuning.keywords import DEFAULT_FRAMEWORK, ConfigSource
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.metadata import metadata_of
 from autotune.tuning.models import require_measured
-from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner
+from autotune.tuning.tuner import Tuner
 
 _Found = TypeVar("_Found")
 

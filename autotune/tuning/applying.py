@@ -16,7 +16,7 @@ from autotune.results.stored_config import read_config
 from autotune.source import OwnSource, as_convertible, as_source
 from autotune.suggestion import suggestion
 from autotune.tuning.calibrating import Calibrating
-from autotune.tuning.keywords import ConfigSource
+from autotune.tuning.keywords import DEFAULT_FRAMEWORK, ConfigSource
 from autotune.tuning.loading import Loaded, Loading
 from autotune.tuning.metadata import metadata_of
 from autotune.tuning.stages import Stages
@@ -146,7 +146,7 @@ def apply(
     Raises:
         InputError: The model, the config or the data cannot be used, or the config names ops that the model has not.
     """
-    from autotune.tuning.tuner import DEFAULT_FRAMEWORK, Tuner  # noqa: PLC0415  the tuner imports what this one reads
+    from autotune.tuning.tuner import Tuner  # noqa: PLC0415  the tuner imports what this one reads
 
     stored = read_config(config, framework)
     name = framework or stored.config.runtime or _framework_of(stored.summary) or DEFAULT_FRAMEWORK

@@ -19,6 +19,9 @@ from autotune.strategy import Objective, Strategy
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+DEFAULT_FRAMEWORK = "onnxruntime"
+"""The framework of a model where the user names none."""
+
 EvalFunction: TypeAlias = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 ConfigSource: TypeAlias = str | Path | QuantizationConfig

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from autotune import data
 from autotune.adapter import Adapter
 from autotune.adapters import get_adapter
-from autotune.arguments import check_fields, require, shown
 from autotune.batch import BatchAxis
 from autotune.constraints import Constraints
 from autotune.criterion import Criterion
@@ -22,21 +21,25 @@ from autotune.evaluation import (
     IsolationOptions,
     LabelledData,
     LatencyOptions,
-    Metric,
     ThroughputOptions,
     UserFunction,
-    check_direction,
-    create_metric,
 )
 from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
-from autotune.runtimes.names import broken_rule_of
 from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
-from autotune.tuning.identity import identity_of
-from autotune.tuning.keywords import ConfigSource, EvalFunction, Keywords, Metrics, Options, TrainFunction, explicit
+from autotune.tuning.checks import check, require_names, source_of
+from autotune.tuning.keywords import (
+    DEFAULT_FRAMEWORK,
+    ConfigSource,
+    EvalFunction,
+    Keywords,
+    Metrics,
+    Options,
+    TrainFunction,
+    explicit,
+)
 from autotune.tuning.limits import SearchEnd
-from autotune.tuning.objectives import require_consistent_objective, require_names
 from autotune.users_code import users_code
 from autotune.watching import Several
 
@@ -46,16 +49,6 @@ if TYPE_CHECKING:
     from autotune.results.result import TuningResult
 
 # The packages of a search are imported by the first one: Optuna and SQLAlchemy take most of a second.
-
-DEFAULT_FRAMEWORK = "onnxruntime"
-"""The framework of a model where the user names none."""
-
-
-_MOST = {"threads": 1024, "batch_size": 65_536, "timeout_s": 1e9, "compilation_max_s": 1e9, "trial_timeout_s": 1e9}
-"""Largest values of options. Beyond them a machine hangs, or a clock overflows."""
-
-_RULED = frozenset({"strategy", "objective", "runtimes", "latency_cache", "isolation"})
-"""Options with a rule for every value, which says more than their type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,75 +158,9 @@ class Tuner:
     observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
-        from autotune.strategies import as_strategy  # noqa: PLC0415  see above
-
-        self._check_types()
-        as_strategy(self.strategy, self.strategy_options)
-        for name in ("max_trials", "threads", "batch_size", "sampling_size", "max_compilations"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"`{name} >= 1` must hold, but got {value}")
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if value is not None and not value <= most:
-                raise InputError(f"`{name} <= {most:,}` must hold, but got {value}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"`0 <= seed < 2**32` must hold, but got {self.seed}")
-        if self.workspace is not None and str(self.workspace) == "":
-            raise InputError('`workspace` must name a folder, but got "". Leave it out to keep nothing')
-        for name in ("timeout_s", "compilation_max_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"`{name} > 0` must hold, but got {value}")
-        if self.objective not in list(Objective):
-            raise InputError(f"The objective must be one of {[str(o) for o in Objective]}, but got {self.objective!r}")
-        require_consistent_objective(self)
-        self._check_isolation()
-        self._check_runtimes()
-        if self.stop_when_confirmed and self.start_from is None:
-            raise InputError("`stop_when_confirmed` needs `start_from`: there is no config to confirm")
-        assert self.latency_options  # the options check themselves when they are made
-
-    def _check_types(self) -> None:
-        if not isinstance(self.criterion, Criterion):
-            raise InputError(
-                f"`criterion` must be a Criterion, as Criterion(relative=0.01), but got {self.criterion!r}"
-            )
-        if not isinstance(self.restriction, SpaceRestriction):
-            fields = ", ".join(field.name for field in dataclasses.fields(SpaceRestriction))
-            raise InputError(
-                "`restriction` must be a SpaceRestriction of autotune.restriction, which is made with "
-                f"{fields}, but got {shown(self.restriction)}"
-            )
-        check_fields(self, InputError, skipped=_RULED)
-
-    def _check_isolation(self) -> None:
-        if self.isolation not in list(Isolation):
-            raise InputError(f"`isolation` must be one of {[str(i) for i in Isolation]}, but got {self.isolation!r}")
+        check(self)
         object.__setattr__(self, "isolation", Isolation(self.isolation))
-        assert self.isolation_options
-        if self.isolation is Isolation.PROCESS:
-            return
-        if self.objective == Objective.MEMORY:
-            raise InputError(
-                'objective="memory" needs isolation="process": only in a process of its own can a candidate\'s memory '
-                "be told from everything else's"
-            )
-        for name in ("trial_timeout_s", "trial_memory_bytes"):
-            if getattr(self, name) is not None:
-                raise InputError(f'`{name}` needs isolation="process": nothing can end a trial inside of this process')
-
-    def _check_runtimes(self) -> None:
-        if self.runtimes is None:
-            return
-        if rule := broken_rule_of(self.runtimes):
-            raise InputError(f"`runtimes` {rule}")
-        object.__setattr__(self, "runtimes", tuple(self.runtimes))
-        if self.framework != DEFAULT_FRAMEWORK and self.framework not in self.runtimes:
-            raise InputError(
-                f"`framework` must be one of `runtimes` where both are given, but {self.framework!r} is none of "
-                f"{', '.join(self.runtimes)}. Leave it out: every runtime reads the model itself"
-            )
+        object.__setattr__(self, "runtimes", None if self.runtimes is None else tuple(self.runtimes))
 
     @property
     def latency_options(self) -> LatencyOptions:
@@ -310,7 +237,7 @@ class Tuner:
                 sources = {"metric": metric, "eval_dataloader": eval_dataloader}
                 return watched.tune(model, dataloader, eval_fn, **sources)  # type: ignore[arg-type]  # as they came
         with users_code("A data loader, metric or function of yours"):
-            return self._tuned(model, dataloader, self._source(eval_fn, metric, eval_dataloader))
+            return self._tuned(model, dataloader, source_of(self, eval_fn, metric, eval_dataloader))
 
     def tune_all(
         self,
@@ -382,7 +309,7 @@ class Tuner:
         if self.storage is None and self.workspace is None:
             raise InputError("To take part in a run, its `storage` or its `workspace` must be given, but both are None")
         own = as_source(model)
-        accuracy = self._source(eval_fn, metric, eval_dataloader)
+        accuracy = source_of(self, eval_fn, metric, eval_dataloader)
         if own is None:
             return Run(self, self._adapter(), accuracy, joins=True).take_part(model, dataloader)
         data.require_repeatable(dataloader, "dataloader")
@@ -403,46 +330,6 @@ class Tuner:
             except MissingDependencyError as error:
                 missing[name] = error
         return RuntimesAdapter(adapters, missing)
-
-    def _source(
-        self, eval_fn: EvalFunction | None, metric: Metrics | None, eval_dataloader: Iterable[object] | None
-    ) -> UserFunction | LabelledData:
-        """Where accuracy comes from.
-
-        Raises:
-            InputError: Both ways of scoring are given, or none, or half of one, or an option that goes with the other.
-            CriterionError: A metric and its criterion disagree on what is better.
-        """
-        if (eval_fn is None) == (metric is None):
-            raise InputError(
-                "Give either `eval_fn`, or `metric` with `eval_dataloader`, so that accuracy can be measured"
-            )
-        if eval_fn is not None:
-            if not callable(eval_fn):
-                raise InputError(f"`eval_fn` must be callable, but got {shown(eval_fn)}")
-            if eval_dataloader is not None:
-                raise InputError("`eval_dataloader` goes with `metric`: an `eval_fn` reads its own data")
-            if self.holdout:
-                raise InputError("`holdout` goes with `metric`: nothing can be held out of what only `eval_fn` reads")
-            return UserFunction(function=eval_fn, criteria=self.criteria, origin=identity_of(eval_fn))
-        if eval_dataloader is None:
-            raise InputError("`metric` needs an `eval_dataloader` that yields (inputs, labels)")
-        assert metric is not None
-        require("metric", metric, str | Metric | Sequence[str | Metric], InputError)
-        several = (metric,) if isinstance(metric, (str, Metric)) else metric
-        metrics = tuple(create_metric(each) if isinstance(each, str) else each for each in several)
-        data.require_repeatable(eval_dataloader, "eval_dataloader")
-        source = LabelledData(
-            loader=eval_dataloader,
-            metrics=metrics,
-            criteria=self.criteria,
-            holdout=self.holdout,
-            label_free=all(each.label_free for each in metrics),
-            early_stopping=self.early_stopping and self.constraints is None,
-            early_acceptance=self.early_stopping and self.constraints is None,
-        )
-        check_direction(source, self.criterion)
-        return source
 
 
 def tune(

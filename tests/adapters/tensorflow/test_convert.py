@@ -87,7 +87,7 @@ def test_training_on_keras_names_the_way() -> None:
 _Module: Any = tensorflow.Module
 
 
-class Two(_Module):  # type: ignore[misc]  # TensorFlow has no types
+class Two(_Module):
     """Two functions with a weight."""
 
     def __init__(self) -> None:
