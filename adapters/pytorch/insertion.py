@@ -119,13 +119,13 @@ class Writer:
             return self._graph.call_function(QUANTIZED.dequantize_per_tensor.default, (self._integers[key], *ends))
 
     def _in_order(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        """What a ``Linear`` reads, with its values in order.
+        """The tensor that a ``Linear`` reads, with its values in order.
 
         Where it is transposed, as an LSTM writes it, Inductor multiplies each sample by itself, and fails on its own
         pattern for that where their number is free (PyTorch 2.13). Nothing is copied where they are in order.
         """
         value = source.meta.get("val")
-        if node.target is not LINEAR or value is None or value.ndim < 3:
+        if node.target is not LINEAR or (value is not None and value.ndim < 3):
             return source
         return self._graph.call_function(ATEN.contiguous.default, (source,))
 
