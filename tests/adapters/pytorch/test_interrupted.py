@@ -47,7 +47,7 @@ def run(runtime: str, folder: Path, where: str = "never") -> subprocess.Complete
 
 @pytest.mark.parametrize(
     ("runtime", "where", "finished"),
-    [("onnxruntime", "evaluation:2", 1), ("pytorch", "compilation:2", 2)],  # compilation 1 is that of fp32
+    [("onnxruntime", "evaluation:2", 1)],
 )
 def test_a_killed_run_on_a_module_goes_on(
     runtime: str, where: str, finished: int, inductor: Path, tmp_path: Path
