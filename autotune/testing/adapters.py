@@ -283,10 +283,10 @@ class AdapterSuite:
     def test_no_folder_is_replaced_by_a_file(self, loaded: Loaded, tmp_path: Path) -> None:
         if not loaded.adapter.suffix:
             pytest.skip("the adapter writes a folder")
-        (tmp_path / "folder").mkdir()
+        (folder := tmp_path / "folder").mkdir()
         with pytest.raises(WorkspaceError):
-            loaded.adapter.save(loaded.model, tmp_path / "folder", {})
-        assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+            loaded.adapter.save(loaded.model, folder, {})
+        assert list(tmp_path.iterdir()) == [folder]
 
     @pytest.mark.parametrize("source", [Path("no/such/file"), b"", b"not a model at all", 17, None, object()])
     def test_what_is_no_model_is_said_so(self, loaded: Loaded, source: object) -> None:
@@ -397,5 +397,4 @@ def _outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
 
 
 def _quick_outputs(loaded: Loaded, model: Any) -> tuple[Array, ...]:
-    """Outputs without compiling the model, for tests that run dozens of candidates."""
     return quick_runner(loaded.adapter, model, THREADS)(loaded.batches[0])
