@@ -39,7 +39,6 @@ app = typer.Typer(
     help="Find the fastest quantized model whose accuracy loss stays under a target, on this machine.",
     epilog=_EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 add_commands(app)

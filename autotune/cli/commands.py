@@ -11,11 +11,11 @@ import typer.core
 
 COMMANDS = {
     "init": "Write a commented experiment file for a model, and beside it a module of functions that it may use.",
-    "inspect": "Show what can be quantized in a model on this machine.",
+    "inspect": "Show what can be quantized in a model on this machine, or with --compare where two models part.",
     "run": "Tune a model as an experiment file says. The same command continues a run that was ended.",
     "worker": "Take part in a run of the same experiment, on this machine or on another one.",
     "apply": "Quantize a model by a stored config, calibrated anew and without a search: for weights trained since.",
-    "export": "Save the model of any trial of a run, as it was measured.",
+    "export": "Save the model of any trial of a run, as it was measured, made again of its config.",
     "report": "Show what a run found, and write a report for the browser.",
     "explain": "Tell why an op is quantized or not, and what that costs in accuracy and in time.",
     "diff": "Show in which ops and recipes two configs differ, and what was measured of each.",

@@ -25,7 +25,7 @@ def export(
     ] = None,
     trust: Trust = None,
 ) -> None:
-    """Save the model of any trial of a run, as it was measured: made again of its config, and compared to the bit."""
+    """Save the model of any trial of a run, as it was measured, made again of its config."""
     experiment = load_experiment(experiment_file, overrides or (), trust or ())
     console = Console()
     print_code(console, experiment, (experiment.model.function, *experiment.calibration.dataset.functions))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import subprocess
+import sys
 import sysconfig
 from importlib.metadata import version
 from pathlib import Path
@@ -66,3 +68,17 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
         main()
     assert ended.value.code == ExitStatus.INTERRUPTED
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "found"), [("autotune expl", "explain"), ("autotune run --max-t", "--max-trials")])
+def test_the_shell_completes_commands_and_their_options(words: str, found: str) -> None:
+    environment = {
+        **os.environ,
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "_AUTOTUNE_COMPLETE": "complete_bash",
+    }
+    program = "import sys; from autotune.cli import main; sys.argv = ['autotune']; main()"
+    call = [sys.executable, "-c", program]
+    completed = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert completed.stdout.split() == [found], completed.stderr
