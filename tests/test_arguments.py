@@ -13,7 +13,7 @@ import pytest
 from autotune import Criterion, Tuner
 from autotune.adapters import get_adapter
 from autotune.arguments import check_fields, kind_of, require, shown
-from autotune.errors import CriterionError, InputError, ModelError
+from autotune.errors import CriterionError, InputError
 from autotune.evaluation import CacheState, IsolationOptions, LatencyOptions, create_metric
 from autotune.experiment import load_experiment
 from autotune.restriction import OpRestriction, SchemeRestriction, SpaceRestriction
@@ -153,8 +153,3 @@ def test_long_values_are_told_by_their_kind() -> None:
     assert shown(None) == "None"
     assert shown(3) == "3, an int"
     assert kind_of(_Stranger) == "the class _Stranger: give an object of it, as `_Stranger()` makes one"
-
-
-def test_a_class_in_place_of_a_model_says_to_make_an_object() -> None:
-    with pytest.raises(ModelError, match=r"the class _Stranger: give an object of it"):
-        get_adapter("onnxruntime").load(_Stranger)

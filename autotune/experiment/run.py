@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from autotune.adapters import get_adapter
@@ -81,8 +82,15 @@ def _opened(experiment: Experiment, action: Callable[..., _Found]) -> _Found:
     model = experiment.model.open(experiment.directory, experiment.trust)
     loader = experiment.calibration.dataset.open(experiment.directory, experiment.trust)
     sources = _accuracy_sources(experiment)
-    try:
+    with _place_of_errors(experiment):
         return action(model, loader, **sources)
+
+
+@contextmanager
+def _place_of_errors(experiment: Experiment) -> Iterator[None]:
+    """Put the line of the section that is to blame in front of an error."""
+    try:
+        yield
     except tuple(_SECTIONS) as error:
         keys = next(keys for kind, keys in _SECTIONS.items() if isinstance(error, kind))
         raise type(error)(f"{experiment.where(*keys)}: {error}") from error
@@ -121,6 +129,12 @@ def _require_filled(experiment: Experiment) -> None:
 
 def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
     """The tuner that an experiment describes."""
+    storage = _storage(experiment)
+    with _place_of_errors(experiment):
+        return _made_tuner(experiment, observer, storage)
+
+
+def _made_tuner(experiment: Experiment, observer: Observer, storage: str | None) -> Tuner:
     tuning, performance = experiment.tuning, experiment.evaluation.performance
     accuracy, train = experiment.evaluation.accuracy, experiment.quantization.train
     return Tuner(
@@ -152,7 +166,7 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         trial_memory_bytes=experiment.evaluation.trial_memory,
         sampling_size=experiment.calibration.sampling_size,
         workspace=experiment.workspace,
-        storage=_storage(experiment),
+        storage=storage,
         framework=experiment.model.framework if experiment.runtimes is None else DEFAULT_FRAMEWORK,
         runtimes=experiment.runtimes,
         restriction=experiment.quantization.restriction(),

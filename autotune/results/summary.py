@@ -1,4 +1,4 @@
-"""What a run came to, as its workspace keeps it."""
+"""Summary of a run, as its workspace keeps it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from autotune import data
 from autotune.arguments import check_fields, require, shown
-from autotune.constraints import Constraints
 from autotune.criterion import Criterion
 from autotune.errors import InputError
 from autotune.evaluation import Isolation, LabelledData, Metric, UserFunction, check_direction, create_metric
@@ -71,10 +70,6 @@ def require_consistent_objective(tuner: Tuner) -> None:
     Raises:
         InputError: It has not.
     """
-    if tuner.constraints is not None and not isinstance(tuner.constraints, Constraints):
-        raise InputError(
-            f"`constraints` must be Constraints, as Constraints(speedup=2.0), but got {tuner.constraints!r}"
-        )
     if (tuner.objective == Objective.ACCURACY) != (tuner.constraints is not None):
         raise InputError(
             'objective="accuracy" and `constraints` go together, as in constraints=Constraints(latency_ms=5.0): least '

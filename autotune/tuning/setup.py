@@ -1,4 +1,4 @@
-"""What a run is made of once it is set up."""
+"""The parts of a run that is set up."""
 
 from __future__ import annotations
 

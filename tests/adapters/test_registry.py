@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autotune.adapters import ADAPTERS, Registration, adapter_names, converter_name, get_adapter, get_converter
-from autotune.errors import InputError, MissingDependencyError
+from autotune.errors import InputError, MissingDependencyError, ModelError
 
 
 def test_known_names() -> None:
@@ -100,3 +100,11 @@ def test_an_object_that_no_converter_reads_is_nobodys() -> None:
 def test_an_unknown_converter_names_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean 'paddle'"):
         get_converter("padle")
+
+
+def test_a_class_in_place_of_a_model_says_to_make_an_object() -> None:
+    class Stranger:
+        pass
+
+    with pytest.raises(ModelError, match=r"the class Stranger: give an object of it"):
+        get_adapter("onnxruntime").load(Stranger)

@@ -142,7 +142,7 @@ def test_the_conclusion_is_the_least_loss_and_of_equals_the_fastest() -> None:
     [
         ({"objective": "accuracy"}, "go together"),
         ({"constraints": Constraints(speedup=2.0)}, "go together"),
-        ({"objective": "accuracy", "constraints": {"speedup": 2}}, "must be Constraints"),
+        ({"objective": "accuracy", "constraints": {"speedup": 2}}, "must be a Constraints or None"),
         ({"instances": 2}, '`instances` goes with objective="throughput"'),
         ({"objective": "throughput", "instances": 0}, "`instances >= 1`"),
         ({"objective": "throughput", "instances": 5000}, "must not exceed"),
