@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
 from autotune.cli.tables import print_outcome, verdict_lines
-from autotune.errors import InputError
+from autotune.errors import InputError, WorkspaceError
 from autotune.experiment import Experiment, load_experiments
 from autotune.experiment.run import tune_experiment
 from autotune.experiment.schema import Tuning
@@ -210,9 +211,13 @@ def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult,
 
 def _written(experiment: Experiment, result: TuningResult, output: Path | None) -> tuple[tuple[Path, ...], Path]:
     """The files of the answer's model, and the report, which is written now."""
-    write_dashboard(experiment.tuning.storage or experiment.workspace, result, Path(experiment.model.name).stem)
     saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
-    return saved, result.report(experiment.workspace / "report.html")
+    report = result.report(experiment.workspace / "report.html")
+    try:
+        write_dashboard(experiment.tuning.storage or experiment.workspace, result, Path(experiment.model.name).stem)
+    except WorkspaceError as error:  # the answer is there all the same
+        logging.getLogger("autotune").warning("There is no study for optuna-dashboard: %s", error)
+    return saved, report
 
 
 def _print_files(console: Console, saved: Sequence[Path], report: Path) -> None:

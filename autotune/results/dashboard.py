@@ -6,7 +6,7 @@ parameters are those of every op. A reader wants the model's name, figures by th
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,21 @@ from autotune.recipe import recipe_names
 from autotune.results.summary import TuningSummary
 from autotune.strategy import Objective
 from autotune.trial import Trial
-from autotune.tuning.storage import STUDY_NAME, open_storage, storage_errors
+from autotune.tuning.storage import open_storage, storage_errors
 
 _MOST_PARAMETERS = 40
 """Parameters of a trial; a page with more shows nothing."""
 
-_METRICS = {Objective.LATENCY: "speedup", Objective.SIZE: "size_bytes", Objective.MEMORY: "peak_memory_bytes"}
+_METRICS = {
+    Objective.LATENCY: "speedup",
+    Objective.SIZE: "size_bytes",
+    Objective.MEMORY: "peak_memory_bytes",
+    Objective.ACCURACY: "loss",
+    Objective.THROUGHPUT: "throughput_gain",
+}
+_MAXIMIZED = frozenset({"speedup", "throughput_gain"})
+_OURS = "autotune:dashboard"
+"""Attribute of a study that this module wrote; others of that name are the user's, and stay."""
 
 
 def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> str:
@@ -36,22 +45,25 @@ def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> 
         model: Name of the model, which becomes the study's.
 
     Returns:
-        The study's name.
+        The study's name: the model's, with a number where the storage has another study of that name.
 
     Raises:
         WorkspaceError: The storage cannot be written.
     """
     import optuna  # noqa: PLC0415  half a second
 
-    name = model if model != STUDY_NAME else f"{model} (model)"
     metric = _METRICS[summary.objective]
     with storage_errors(storage):
         opened = open_storage(storage)
-        with contextlib.suppress(KeyError):
+        others = {each.study_name: each.user_attrs for each in optuna.get_all_study_summaries(opened)}
+        tried = itertools.chain([model], (f"{model} ({count})" for count in itertools.count(2)))
+        name = next(each for each in tried if each not in others or _OURS in others[each])
+        if name in others:
             optuna.delete_study(study_name=name, storage=opened)
         directions = optuna.study.StudyDirection
-        direction = directions.MAXIMIZE if summary.objective is Objective.LATENCY else directions.MINIMIZE
+        direction = directions.MAXIMIZE if metric in _MAXIMIZED else directions.MINIMIZE
         study = optuna.create_study(study_name=name, storage=opened, direction=direction)
+        study.set_user_attr(_OURS, True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([metric])
@@ -74,7 +86,7 @@ def _trials(summary: TuningSummary, metric: str) -> list[Any]:
     for index, trial in enumerate(summary.history):
         value = shown = _value(trial, metric)
         answers = trial.number == summary.best.number
-        if not answers and (not _meets(trial) or _better(value, best, summary.objective)):
+        if not answers and (not _meets(trial) or _better(value, best, metric)):
             shown = None
         state = TrialState.PRUNED if trial.measurement is not None else TrialState.FAIL
         made.append(
@@ -113,7 +125,7 @@ def _option(recipe: Any, name: str) -> object:
 
 def _value(trial: Trial, metric: str) -> float | None:
     value = None if trial.measurement is None else getattr(trial.measurement, metric)
-    if value is None and metric == "speedup" and trial.config.is_fp32 and not trial.config.prepared:
+    if value is None and metric in _MAXIMIZED and trial.config.is_fp32 and not trial.config.prepared:
         return 1.0
     return None if value is None else float(value)
 
@@ -122,10 +134,10 @@ def _meets(trial: Trial) -> bool:
     return trial.measurement is not None and trial.measurement.verdict in (Verdict.MET, None)
 
 
-def _better(value: float | None, best: float | None, objective: Objective) -> bool:
+def _better(value: float | None, best: float | None, metric: str) -> bool:
     if value is None or best is None:
         return False
-    return value > best if objective is Objective.LATENCY else value < best
+    return value > best if metric in _MAXIMIZED else value < best
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:

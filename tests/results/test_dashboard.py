@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import autotune
 from autotune.results.dashboard import differing, write_dashboard
 from autotune.results.summary import TuningSummary, read_summary
+from autotune.strategy import Objective
 from autotune.tuning.storage import open_storage
 from tests.numpy_framework import NumpyModel
 
@@ -52,4 +54,18 @@ def test_the_history_stays_as_it_is_and_the_study_is_written_anew(summary: Tunin
     for _ in range(2):
         assert len(_shown(summary, tmp_path / "work", "digits").trials) == len(summary.history)
     assert read_summary(tmp_path / "work") == summary
-    assert _shown(summary, tmp_path / "work", "autotune").study_name == "autotune (model)"
+    assert _shown(summary, tmp_path / "work", "autotune").study_name == "autotune (2)"
+
+
+def test_a_study_of_somebody_elses_stays(summary: TuningSummary, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "work")
+    optuna.create_study(study_name="digits", storage=storage).ask()
+    for _ in range(2):
+        assert _shown(summary, tmp_path / "work", "digits").study_name == "digits (2)"
+    assert len(optuna.load_study(study_name="digits", storage=storage).trials) == 1
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_every_objective_has_a_metric(summary: TuningSummary, tmp_path: Path, objective: Objective) -> None:
+    study = _shown(dataclasses.replace(summary, objective=objective), tmp_path / "work", "digits")
+    assert len(study.trials) == len(summary.history)
