@@ -122,28 +122,40 @@ def faults(folder: Path, url: str, stop: str | None, begin: str | None) -> None:
 
 
 def kills(folder: Path, times: int) -> None:
-    """Kill a run at random moments, and compare what it comes to with one that was not."""
+    """Kill runs at random moments until each is done, and compare what they come to with one that was not killed."""
     whole = experiment(folder / "whole", strategy="random", trials=24, seconds=0.3)
     begun = time.monotonic()
     start("run", whole).wait()
     length, rng = time.monotonic() - begun, random.Random(0)
-    path = experiment(folder / "killed", strategy="random", trials=24, seconds=0.3)
-    done = 0
-    for _ in range(times):
-        process = start("run", path)
-        try:
-            process.wait(timeout=rng.uniform(0.0, length / 2))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            done += 1
-    status = start("run", path).wait()
-    (left, kept), (right, expected) = read_study(folder / "killed/work"), read_study(folder / "whole/work")
-    same = [trial.config for trial in left] == [trial.config for trial in right]
+    done = runs = 0
+    while done < times:
+        runs += 1
+        path = experiment(folder / f"killed-{runs}", strategy="random", trials=24, seconds=0.3)
+        while True:
+            process = start("run", path)
+            try:
+                status = process.wait(timeout=rng.uniform(0.0, length / 2))
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                done += 1
+        _compare(path, whole, f"run {runs}, {done} kills so far: status {status}")
+
+
+def _compare(path: Path, whole: Path, what: str) -> None:
+    """Print whether a run came to what another one did, and what it left behind."""
+    (left, kept), (right, expected) = (read_study(each.with_name("work")) for each in (path, whole))
+    best = next(trial for trial in left if trial.number == kept["summary"]["best"])
+    other = next(trial for trial in right if trial.number == expected["summary"]["best"])
     ours = [each for each in psutil.process_iter(["cmdline"]) if str(path) in " ".join(each.info["cmdline"] or ())]
-    print(f"{done} kills, status {status}, {len(evaluations(path))} evaluations for {len(left)} trials of {len(right)}")
-    print(f"same configs {same}, same verdict {kept['summary']['verdict'] == expected['summary']['verdict']}")
-    print(f"same answer {kept['summary']['best'] == expected['summary']['best']}, processes left {len(ours)}")
+    print(
+        f"{what}, {len(evaluations(path))} evaluations for {len(left)} trials of {len(right)}, "
+        f"same configs {[trial.config for trial in left] == [trial.config for trial in right]}, "
+        f"same verdict {kept['summary']['verdict'] == expected['summary']['verdict']}, "
+        f"same answer {best.config == other.config}, processes left {len(ours)}",
+        flush=True,
+    )
 
 
 def main() -> None:
