@@ -1,0 +1,1 @@
+"""Other tools that take the figures of a run."""
