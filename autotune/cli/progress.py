@@ -6,11 +6,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.figures import brief, loss_text, measured_speedup, number_text, seconds_text
@@ -30,6 +27,10 @@ _PHASES = {
     "save": "Saving",
 }
 _HEADING = f"{'trial':>5}  {'accuracy':>8}  {'loss':>8}  {'speedup':>7}  what"
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_BAR = 20
+_REFRESHES = 1
+"""Drawings of the status in a second: as often as its clock changes, since a latency is measured at the same time."""
 _VERDICT_STYLES = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.UNDECIDED: "yellow"}
 
 
@@ -58,9 +59,7 @@ class ProgressDisplay(Observer):
         self._best: Trial | None = None
         self._finished = 0
         self._searched = 0  # in this session: a run that continues has finished some before
-        self._spinner = Spinner("dots", style="cyan")
-        # Four times a second is often enough for a clock, and little enough beside a latency that is being measured.
-        self._live = Live(console=console, get_renderable=self._status, refresh_per_second=4, transient=True)
+        self._live = Live(console=console, get_renderable=self._status, refresh_per_second=_REFRESHES, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -131,21 +130,24 @@ class ProgressDisplay(Observer):
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)
 
-    def _status(self) -> RenderableType:
-        now = Table.grid(padding=(0, 1))
-        title = self._detail or _PHASES.get(self._phase, self._phase)
-        row: list[RenderableType] = [self._spinner, Text(title, overflow="ellipsis", no_wrap=True)]
+    def _status(self) -> Text:
+        """Two lines of plain text: tables and bars of Rich take three times as long to draw."""
+        shown = Text(overflow="ellipsis", no_wrap=True)
+        shown.append(_FRAMES[int(self._elapsed_s * _REFRESHES) % len(_FRAMES)], style="cyan")
+        shown.append(f" {self._detail or _PHASES.get(self._phase, self._phase)}")
         if self._done is not None and self._done[1]:
             done, total = self._done
-            row += [ProgressBar(total=total, completed=done, width=20), Text(f"{done}/{total} samples", style="dim")]
-        now.add_row(*row)
+            filled = round(_BAR * min(1.0, done / total))
+            shown.append(" " + "━" * filled, style="cyan")
+            shown.append("━" * (_BAR - filled), style="dim")
+            shown.append(f" {done}/{total} samples", style="dim")
         parts = [f"best {brief(self._best, self._criterion)}"] if self._best is not None else []
         if self._max_trials is not None and self._phase == "search":
             parts.append(f"{self._finished} of at most {self._max_trials} trials")
         parts.append(f"{seconds_text(self._elapsed_s)} elapsed")
         if (left := self._left_s()) is not None:
             parts.append(left)
-        return Group(now, Text("  " + " · ".join(parts), style="dim", overflow="ellipsis", no_wrap=True))
+        return shown.append("\n  " + " · ".join(parts), style="dim")
 
     def _left_s(self) -> str | None:
         """The time left: exact where a time limit was set, else from the pace of the trials so far."""
