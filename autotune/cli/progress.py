@@ -135,8 +135,8 @@ class ProgressDisplay(Observer):
         shown = Text(overflow="ellipsis", no_wrap=True)
         shown.append(_FRAMES[int(self._elapsed_s * _REFRESHES) % len(_FRAMES)], style="cyan")
         shown.append(f" {self._detail or _PHASES.get(self._phase, self._phase)}")
-        if self._done is not None and self._done[1]:
-            done, total = self._done
+        done, total = self._done or (0, None)
+        if total:
             filled = round(_BAR * min(1.0, done / total))
             shown.append(" " + "━" * filled, style="cyan")
             shown.append("━" * (_BAR - filled), style="dim")
