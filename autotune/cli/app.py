@@ -17,6 +17,7 @@ from rich.text import Text
 
 from autotune.cli.commands import LazyCommands, add_commands
 from autotune.cli.exit_status import ExitStatus
+from autotune.cli.streams import open_closed_streams
 from autotune.errors import AutotuneError, InputError
 
 _EPILOG = (
@@ -61,6 +62,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit status."""
+    open_closed_streams()
     try:
         app()
     except KeyboardInterrupt:  # while modules are imported: what takes longer says by itself what is kept

@@ -259,6 +259,11 @@ def storage_errors(storage: Path | str | None) -> Iterator[None]:
         found = next(((what, way) for words, what, way in _MEANINGS if any(word in text for word in words)), None)
         if found is None and not isinstance(error, _KINDS) and "grpc" not in type(error).__module__:
             raise
+        if _was_removed(storage, text):
+            raise WorkspaceError(
+                f"The history {name_of(storage)} was removed while it was in use ({_first_line(error)}), and what was "
+                "measured is lost with it. Leave the workspace in place; the same command begins anew"
+            ) from error
         what, way = found or ("it failed", "What its own message says may help")
         where = f" {name_of(storage)}" if storage is not None else ""
         raise WorkspaceError(
@@ -268,6 +273,12 @@ def storage_errors(storage: Path | str | None) -> Iterator[None]:
 
 
 _KINDS = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError)
+
+
+def _was_removed(storage: Path | str | None, text: str) -> bool:
+    """Whether a database is gone of which an error speaks that no missing one causes when it is opened."""
+    gone = isinstance(storage, Path) and not (storage / DATABASE).exists()
+    return gone and any(words in text for words in ("readonly", "disk i/o error", "no such table"))
 
 
 def _kept(storage: Path | str | None) -> str:

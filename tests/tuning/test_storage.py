@@ -113,6 +113,17 @@ def test_a_later_format_of_ours_is_named_by_readers_too(tmp_path: Path) -> None:
             read()
 
 
+@pytest.mark.parametrize(("removed", "meaning"), [(True, "removed while it was in use"), (False, "may not be written")])
+def test_a_workspace_that_was_removed_is_told_from_one_that_may_not_be_written(
+    tmp_path: Path, removed: bool, meaning: str
+) -> None:
+    History(tmp_path, IDENTITY)
+    if removed:
+        (tmp_path / DATABASE).unlink()
+    with pytest.raises(WorkspaceError, match=meaning), storage_errors(tmp_path):
+        raise _failing("attempt to write a readonly database")
+
+
 @pytest.mark.parametrize("value", [None, 5, "x", [], {"ops": 3}])
 def test_an_altered_trial_is_named(tmp_path: Path, value: object) -> None:
     history = History(tmp_path, IDENTITY)
