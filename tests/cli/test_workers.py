@@ -83,7 +83,13 @@ def start(numpy_distribution: Path, tmp_path: Path) -> Iterator[Start]:
         places = [str(Path(__file__).parents[2]), str(numpy_distribution)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=tmp_path
+            line,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+            preexec_fn=_heed_signals,  # noqa: PLW1509  no thread of the tests holds a lock then
         )
         started.append(process)
         return process
@@ -94,6 +100,12 @@ def start(numpy_distribution: Path, tmp_path: Path) -> Iterator[Start]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def _heed_signals() -> None:
+    """Heed the signals that `nohup` or a shell's `&` have let the tests ignore, which children would ignore too."""
+    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
 
 
 def _await(condition: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
