@@ -9,14 +9,14 @@ Needs ``pip install 'autotune-quantization[mlflow]'``. See https://mlflow.org/do
 
 from __future__ import annotations
 
+import importlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
-
+from autotune.errors import MissingDependencyError
 from autotune.observer import Observer
 from autotune.results.summary import TuningSummary
 from autotune.trial import Trial, TrialState
@@ -35,6 +35,7 @@ class MlflowObserver(Observer):
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
         """Log a trial."""
+        mlflow = _installed()
         with mlflow.start_run(run_name=f"trial {trial.number}", nested=True) as run:
             mlflow.set_tags(
                 {
@@ -59,6 +60,7 @@ def log_result(summary: TuningSummary, files: Sequence[Path] = ()) -> None:
         summary: The result of ``tune``, or a summary of :func:`autotune.results.summary.read_summary`.
         files: The files or folders of the model, as ``result.save_files("tuned.onnx")`` returns them.
     """
+    mlflow = _installed()
     mlflow.set_tags({"autotune.verdict": str(summary.verdict), "autotune.reason": summary.reason})
     mlflow.log_param("best_trial", summary.best.number)
     mlflow.log_metrics(_figures(summary.best))
@@ -66,6 +68,20 @@ def log_result(summary: TuningSummary, files: Sequence[Path] = ()) -> None:
         mlflow.log_artifact(str(summary.report(Path(folder) / "report.html")))
     for file in files:
         mlflow.log_artifact(str(file), "model")
+
+
+def _installed() -> Any:
+    """MLflow, which is imported with the first call.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        return importlib.import_module("mlflow")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"Runs are logged by MLflow, but {error.name!r} is missing: pip install 'autotune-quantization[mlflow]'"
+        ) from error
 
 
 def _figures(trial: Trial) -> dict[str, float]:
