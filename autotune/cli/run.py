@@ -7,7 +7,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -72,14 +72,14 @@ def run(
     """
     if workspace == "":
         raise InputError('`--workspace` must name a folder, but got "". Leave it out for runs/ beside the experiment')
+    if quiet and json_lines:
+        raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
         "tuning.exit_policy.max_trials": max_trials,
-        "tuning.start_from": None if start_from is None else str(Path(start_from).absolute()),
-        "tuning.workspace": None if workspace is None else str(Path(workspace).absolute()),
+        "tuning.start_from": _absolute(start_from),
+        "tuning.workspace": _absolute(workspace),
     }
-    if quiet and json_lines:
-        raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
     overridden = [*(overrides or ()), *given]
     experiments = load_experiments(experiment_file, overridden, trust or ())
@@ -90,10 +90,7 @@ def run(
         )
     statuses = []
     for experiment in experiments:
-        try:
-            _run(experiment, command, output, quiet=quiet, json_lines=json_lines, fresh=fresh)
-        except typer.Exit as end:
-            statuses.append(ExitStatus(end.exit_code))
+        statuses.append(_run(experiment, command, output, quiet=quiet, json_lines=json_lines, fresh=fresh))
         if statuses[-1] is ExitStatus.INTERRUPTED:
             break
     raise typer.Exit(max(statuses, key=_GRAVITY.index))
@@ -105,8 +102,12 @@ _GRAVITY = (ExitStatus.MET, ExitStatus.NOT_CONFIRMED, ExitStatus.NOT_MET, ExitSt
 
 def _run(
     experiment: Experiment, command: str, output: Path | None, *, quiet: bool, json_lines: bool, fresh: bool
-) -> NoReturn:
-    """Tune one model, and end with its status."""
+) -> ExitStatus:
+    """Tune one model; returns the status to end with.
+
+    Raises:
+        typer.Exit: The run was interrupted before its search, or a second time.
+    """
     console = Console()
     if experiment.name is not None and not json_lines:
         console.print(Text(f"Model {experiment.name}", style="bold"), highlight=False)
@@ -116,9 +117,11 @@ def _run(
             lines.event("model", name=experiment.name)
         result = _tune(Console(stderr=True), experiment, lines, command, fresh=fresh)
         _finish_json(lines, experiment, result, output)
+        return _status(result)
     if quiet:
         result = _tune(console, experiment, Observer(), command, fresh=fresh)
         _finish_quietly(console, experiment, result, output)
+        return _status(result)
     _print_heading(console, experiment)
     print_code(console, experiment)
     for note in experiment.notes:
@@ -128,6 +131,12 @@ def _run(
     with shown as display:
         result = _tune(console, experiment, display, command, fresh=fresh)
     _finish(console, experiment, result, output)
+    return _status(result)
+
+
+def _absolute(path: str | None) -> str | None:
+    """A path of the command line for the experiment, whose own paths start at its folder."""
+    return None if path is None else str(Path(path).absolute())
 
 
 def _command(experiment_file: Path, overrides: Sequence[str]) -> str:
@@ -172,24 +181,22 @@ def _goal(tuning: Tuning) -> str:
     return f"{aim} at a {target_text(criterion)}"
 
 
-def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
+def _finish(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
     print_outcome(console, result)
     _print_files(console, *_written(experiment, result, output))
     if result.nearest is not None and (nearest := _kept(experiment, NEAREST)):
         line = f"Nearest candidate, which is not the answer: {listed(nearest)}"
         console.print(Text(line), soft_wrap=True, highlight=False)
-    raise typer.Exit(_status(result))
 
 
-def _finish_quietly(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
+def _finish_quietly(console: Console, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
     console.print(verdict_lines(result)[0], soft_wrap=True, highlight=False)
     if text := started_text(result):
         console.print(Text(f"{text}."), soft_wrap=True, highlight=False)
     _print_files(console, *_written(experiment, result, output))
-    raise typer.Exit(_status(result))
 
 
-def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult, output: Path | None) -> NoReturn:
+def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult, output: Path | None) -> None:
     saved, report = _written(experiment, result, output)
     measured = result.best.measurement
     lines.event(
@@ -206,7 +213,6 @@ def _finish_json(lines: JsonLines, experiment: Experiment, result: TuningResult,
         model=[str(file) for file in saved],
         report=str(report),
     )
-    raise typer.Exit(_status(result))
 
 
 def _written(experiment: Experiment, result: TuningResult, output: Path | None) -> tuple[tuple[Path, ...], Path]:
