@@ -7,10 +7,8 @@ what it returns.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import gc
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -23,6 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Table, inspect, or_, select
 from sqlalchemy.engine import Connection
 
+from autotune.garbage import uncollected
+
 CONFIG = "autotune:config"
 """Attribute of a trial: its config."""
 
@@ -30,18 +30,6 @@ _MOST_NAMED = 500
 """Trials that a query may name one by one; databases have limits of their own."""
 
 _distribution: Callable[[str], BaseDistribution] = functools.lru_cache(maxsize=2**12)(json_to_distribution)
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Make many objects that all stay, without the collector going over them again and again: it took half the time."""
-    collected = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()
 
 
 class BulkStorage(RDBStorage):

@@ -26,9 +26,10 @@ from optuna.trial import TrialState as OptunaState
 from autotune.arguments import require
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
+from autotune.garbage import uncollected
 from autotune.strategy import Objective
 from autotune.trial import Trial, TrialState
-from autotune.tuning.bulk import CONFIG, uncollected
+from autotune.tuning.bulk import CONFIG
 from autotune.tuning.claims import Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
 from autotune.tuning.identity import HOST, LATER, difference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from autotune.evaluation.latency.clock import Call, Clock
 from autotune.evaluation.latency.estimate import Figures
 from autotune.evaluation.latency.options import FEWEST_ROUNDS, CacheState, LatencyOptions
 from autotune.evaluation.latency.results import Percentiles
+from autotune.garbage import uncollected
 
 _ATTEMPTS = 5
 """Runs of a call that is disturbed again and again."""
@@ -171,7 +171,7 @@ class Contest:
         """Run until there are that many rounds outside of slow spells; True where time ran out before."""
         if self._block is None:
             self.warm_up()
-        with self._counted(), _no_garbage_collection():
+        with self._counted(), uncollected():
             while self._wanting(rounds):
                 if self._late and len(self._rounds) >= FEWEST_ROUNDS:
                     return True
@@ -285,14 +285,3 @@ class Contest:
         calls = np.concatenate([self._rounds[index][member].ravel() for index in self._chosen(members)]) / 1e6
         p90, p99 = np.percentile(calls, [90, 99])
         return Percentiles(p50_ms=p50_ms, p90_ms=max(p50_ms, float(p90)), p99_ms=max(p50_ms, float(p99)))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

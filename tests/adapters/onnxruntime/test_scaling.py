@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -15,6 +14,7 @@ import pytest
 from autotune.adapters.onnx.rewriting import sort_nodes
 from autotune.adapters.onnxruntime import OnnxRuntimeAdapter
 from autotune.config import Precision, QuantizationConfig
+from autotune.garbage import uncollected
 from tests.adapters.onnx.graphs import build, image_batches, node, normal
 
 ADAPTER = OnnxRuntimeAdapter()
@@ -32,13 +32,12 @@ def steps(work: Callable[[], Any]) -> int:
         return trace
 
     before = sys.gettrace()
-    gc.disable()  # what others do at each collection, as Hypothesis does, is no part of the work
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        gc.enable()
+    with uncollected():  # what others do at each collection, as Hypothesis does, is no part of the work
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
     return count
 
 
