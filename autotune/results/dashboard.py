@@ -55,10 +55,10 @@ def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> 
     metric = _METRICS[summary.objective]
     with storage_errors(storage):
         opened = open_storage(storage)
-        others = {each.study_name: each.user_attrs for each in optuna.get_all_study_summaries(opened)}
+        there = optuna.get_all_study_names(opened)
         tried = itertools.chain([model], (f"{model} ({count})" for count in itertools.count(2)))
-        name = next(each for each in tried if each not in others or _OURS in others[each])
-        if name in others:
+        name = next(each for each in tried if each not in there or _is_ours(opened, each))
+        if name in there:
             optuna.delete_study(study_name=name, storage=opened)
         directions = optuna.study.StudyDirection
         direction = directions.MAXIMIZE if metric in _MAXIMIZED else directions.MINIMIZE
@@ -71,6 +71,12 @@ def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> 
         study.set_user_attr("reason", summary.reason)
         study.add_trials(_trials(summary, metric))
     return name
+
+
+def _is_ours(storage: Any, name: str) -> bool:
+    import optuna  # noqa: PLC0415  as above
+
+    return _OURS in optuna.load_study(study_name=name, storage=storage).user_attrs
 
 
 def _trials(summary: TuningSummary, metric: str) -> list[Any]:

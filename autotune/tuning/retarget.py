@@ -94,8 +94,7 @@ def retarget(storage: Path | str, identity: Mapping[str, str], target: Target) -
     with storage_errors(storage):
         opened = open_storage(storage)
         _finish_rewriting(opened)
-        names = {each.study_name for each in optuna.get_all_study_summaries(opened)}
-        if STUDY_NAME not in names:
+        if STUDY_NAME not in optuna.get_all_study_names(opened):
             return None
         study = optuna.load_study(study_name=STUDY_NAME, storage=opened)
         stored = study.user_attrs.get(IDENTITY)
@@ -302,7 +301,7 @@ def _recorded(trial: Trial) -> dict[str, Any]:
 
 def _finish_rewriting(storage: Any) -> None:
     """Put a study that was rewritten in the place of the old one, also where a run was killed before it had done so."""
-    names = {each.study_name for each in optuna.get_all_study_summaries(storage)}
+    names = optuna.get_all_study_names(storage)  # summaries would read all trials
     if _REWRITTEN not in names:
         return
     rewritten = optuna.load_study(study_name=_REWRITTEN, storage=storage)
