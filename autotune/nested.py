@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 
 def leaves(value: object) -> Iterator[object]:
@@ -14,3 +15,10 @@ def leaves(value: object) -> Iterator[object]:
             yield from leaves(each)
     else:
         yield value
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Call a function with each value inside of nested tuples and lists; these become tuples."""
+    if isinstance(value, (tuple, list)):
+        return tuple(mapped(function, each) for each in value)
+    return function(value)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.adapter import BatchReader, Example, Gradients
-from autotune.adapter.example import looks_labelled
+from autotune.adapter.reading import TensorBatches
 from autotune.adapters.mxnet.framework import dense, mx
 from autotune.adapters.mxnet.load import block_inputs
 from autotune.adapters.mxnet.onnx import MxnetConverter
 from autotune.errors import InputError
-from autotune.nested import leaves
+from autotune.nested import leaves, mapped
 
 
 class MxnetSource:
@@ -64,7 +64,7 @@ def _takes(source: Any) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NDArrayReader:
+class NDArrayReader(TensorBatches):
     """Makes arrays of NDArrays; see :class:`autotune.adapter.BatchReader`.
 
     Attributes:
@@ -84,21 +84,26 @@ class NDArrayReader:
                 "A data loader must be one that can be iterated again, but iterators of `mx.io` end once. Give a "
                 "`gluon.data.DataLoader`, or a list of `(inputs, labels)`"
             )
-        if looks_labelled(item, len(self.takes)):
-            assert isinstance(item, (tuple, list))
-            return self.inputs(item[0]), _array(item[1])
-        return self.inputs(item)
+        return super().__call__(item)
 
     def inputs(self, inputs: object) -> object:
-        """Inputs with arrays for NDArrays; what the model does not take of a dict is left out."""
+        """Inputs with arrays for NDArrays; those of a dict in the order of the model, which a block reads them in."""
         if isinstance(inputs, Mapping):
-            kept = [name for name in self.takes if name in inputs]
-            return {
-                str(name): _array(inputs[name]) for name in kept or inputs
-            }  # none: what reads it says what it wants
-        if isinstance(inputs, (tuple, list)) and inputs and all(hasattr(each, "shape") for each in inputs):
-            return tuple(_array(each) for each in inputs)
-        return _array(inputs)
+            inputs = {name: inputs[name] for name in self.takes if name in inputs} or inputs
+        return super().inputs(inputs)
+
+    @property
+    def count(self) -> int:
+        """How many inputs the model has."""
+        return len(self.takes)
+
+    def has(self, name: str) -> bool:
+        """Whether the model has an input of this name."""
+        return name in self.takes
+
+    def array(self, value: object) -> object:
+        """An NDArray as an array; any other value as it is."""
+        return value.asnumpy() if isinstance(value, mx.nd.NDArray) else value
 
 
 class TunedBlock(mx.gluon.Block):
@@ -128,15 +133,10 @@ class TunedBlock(mx.gluon.Block):
         """
         outputs = self._call(self._read.inputs(inputs[0] if len(inputs) == 1 else inputs))
         given = [each for each in leaves(inputs) if isinstance(each, mx.nd.NDArray)]
-        return _tensors(outputs, any(isinstance(each, mx.np.ndarray) for each in given)) if given else outputs
+        if not given:
+            return outputs
+        return mapped(_numpy_like if any(isinstance(each, mx.np.ndarray) for each in given) else dense, outputs)
 
 
-def _array(value: object) -> object:
-    return value.asnumpy() if isinstance(value, mx.nd.NDArray) else value
-
-
-def _tensors(outputs: Any, numpy_like: bool) -> Any:
-    if isinstance(outputs, (tuple, list)):
-        return tuple(_tensors(each, numpy_like) for each in outputs)
-    tensor = dense(outputs)
-    return tensor.as_np_ndarray() if numpy_like else tensor
+def _numpy_like(output: Any) -> Any:
+    return dense(output).as_np_ndarray()

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from autotune.adapter import Array, BatchReader, Example, FakeQuantizedOp, Gradients
-from autotune.adapter.example import looks_labelled
+from autotune.adapter.reading import TensorBatches
 from autotune.adapters.paddle.framework import paddle
 from autotune.adapters.paddle.layer import parameters
 from autotune.adapters.paddle.onnx import PaddleConverter
 from autotune.adapters.paddle.training import fake_quantized
 from autotune.errors import ApplyError, InputError, WorkspaceError
-from autotune.nested import leaves
+from autotune.nested import leaves, mapped
 
 
 class PaddleSource:
@@ -133,7 +133,7 @@ def _with_weights(source: Any, arrays: Mapping[str, Array]) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorReader:
+class TensorReader(TensorBatches):
     """Makes arrays of tensors; see :class:`autotune.adapter.BatchReader`.
 
     Attributes:
@@ -142,23 +142,18 @@ class TensorReader:
 
     takes: tuple[str, ...]
 
-    def __call__(self, item: object) -> object:
-        """One item of a loader with arrays for tensors, labels included."""
-        if looks_labelled(item, len(self.takes)):
-            assert isinstance(item, (tuple, list))
-            return self.inputs(item[0]), _array(item[1])
-        return self.inputs(item)
+    @property
+    def count(self) -> int:
+        """How many inputs the layer takes."""
+        return len(self.takes)
 
-    def inputs(self, inputs: object) -> object:
-        """Inputs with arrays for tensors; what the layer does not take of a dict is left out."""
-        if isinstance(inputs, Mapping):
-            kept = [name for name in inputs if str(name) in self.takes]
-            return {
-                str(name): _array(inputs[name]) for name in kept or inputs
-            }  # none: what reads it says what it wants
-        if isinstance(inputs, (tuple, list)) and inputs and all(hasattr(each, "shape") for each in inputs):
-            return tuple(_array(each) for each in inputs)
-        return _array(inputs)
+    def has(self, name: str) -> bool:
+        """Whether the layer takes an input of this name."""
+        return name in self.takes
+
+    def array(self, value: object) -> object:
+        """A tensor as an array; any other value as it is."""
+        return value.numpy() if isinstance(value, paddle.Tensor) else value
 
     def called(self, positional: Sequence[object], named: Mapping[str, object]) -> object:
         """The batch of a call as users write it.
@@ -200,9 +195,8 @@ class TunedLayer(paddle.nn.Layer):
             named: The same by name.
         """
         outputs = self._call(self._read.called(inputs, named))
-        return (
-            _tensors(outputs) if any(isinstance(each, paddle.Tensor) for each in leaves((inputs, named))) else outputs
-        )
+        given = leaves((inputs, named))
+        return mapped(_tensor, outputs) if any(isinstance(each, paddle.Tensor) for each in given) else outputs
 
     def train(self) -> Any:
         """Refuse to leave evaluation mode.
@@ -216,11 +210,5 @@ class TunedLayer(paddle.nn.Layer):
         )
 
 
-def _array(value: object) -> object:
-    return value.numpy() if isinstance(value, paddle.Tensor) else value
-
-
-def _tensors(outputs: Any) -> Any:
-    if isinstance(outputs, (tuple, list)):
-        return tuple(_tensors(each) for each in outputs)
-    return paddle.to_tensor(np.array(outputs))
+def _tensor(output: Any) -> Any:
+    return paddle.to_tensor(np.array(output))

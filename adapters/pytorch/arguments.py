@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from autotune.adapter.example import looks_labelled
+from autotune.adapter.reading import TensorBatches, are_arrays
 from autotune.errors import DataError, ModelError
 
 _LABELS = ("labels", "label")
@@ -116,7 +116,7 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
                 f"is not among {_list(item)}. Name the keys of the loader's dict like the parameters"
             )
         return Arguments(named=kept)
-    values = list(item) if isinstance(item, (tuple, list)) and _are_arrays(item) else [item]
+    values = list(item) if isinstance(item, (tuple, list)) and are_arrays(item) else [item]
     most = len(values) if takes.any_position else len(takes.names)
     least = len(takes.required)
     if not least <= len(values) <= most:
@@ -131,7 +131,7 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorReader:
+class TensorReader(TensorBatches):
     """Makes arrays of tensors; see :class:`autotune.adapter.BatchReader`.
 
     Attributes:
@@ -140,23 +140,21 @@ class TensorReader:
 
     takes: Signature
 
-    def __call__(self, item: object) -> object:
-        """One item of a loader with arrays for tensors, labels included."""
-        if not looks_labelled(item, max(1, len(self.takes.required))):
-            return self.inputs(item)
-        assert isinstance(item, (tuple, list))
-        return self.inputs(item[0]), _array(item[1])
+    @property
+    def count(self) -> int:
+        """How many inputs the module takes at the least."""
+        return max(1, len(self.takes.required))
 
-    def inputs(self, inputs: object) -> object:
-        """Inputs with arrays for tensors; what the module does not take of a dict is left out."""
-        if isinstance(inputs, Mapping):
-            kept = [name for name in inputs if self.takes.takes(str(name))]
-            return {
-                str(name): _array(inputs[name]) for name in kept or inputs
-            }  # none: what reads it says which it wants
-        if isinstance(inputs, (tuple, list)) and _are_arrays(inputs):
-            return tuple(_array(each) for each in inputs)
-        return _array(inputs)
+    def has(self, name: str) -> bool:
+        """Whether the module takes an input of this name."""
+        return self.takes.takes(name)
+
+    def array(self, value: object) -> object:
+        """A tensor as an array; any other value as it is. NumPy has no bfloat16, which becomes float32."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        tensor = value.detach().cpu()
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
     def called(self, positional: Sequence[object], named: Mapping[str, object]) -> object:
         """The batch of a call as users write it, ``model(x)``, ``model(a, b)`` or ``model(**batch)``.
@@ -178,14 +176,6 @@ class TensorReader:
         return self.inputs({**dict(zip(names, positional, strict=True)), **named})
 
 
-def _array(value: object) -> object:
-    """A tensor as an array; any other value as it is. NumPy has no bfloat16, which becomes float32."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    tensor = value.detach().cpu()
-    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-
-
 def as_tensor(value: object) -> torch.Tensor:
     """An array or tensor as a tensor on the CPU without gradients."""
     return value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
@@ -200,11 +190,6 @@ def _tensor(value: object, name: str, dtype: torch.dtype) -> torch.Tensor:
             f"({error}). Convert it in the loader"
         ) from None
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _are_arrays(item: Sequence[Any]) -> bool:
-    """Whether a tuple or list holds inputs, and is not itself one that Python writes as lists of numbers."""
-    return bool(item) and all(hasattr(each, "shape") for each in item)
 
 
 def _list(names: object) -> str:

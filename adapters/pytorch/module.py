@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 from autotune.adapters.pytorch.arguments import TensorReader
 from autotune.errors import InputError
-from autotune.nested import leaves
+from autotune.nested import leaves, mapped
 
 
 class TunedModule(nn.Module):
@@ -48,7 +48,7 @@ class TunedModule(nn.Module):
             DataError: They are not what the model reads.
         """
         outputs = self._call(self._read.called(inputs, named))
-        return _tensors(outputs) if any(map(_is_tensor, leaves((inputs, named)))) else outputs
+        return mapped(_tensor, outputs) if any(map(_is_tensor, leaves((inputs, named)))) else outputs
 
     def train(self, mode: bool = True) -> TunedModule:
         """Stay in evaluation mode.
@@ -78,8 +78,6 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _tensors(outputs: Any) -> Any:
-    if isinstance(outputs, Sequence):
-        return tuple(_tensors(each) for each in outputs)
+def _tensor(output: Any) -> torch.Tensor:
     # A copy where a runtime lends its own memory, which torch would let users write to.
-    return torch.from_numpy(np.array(outputs))
+    return torch.from_numpy(np.array(output))
