@@ -7,11 +7,12 @@ from typing import Any
 
 from autotune.constraints import Constraints
 from autotune.criterion import Interval, Verdict
+from autotune.evaluation.front import EvaluatorInFront
 from autotune.evaluation.measured import Evaluation
 from autotune.trial import Measurement, TrialState
 
 
-class ConstrainedEvaluator:
+class ConstrainedEvaluator(EvaluatorInFront):
     """An evaluator in front of another one, whose verdicts it replaces.
 
     Args:
@@ -20,13 +21,9 @@ class ConstrainedEvaluator:
     """
 
     def __init__(self, evaluator: Any, constraints: Constraints) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._constraints = constraints
         self._baseline_ms: float | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        """All else is the other evaluator's."""
-        return getattr(self._evaluator, name)
 
     def baseline(self, *, deadline: float | None = None) -> Measurement:
         """Measure the fp32 model; see :meth:`autotune.evaluation.Evaluator.baseline`."""

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotune.criterion import Verdict
+from autotune.evaluation.front import EvaluatorInFront
 from autotune.evaluation.measured import Evaluation
 from autotune.trial import Measurement, TrialState
 
 
-class RememberedAccuracy:
+class RememberedAccuracy(EvaluatorInFront):
     """An evaluator in front of another one, which it asks for what is not known.
 
     Args:
@@ -20,12 +21,8 @@ class RememberedAccuracy:
     """
 
     def __init__(self, evaluator: Any, known: Mapping[str, Measurement]) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._known = dict(known)
-
-    def __getattr__(self, name: str) -> Any:
-        """All else is the other evaluator's."""
-        return getattr(self._evaluator, name)
 
     def evaluate(self, candidate: Any, *, deadline: float | None = None, **options: Any) -> Evaluation:
         """Measure a candidate; see :meth:`autotune.evaluation.Evaluator.evaluate`."""

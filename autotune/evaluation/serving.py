@@ -9,12 +9,13 @@ from typing import Any
 from autotune.adapter import Adapter, Feeds
 from autotune.criterion import Interval, Verdict
 from autotune.errors import DeadlineReached
+from autotune.evaluation.front import EvaluatorInFront
 from autotune.evaluation.latency.throughput import Throughput, ThroughputOptions, measure_throughput
 from autotune.evaluation.measured import Evaluation
 from autotune.trial import Measurement
 
 
-class ServingEvaluator:
+class ServingEvaluator(EvaluatorInFront):
     """An evaluator in front of another one, which adds the throughput of fp32 and of what keeps the target.
 
     Args:
@@ -28,15 +29,11 @@ class ServingEvaluator:
     def __init__(
         self, evaluator: Any, *, adapter: Adapter[Any], model: Any, feeds: Feeds, options: ThroughputOptions
     ) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._adapter = adapter
         self._model = model
         self._feeds = feeds
         self._options = options
-
-    def __getattr__(self, name: str) -> Any:
-        """All else is the other evaluator's."""
-        return getattr(self._evaluator, name)
 
     def baseline(self, *, deadline: float | None = None) -> Measurement:
         """Measure the fp32 model; see :meth:`autotune.evaluation.Evaluator.baseline`."""
