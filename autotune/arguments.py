@@ -7,6 +7,7 @@ import enum
 import numbers
 import operator
 import os
+import re
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from pathlib import Path
@@ -69,6 +70,11 @@ def require(name: str, value: object, hint: Any, error: type[AutotuneError]) -> 
     """
     if not _accepts(hint, value):
         raise error(f"`{name}` must be {_listed(_words(hint))}, but got {shown(value)}")
+
+
+def names_a_folder(name: object) -> bool:
+    """Whether a name of the user's can be the name of a folder on any system: letters, digits, ``.``, ``_``, ``-``."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", name) is not None
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from autotune.adapter import declared_options
 from autotune.adapters import get_adapter
-from autotune.arguments import require
+from autotune.arguments import names_a_folder, require
 from autotune.errors import ExperimentError, MissingDependencyError
 from autotune.experiment.allowed import allowed_keys
 from autotune.experiment.document import compose, construct, dotted, locate, override, position
@@ -39,7 +39,6 @@ _WORDS = {
 """Messages for people who write YAML, in place of pydantic's, which name Python types."""
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 """The placeholder that `autotune init` writes where the user has to fill something in."""
 
@@ -97,7 +96,7 @@ def load_experiments(
         )
     found = []
     for name, section in models.value:
-        if not _NAME.fullmatch(name.value):
+        if not names_a_folder(name.value):
             raise ExperimentError(
                 f"{position(name)}: models.{name.value}: a model's name must be letters, digits, `.`, `_` and `-`, "
                 "since its workspace is called so"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from autotune import data
-from autotune.arguments import check_fields, require, shown
+from autotune.arguments import check_fields, names_a_folder, require, shown
 from autotune.criterion import Criterion
 from autotune.errors import InputError
 from autotune.evaluation import Isolation, LabelledData, Metric, UserFunction, check_direction, create_metric
@@ -98,7 +97,7 @@ def require_names(models: Mapping[str, object], storage: str | None) -> None:
             f"`models` must be a dict of models by names of your own, with one or more, but got {models!r:.80}"
         )
     for name in models:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", name):
+        if not names_a_folder(name):
             raise InputError(f"A model's name must be letters, digits, `.`, `_` and `-`, but got {name!r}")
     if storage is not None:
         raise InputError("`storage` holds the history of one model. Leave it out: each has a folder in `workspace`")
