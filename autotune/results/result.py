@@ -12,6 +12,7 @@ from autotune.arguments import require
 from autotune.errors import InputError
 from autotune.results.summary import TuningSummary
 from autotune.trial import Trial, TrialState
+from autotune.tuning.tuned import AsModule, module_of
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -22,7 +23,7 @@ class TuningResult(TuningSummary):
     _save: Callable[[Path], tuple[Path, ...]]
     _save_trial: Callable[[Trial, Path], tuple[Path, ...]] | None = None
     _save_nearest: Callable[[Path], tuple[Path, ...]] | None = None
-    _as_module: Callable[[Callable[[object], Any]], Callable[..., Any]] | None = None
+    _as_module: AsModule | None = None
 
     def model(self, inputs: object) -> Array | tuple[Array, ...]:
         """Run the answer's model on one batch.
@@ -43,12 +44,7 @@ class TuningResult(TuningSummary):
         Raises:
             InputError: The user's model was no framework's own object.
         """
-        if self._as_module is None:
-            raise InputError(
-                "`module()` needs a model that was given as a framework's own object, such as an nn.Module, but this "
-                "one was given as a file. `model(batch)` runs the answer on arrays"
-            )
-        return self._as_module(self._run)
+        return module_of(self._run, self._as_module, "the answer")
 
     def save(self, path: str | Path, *, trial: int | None = None) -> Path:
         """Write a model, with its config, measured loss, host and our version in its metadata.

@@ -20,7 +20,7 @@ from autotune.tuning.keywords import DEFAULT_FRAMEWORK, ConfigSource
 from autotune.tuning.loading import Loaded, Loading
 from autotune.tuning.metadata import metadata_of
 from autotune.tuning.stages import Stages
-from autotune.tuning.tuned import TunedModel
+from autotune.tuning.tuned import AsModule, TunedModel, module_of
 from autotune.users_code import users_code
 from autotune.watching import Log, Several
 
@@ -57,7 +57,7 @@ class QuantizedModel(Generic[ModelT]):
         execution: Execution,
         notes: Sequence[str] = (),
         metadata: Mapping[str, str] | None = None,
-        as_module: Callable[[Callable[[object], Any]], Callable[..., Any]] | None = None,
+        as_module: AsModule | None = None,
     ) -> None:
         self.config = config
         self.notes = tuple(notes)
@@ -94,12 +94,7 @@ class QuantizedModel(Generic[ModelT]):
         Raises:
             InputError: The user's model was no framework's own object.
         """
-        if self._as_module is None:
-            raise InputError(
-                "`module()` needs a model that was given as a framework's own object, such as an nn.Module, but this "
-                "one was given as a file. `model(batch)` runs it on arrays"
-            )
-        return self._as_module(self._run)
+        return module_of(self._run, self._as_module, "it")
 
     def save(self, path: str | Path) -> Path:
         """Write the model with its config in its metadata; returns the path by which it is loaded.

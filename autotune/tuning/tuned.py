@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeAlias
 
 from autotune import data
 from autotune.adapter import Adapter, Array, Execution, ModelT, Runner, TensorSpec
+from autotune.errors import InputError
+
+AsModule: TypeAlias = Callable[[Callable[[object], Any]], Callable[..., Any]]
+"""Makes a framework's own model of a function that runs one on a batch of arrays."""
 
 
 class TunedModel(Generic[ModelT]):
@@ -40,3 +44,22 @@ class TunedModel(Generic[ModelT]):
     def __getstate__(self) -> dict[str, Any]:
         """All but what runs it, which belongs to this process."""
         return {**vars(self), "_runner": None}
+
+
+def module_of(run: Callable[[object], Any], as_module: AsModule | None, what: str) -> Any:
+    """The model that ``run`` runs as one of the framework that the user's model came from.
+
+    Args:
+        run: Runs it on a batch of arrays.
+        as_module: Makes the framework's model; None where the user gave a file.
+        what: The model in words.
+
+    Raises:
+        InputError: The user's model was no framework's own object.
+    """
+    if as_module is None:
+        raise InputError(
+            "`module()` needs a model that was given as a framework's own object, such as an nn.Module, but this "
+            f"one was given as a file. `model(batch)` runs {what} on arrays"
+        )
+    return as_module(run)
