@@ -15,6 +15,7 @@ from autotune.adapters import get_adapter
 from autotune.batch import axes_of
 from autotune.bounds import require_least
 from autotune.errors import InputError, ModelError
+from autotune.evaluation.accuracy.agreement import decibels
 
 _EXPLAINED = 0.1
 """Share of a channel's error that may be left where a factor explains it: a recipe has scaled the channel then."""
@@ -94,10 +95,10 @@ def differences(adapter: Adapter[Any], first: Any, second: Any, batches: Sequenc
     layers = {layer.tensor: layer for layer in adapter.layers(first)}
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
-    for feeds in batches:
-        wanted = adapter.activations(first, feeds, [*layers])
-        for tensor, value in adapter.activations(second, feeds, [*wanted]).items():
-            if value.shape == wanted[tensor].shape:
+    both = (adapter.activations(model, batches, [*layers]) for model in (first, second))
+    for wanted, found in zip(*both, strict=True):
+        for tensor, value in found.items():
+            if tensor in wanted and value.shape == wanted[tensor].shape:
                 signal[tensor] = signal.get(tensor, 0.0) + _energy(wanted[tensor])
                 noise[tensor] = noise.get(tensor, 0.0) + _energy(_unscaled(value, wanted[tensor]) - wanted[tensor])
     if not signal:
@@ -105,7 +106,7 @@ def differences(adapter: Adapter[Any], first: Any, second: Any, batches: Sequenc
             "Models to compare must share tensors of floats by their names, as a model and what was tuned from it do, "
             "but these share none"
         )
-    ratios = {tensor: _decibels(signal[tensor], noise[tensor]) for tensor in layers if tensor in signal}
+    ratios = {tensor: decibels(signal[tensor], noise[tensor]) for tensor in layers if tensor in signal}
     return [
         LayerDifference(
             tensor=tensor,
@@ -151,9 +152,3 @@ def _unscaled(value: Array, wanted: Array) -> Array:
 
 def _energy(values: Array) -> float:
     return float(np.square(values, dtype=np.float64).sum())
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -28,12 +28,12 @@ def layers(model: OnnxModel) -> list[Layer]:
     ]
 
 
-def activations(model: OnnxModel, feeds: Feeds, tensors: Sequence[str]) -> dict[str, Array]:
-    """The values of the tensors that a model has, quantized ones as the numbers that they stand for.
+def activations(model: OnnxModel, batches: Iterable[Feeds], tensors: Sequence[str]) -> Iterator[Mapping[str, Array]]:
+    """For each batch, the values of the tensors that a model has, quantized ones as the numbers that they stand for.
 
     Raises:
         ModelError: ONNX Runtime cannot read the model.
-        DataError: The model cannot read the batch.
+        DataError: The model cannot read a batch.
     """
     proto = model.proto
     written = {tensor for node in proto.graph.node for tensor in node.output}
@@ -56,9 +56,11 @@ def activations(model: OnnxModel, feeds: Feeds, tensors: Sequence[str]) -> dict[
         # protobuf merges a message with what is appended to its bytes: more nodes without a second copy of weights
         more = onnx.ModelProto(graph=onnx.GraphProto(node=added)).SerializeToString()
         proto = onnx.ModelProto.FromString(proto.SerializeToString() + more)
-    seen = _Values()
-    Exposure(proto, [*shown], model.external_dir, EXPOSED_BYTES).run(feeds, seen, 0)
-    return {shown[name]: value for name, value in seen.values.items()}
+    exposure = Exposure(proto, [*shown], model.external_dir, EXPOSED_BYTES)
+    for index, feeds in enumerate(batches):
+        seen = _Values()
+        exposure.run(feeds, seen, index)
+        yield {shown[name]: value for name, value in seen.values.items()}
 
 
 class _Values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autotune.adapter import Array, Example, Execution, FakeQuantizedOp, Feeds, Layer, Runner
@@ -215,13 +215,15 @@ class OnnxRuntimeAdapter:
         """The tensors of the user's file; see :class:`autotune.adapter.ShowsActivations`."""
         return activations.layers(self.as_given(model))
 
-    def activations(self, model: OnnxModel, feeds: Feeds, tensors: Sequence[str]) -> Mapping[str, Array]:
+    def activations(
+        self, model: OnnxModel, batches: Iterable[Feeds], tensors: Sequence[str]
+    ) -> Iterator[Mapping[str, Array]]:
         """Values of tensors inside of the user's file; see :class:`autotune.adapter.ShowsActivations`.
 
         Raises:
-            DataError: The model cannot read the batch.
+            DataError: The model cannot read a batch.
         """
-        return activations.activations(self.as_given(model), feeds, tensors)
+        return activations.activations(self.as_given(model), batches, tensors)
 
 
 def _with_left_out(model: OnnxModel) -> OnnxModel:

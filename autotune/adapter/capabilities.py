@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -178,8 +178,10 @@ class ShowsActivations(Protocol):
         """The tensors of the model, in the order in which they are computed."""
         ...
 
-    def activations(self, model: Any, feeds: Feeds, tensors: Sequence[str]) -> Mapping[str, Array]:
-        """The values of those of ``tensors`` that the model has, as its ops write them.
+    def activations(
+        self, model: Any, batches: Iterable[Feeds], tensors: Sequence[str]
+    ) -> Iterator[Mapping[str, Array]]:
+        """For each batch, the values of those of ``tensors`` that the model has, as its ops write them.
 
         Tensors in integers come as the numbers that these stand for.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.text import Text
 from autotune.adapter import Adapter, Execution, PortabilityCheck, TensorSpec, given_model
 from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
-from autotune.cli.figures import bytes_text, number_text
+from autotune.cli.figures import bytes_text, decibels_text, number_text
 from autotune.data import Batch, iterate, limit
 from autotune.emulation import ADVICE, EmulatedRun, find_emulator
 from autotune.errors import DataError, InputError
@@ -224,7 +223,7 @@ def _print_rows(console: Console, rows: Sequence[_Row], source: _Source) -> None
         table.add_column(heading, justify="right", no_wrap=True)
     for index, (row, share) in enumerate(zip(rows, changed, strict=True)):
         cells = ["" if row.saturates is None else "yes" if row.saturates else "no"]
-        cells.append("" if index == 0 else _decibels(sqnr_db(reference, row.outputs)))
+        cells.append("" if index == 0 else decibels_text(sqnr_db(reference, row.outputs)))
         if share is not None:
             cells.append("" if index == 0 else f"{100 * share:.1f} %")
         cells += [number_text(figure(each, row.outputs, source.batches, reference)) for each in source.metrics]
@@ -235,7 +234,3 @@ def _print_rows(console: Console, rows: Sequence[_Row], source: _Source) -> None
     for remark in (*remarks, *(row.remark for row in rows)):
         if remark is not None:
             console.print(remark, soft_wrap=True, highlight=False, markup=False)
-
-
-def _decibels(value: float) -> str:
-    return "-" if math.isnan(value) else "equal" if value == math.inf else f"{value:.1f} dB"

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from autotune.adapter import Adapter, Feeds
 from autotune.adapters import get_adapter
+from autotune.cli.figures import decibels_text
 from autotune.comparison import LayerDifference, differences
 from autotune.errors import InputError
 
@@ -90,7 +91,7 @@ def _table(rows: Sequence[LayerDifference]) -> Table:
     table.add_column("Falls by", justify="right", no_wrap=True)
     for row in rows:
         fall = "" if row.drop_db is None else f"{row.drop_db:.1f} dB"
-        table.add_row(Text(row.op), row.op_type, _decibels(row.sqnr_db), fall)
+        table.add_row(Text(row.op), row.op_type, decibels_text(row.sqnr_db), fall)
     return table
 
 
@@ -102,8 +103,4 @@ def _parting(found: Sequence[LayerDifference]) -> str:
     falls = [each for each in found if each.drop_db is not None and each.drop_db >= _WORTH_NAMING_DB]
     worst = max(falls, key=lambda each: each.drop_db or 0.0, default=None)
     fall = "" if worst is None else f", and most is lost in {worst.op} ({worst.drop_db:.1f} dB)"
-    return f"They part at {first.op}{fall}; the last tensor has {_decibels(found[-1].sqnr_db)}."
-
-
-def _decibels(value: float) -> str:
-    return "equal" if value == math.inf else f"{value:.1f} dB"
+    return f"They part at {first.op}{fall}; the last tensor has {decibels_text(found[-1].sqnr_db)}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Interval
 from autotune.trial import Measurement, Trial
@@ -72,6 +74,11 @@ def seconds_text(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def decibels_text(value: float) -> str:
+    """A ratio of signal to noise; a dash where there is none."""
+    return "-" if math.isnan(value) else "equal" if value == math.inf else f"{value:.1f} dB"
 
 
 def brief(trial: Trial, criterion: Criterion) -> str:

@@ -29,8 +29,15 @@ def sqnr_db(reference: Outputs, actual: Outputs) -> float:
             float(np.square(each[index].astype(np.float64) - other[index]).sum())
             for each, other in zip(reference, actual, strict=True)
         )
-        found.append(math.inf if noise == 0.0 else 10 * math.log10(signal / noise) if signal else -math.inf)
+        found.append(decibels(signal, noise))
     return min(found, default=math.nan)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two energies in decibels; infinite without noise, minus infinity without a signal."""
+    if noise == 0.0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def changed_share(reference: Outputs, actual: Outputs) -> float | None:
