@@ -1,7 +1,8 @@
 """A run on a module that kills its own process at a given point; started anew by its test.
 
 Arguments: the runtime, the workspace, a file that each evaluation is written to, and where to die: ``evaluation:2`` in
-the middle of the second evaluation, ``training:2`` after the second step of :func:`train`, ``never``.
+the middle of the second evaluation, ``compilation:2`` in the middle of the second one, ``training:2`` after the second
+step of :func:`train`, ``never``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import autotune
 
 
 class Layers(nn.Module):
-    """Two linear layers."""
+    """Two linear layers, which Inductor compiles in the shortest time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,6 +38,19 @@ def die() -> NoReturn:
     """End this process as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("a killed process does not go on")
+
+
+def die_while_compiling(number: int) -> None:
+    """Let the compilation of this number, from one, write the half of a file and die."""
+    compile_it, counted = torch._inductor.aoti_compile_and_package, iter(range(1, number + 1))
+
+    def interrupted(*arguments: Any, package_path: str, **options: Any) -> Any:
+        if next(counted) < number:
+            return compile_it(*arguments, package_path=package_path, **options)
+        Path(package_path).write_bytes(b"PK\x03\x04 and no more")
+        die()
+
+    torch._inductor.aoti_compile_and_package = interrupted
 
 
 def train(model: nn.Module, checkpoint: Path, last: int | None) -> None:
@@ -92,6 +106,9 @@ def tune_and_train(folder: Path, where: str = "never") -> autotune.TuningResult:
 
 def tune(runtime: str, workspace: str, log: str, where: str = "never", **options: Any) -> autotune.TuningResult:
     """Tune the layers; the arguments are those of the command line, and options of the tuner."""
+    point, _, number = where.partition(":")
+    if point == "compilation":
+        die_while_compiling(int(number))
     module = Layers().eval()
     samples = torch.randn((64, 64), generator=torch.Generator().manual_seed(1))
     labels = module(samples).argmax(1)

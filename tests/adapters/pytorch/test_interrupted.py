@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def run(runtime: str, folder: Path, where: str = "never") -> subprocess.Complete
 
 @pytest.mark.parametrize(
     ("runtime", "where", "finished"),
-    [("onnxruntime", "evaluation:2", 1)],
+    [("onnxruntime", "evaluation:2", 1), ("pytorch", "compilation:2", 2)],  # compilation 1 is that of fp32
 )
 def test_a_killed_run_on_a_module_goes_on(
     runtime: str, where: str, finished: int, inductor: Path, tmp_path: Path
@@ -86,3 +87,19 @@ def test_training_that_was_killed_goes_on_from_its_own_checkpoint(tmp_path: Path
     again = interrupted.tune_and_train(tmp_path / "killed")
     assert (tmp_path / "killed" / "checkpoint.steps").read_text().split() == ["1", "2", "3", "4"]
     assert [trial.config.trained for trial in again.history] == [False, False, True]
+
+
+def test_no_more_is_compiled_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    compile_it = torch._inductor.aoti_compile_and_package
+
+    def counted(*arguments: Any, package_path: str, **options: Any) -> Any:
+        compiled.append(package_path)
+        return compile_it(*arguments, package_path=package_path, **options)
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", counted)
+    log = str(tmp_path / "log")
+    result = interrupted.tune("pytorch", str(tmp_path / "work"), log, max_trials=3, max_compilations=1)
+    assert len(compiled) == 2, "fp32 and one candidate"
+    assert "max_compilations: 1" in result.end_reason
+    assert len(result.history) == 2
