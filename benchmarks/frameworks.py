@@ -23,8 +23,8 @@ The shape of ``result`` in the file of ``frameworks_NAME.py --json FILE`` (by ``
           "accuracy": 0.8632,              share of the images
           "relative_loss": 0.0,            share of fp32's accuracy
           "loss_half_width": 0.0,          of its paired 95 % interval
-          "latency_ms": 3.1,               median of one call in the race
-          "speedup": 1.0,                  over the framework's fastest ordinary fp32, from one interleaved race
+          "latency_ms": 3.1,               median of one call, the median over the races
+          "speedup": 1.0,                  over the framework's fastest ordinary fp32, the median of interleaved races
           "seconds": 0.0,                  wall seconds of the way; 0 for fp32
           "evaluation_seconds": 0.0,       of autotune: wall seconds in which fp32 and the answer are evaluated once
                                            each, without which no accuracy is known; the peer evaluates nothing
