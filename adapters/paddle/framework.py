@@ -11,8 +11,10 @@ import contextlib
 import ctypes
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +54,17 @@ def _own_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
+def _keep_own_end() -> None:
+    """Give SIGTERM back to the function that Python calls for it.
+
+    Paddle's import puts a handler of its own before it, which prints a stack of C++ calls and ends the process there: a
+    run that a batch system ends would not hand over its best so far.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 with warnings.catch_warnings(), _own_logging(), _old_by_default():
     warnings.simplefilter("ignore")  # Paddle warns of compilers that no inference needs
     import paddle
@@ -63,6 +76,8 @@ with warnings.catch_warnings(), _own_logging(), _old_by_default():
         )
     from paddle import inference
     from paddle.base.proto import framework_pb2
+
+_keep_own_end()
 
 __all__ = ["framework_pb2", "inference", "old_representation", "onednn", "paddle", "quiet", "reason"]
 

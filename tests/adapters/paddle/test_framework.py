@@ -41,6 +41,19 @@ def test_the_import_leaves_logging_to_the_user() -> None:
     assert "an event" not in ran.stderr
 
 
+def test_the_import_leaves_the_end_of_a_run_to_its_own_handler() -> None:
+    code = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handed over'))\n"
+        "from autotune.adapters import get_adapter\n"
+        "get_adapter('paddle')\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('goes on')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (ran.returncode, ran.stdout.split()) == (0, ["handed", "over", "goes", "on"]), ran.stderr
+
+
 def test_lines_of_native_code_are_kept_and_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet() as captured:
         subprocess.run(["echo", "from a child"], check=True)
