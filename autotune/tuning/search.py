@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 
@@ -14,7 +15,7 @@ from autotune.errors import DeadlineReached, WorkspaceError
 from autotune.runtimes.probes import Probes
 from autotune.runtimes.sampler import SideSampler
 from autotune.runtimes.turns import Turns
-from autotune.strategy import Exhausted, Objective
+from autotune.strategy import Exhausted, Objective, Proposal
 from autotune.trial import Trial, TrialState
 from autotune.tuning.baseline import BaselineTrial
 from autotune.tuning.claims import TrialGivenUp
@@ -179,6 +180,7 @@ class Search(Trying[ModelT]):
     def _run(self, turns: Turns[ModelT]) -> SearchEnd:
         while True:
             others = self._history.claims.release_dead()
+            self._take_over()
             trials = self._history.trials
             self._doing = ""
             end = self._limits.reached(tried(trials))
@@ -198,10 +200,29 @@ class Search(Trying[ModelT]):
                 continue
             if isinstance(outcome, SearchEnd):
                 return outcome
-            if outcome is not None and self._history.claims.release_dead():
+            if outcome is not None and (self._history.claims.release_dead() or self._history.handed):
                 self._history.claims.await_change(self._limits.deadline)
             elif outcome is not None:
                 turns.end(side, outcome.reason)
+
+    def _take_over(self) -> None:
+        """Time the configs that workers on other hosts have handed over, whose accuracy is known from there."""
+        for handed in self._history.handed:
+            side = next((each for each in self._sides if each.runtime == handed.config.runtime), self._baseline)
+            opened = self._history.open(RandomSampler(seed=self._seed))
+            self._doing = f", while trial {opened.number} was made and measured"
+            with contextlib.suppress(TrialGivenUp), self._untried_on_failure(opened):
+                self._history.claims.await_turn(opened.number, self._limits.deadline)
+                if all(each.number != handed.number for each in self._history.handed):
+                    self._history.discard(opened)  # another process of this host was first
+                    continue
+                trials = [trial for trial in self._history.trials if trial.number != handed.number]
+                self._history.start(opened, handed.config, handed.note, taken_from=handed.number)
+                self._observer.trial_started(opened.number, handed.config, handed.note)
+                with self._stopwatch("evaluate"):
+                    self._evaluator.prepare(deadline=self._limits.deadline)
+                proposal = Proposal(config=handed.config, note=handed.note, needs_accuracy=handed.needs_accuracy)
+                self._try(opened, trials, proposal, side)
 
     def _turn(self, side: Side[ModelT]) -> SearchEnd | Exhausted | None:
         """One proposal of the strategy for one side: a trial, or the end of the search or of the side's part of it."""
