@@ -70,7 +70,7 @@ class Handovers:
         return list(found.values())
 
     def accuracy_of(self, model: str) -> Measurement | None:
-        """What another host measured of a model; None where it is not known."""
+        """Figures of a model that another host has measured; None where there are none."""
         return self._accuracies.get(model)
 
     def _update(self, pending: dict[int, HandedOver], trial: FrozenTrial) -> None:
@@ -84,7 +84,7 @@ class Handovers:
 
 
 def stored(measured: Measurement | None, *, needs_accuracy: bool) -> dict[str, object]:
-    """What is kept with a trial that is handed over, as a JSON value."""
+    """A JSON value that is kept with a trial that is handed over."""
     return {_NEEDED: needs_accuracy, _ACCURACY: None if measured is None else measured.to_json()}
 
 

@@ -158,7 +158,7 @@ class History:
         return self._handovers.pending(self._read_new())
 
     def accuracy_of(self, model: str) -> Measurement | None:
-        """What another host measured of a model, by its fingerprint; None where it is not known."""
+        """Figures of a model that another host has measured, by its fingerprint; None where there are none."""
         return self._handovers.accuracy_of(model)
 
     @property

@@ -42,7 +42,7 @@ class Score(Recorder):
 
     Args:
         model: The fp32 model.
-        images: What it scores on.
+        images: Batches to score on.
     """
 
     def __init__(self, model: NumpyModel, images: Sequence[Any]) -> None:
