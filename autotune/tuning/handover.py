@@ -54,9 +54,10 @@ class Handovers:
         self._pending: dict[int, HandedOver] = {}
         self._accuracies: dict[str, Measurement] = {}
 
-    def settle(self, trial: FrozenTrial) -> None:
+    def settle(self, trials: Sequence[FrozenTrial]) -> None:
         """Called once with each trial that has ended, in the order of their numbers."""
-        self._update(self._pending, trial)
+        for trial in trials:
+            self._update(self._pending, trial)
 
     def pending(self, rest: Sequence[FrozenTrial]) -> list[HandedOver]:
         """Those that nobody has taken.

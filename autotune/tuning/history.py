@@ -194,7 +194,8 @@ class History:
 
         Args:
             opened: The trial that :meth:`open` returned.
-            config: Its config, and ``note`` why it was proposed.
+            config: What it asks.
+            note: Why it was proposed.
             taken_from: Number of the trial of another host whose latency is measured in this one.
         """
         with storage_errors(self._storage), _given_up():
@@ -294,8 +295,7 @@ class History:
                         self._read(trial, kept)
             self._known += [trial.number for trial in counting]
             self._gone += sum(map(lost, new))
-            for trial in new:
-                self._handovers.settle(trial)
+            self._handovers.settle(new)
             self._settled += len(new)
         return frozen[self._settled :]
 
