@@ -1,9 +1,9 @@
-"""Measures the latency alone of candidates whose accuracy is known from before they were executed otherwise."""
+"""Measures the latency alone of candidates whose accuracy is known: from another host, or from another execution."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from autotune.criterion import Verdict
@@ -17,16 +17,16 @@ class RememberedAccuracy(EvaluatorInFront):
 
     Args:
         evaluator: Measures all others, and every latency.
-        known: By fingerprint of a model, its figures but for its latency.
+        known: Returns the figures of a model but for its latency, by its fingerprint; None where they are not known.
     """
 
-    def __init__(self, evaluator: Any, known: Mapping[str, Measurement]) -> None:
+    def __init__(self, evaluator: Any, known: Callable[[str], Measurement | None]) -> None:
         super().__init__(evaluator)
-        self._known = dict(known)
+        self._known = known
 
     def evaluate(self, candidate: Any, *, deadline: float | None = None, **options: Any) -> Evaluation:
         """Measure a candidate; see :meth:`autotune.evaluation.Evaluator.evaluate`."""
-        known = self._known.get(candidate.fingerprint)
+        known = self._known(candidate.fingerprint)
         if known is None:
             found: Evaluation = self._evaluator.evaluate(candidate, deadline=deadline, **options)
             return found

@@ -48,12 +48,15 @@ class Claims:
         shared: Whether other machines may take part, so that heartbeats are needed.
         beat_s: Seconds between two heartbeats.
         grace_s: Seconds without one after which an owner on another machine is taken to be gone.
+
+    Attributes:
+        owner: The owner of what this process runs.
     """
 
     def __init__(self, study: Study, *, shared: bool, beat_s: float = BEAT_S, grace_s: float = GRACE_S) -> None:
         self._study = study
         self._grace_s = grace_s
-        self._owner = Owner.new()
+        self.owner = Owner.new()
         self._seen: dict[str, tuple[int, float]] = {}
         self._closed = threading.Event()
         if shared:
@@ -63,11 +66,11 @@ class Claims:
     def close(self) -> None:
         """Called when the run has ended: what it still holds is nobody's."""
         self._closed.set()
-        self._owner.end()
+        self.owner.end()
 
     def sign(self, handle: optuna.Trial) -> None:
         """Write the owner's name to a new trial."""
-        handle.set_user_attr(_OWNER, self._owner.to_json())
+        handle.set_user_attr(_OWNER, self.owner.to_json())
 
     def release_dead(self) -> int:
         """End the running trials that nobody runs any more, so that their configs count as untried.
@@ -128,14 +131,18 @@ class Claims:
             lives = CONFIG not in trial.user_attrs and begun_s < _UNNAMED_S
         else:
             owner = Owner.from_json(stored)
-            if owner.token == self._owner.token:
+            if owner.token == self.owner.token:
                 return False
-            alive = owner.alive
-            lives = self._beats(owner) if alive is None else alive
+            lives = self.lives(owner)
         if not lives:
             with contextlib.suppress(UpdateFinishedTrialError):
                 self._study.tell(trial.number, state=OptunaState.FAIL, skip_if_finished=True)
         return lives
+
+    def lives(self, owner: Owner) -> bool:
+        """Whether an owner lives, as far as it can be told from here."""
+        alive = owner.alive
+        return self._beats(owner) if alive is None else alive
 
     def _beats(self, owner: Owner) -> bool:
         """Whether the heart of an owner on another machine was seen to beat lately, by the clock of this one."""
@@ -147,7 +154,7 @@ class Claims:
         return now - seen < self._grace_s
 
     def _beat(self, count: int) -> None:
-        self._study.set_user_attr(_BEAT + self._owner.token, count)
+        self._study.set_user_attr(_BEAT + self.owner.token, count)
 
     def _keep_beating(self, beat_s: float) -> None:
         count = 0

@@ -28,16 +28,18 @@ from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.garbage import uncollected
 from autotune.strategy import Objective
-from autotune.trial import Trial, TrialState
+from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.bulk import CONFIG
 from autotune.tuning.claims import Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
-from autotune.tuning.identity import HOST, LATER, difference
+from autotune.tuning.handover import HandedOver, Handovers, stored
+from autotune.tuning.identity import LATER, difference, elsewhere
 from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
 from autotune.tuning.stored_trials import (
     DUPLICATE,
     DURATION,
     FORMAT,
+    HANDED,
     IDENTITY,
     KEPT,
     MEASUREMENT,
@@ -47,9 +49,10 @@ from autotune.tuning.stored_trials import (
     REVISION,
     SAME_AS,
     STATE,
+    TAKEN,
     constraint_of,
     counts,
-    interrupted,
+    lost,
     revised,
     to_trial,
     told_values,
@@ -95,6 +98,7 @@ class History:
 
     Attributes:
         claims: Owners of the running trials, where several runs share the study.
+        elsewhere: Whether this process is on another host than the run, or executes models otherwise.
 
     Raises:
         WorkspaceError: The storage cannot be used, or holds the trials of something else.
@@ -113,11 +117,14 @@ class History:
         self._finished: dict[int, Trial] = {}
         self._settled = 0  # so many trials of the study, from the first, have ended: they change no more
         self._known: list[int] = []  # the numbers of those among them that count
-        self._gone = 0  # and how many of them were interrupted
+        self._gone = 0  # and how many of them were interrupted, those handed over aside
+        self._handovers = Handovers()
         self._storage = storage
         with storage_errors(storage):
             self._study = _open_study(storage, multi_objective)
-            self._check_identity(storage, identity, {HOST} if on_any_host else set())
+            ignored = elsewhere(self._study.user_attrs.get(IDENTITY, identity), identity) if on_any_host else set()
+            self.elsewhere = bool(ignored)
+            self._check_identity(storage, identity, ignored)
             self.claims = Claims(self._study, shared=is_shared(storage))
             self.claims.release_dead()
 
@@ -132,12 +139,27 @@ class History:
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """All trials by number, the baseline first; without duplicates of earlier ones and without interrupted ones."""
+        """All trials by number, the baseline first; without duplicates of earlier ones and without interrupted ones.
+
+        One that another host has handed over runs until it is timed.
+        """
         rest = self._read_new()
-        return [
+        found = [
             *map(self._finished.__getitem__, self._known),
             *(self._finished.get(trial.number) or self._read(trial) for trial in rest if counts(trial)),
         ]
+        if handed := self._handovers.pending(rest):
+            found = sorted([*found, *(each.running for each in handed)], key=lambda trial: trial.number)
+        return found
+
+    @property
+    def handed(self) -> Sequence[HandedOver]:
+        """The trials that another host has handed over and nobody has taken."""
+        return self._handovers.pending(self._read_new())
+
+    def accuracy_of(self, model: str) -> Measurement | None:
+        """Figures of a model that another host has measured, by its fingerprint; None where there are none."""
+        return self._handovers.accuracy_of(model)
 
     @property
     def begun(self) -> int:
@@ -146,7 +168,7 @@ class History:
         A seed made of it lets a run that continues after a kill draw what the uninterrupted one would have drawn.
         """
         rest = self._read_new()
-        return self._settled - self._gone + sum(not interrupted(trial) for trial in rest)
+        return self._settled - self._gone + sum(not lost(trial) for trial in rest)
 
     def open(self, sampler: BaseSampler) -> OpenTrial:
         """Begin a trial; a config is given to it by :meth:`start` or :meth:`repeat`."""
@@ -161,9 +183,24 @@ class History:
         with storage_errors(self._storage):
             self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
 
-    def start(self, opened: OpenTrial, config: QuantizationConfig, note: str) -> None:
-        """Record what a trial asks; from here on it is part of the history."""
+    def hand_over(self, opened: OpenTrial, measured: Measurement | None, *, needs_accuracy: bool) -> None:
+        """End a trial whose latency is measured on the host of the run, with the figures that this host could take."""
         with storage_errors(self._storage), _given_up():
+            opened.handle.set_user_attr(HANDED, stored(measured, needs_accuracy=needs_accuracy))
+            self._study.tell(opened.handle, state=OptunaState.FAIL, skip_if_finished=True)
+
+    def start(self, opened: OpenTrial, config: QuantizationConfig, note: str, *, taken_from: int | None = None) -> None:
+        """Record what a trial asks; from here on it is part of the history.
+
+        Args:
+            opened: The trial that :meth:`open` returned.
+            config: What it asks.
+            note: Why it was proposed.
+            taken_from: Number of the trial of another host whose latency is measured in this one.
+        """
+        with storage_errors(self._storage), _given_up():
+            if taken_from is not None:
+                opened.handle.set_user_attr(TAKEN, taken_from)
             opened.handle.set_user_attr(NOTE, note)
             opened.handle.set_user_attr(CONFIG, config.to_json())
 
@@ -257,7 +294,8 @@ class History:
                     if trial.number not in self._finished:
                         self._read(trial, kept)
             self._known += [trial.number for trial in counting]
-            self._gone += sum(map(interrupted, new))
+            self._gone += sum(map(lost, new))
+            self._handovers.settle(new)
             self._settled += len(new)
         return frozen[self._settled :]
 

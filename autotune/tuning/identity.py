@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
-FRAMEWORK, HOST, FUNCTION = "framework", "host", "eval_fn"
+FRAMEWORK, HOST, FUNCTION, EXECUTION = "framework", "host", "eval_fn", "execution"
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
 
@@ -53,6 +53,18 @@ def difference(stored: Mapping[str, str], identity: Mapping[str, str], ignored: 
     if differing == [FRAMEWORK] and _runtimes(stored) == _runtimes(identity):
         cause = _OTHER_ORDER
     return f"({lines})." + (f" {cause}." if cause else "")
+
+
+def elsewhere(stored: Mapping[str, str], identity: Mapping[str, str]) -> set[str]:
+    """The keys by which a worker measures another latency than the run: its host, and on how many threads models run.
+
+    Args:
+        stored: The identity of the history.
+        identity: The one of the worker.
+    """
+    before, here = (each.get(EXECUTION, "").partition(" threads") for each in (stored, identity))
+    keys = {HOST} if stored.get(HOST) != identity.get(HOST) else set()
+    return keys | ({EXECUTION} if before != here and before[1:] == here[1:] else set())
 
 
 def _runtimes(identity: Mapping[str, str]) -> list[str]:

@@ -12,18 +12,27 @@ from autotune.atomic import remove, replacing
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion
 from autotune.errors import InputError, TrialError, WorkspaceError
+from autotune.parsing import parse_json
 from autotune.results.summary import NEAREST
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
+from autotune.tuning.hold import OWNER_FILE
 from autotune.tuning.metadata import metadata_of
 from autotune.tuning.selection import asked_for_again
 from autotune.tuning.setup import Setup
+from autotune.tuning.storage import DATABASE
 
 BEST = "best"
 """Name, without its ending, of what the workspace keeps the answer's model in."""
 
 _MANIFEST = "models.json"
 """The workspace's list of the files of each model that it keeps."""
+
+_NO_MODELS = frozenset({_MANIFEST, OWNER_FILE, "report.html", "cache"})
+"""What else a workspace has; the history's files have names that begin with the same word."""
+
+_LONGEST_NAME = 256
+"""Bytes that no file's name has."""
 
 _KEPT_BYTES = 2**30
 """Models that are kept for the finals take no more than this together; what is beyond is made a second time."""
@@ -184,9 +193,21 @@ def kept_files(workspace: Path, name: str, suffix: str) -> tuple[Path, ...]:
 
 
 def _manifest(workspace: Path) -> dict[str, list[str]]:
-    """By name of a model, what was written for it; empty where no list is kept or it cannot be read."""
+    """By name of a model, what was written for it; empty where no list is kept or it cannot be read.
+
+    A workspace may come from anybody, and what is listed is removed one day: a name that is none of a file in this very
+    folder, or is that of the history, counts for nothing.
+    """
+    path = workspace / _MANIFEST
     try:
-        data = json.loads((workspace / _MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        data = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {str(name): [file for file in files if _is_a_models(file)] for name, files in data.items()}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError):
         return {}
-    return {str(name): [str(file) for file in files] for name, files in data.items()}
+
+
+def _is_a_models(name: object) -> bool:
+    """Whether a name may be that of a model's file in the workspace."""
+    if not isinstance(name, str) or not 0 < len(name.encode()) < _LONGEST_NAME or {"/", "\\", ":", "\0"} & set(name):
+        return False
+    return name not in _NO_MODELS and not name.startswith((DATABASE, "."))

@@ -37,6 +37,7 @@ from autotune.strategy import Objective, Problem
 from autotune.trial import Measurement
 from autotune.tuning.calibrating import Calibrating
 from autotune.tuning.evidence import keep_graph, keep_run
+from autotune.tuning.guests import AccuracyAlone, GuestInsights, await_run, await_study, name_run
 from autotune.tuning.history import RUNTIMES, SETUP, History
 from autotune.tuning.hold import Hold
 from autotune.tuning.identity import CALIBRATION_DATA, FUNCTION
@@ -47,7 +48,7 @@ from autotune.tuning.retarget import KNOWN, Target, retarget
 from autotune.tuning.setup import Setup, op_types
 from autotune.tuning.side import Side, SideHistory
 from autotune.tuning.stages import Stages
-from autotune.tuning.storage import forget, require_writable
+from autotune.tuning.storage import forget, is_shared, require_writable
 from autotune.tuning.training import Training
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 
 _INSIGHT_SAMPLES = 8
 
+_SHARED = (Objective.LATENCY, Objective.SIZE)
+"""Objectives whose runs workers on other hosts take part in."""
 
 _ANY_LOSS = 1e300
 """A target that every loss keeps, where limits of speed and size decide."""
@@ -249,7 +252,8 @@ class Preparing(Generic[ModelT]):
         if isinstance(adapter, DataDependentSpace):
             space, ruled_out = adapter.calibrated_space(space, model, statistics)
             self._stages.note(*(ruled_out if runtime is None else (f"{runtime}: {each}" for each in ruled_out)))
-        insights = MeasuredInsights(
+        kind = GuestInsights if history.elsewhere and self._tuner.objective == Objective.LATENCY else MeasuredInsights
+        insights = kind(
             adapter=adapter,
             model=model,
             space=space,
@@ -292,7 +296,7 @@ class Preparing(Generic[ModelT]):
             require_writable(self._workspace)
             if not self._joins:
                 self._hold = Hold(self._workspace)
-        spaces = ", ".join(repr(each.space) for each in loaded)
+        spaces, host = ", ".join(repr(each.space) for each in loaded), host_of(self._adapter)
         identity = {
             "framework": self._adapter.name,
             "model": ", ".join(_identity(each) for each in loaded),
@@ -302,7 +306,7 @@ class Preparing(Generic[ModelT]):
             "objective": self._tuner.objective_identity,
             "evaluation": self._source.identity,
             "execution": self._execution_identity,
-            "host": host_of(self._adapter).fingerprint,
+            "host": host.fingerprint,
         }
         if isinstance(self._source, UserFunction):
             identity[FUNCTION] = self._source.origin
@@ -318,10 +322,16 @@ class Preparing(Generic[ModelT]):
             )
             if line := retarget(storage, identity, target):
                 self._stages.note(line)
-        # A worker may run on any machine where no figure that depends on it is compared.
-        on_any_host = self._joins and identity["objective"] == Objective.SIZE and not self._multi_objective
+        if self._joins and isinstance(storage, str) and is_shared(storage):
+            await_study(storage, self._stages.deadline, self._stages.note)
+        # A worker may run on any machine: latency, which depends on it, is then measured by the run.
+        on_any_host = self._joins and not self._multi_objective and identity["objective"] in _SHARED
         history = History(storage, identity, multi_objective=self._multi_objective, on_any_host=on_any_host)
         self._history = history
+        if history.elsewhere:
+            await_run(history, host, self._stages.deadline, self._stages.note)
+        elif storage is not None and not self._joins:
+            name_run(history, host)
         about = {"criterion": asdict(self._tuner.criterion), "objective": str(self._tuner.objective)}
         by_runtime = {each.runtime: op_types(each.space) for each in loaded if each.runtime is not None}
         runtimes = {"op_types_by_runtime": by_runtime} if by_runtime else {}
@@ -333,9 +343,12 @@ class Preparing(Generic[ModelT]):
     ) -> AnyEvaluator[ModelT]:
         """The evaluator behind those that know some accuracies, judge by limits, or measure throughput as well."""
         wrapped: Any = evaluator
-        if known := history.kept(KNOWN):
-            figures = {each: Measurement.from_json(entry["measurement"]) for each, entry in known.items()}
-            wrapped = RememberedAccuracy(wrapped, figures)
+        known = history.kept(KNOWN) or {}
+        figures = {each: Measurement.from_json(entry["measurement"]) for each, entry in known.items()}
+        if history.elsewhere:
+            wrapped = AccuracyAlone(wrapped)
+        elif figures or self._tuner.storage is not None or self._workspace is not None:
+            wrapped = RememberedAccuracy(wrapped, lambda model: figures.get(model) or history.accuracy_of(model))
         if self._tuner.constraints is not None:
             wrapped = ConstrainedEvaluator(wrapped, self._tuner.constraints)
         if self._tuner.objective == Objective.THROUGHPUT:

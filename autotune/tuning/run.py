@@ -20,6 +20,7 @@ from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Proposal, Strategy
 from autotune.trial import Trial
 from autotune.tuning.finish import Finishing
+from autotune.tuning.guests import GuestSearch
 from autotune.tuning.history import History
 from autotune.tuning.last_resort import train_where_missed
 from autotune.tuning.limits import Limits, SearchEnd
@@ -102,7 +103,8 @@ class Run(Generic[ModelT]):
             try:
                 setup = self._prepare(source, loader)
                 with contextlib.closing(setup.evaluator):
-                    search = self._search(setup)
+                    guest = setup.history.elsewhere and setup.objective is Objective.LATENCY
+                    search = self._search(setup, GuestSearch if guest else Search)
                     self._stages.begin("baseline")
                     search.baseline()
                     self._stages.begin("search")
@@ -110,8 +112,8 @@ class Run(Generic[ModelT]):
             except DeadlineReached:
                 return SearchEnd(reason=self._stages.timetable.end_reason(), timed_out=True)
 
-    def _search(self, setup: Setup[ModelT]) -> Search[ModelT]:
-        return Search(
+    def _search(self, setup: Setup[ModelT], kind: type[Search[ModelT]] = Search) -> Search[ModelT]:
+        return kind(
             adapter=self._adapter,
             sides=setup.sides,
             baseline=setup.baseline,

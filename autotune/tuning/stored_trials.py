@@ -24,6 +24,8 @@ STATE, REASON, DURATION, DUPLICATE = (
     "autotune:duplicate_of",
 )
 MODEL, SAME_AS = "autotune:model", "autotune:same_as"
+HANDED, TAKEN = "autotune:handed_over", "autotune:taken_from"
+"""Keys of a trial that another host handed over, and of the one in which it is timed."""
 IDENTITY, FORMAT, KEPT = "autotune:identity", "autotune:format", "autotune:kept:"
 """Keys of a study: what its trials are about, the format, and the prefix of what is kept beside them."""
 REVISION = "revision:"
@@ -73,6 +75,11 @@ def counts(frozen: FrozenTrial) -> bool:
 def interrupted(frozen: FrozenTrial) -> bool:
     """Whether a trial ended without an outcome of ours."""
     return frozen.state is OptunaState.FAIL and STATE not in frozen.user_attrs and DUPLICATE not in frozen.user_attrs
+
+
+def lost(frozen: FrozenTrial) -> bool:
+    """Whether a trial ended without an outcome of ours, and nothing of it was handed over."""
+    return interrupted(frozen) and HANDED not in frozen.user_attrs
 
 
 def to_trial(frozen: FrozenTrial) -> Trial:

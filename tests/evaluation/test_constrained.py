@@ -101,7 +101,7 @@ def test_the_best_so_far_rules_nothing_out_where_accuracy_counts() -> None:
 def test_a_known_accuracy_is_not_evaluated_again(verdict: Verdict) -> None:
     inner = Inner()
     known = Measurement(accuracy=0.9, loss=0.1, verdict=verdict, samples=9, samples_total=9, size_bytes=50)
-    evaluator = RememberedAccuracy(inner, {"abc": known})
+    evaluator = RememberedAccuracy(inner, {"abc": known}.get)
     found = evaluator.evaluate(Candidate())
     assert (found.measurement.loss, found.measurement.verdict) == (0.1, verdict)
     if verdict is Verdict.MISSED:

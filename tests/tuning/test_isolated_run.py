@@ -76,7 +76,7 @@ def test_a_crash_a_hang_and_a_flood_of_memory_fail_their_trials_and_not_the_sear
         SimpleNamespace(monotonic=lambda: time.monotonic() + (2 * hour if hanging.exists() else 0.0)),
     )
     monkeypatch.setattr(
-        "autotune.tuning.search.time", SimpleNamespace(monotonic=lambda: time.monotonic() + started[0] * hour)
+        "autotune.tuning.trying.time", SimpleNamespace(monotonic=lambda: time.monotonic() + started[0] * hour)
     )
     start = isolation._Pool.__init__
 

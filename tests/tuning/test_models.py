@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,3 +99,35 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WorkspaceError, match=r"models\.json: No space left on device"):
         models(tmp_path).keep_best({".xml": "graph"}, TRIAL)
+
+
+def test_a_workspace_of_anybody_names_no_file_but_a_models_in_itself(tmp_path: Path) -> None:
+    """A run removes what is listed once it writes another model: a list is no way to reach other files."""
+    workspace, outside = tmp_path / "outer" / "work", tmp_path / "victim"
+    (workspace / "cache").mkdir(parents=True)
+    others = [outside, workspace.parent / "beside", workspace / "study.db", workspace / "study.db-journal"]
+    for file in (*others, workspace / "report.html", workspace / "owner.json", workspace / ".hidden"):
+        file.write_text("precious")
+    listed = ["best.xml", "../beside", "../../victim", str(outside), "study.db", "study.db-journal", "report.html"]
+    listed += ["cache", "cache/..", "owner.json", ".hidden", ".", "..", "", "a\0b", "a" * 300]
+    (workspace / "best.xml").write_text("old")
+    (workspace / "models.json").write_text(json.dumps({"best": [*listed, 3, None, ["best.bin"]]}))
+    assert kept_files(workspace, BEST, ".xml") == (workspace / "best.xml",)
+    models(workspace).keep_best({".xml": "new"}, TRIAL)
+    assert all(file.read_text() == "precious" for file in others)
+    assert names(workspace) == [
+        ".hidden", "best.xml", "cache", "owner.json", "report.html", "study.db", "study.db-journal"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", '{"best": 3}', '{"best": null}', '{"best": ' + "[" * 100_000, "\0"])
+def test_a_damaged_list_counts_for_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "models.json").write_text(text)
+    assert kept_files(tmp_path, BEST, ".xml") == ()
+    models(tmp_path).keep_best({".xml": "new"}, TRIAL)
+    assert names(tmp_path) == ["best.xml"]
+
+
+def test_a_list_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "models.json")
+    assert kept_files(tmp_path, BEST, ".xml") == ()

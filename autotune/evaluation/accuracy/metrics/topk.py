@@ -30,10 +30,8 @@ class TopK(MeanMetric):
 
     def scores(self, outputs: tuple[Array, ...], labels: Any, reference: Array | None) -> Array:  # noqa: ARG002
         """1 where the class is among the first ``k``, else 0."""
-        scores = class_scores(outputs, self._output, self.name)
+        scores = self._class_scores(outputs)
         samples, classes = scores.shape
-        if self._k >= classes:
-            raise DataError(f"`k < classes` must hold, but metric {self.name!r} got an output of {classes} classes")
         truth = class_labels(labels, samples, classes, self.name)
         own = scores[np.arange(samples), truth][:, None]
         before = np.arange(classes)[None, :] < truth[:, None]
@@ -42,10 +40,17 @@ class TopK(MeanMetric):
 
     def difficulty(self, outputs: tuple[Array, ...], labels: Any) -> Array:
         """How near the sample's own class is to the rank at which its answer changes: minus the gap between scores."""
-        scores = np.array(class_scores(outputs, self._output, self.name), np.float64)
+        scores = np.array(self._class_scores(outputs), np.float64)
         samples = np.arange(len(scores))
         truth = class_labels(labels, len(scores), scores.shape[1], self.name)
         own = scores[samples, truth]
         scores[samples, truth] = -np.inf
         rival = -np.partition(-scores, self._k - 1, axis=1)[:, self._k - 1]
         return np.asarray(-np.abs(own - rival))
+
+    def _class_scores(self, outputs: tuple[Array, ...]) -> Array:
+        scores = class_scores(outputs, self._output, self.name)
+        classes = scores.shape[1]
+        if self._k >= classes:
+            raise DataError(f"`k < classes` must hold, but metric {self.name!r} got an output of {classes} classes")
+        return scores

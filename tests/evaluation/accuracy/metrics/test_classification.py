@@ -138,8 +138,12 @@ def test_an_output_that_does_not_fit_is_named() -> None:
         create_metric("topk", output=1).records((np.zeros((4, 5)),), np.zeros(4, np.int64), None)
     with pytest.raises(DataError, match=r"shape \(samples, classes\)"):
         create_metric("topk").records((np.zeros((4, 5, 6)),), np.zeros(4, np.int64), None)
-    with pytest.raises(DataError, match="k < classes"):
-        create_metric("topk", k=5).records((np.zeros((4, 5)),), np.zeros(4, np.int64), None)
+    for k in (5, 6, 2**63 - 1, 10**30):
+        metric, outputs, labels = create_metric("topk", k=k), (np.zeros((4, 5)),), np.zeros(4, np.int64)
+        with pytest.raises(DataError, match="k < classes"):
+            metric.records(outputs, labels, None)
+        with pytest.raises(DataError, match="k < classes"):
+            metric.difficulty(outputs, labels)
 
 
 def test_creating_metrics_names_what_is_wrong() -> None:
