@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
+from autotune.notes import counted
 from autotune.results.report.choices import choice_numbers
-from autotune.results.report.words import format_loss, format_speedup, milliseconds
+from autotune.results.report.words import format_loss, format_speedup, milliseconds, percent
 from autotune.results.summary import TuningSummary
 from autotune.trial import Trial
 from autotune.tuning.evidence import Evidence
@@ -182,7 +183,7 @@ def trials_of_ops(summary: TuningSummary) -> dict[str, str]:
     return {
         name: _compared(trials, names, op, choices, found[op], summary)
         if op in found
-        else f"quantized in {quantized[op]} of {len(trials)} trials"
+        else f"quantized in {quantized[op]} of {counted(len(trials), 'trial')}"
         for op, name in enumerate(names)
     }
 
@@ -211,7 +212,7 @@ def _compared(
 
 
 def _share(share: float) -> str:
-    return "under 1%" if share < 0.01 else f"{share:.0%}"
+    return "under 1 %" if share < 0.01 else percent(share)
 
 
 def _why(choice: OpConfig, sensitivity: float | None, share: float | None, price: float | None) -> str:

@@ -63,6 +63,8 @@ class Drawing:
             self.line(at, size.top, at, bottom, "grid")
             self.text(at, bottom + 16, x_text(value), "tick", anchor="middle")
         for value in ticks(*y_range, 6):
+            if not y_text(value):
+                continue  # rows that have names
             at = self.y(value)
             self.line(size.left, at, right, at, "grid")
             self.text(size.left - 6, at + 4, y_text(value), "tick", anchor="end")
