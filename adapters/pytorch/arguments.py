@@ -121,9 +121,9 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
     most = len(values) if takes.any_position else len(takes.names)
     least = len(takes.required)
     if not least <= len(values) <= most:
-        wanted = str(most) if least == most else f"{least} to {most}"
+        wanted = counted(most, "input") if least == most else f"{least} to {most} inputs"
         raise DataError(
-            f"A batch must have {counted(wanted, 'input')}, which `forward` takes ({', '.join(takes.names)}), but has "
+            f"A batch must have {wanted}, which `forward` takes ({', '.join(takes.names)}), but has "
             f"{len(values)}. With labels a batch of several inputs is `((input, input), labels)`"
         )
     return Arguments(
