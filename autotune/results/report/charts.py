@@ -142,13 +142,9 @@ def _ends_of_the_best(drawn: Sequence[Point], summary: TuningSummary) -> tuple[l
 
 def loss_range(losses: Sequence[float], target: float) -> tuple[float, float]:
     """Top and bottom of the axis of losses: an outlier beyond several targets lies on the edge."""
-    lost = [loss for loss in losses if loss > 0]
-    # Where the target is tiny, what is far is told by the others.
-    far = max(
-        _FAR_LOSS * max(target, 1e-9),
-        _FAR * statistics.median(lost) if len(lost) > 2 else 0.0,
-        -min(losses, default=0.0),
-    )
+    # Where the target is tiny, the least loss of all tells what is far.
+    least = min((loss for loss in losses if loss > 0), default=0.0)
+    far = max(_FAR_LOSS * max(target, 1e-9), _FAR_LOSS * least, -min(losses, default=0.0))
     near = [loss for loss in losses if loss <= far]
     top = max([*near, 1.5 * target]) if near else max(min(losses, default=far), far)
     bottom = min([0.0, *near])

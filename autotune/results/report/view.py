@@ -47,7 +47,8 @@ from autotune.trial import Measurement
 _SMALL = Size(width=380, height=160)
 _SMALL_NARROW = Size(width=340, height=150)
 _SLIDE_STYLE = (
-    "text{font:13px sans-serif;fill:#222}.tick{fill:#555}.name{font-weight:600}.grid{stroke:#e6e6e6}.axis{stroke:#888}"
+    "text{font:13px sans-serif;fill:#222}.heading{font-size:18px;font-weight:600}.subheading{fill:#555}"
+    ".tick{fill:#555}.name{font-weight:600}.grid{stroke:#e6e6e6}.axis{stroke:#888}"
     ".target{stroke:#b3261e;stroke-dasharray:6 4}.target-text{fill:#b3261e}.front{fill:none;stroke:#888}"
     ".met{fill:#18864b;stroke:#18864b}.missed{fill:#b3261e;stroke:#b3261e}.other{fill:#777;stroke:#777}"
     ".bar{opacity:.45}.part{opacity:.5}.dropped{fill:none;stroke:#777;stroke-width:1.5}"
@@ -135,7 +136,7 @@ def view_of(result: TuningSummary) -> ReportView:
         scatter=_drawn(
             "Loss and gain of every trial", lambda size: charts.scatter(result, size), _scatter_text(result)
         ),
-        picture="" if slide is None else base64.b64encode(slide.svg(style=_SLIDE_STYLE).encode()).decode(),
+        picture="" if slide is None else _picture(slide, result),
         ops=op_table(rows),
         ops_text=_ops_text(result),
         choices=", ".join(
@@ -154,6 +155,16 @@ def view_of(result: TuningSummary) -> ReportView:
         seconds=time_spent(result),
         notes=tuple(result.notes),
     )
+
+
+def _picture(slide: Drawing, result: TuningSummary) -> str:
+    """The drawing for slides, headed by what it is of, in base64."""
+    runs = result.evidence.runs
+    model = f"{runs[-1]['model']}: " if runs and runs[-1].get("model") else ""
+    heading = [f"{model}{verdict_text(result).lower()}", answer_text(result)]
+    if not result.best.config.is_fp32:
+        heading[1] += f", at a loss of {format_loss(result.best.loss, result.criterion)}"
+    return base64.b64encode(slide.picture(_SLIDE_STYLE, heading).encode()).decode()
 
 
 def _title(result: TuningSummary) -> str:
@@ -257,7 +268,7 @@ def _costly(result: TuningSummary, rows: Sequence[OpRow]) -> Table | None:
             Cell(text=str(row.choice.precision)),
             Cell(text="-" if row.share is None else percent(row.share)),
             Cell(text=("≈ " if row.guessed else "") + scientific(row.sensitivity or 0.0)),
-            Cell(text=_price(row, total)),
+            Cell(text=_price(row, None if result.shown.config.is_fp32 else total)),
         ]
         for row in worst
     ]
@@ -269,7 +280,9 @@ def _price(row: OpRow, total_ms: float | None) -> str:
     if row.price_ms is None:
         return "not measured"
     text = signed_ms(row.price_ms) + (f" ({row.price_ms / total_ms * 100:+.1f} %)" if total_ms else "")
-    if row.quantized:
+    if row.price_ends_ms is not None and row.price_ends_ms[0] <= 0 <= row.price_ends_ms[1]:
+        return f"none that shows: {row.price_ends_ms[0]:+.3f} to {row.price_ends_ms[1]:+.3f} ms"
+    if row.quantized or total_ms is None:
         return text
     return f"{text}, paid already" if row.price_ms > 0 else f"{text}, gained already"
 
@@ -280,8 +293,16 @@ def _costly_text(result: TuningSummary, rows: Sequence[OpRow]) -> str:
     if any(row.guessed for row in costliest(rows)):
         noise += " Where it says ≈, ops were measured in groups, and this is the op's part of its group."
     if any(row.price_ms is not None for row in rows):
-        return f"{noise} Price: how much longer one call takes with the op in fp32, all others as in {shown}."
-    return f"{noise} No price is shown: this run took no profile of single ops."
+        others = "quantized" if result.shown.config.is_fp32 else f"as in {shown}"
+        return f"{noise} Price: how much longer one call takes with the op in fp32, all others {others}."
+    return f"{noise} {_no_profile(result)}"
+
+
+def _no_profile(result: TuningSummary) -> str:
+    """Why no price is known, and how to get one."""
+    if any(result.evidence.crossing) or result.evidence.readers is not None:
+        return "No price is known: the time was up before single ops were timed. A longer `timeout` measures them."
+    return "No price is known: this framework does not time single ops. What trials say of them stands further below."
 
 
 def _shown_name(result: TuningSummary) -> str:

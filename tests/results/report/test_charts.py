@@ -63,6 +63,8 @@ def test_one_outlier_does_not_press_the_others_together() -> None:
 def test_a_tiny_target_makes_no_outliers_of_what_all_candidates_lose() -> None:
     top, _ = charts.loss_range([0.0, 0.004, 0.005, 0.006], target=1e-5)
     assert top > 0.006
+    top, _ = charts.loss_range([0.0, 0.005, 0.52, 0.57], target=0.01)
+    assert top < 0.02
     top, bottom = charts.loss_range([0.0, -0.05, 0.03], target=1e-5)
     assert top > 0.03
     assert bottom < -0.05

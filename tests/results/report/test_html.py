@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
@@ -11,7 +13,7 @@ from autotune.criterion import Criterion, Interval, Verdict
 from autotune.results.report import prose, render
 from autotune.results.report.view import headline
 from autotune.results.summary import TuningSummary
-from tests.results.report.conftest import ALL, MakeSummary, evidence, trial
+from tests.results.report.conftest import ALL, WITHOUT_MIDDLE, MakeSummary, evidence, trial
 
 
 class Page(HTMLParser):
@@ -111,6 +113,41 @@ def test_a_speed_is_undecided_only_where_it_may_be_none(summary: MakeSummary, lo
     text = render(summary(dataclasses.replace(one, measurement=wide)))
     assert f"1.40x [{low:.2f}, 1.70] ({remark})" in text
     assert "decided)" not in text.replace(f"({remark})", "")
+
+
+def test_the_picture_for_slides_says_what_it_is_of(summary: MakeSummary) -> None:
+    (link,) = [each for each in page(summary()).links if each.startswith("data:image/svg+xml")]
+    picture = ET.fromstring(base64.b64decode(link.split(",")[1]))
+    texts = ["".join(each.itertext()) for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[:2] == ["a.onnx: target met", "trial 2, 1.60x as fast as fp32, at a loss of 0.20 %"]
+    left, top, width, height = map(float, (picture.get("viewBox") or "").split())
+    assert (left, width, height) == (0, float(picture.get("width", 0)), float(picture.get("height", 0)))
+    assert top < 0
+
+
+def test_an_op_that_no_profile_tells_apart_has_the_price_of_a_comparison(summary: MakeSummary) -> None:
+    seconds = {op: by for op, by in evidence().seconds.items() if op != "<middle>"}
+    known = evidence(seconds=seconds, returned={"<middle>": (0.1, 0.2)}, returned_in=WITHOUT_MIDDLE.fingerprint)
+    prices = [row[-1] for row in page(summary(evidence=known)).tables["costly"][1:]]
+    assert prices[0] == "+0.094 ms (+15.0 %), paid already"
+    unsure = dataclasses.replace(known, returned={"<middle>": (-0.01, 0.02)})
+    prices = [row[-1] for row in page(summary(evidence=unsure)).tables["costly"][1:]]
+    assert prices[0] == "none that shows: -0.006 to +0.013 ms"
+    other = dataclasses.replace(known, returned_in="of another trial")
+    prices = [row[-1] for row in page(summary(evidence=other)).tables["costly"][1:]]
+    assert prices[0] == "not measured"
+
+
+def test_where_the_answer_is_fp32_prices_are_those_within_int8(summary: MakeSummary) -> None:
+    fp32 = summary().baseline
+    shown = page(summary(best=fp32, history=[fp32], verdict=Verdict.UNDECIDED)).tables["costly"][1:]
+    assert shown[0][-1] == "+0.350 ms"
+
+
+def test_a_run_without_a_profile_says_how_to_get_one(summary: MakeSummary) -> None:
+    assert "A longer <code>timeout</code> measures them" in render(summary(evidence=evidence(seconds={})))
+    other = evidence(seconds={}, crossing={}, readers=None)
+    assert "this framework does not time single ops" in render(summary(evidence=other))
 
 
 def test_backticks_become_code_and_nothing_else_does() -> None:
