@@ -16,6 +16,7 @@ from autotune.adapter.example import looks_labelled
 from autotune.arguments import shown
 from autotune.batch import BatchAxes, leading_axes
 from autotune.errors import DataError
+from autotune.notes import counted
 from autotune.suggestion import nearest
 
 _LABELS = ("labels", "label", "targets", "target", "y")
@@ -107,7 +108,7 @@ def as_feeds(raw: object, inputs: Sequence[TensorSpec], *, where: str) -> Feeds:
         values = [raw]
     if len(values) != len(inputs):
         raise DataError(
-            f"{where} must have an array for each of the model's {len(inputs)} inputs "
+            f"{where} must have an array for each of the model's {counted(len(inputs), 'input')} "
             f"({', '.join(spec.name for spec in inputs)}), but has {len(values)}"
         )
     feeds = {spec.name: _as_array(value, spec, where) for value, spec in zip(values, inputs, strict=True)}

@@ -19,6 +19,8 @@ import psutil
 from archspec.cpu.detect import CpuidInfoCollector
 from archspec.cpu.schema import CPUID_JSON
 
+from autotune.notes import counted
+
 _X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
 
 _PACKAGES = ("autotune-quantization", "numpy", "optuna")
@@ -53,7 +55,7 @@ class Host:
     packages: Mapping[str, str]
 
     def __str__(self) -> str:
-        cores = f"{self.logical_cores} logical cores"
+        cores = counted(self.logical_cores, "logical core")
         vnni = "with VNNI" if self.has_vnni else "without VNNI"
         packages = ", ".join(f"{name} {version}" for name, version in self.packages.items())
         return f"{self.cpu} ({self.architecture}, {cores}, {vnni}), {self.system}, Python {self.python}, {packages}"

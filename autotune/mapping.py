@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.config import FP32, OpConfig, QuantizationConfig
+from autotune.notes import counted
 from autotune.recipe import Recipe
 from autotune.space import TuningSpace
 
@@ -67,16 +68,22 @@ class MappedConfig:
         lines = []
         if self.renamed or self.repeated:
             lines.append(
-                f"{self.renamed} ops were mapped by the structure of the graph, {self.repeated} by repeated blocks, "
+                f"{counted(self.renamed, 'op')} mapped by the structure of the graph, "
+                f"{self.repeated} by repeated blocks, "
                 "since their names differ"
             )
         if self.unmapped:
-            lines.append(f"{len(self.unmapped)} ops have no counterpart and stay fp32: {_listed(self.unmapped)}")
+            lines.append(
+                f"{counted(len(self.unmapped), 'op')} without a counterpart, in fp32 here: {_listed(self.unmapped)}"
+            )
         if self.lost:
-            lines.append(f"{len(self.lost)} quantized ops found no place in this model: {_listed(self.lost)}")
+            lines.append(
+                f"{counted(len(self.lost), 'quantized op')} without a place in this model: {_listed(self.lost)}"
+            )
         if self.changed:
             lines.append(
-                f"{len(self.changed)} choices are not offered here and became the nearest: {_listed(self.changed)}"
+                f"{counted(len(self.changed), 'choice')} not offered here, so that the nearest is taken: "
+                f"{_listed(self.changed)}"
             )
         return lines
 

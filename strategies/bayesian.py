@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from autotune.bounds import require_least
 from autotune.config import FP32, CalibrationAlgorithm, OpConfig, QuantizationConfig, TensorScheme
 from autotune.errors import MissingDependencyError, StrategyError
+from autotune.notes import counted
 from autotune.space import TuningSpace
 from autotune.strategies.planning.limited import BestTrials, LimitedSampler
 from autotune.strategies.planning.moves import cost_of, fallback_order, loss_of
@@ -195,5 +196,5 @@ def _moved(problem: Problem, order: Sequence[str], tried: Set[str], drawn: Propo
         choices = {op: problem.space.nearest(op, shared) for op in order[count:]}
         config = base.replace({**choices, **dict.fromkeys(order[:count], FP32)})
         if config.fingerprint not in tried:
-            return Proposal(config=config, note=f"{drawn.note}; {count} ops in fp32 instead, which is new")
+            return Proposal(config=config, note=f"{drawn.note}; {counted(count, 'op')} in fp32 instead, which is new")
     return None

@@ -7,6 +7,7 @@ import itertools
 from autotune.bounds import require_least
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
+from autotune.notes import counted
 from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
 
@@ -43,7 +44,8 @@ class Exhaustive(PlannedStrategy):
             widest = max(space.ops, key=lambda op: op.size)
             raise StrategyError(
                 f"Strategy 'exhaustive' takes spaces of at most {self.limit:,} configs, but this one has "
-                f"{_short(space.size)}: {len(space.tunable)} ops with up to {widest.size} choices each "
+                f"{_short(space.size)}: {counted(len(space.tunable), 'op')} with up to "
+                f"{counted(widest.size, 'choice')} each "
                 f"({widest.name}). Restrict the space "
                 "(fewer ops, one calibration algorithm, one weight scheme), raise `limit`, or take another strategy"
             )
@@ -54,7 +56,7 @@ class Exhaustive(PlannedStrategy):
                 ops = {op.name: choice for op, choice in zip(space.ops, choices, strict=True)}
                 config = QuantizationConfig(ops=ops, recipe=recipe)
                 yield Proposal(config=config, note=f"config {number} of {space.size}")
-        return f"exhausted: all {space.size} configs were tried"
+        return f"exhausted: all {counted(space.size, 'config')} tried"
 
 
 def _short(count: int) -> str:

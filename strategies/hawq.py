@@ -6,6 +6,7 @@ from typing import Literal
 
 from autotune.config import FP32
 from autotune.errors import StrategyError
+from autotune.notes import counted
 from autotune.strategies.planning.moves import can_fall_back, cost_of
 from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
@@ -62,7 +63,7 @@ class Hawq(PlannedStrategy):
         while high - low > 1 or best is None:
             count = (low + high) // 2 if high - low > 1 else high
             config = preferred.replace(dict.fromkeys(order[:count], FP32))
-            trial = yield Proposal(config=config, note=f"the first {count} ops in fp32", needs_accuracy=True)
+            trial = yield Proposal(config=config, note=f"the first {counted(count, 'op')} in fp32", needs_accuracy=True)
             if trial.met:
                 high, best = count, trial
             elif count == high:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from autotune.config import OpConfig, QuantizationConfig
+from autotune.notes import counted
 from autotune.space import OpSpace, TuningSpace
 from autotune.strategies.planning.planned import Plan, PlannedStrategy
 from autotune.strategy import Problem, Proposal
@@ -32,7 +33,7 @@ class Random(PlannedStrategy):
         if size <= _PERMUTED:
             for index in generator.permutation(size):
                 yield Proposal(config=at.index(int(index)), note="drawn at random")
-            return f"exhausted: all {size} configs were tried"
+            return f"exhausted: all {counted(size, 'config')} tried"
         seen: set[str] = set()
         # Drawn together they are the numbers that one draw for each op, and one for the recipe, would give.
         sizes = np.tile([*(op.size for op in space.ops), space.recipe.size], (_TOGETHER, 1))
@@ -42,7 +43,7 @@ class Random(PlannedStrategy):
                 if config.fingerprint not in seen:
                     seen.add(config.fingerprint)
                     yield Proposal(config=config, note="drawn at random")
-        return f"exhausted: all {size} configs were tried"
+        return f"exhausted: all {counted(size, 'config')} tried"
 
 
 class _Positions:

@@ -97,7 +97,7 @@ def test_ops_that_are_gone_are_a_note() -> None:
         Ops(types=types("a")),
     )
     assert found.config == QuantizationConfig(ops={"a": INT8})
-    assert found.notes == ["1 quantized ops found no place in this model: gone"]
+    assert found.notes == ["1 quantized op without a place in this model: gone"]
 
 
 def test_what_is_not_offered_becomes_the_nearest() -> None:

@@ -18,6 +18,7 @@ from autotune.adapters.mxnet.graph import Graph, graph_of
 from autotune.adapters.mxnet.model import MxnetModel
 from autotune.arguments import kind_of
 from autotune.errors import DataError, ModelError
+from autotune.notes import counted
 
 _ACCEPTED = (
     "the path of a -symbol.json file with its -0000.params beside it, the two files' common prefix, a Gluon "
@@ -105,7 +106,8 @@ def _of_symbol(source: tuple[Any, ...], example: Example | None) -> MxnetModel:
         raise ModelError(
             "A symbol must come with its parameters, `(symbol, arguments, auxiliary states)` as "
             "`mx.model.load_checkpoint` returns it, each a dict of NDArrays by name, but got "
-            f"({', '.join(type(each).__name__ for each in source)}) with {len(values)} parameters. Give these"
+            f"({', '.join(type(each).__name__ for each in source)}) with "
+            f"{counted(len(values), 'parameter')}. Give these"
         )
     states = set(symbol.list_auxiliary_states())
     both = {name: array for each in parameters for part in _by_kind(each) for name, array in part.items()}
@@ -223,7 +225,7 @@ def _input_specs(graph: Graph, inputs: Sequence[str], name: str, example: Exampl
         arrays = list(batch)
     if len(arrays) != len(inputs):
         raise DataError(
-            f"A batch must have {len(inputs)} inputs, but has {len(arrays)}: {name} has no parameters for "
+            f"A batch must have {counted(len(inputs), 'input')}, but has {len(arrays)}: {name} has no parameters for "
             f"{', '.join(inputs[:5])}. Give these, or the parameters of the same export"
         )
     return tuple(

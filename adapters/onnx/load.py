@@ -19,6 +19,7 @@ from autotune.adapters.onnx.model import (
 )
 from autotune.arguments import kind_of
 from autotune.errors import ModelError
+from autotune.notes import counted
 from autotune.regular_file import require_regular
 
 _ACCEPTED = "a path, the bytes of an ONNX file or an onnx.ModelProto"
@@ -65,8 +66,8 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError; protobuf ships no types
         raise ModelError(
-            f"{name} must be an ONNX model, but it is corrupt, cut off or of another format ({len(data)} bytes). "
-            + _way_out(data, name)
+            f"{name} must be an ONNX model, but it is corrupt, cut off or of another format "
+            f"({counted(len(data), 'byte')}). " + _way_out(data, name)
         ) from error
     _check(proto, name)
     try:

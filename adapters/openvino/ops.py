@@ -9,6 +9,7 @@ import numpy as np
 import openvino as ov
 
 from autotune.adapter import Array
+from autotune.notes import counted
 
 WITHOUT_BIAS = "/WithoutBiases"
 """The ONNX reader splits a Conv with a bias into a Convolution of this name and an Add that bears the node's own."""
@@ -105,7 +106,7 @@ def quantizable_ops(graph: ov.Model) -> tuple[list[QuantizableOp], list[str]]:
         op = _quantizable(node)
         if op is not None:
             found.append(op)
-    notes = [f"{len(already)} ops of this model are quantized already, and stay so"] if already else []
+    notes = [f"{counted(len(already), 'op')} of this model quantized already, kept so"] if already else []
     return found, notes
 
 

@@ -18,6 +18,7 @@ from autotune.adapters.paddle.framework import old_representation, paddle, quiet
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.parameters import read_parameters
 from autotune.errors import DataError, ModelError
+from autotune.notes import counted
 
 
 def traced(layer: Any, example: Example | None) -> PaddleModel:
@@ -92,7 +93,8 @@ def arrays(takes: list[str], example: Example) -> dict[str, Array]:
         values = list(found.values()) if not isinstance(found, tuple) else list(found)
     if len(values) != len(takes):
         raise DataError(
-            f"A batch must have {len(takes)} inputs, which `forward` takes ({', '.join(takes)}), but has {len(values)}"
+            f"A batch must have {counted(len(takes), 'input')}, which `forward` takes "
+            f"({', '.join(takes)}), but has {len(values)}"
         )
     narrowed = [value.astype(np.float32) if value.dtype == np.float64 else value for value in values]
     if other := next(

@@ -17,6 +17,7 @@ from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.parameters import read_parameters
 from autotune.arguments import kind_of
 from autotune.errors import ModelError
+from autotune.notes import counted
 
 PROGRAM, PARAMETERS = ".pdmodel", ".pdiparams"
 _ACCEPTED = (
@@ -88,7 +89,8 @@ def read_files(content: bytes, parameters: Path, name: str) -> PaddleModel:
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{parameters} must hold the {len(wanted)} arrays of {name}, but cannot be read: {error}. Copy both files "
+            f"{parameters} must hold the {counted(len(wanted), 'array')} of {name}, but cannot be "
+            f"read: {error}. Copy both files "
             "of one export"
         ) from error
     return checked(program, constants, name, file_bytes=len(content) + len(stored))

@@ -11,6 +11,7 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.adapters.paddle.framework import framework_pb2 as pb
 from autotune.adapters.paddle.program import DTYPES, TYPES
+from autotune.notes import counted
 
 
 def read_parameters(content: bytes, names: Sequence[str]) -> dict[str, Array]:
@@ -41,7 +42,7 @@ def read_parameters(content: bytes, names: Sequence[str]) -> dict[str, Array]:
             raise ValueError(f"the array {name!r} is damaged ({type(error).__name__})") from error
         found[name] = np.frombuffer(data, dtype).reshape(shape)
     if file.read(1):
-        raise ValueError(f"it holds more than the {len(names)} arrays of the program")
+        raise ValueError(f"it holds more than the {counted(len(names), 'array')} of the program")
     return found
 
 

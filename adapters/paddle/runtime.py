@@ -16,6 +16,7 @@ from autotune.adapters.paddle.framework import onednn, quiet
 from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.session import PaddleRunner
 from autotune.errors import ApplyError
+from autotune.notes import counted
 
 _CONVOLVING = ("conv2d", "depthwise_conv2d", "fused_conv2d")
 _PASSING = ("quantize", "dequantize", "requantize", "pool2d", "feed", "fetch", "save")
@@ -85,7 +86,8 @@ class Probe:
         lines = [line for line in log if line[1] == "convolution"]
         if len(lines) != len(self._weights):
             raise ApplyError(
-                f"oneDNN's log must have the {len(self._weights)} convolutions of the program, but has {len(lines)}"
+                f"oneDNN's log must have the {counted(len(self._weights), 'convolution')} of the "
+                f"program, but has {len(lines)}"
             )
         kernels = [
             Kernel(weight=weight, implementation=line[2], reads=_source_type(line[3]), seconds=line[4])

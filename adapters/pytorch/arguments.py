@@ -14,6 +14,7 @@ from torch import nn
 from autotune.adapter.example import looks_labelled
 from autotune.adapter.reading import TensorBatches, are_arrays
 from autotune.errors import DataError, ModelError
+from autotune.notes import counted
 
 _LABELS = ("labels", "label")
 """Keys under which batches of Hugging Face's collators carry labels; with them, its models return a loss as well."""
@@ -120,9 +121,9 @@ def arguments(item: object, takes: Signature, dtype: torch.dtype) -> Arguments:
     most = len(values) if takes.any_position else len(takes.names)
     least = len(takes.required)
     if not least <= len(values) <= most:
-        wanted = str(most) if least == most else f"{least} to {most}"
+        wanted = counted(most, "input") if least == most else f"{least} to {most} inputs"
         raise DataError(
-            f"A batch must have {wanted} inputs, which `forward` takes ({', '.join(takes.names)}), but has "
+            f"A batch must have {wanted}, which `forward` takes ({', '.join(takes.names)}), but has "
             f"{len(values)}. With labels a batch of several inputs is `((input, input), labels)`"
         )
     return Arguments(

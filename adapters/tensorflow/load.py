@@ -11,7 +11,7 @@ from autotune.adapters.tensorflow.model import TensorFlowModel
 from autotune.adapters.tensorflow.session import first_line, new_interpreter
 from autotune.arguments import kind_of
 from autotune.errors import ModelError
-from autotune.notes import listed
+from autotune.notes import counted, listed
 
 ACCEPTED = (
     "the path or the bytes of a .tflite file, the path of a .keras file or of a SavedModel's folder, or a keras.Model"
@@ -85,7 +85,7 @@ def checked(content: bytes, name: str) -> TensorFlowModel:
         if graph.tensors[place].type not in DTYPES:
             raise ModelError(f"{name} must read and write numbers, but has an input or output of another type")
     quantized = sum(any(is_quantized(graph.tensors[place]) for place in op.outputs) for op in graph.operators)
-    told = [f"{quantized} ops of this model are quantized already, and stay so"] if quantized else []
+    told = [f"{counted(quantized, 'op')} of this model quantized already, kept so"] if quantized else []
     told += _signatures(graph)
     return TensorFlowModel(content=content, told=tuple(told))
 

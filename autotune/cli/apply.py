@@ -13,6 +13,7 @@ from autotune.cli.code import Trust, print_code
 from autotune.cli.files import listed
 from autotune.experiment import load_experiment
 from autotune.experiment.run import apply_experiment
+from autotune.notes import counted
 
 
 def apply(
@@ -47,7 +48,7 @@ def apply(
         console.print(Text(f"Note: {note}"), soft_wrap=True, highlight=False)
     saved = quantized.save_files(output)
     console.print(
-        Text(f"Model:  {listed(saved)}, {len(quantized.config.ops)} ops quantized; nothing was measured"),
+        Text(f"Model:  {listed(saved)}, {counted(len(quantized.config.ops), 'op')} quantized; nothing was measured"),
         soft_wrap=True,
         highlight=False,
     )

@@ -27,6 +27,7 @@ from autotune.experiment.archive import member_names
 from autotune.experiment.datasets import Dataset
 from autotune.experiment.run import metrics_of
 from autotune.host import current_host
+from autotune.notes import counted
 
 _NAMED = 20
 """Ops at risk that are listed unless all are asked for."""
@@ -78,7 +79,7 @@ def check(
             for cpu in wanted:
 
                 def told(done: int, cpu: str = cpu) -> None:
-                    status.update(f"Running as {cpu}: {done} of {len(source.batches)} batches")
+                    status.update(f"Running as {cpu}: batch {done} of {len(source.batches)}")
 
                 run = emulator.run(model, framework, [b.feeds for b in source.batches], cpu, on_progress=told)
                 rows.append(_emulated_row(cpu, run))
@@ -230,7 +231,7 @@ def _print_rows(console: Console, rows: Sequence[_Row], source: _Source) -> None
         table.add_row(Text(row.name), *cells)
     console.print(table)
     samples = sum(batch.size for batch in source.batches)
-    remarks = [f"{samples:,} samples. SQNR and changed answers are against {base}.", source.remark]
+    remarks = [f"{counted(samples, 'sample')}. SQNR and changed answers are against {base}.", source.remark]
     for remark in (*remarks, *(row.remark for row in rows)):
         if remark is not None:
             console.print(remark, soft_wrap=True, highlight=False, markup=False)

@@ -17,6 +17,7 @@ from autotune.adapters import get_adapter
 from autotune.cli.figures import decibels_text
 from autotune.comparison import LayerDifference, differences
 from autotune.errors import InputError
+from autotune.notes import counted
 
 _SHOWN = 15
 """Rows of the table; more are shown on demand."""
@@ -57,7 +58,7 @@ def compare_models(
     console.print(Text(f"{models[1]} against {models[0]}"), soft_wrap=True, highlight=False)
     console.print(_table(found if everything else _most(found)))
     left = len(found) - _SHOWN
-    more = f" {left} more layers: `--ops` lists them." if not everything and left > 0 else ""
+    more = f" {counted(left, 'more layer')}: `--ops` lists all." if not everything and left > 0 else ""
     console.print(Text(f"{_parting(found)} {remark}{more}"), soft_wrap=True, highlight=False)
 
 
@@ -74,7 +75,7 @@ def _batches(
     from autotune.cli.check import read_batches  # noqa: PLC0415  it imports much
 
     batches = read_batches(data, samples, model.inputs, trust)
-    return [batch.feeds for batch in batches], f"{sum(batch.size for batch in batches):,} samples."
+    return [batch.feeds for batch in batches], f"{counted(sum(batch.size for batch in batches), 'sample')}."
 
 
 def _most(found: Sequence[LayerDifference]) -> list[LayerDifference]:
@@ -99,7 +100,7 @@ def _parting(found: Sequence[LayerDifference]) -> str:
     """Where they part, in a sentence."""
     first = next((each for each in found if math.isfinite(each.sqnr_db)), None)
     if first is None:
-        return f"All {len(found)} tensors that both have are equal."
+        return f"None of {counted(len(found), 'tensor')} that both have differs."
     falls = [each for each in found if each.drop_db is not None and each.drop_db >= _WORTH_NAMING_DB]
     worst = max(falls, key=lambda each: each.drop_db or 0.0, default=None)
     fall = "" if worst is None else f", and most is lost in {worst.op} ({worst.drop_db:.1f} dB)"

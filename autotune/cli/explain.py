@@ -12,7 +12,7 @@ from rich.text import Text
 from autotune.errors import InputError
 from autotune.results.outcome import trial_name
 from autotune.results.report.ops import OpRow, op_rows
-from autotune.results.report.words import milliseconds, scientific, signed_ms
+from autotune.results.report.words import milliseconds, percent, scientific, signed_ms
 from autotune.results.summary import TuningSummary, read_summary
 from autotune.suggestion import nearest
 
@@ -39,7 +39,7 @@ def lines_of(row: OpRow, summary: TuningSummary) -> list[str]:
     lines = [f"{row.name} ({row.op_type})", f"  in {where}: {row.choice}", f"  why: {row.why}"]
     if row.sensitivity is not None:
         guess = ", its share of its group's" if row.guessed else ""
-        share = "" if row.share is None else f", {row.share:.0%} of all ops'"
+        share = "" if row.share is None else f", {percent(row.share)} of all ops'"
         lines.append(f"  noise to signal at the outputs, quantized alone: {scientific(row.sensitivity)}{guess}{share}")
     if row.fp32_ms is not None:
         lines.append(f"  one call: {milliseconds(row.fp32_ms)} in fp32, {milliseconds(row.int8_ms)} quantized")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Interval
 from autotune.trial import Measurement, Trial
 
@@ -18,18 +17,6 @@ def loss_text(loss: float | None, criterion: Criterion, interval: Interval | Non
         return f"{value * 100:+.2f} %" if criterion.relative is not None else f"{value:+.4g}"
 
     return one(loss) + (f" ({one(interval.low)} to {one(interval.high)})" if interval is not None else "")
-
-
-def target_text(criterion: Criterion, constraints: Constraints | None = None) -> str:
-    """The largest loss allowed, in words; where there are limits of speed or size instead, those."""
-    if constraints is not None:
-        return str(constraints)
-    if criterion.relative is not None:
-        amount = f"{criterion.relative * 100:.4g} % relative"
-    else:
-        amount = f"{criterion.absolute:.4g} absolute"
-    sure = f" at {criterion.confidence:.0%} confidence over all candidates" if criterion.confidence is not None else ""
-    return f"loss of at most {amount}{sure}"
 
 
 def number_text(value: float | None, digits: int = 4) -> str:
@@ -50,7 +37,7 @@ def speedup_text(speedup: float | None, interval: Interval | None = None) -> str
 
 
 def measured_speedup(measured: Measurement | None) -> str:
-    """A measured speedup in few characters, with a question mark where the machine was too busy to tell."""
+    """A measured speedup in few characters, with a question mark where the machine was too busy for its precision."""
     if measured is None or measured.speedup is None:
         return "-"
     return speedup_text(measured.speedup) + ("?" if measured.latency_decided is False else "")

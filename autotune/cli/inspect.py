@@ -21,6 +21,7 @@ from autotune.cli.figures import bytes_text
 from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiment
 from autotune.host import Host, current_host
+from autotune.notes import counted
 from autotune.source import as_convertible, as_source, source_for
 from autotune.space import OpSpace, TuningSpace
 
@@ -119,7 +120,7 @@ def shape_text(spec: TensorSpec) -> str:
 
 def _host(host: Host) -> str:
     known = [feature for feature in _FEATURES if feature in host.features]
-    cores = f"{host.physical_cores or host.logical_cores} cores"
+    cores = counted(host.physical_cores or host.logical_cores, "core")
     saturates = "; u8 x s8 products saturate here: weights are bounded" if host.saturates_u8s8 else ""
     return f"{host.cpu}, {cores}, {' '.join(known) or 'no int8 extensions'}{saturates}"
 
@@ -191,4 +192,4 @@ def _space_size(space: TuningSpace) -> str:
     # The number itself has thousands of digits for large models.
     digits = sum(math.log10(op.size) for op in space.ops) + math.log10(space.recipe.size)
     size = f"about 10^{digits:.0f}" if digits >= 6 else f"{space.size:,}"
-    return f"{tunable} of {len(space.ops)} ops have a choice: {size} configurations."
+    return f"Ops that have a choice: {tunable} of {len(space.ops)}. Configurations: {size}."

@@ -13,6 +13,7 @@ from rich.text import Text
 from autotune.cli.figures import brief, loss_text, measured_speedup, number_text, seconds_text
 from autotune.config import QuantizationConfig
 from autotune.criterion import Criterion, Verdict
+from autotune.notes import counted
 from autotune.observer import Observer
 from autotune.trial import Trial, TrialState
 
@@ -140,10 +141,10 @@ class ProgressDisplay(Observer):
             filled = round(_BAR * min(1.0, done / total))
             shown.append(" " + "━" * filled, style="cyan")
             shown.append("━" * (_BAR - filled), style="dim")
-            shown.append(f" {done}/{total} samples", style="dim")
+            shown.append(f" {done:,}/{counted(total, 'sample')}", style="dim")
         parts = [f"best {brief(self._best, self._criterion)}"] if self._best is not None else []
         if self._max_trials is not None and self._phase == "search":
-            parts.append(f"{self._finished} of at most {self._max_trials} trials")
+            parts.append(f"{self._finished} of at most {counted(self._max_trials, 'trial')}")
         parts.append(f"{seconds_text(self._elapsed_s)} elapsed")
         if (left := self._left_s()) is not None:
             parts.append(left)

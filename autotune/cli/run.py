@@ -16,7 +16,6 @@ from rich.text import Text
 from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
-from autotune.cli.figures import target_text
 from autotune.cli.files import listed
 from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
@@ -26,9 +25,10 @@ from autotune.errors import InputError, WorkspaceError
 from autotune.experiment import Experiment, load_experiments
 from autotune.experiment.run import tune_experiment
 from autotune.experiment.schema import Tuning
+from autotune.notes import counted
 from autotune.observer import Observer
 from autotune.results.dashboard import write_dashboard
-from autotune.results.outcome import started_text
+from autotune.results.outcome import started_text, target_text
 from autotune.results.result import TuningResult
 from autotune.results.summary import NEAREST
 from autotune.strategy import Objective
@@ -177,7 +177,7 @@ def _goal(tuning: Tuning) -> str:
         return f"least loss with {target_text(criterion, tuning.constraints.constraints)}"
     aim = f"least {tuning.objective}"
     if tuning.objective is Objective.THROUGHPUT:
-        aim = f"most samples per second of {tuning.instances} instances"
+        aim = f"most samples per second of {counted(tuning.instances, 'instance')}"
     return f"{aim} at a {target_text(criterion)}"
 
 

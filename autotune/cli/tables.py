@@ -14,16 +14,18 @@ from autotune.cli.figures import (
     number_text,
     seconds_text,
     speedup_text,
-    target_text,
 )
 from autotune.criterion import Verdict
+from autotune.notes import counted
 from autotune.results.outcome import (
     answer_text,
     holdout_text,
     leaving_text,
     nearest_text,
+    precision_remark,
     proof_text,
     started_text,
+    target_text,
     trial_name,
     verdict_text,
 )
@@ -84,9 +86,9 @@ def _name(trial: Trial) -> str:
 
 
 def _speedup(measured: Measurement) -> str:
-    """A speedup with its interval; marked where the machine was too busy to tell."""
-    text = speedup_text(measured.speedup, measured.speedup_interval)
-    return f"{text}, undecided" if measured.latency_decided is False else text
+    """A speedup with its interval; marked where the machine was too busy for the precision asked for."""
+    text, remark = speedup_text(measured.speedup, measured.speedup_interval), precision_remark(measured)
+    return f"{text}, {remark}" if remark else text
 
 
 def mixed_precision(summary: TuningSummary) -> Table:
@@ -133,8 +135,8 @@ def verdict_lines(summary: TuningSummary) -> list[Text]:
     if "total" in summary.seconds:
         parts = sorted(((k, v) for k, v in summary.seconds.items() if k != "total"), key=lambda item: -item[1])
         spent = ", ".join(f"{name} {seconds_text(seconds)}" for name, seconds in parts if seconds >= 0.1)
-        end += f" {len(summary.history) - 1} trials in {seconds_text(summary.seconds['total'])}: {spent}."
+        end += f" {counted(len(summary.history) - 1, 'trial')} in {seconds_text(summary.seconds['total'])}: {spent}."
     if any(trial.measurement and trial.measurement.latency_decided is False for trial in summary.history):
-        end += " A speedup with a question mark is undecided: the machine was too busy to tell."
+        end += " A speedup with a question mark is less precise than was asked for, since the machine was busy."
     lines.append(Text(end, style="dim"))
     return lines

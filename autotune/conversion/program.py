@@ -48,7 +48,7 @@ def first_batch(folder: Path, names: list[str]) -> dict[str, Any] | None:
     given = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
     if given is None:
         if len(arrays) != len(names):
-            raise DataMismatch(f"it reads {len(names)} inputs ({', '.join(names)}), and a batch has {len(arrays)}")
+            raise DataMismatch(f"its inputs are {', '.join(names)}, and a batch has {len(arrays)}")
         given = names
     found = dict(zip(given, arrays, strict=True))
     if missing := [name for name in names if name not in found]:

@@ -10,6 +10,7 @@ import numpy as np
 from autotune.adapter import Array, Feeds, Runner, TensorSpec
 from autotune.data import as_feeds
 from autotune.errors import DeadlineReached, OutputError, TrialError
+from autotune.notes import counted
 from autotune.users_code import users_code
 
 
@@ -115,11 +116,14 @@ class CheckedModel:
 
     def _check(self, outputs: tuple[Array, ...]) -> None:
         if len(outputs) != len(self._outputs):
-            raise OutputError(f"The candidate must have {len(self._outputs)} outputs, but has {len(outputs)}")
+            raise OutputError(
+                f"The candidate must have {counted(len(self._outputs), 'output')}, but has {len(outputs)}"
+            )
         for spec, output in zip(self._outputs, outputs, strict=True):
             if output.ndim != len(spec.shape) and spec.shape:
                 raise OutputError(
-                    f"Output {spec.name!r} must have {len(spec.shape)} dimensions, but has shape {output.shape}"
+                    f"Output {spec.name!r} must have {counted(len(spec.shape), 'dimension')}, but "
+                    f"has shape {output.shape}"
                 )
             if spec.name in self._finite:
                 check_finite(spec.name, output)
@@ -149,7 +153,7 @@ def check_same_shapes(outputs: Sequence[TensorSpec], expected: Sequence[Array], 
     """
     if len(actual) != len(expected):
         raise OutputError(
-            f"The candidate must have the {len(expected)} outputs of the fp32 model, but has {len(actual)}"
+            f"The candidate must have the {counted(len(expected), 'output')} of the fp32 model, but has {len(actual)}"
         )
     for spec, want, have in zip(outputs, expected, actual, strict=True):
         if have.shape != want.shape:

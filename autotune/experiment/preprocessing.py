@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from autotune.errors import DataError, MissingDependencyError
 from autotune.experiment.references import resolve
 from autotune.experiment.section import Choice, Reference, Section, Size, broken_rule
+from autotune.notes import counted
 from autotune.users_code import users_code
 
 Array = npt.NDArray[Any]
@@ -154,7 +155,8 @@ class Transpose(Section):
         """Reorder one sample."""
         if sample.ndim != len(self.order):
             raise DataError(
-                f"Step `transpose` orders {len(self.order)} axes, but a sample has shape {sample.shape} "
+                f"Step `transpose` orders {counted(len(self.order), 'axis', 'axes')}, but a sample "
+                f"has shape {sample.shape} "
                 "(the batch axis does not count)"
             )
         return sample.transpose(self.order)

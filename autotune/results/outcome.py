@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autotune.criterion import Verdict
+from autotune.constraints import Constraints
+from autotune.criterion import Criterion, Verdict
+from autotune.notes import counted
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial
 
@@ -68,7 +70,8 @@ def gain_text(
             return "throughput not measured"
         return f"{gain:.2f}x the samples per second of {fp32} ({rate:.4g} per second)"
     if objective.is_about_speed:
-        sure = " (undecided)" if measured.latency_decided is False else ""
+        remark = precision_remark(measured)
+        sure = f" ({remark})" if remark else ""
         return "speed not measured" if measured.speedup is None else f"{measured.speedup:.2f}x as fast as {fp32}{sure}"
     pair = (baseline.size_bytes, measured.size_bytes)
     if objective is Objective.MEMORY:
@@ -79,6 +82,33 @@ def gain_text(
     return f"{pair[1] / pair[0]:.0%} of {fp32}'s {what}"
 
 
+def precision_remark(measured: Measurement | None) -> str:
+    """A remark on a speedup whose interval stayed wider than was asked for; empty for the others.
+
+    It is undecided where its interval holds 1, so that it may be no gain at all, and imprecise elsewhere.
+    """
+    if measured is None or measured.latency_decided is not False:
+        return ""
+    interval = measured.speedup_interval
+    return "undecided" if interval is None or interval.low <= 1 <= interval.high else "imprecise"
+
+
+def target_text(criterion: Criterion, constraints: Constraints | None = None) -> str:
+    """The largest loss allowed, in words; where there are limits of speed or size instead, those."""
+    if constraints is not None:
+        return str(constraints)
+    kind = "relative" if criterion.relative is not None else "absolute"
+    sure = f" at {criterion.confidence:.0%} confidence over all candidates" if criterion.confidence is not None else ""
+    return f"loss of at most {amount_text(criterion)} {kind}{sure}"
+
+
+def amount_text(criterion: Criterion) -> str:
+    """The largest loss allowed as a figure: ``1 %`` where it is a share of fp32's accuracy, else in its unit."""
+    if criterion.relative is not None:
+        return f"{criterion.relative * 100:.4g} %"
+    return f"{criterion.target:.4g}"
+
+
 def proof_text(summary: TuningSummary) -> str | None:
     """Advice that would prove the verdict where the interval of the loss holds the target; None where it does not."""
     if summary.proven is not False:
@@ -87,7 +117,7 @@ def proof_text(summary: TuningSummary) -> str | None:
     if samples is None:
         more = "no evaluation set is large enough to decide it, for the loss lies on the target"
     else:
-        more = f"about {_rounded(samples):,} samples would decide"
+        more = f"about {counted(_rounded(samples), 'sample')} would decide"
     return f"The interval of the loss holds the target, so that these samples do not prove the verdict; {more}"
 
 

@@ -14,6 +14,7 @@ from autotune.config import Precision
 from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Verdict
 from autotune.errors import InputError, WorkspaceError
+from autotune.notes import counted
 from autotune.results.outcome import answer_text, leaving_text, verdict_text
 from autotune.results.started import StartedFrom
 from autotune.results.tables import precision_table, trial_table
@@ -108,7 +109,8 @@ class TuningSummary:
     evidence: Evidence = field(default_factory=Evidence, compare=False, repr=False)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {verdict_text(self)}, {answer_text(self)}, {len(self.history) - 1} trials>"
+        trials = counted(len(self.history) - 1, "trial")
+        return f"<{type(self).__name__}: {verdict_text(self)}, {answer_text(self)}, {trials}>"
 
     def _repr_html_(self) -> str:
         """The verdict and its figures, as notebooks show them."""

@@ -12,6 +12,7 @@ from autotune.adapter import Adapter, Array, Execution, ModelT, given_model
 from autotune.adapters import get_adapter
 from autotune.config import QuantizationConfig
 from autotune.errors import ApplyError, InputError
+from autotune.notes import counted
 from autotune.results.stored_config import read_config
 from autotune.source import OwnSource, as_convertible, as_source
 from autotune.suggestion import suggestion
@@ -68,7 +69,7 @@ class QuantizedModel(Generic[ModelT]):
         self._as_module = as_module
 
     def __repr__(self) -> str:
-        return f"<QuantizedModel: config {self.config.fingerprint}, {len(self.config.ops)} ops quantized>"
+        return f"<QuantizedModel: config {self.config.fingerprint}, {counted(len(self.config.ops), 'op')} quantized>"
 
     @property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from autotune.adapter import OwnStatistics, Statistics, statistics_type
 from autotune.batch import axes_of
 from autotune.cache import keep_within_limit, used
 from autotune.errors import WorkspaceError
+from autotune.notes import counted
 from autotune.tuning.loading import Loaded
 from autotune.tuning.stages import Stages
 
@@ -60,7 +61,8 @@ class Calibrating:
             statistics: Statistics = adapter.calibrate(model, (batch.feeds for batch in batches), seed=self._tuner.seed)
             if batches.cut:
                 self._stages.note(
-                    f"Calibration read {batches.samples} samples only: more would have taken too large a part of the "
+                    f"Calibration read {counted(batches.samples, 'sample')} only: more would have "
+                    f"taken too large a part of the "
                     f"{self._tuner.timeout_s:g} s given to the run"
                 )
             if cached is not None:

@@ -9,6 +9,7 @@ from autotune.adapter import Adapter, Compiles, ModelT
 from autotune.config import QuantizationConfig
 from autotune.errors import TrialError
 from autotune.evaluation import AnyEvaluator
+from autotune.notes import counted
 from autotune.trial import Measurement
 from autotune.tuning.history import History
 from autotune.tuning.side import Side
@@ -45,7 +46,7 @@ class Compilations:
     def spent(self) -> str | None:
         """Why nothing more may be compiled; None where something may."""
         if self._most is not None and self._count >= self._most:
-            return f"max_compilations: {self._count} candidates were compiled"
+            return f"max_compilations: {counted(self._count, 'candidate')} compiled"
         if self._max_s is not None and self._seconds >= self._max_s:
             return f"compilation_max_s: compiling took {self._seconds:.0f} of the {self._max_s:g} s given to it"
         return None

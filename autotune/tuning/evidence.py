@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 """Key of :meth:`History.keep`: of each run in this workspace, what ran when on what, the first one first."""
+RETURNED = "returned"
+"""Key of :meth:`History.keep`: how much longer a call of the shown config takes with an op in fp32, by op."""
 _GRAPH, _TENSORS = "graph", "tensors"
 _WORST = 9
 """Tensors of which a histogram is kept."""
@@ -67,6 +69,9 @@ class Evidence:
         seconds: By op, by precision: seconds of one call.
         crossing: By op: seconds of converting its output between fp32 and int8 once.
         readers: By op: the ops that read its output; None where the run did not keep them.
+        returned: By op that was timed in both precisions within the shown config: both ends of how much longer a call
+            takes with it in fp32, as a share of a call of that config.
+        returned_in: Fingerprint of that config.
         tensors: The quantized tensors with most noise, worst first.
         runs: Facts about each run in the workspace: model, data, options, host and time.
     """
@@ -76,6 +81,8 @@ class Evidence:
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     crossing: Mapping[str, float] = field(default_factory=dict)
     readers: Mapping[str, Sequence[str]] | None = None
+    returned: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    returned_in: str = ""
     tensors: Sequence[TensorEvidence] = ()
     runs: Sequence[Mapping[str, Any]] = ()
 
@@ -97,12 +104,14 @@ class Evidence:
             }
             for op, by in (own("op_latency") or {}).items()
         }
-        alone = own("sensitivity measured")
+        alone, returned = own("sensitivity measured"), own(RETURNED) or {}
         return cls(
             sensitivity=own("sensitivity") or {},
             alone=None if alone is None else frozenset(alone),
             seconds=seconds,
             crossing=own("crossing_latency") or {},
+            returned={op: (ends[0], ends[1]) for op, ends in returned.get("shares", {}).items() if ends},
+            returned_in=returned.get("config", ""),
             readers=(own(_GRAPH) or {}).get("readers"),
             tensors=tuple(TensorEvidence(**each) for each in own(_TENSORS) or ()),
             runs=tuple(kept(RUNS) or ()),

@@ -21,8 +21,9 @@ from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.answer import Answer, provisional, settle
 from autotune.tuning.evidence import Evidence, keep_tensors
+from autotune.tuning.explanation import Explanation, explanation_s, reserve_s
 from autotune.tuning.history import SUMMARY
-from autotune.tuning.insights import MEASURED_ALONE, MeasuredInsights
+from autotune.tuning.insights import MEASURED_ALONE
 from autotune.tuning.limits import SearchEnd
 from autotune.tuning.models import Models
 from autotune.tuning.selection import Conclusion, finalists
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from autotune.tuning.tuner import Tuner
 
 _COSTLY_OPS = 5
-_LEAST_EXPLANATION_S = 2.0
-_SHARE_OF_EXPLANATION = 0.05  # of all activities, whose total is one of them: a tenth of the run
 
 
 class Finishing(Generic[ModelT]):
@@ -68,6 +67,7 @@ class Finishing(Generic[ModelT]):
 
     def __call__(self, setup: Setup[ModelT], end: SearchEnd, start: WarmStart[ModelT] | None = None) -> TuningResult:
         """The result, where the fp32 model was measured; the answer is written to the workspace."""
+        end = self._explain_in_time(setup, end)
         with self._stages.timed("finalists"):
             answer, end = self._conclude(setup, end)
         if end.interrupted:
@@ -132,16 +132,33 @@ class Finishing(Generic[ModelT]):
         """
         shown = result.shown
         side = setup.side_of(shown)
-        insights = side.problem.insights
-        stored = self._tuner.workspace is not None or self._tuner.storage is not None
-        if stored and not self._late(end) and isinstance(insights, MeasuredInsights):
-            insights.end_within(max(_LEAST_EXPLANATION_S, _SHARE_OF_EXPLANATION * sum(result.seconds.values())))
-            insights.op_latency()
-            insights.crossing_latency()
-            insights.sensitivity()
+        if self._stored and not self._late(end):
+            explanation = Explanation(self._adapter, setup)
+            explanation.measure(shown, within_s=self._within(explanation_s(result.seconds)))
+            explanation.time_worst(shown, within_s=self._within(explanation_s(result.seconds)))
         ops = [op.name for op in side.problem.space.ops]
         keep_tensors(SideHistory(setup.history, side.runtime), side.statistics, shown.config, ops)
         return Evidence.of(setup.history.kept, result.shown_runtime)
+
+    @property
+    def _stored(self) -> bool:
+        return self._tuner.workspace is not None or self._tuner.storage is not None
+
+    def _within(self, seconds: float) -> float:
+        """So many seconds, or what is left of the time given to the run."""
+        deadline = self._stages.deadline
+        return seconds if deadline is None else max(0.0, min(seconds, deadline - time.monotonic()))
+
+    def _explain_in_time(self, setup: Setup[ModelT], end: SearchEnd) -> SearchEnd:
+        """Measure single ops before the finals, which may take all the time that a limit leaves."""
+        if self._stages.deadline is None or not self._stored or self._late(end):
+            return end
+        shown = max(setup.history.trials, key=lambda trial: (trial.met, trial.speedup or 0.0))
+        try:
+            Explanation(self._adapter, setup).measure(shown, within_s=self._within(reserve_s(self._tuner.timeout_s)))
+        except KeyboardInterrupt:
+            return SearchEnd(reason=f"{end.reason}; then interrupted by the user", interrupted=True)
+        return end
 
     def unmeasured(self, model: ModelT, space: TuningSpace | None) -> TuningResult:
         """The answer where the time was up before the fp32 model was measured: that model, and what to raise.

@@ -27,6 +27,7 @@ from autotune.arguments import require
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.garbage import uncollected
+from autotune.notes import counted
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.bulk import CONFIG
@@ -379,7 +380,7 @@ def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
     )
     if len(study.directions) != len(directions):
         raise WorkspaceError(
-            f"{name_of(storage)} holds a study of {len(study.directions)} objectives, but this strategy "
+            f"{name_of(storage)} holds a study of {counted(len(study.directions), 'objective')}, but this strategy "
             f"needs {len(directions)}. Choose another workspace"
         )
     return study

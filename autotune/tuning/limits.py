@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from autotune.notes import counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEnd:
@@ -40,7 +42,7 @@ class Limits:
     def reached(self, trials: int) -> SearchEnd | None:
         """The end where a limit is reached, or None."""
         if self.max_trials is not None and trials >= self.max_trials:
-            return SearchEnd(reason=f"max_trials: {trials} were tried")
+            return SearchEnd(reason=f"max_trials: {counted(trials, 'candidate')} tried")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return SearchEnd(reason="timeout: the time is up", timed_out=True)
         return None

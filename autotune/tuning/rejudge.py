@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Interval, Verdict
 from autotune.evaluation.accuracy.score import worst
+from autotune.notes import counted
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.stored_trials import objective_value
@@ -59,7 +60,7 @@ class Rejudge:
             state = TrialState.COMPLETED if shown is Verdict.MET else TrialState.PRUNED
         reason = trial.reason if state is trial.state else None
         if state is TrialState.PRUNED and reason is None:
-            reason = f"it misses the target by what was seen of {judged.samples} samples"
+            reason = f"it misses the target by what was seen of {counted(judged.samples or 0, 'sample')}"
         return dataclasses.replace(trial, state=state, measurement=judged, reason=reason)
 
     def judged(self, measured: Measurement) -> Measurement | None:

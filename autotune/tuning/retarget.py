@@ -21,6 +21,7 @@ from optuna.trial import TrialState as OptunaState
 from autotune.config import QuantizationConfig
 from autotune.constraints import Constraints
 from autotune.criterion import Criterion, Verdict
+from autotune.notes import counted
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.claims import Claims
@@ -176,10 +177,10 @@ class _Rewriting:
         """The outcome in words."""
         candidates = [trial for trial in self._trials.values() if not trial.config.is_fp32]
         kept = sum(trial.number in self._judged for trial in candidates)
-        text = f"Of {len(candidates)} candidates {kept} were judged anew by what was recorded of them"
+        text = f"Judged anew by what was recorded of them: {kept} of {counted(len(candidates), 'candidate')}"
         if self._anew:
-            return f"{text}; latencies are measured again, {len(self._known)} accuracies are kept"
-        return f"{text}; {len(candidates) - kept} count as untried, since their figures do not tell"
+            return f"{text}; latencies are measured again, {counted(len(self._known), 'accuracy', 'accuracies')} kept"
+        return f"{text}; untried, since their figures do not tell: {len(candidates) - kept}"
 
     def write(self, storage: Any) -> None:
         """Write the study beside the old one, and mark it once it is whole."""

@@ -19,6 +19,7 @@ from autotune.results.stored_config import read_config
 from autotune.strategies import as_strategy
 from autotune.strategy import Objective, Proposal, Strategy
 from autotune.trial import Trial
+from autotune.tuning.explanation import reserve_s
 from autotune.tuning.finish import Finishing
 from autotune.tuning.guests import GuestSearch
 from autotune.tuning.history import History
@@ -217,11 +218,16 @@ class Run(Generic[ModelT]):
         return end
 
     def _reserve_s(self, baseline: Trial) -> float:
-        """Seconds kept for seeing the samples that a winner accepted early was spared: about what fp32 itself took."""
+        """Seconds kept for seeing the samples that a winner accepted early was spared, and for figures of single ops.
+
+        The first take about what fp32 itself took.
+        """
+        stored = self._tuner.workspace is not None or self._tuner.storage is not None
+        figures_s = reserve_s(self._tuner.timeout_s) if stored else 0.0
         streamed = isinstance(self._source, LabelledData) and self._source.early_acceptance
         if not streamed or self._tuner.timeout_s is None:
-            return 0.0
-        return min(baseline.duration_s or 0.0, self._tuner.timeout_s * _RESERVE_SHARE)
+            return figures_s
+        return figures_s + min(baseline.duration_s or 0.0, self._tuner.timeout_s * _RESERVE_SHARE)
 
     def _admit(self, candidate: ModelT) -> None:
         if self._tuner.portable:

@@ -205,6 +205,8 @@ def _most_accurate(baseline: Trial, candidates: Sequence[Trial], winner: Trial |
         reason = f"it could not be told whether a candidate keeps the limits: trial {nearest.number} lies on them"
         return Conclusion(best=baseline, verdict=Verdict.UNDECIDED, reason=reason, nearest=nearest)
     reason = f"none of {len(judged)} candidates keeps the limits; trial {nearest.number} comes nearest"
+    if len(judged) == 1:
+        reason = f"the only candidate that was measured, trial {nearest.number}, does not keep the limits"
     return Conclusion(best=baseline, verdict=Verdict.MISSED, reason=reason, nearest=nearest)
 
 

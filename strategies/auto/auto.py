@@ -10,6 +10,7 @@ import numpy as np
 from autotune.bounds import require_least
 from autotune.config import QuantizationConfig
 from autotune.errors import StrategyError
+from autotune.notes import counted
 from autotune.strategies.auto.afterwards import afterwards
 from autotune.strategies.auto.bisection import bisect
 from autotune.strategies.auto.estimates import Estimates
@@ -122,7 +123,9 @@ class Auto(PlannedStrategy):
         # That nothing is predicted to win is no ground for ending where predictions found nothing that does.
         alone = dynamic_alone(problem)
         if alone is not None and alone.ops != opening.ops:
-            kept = (yield Proposal(config=alone, note=f"{len(alone.ops)} ops in dynamic int8 and no other")).met
+            kept = (
+                yield Proposal(config=alone, note=f"{counted(len(alone.ops), 'op')} in dynamic int8 and no other")
+            ).met
         yield from self._within_reach(problem, estimates)
         yield from bisect(estimates)
         if not estimates.won:
@@ -173,11 +176,11 @@ def _spent_on(trial: Trial) -> float:
 def _opening_note(problem: Problem, config: QuantizationConfig) -> str:
     preferred = problem.space.preferred
     fp32 = sum(op not in config.ops for op in preferred.ops)
-    parts = [f"{fp32} ops in fp32 that are faster there"] if fp32 else []
+    parts = [f"{counted(fp32, 'op')} in fp32, faster there"] if fp32 else []
     others = Counter(
         choice.precision for op, choice in config.ops.items() if choice.precision != preferred[op].precision
     )
-    parts += [f"{count} in {precision} that are faster so" for precision, count in others.items()]
+    parts += [f"{count} in {precision}, faster so" for precision, count in others.items()]
     return ", ".join(parts) or "every op as preferred"
 
 
@@ -185,7 +188,7 @@ def _precisions(problem: Problem, config: QuantizationConfig) -> str:
     """How many ops compute in what, in words for the trial table."""
     total = len(problem.space.preferred.ops)
     counts = config.precisions()
-    parts = [f"{total - counts.total()} of {total} ops in fp32"]
+    parts = [f"{total - counts.total()} of {counted(total, 'op')} in fp32"]
     if len(counts) > 1:
         parts += [f"{count} in {precision}" for precision, count in counts.most_common()]
     return ", ".join(parts)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from autotune.config import QuantizationConfig
+from autotune.notes import counted
 from autotune.strategies.auto.estimates import Estimates
 from autotune.strategies.auto.program import Flags
 from autotune.strategies.auto.reach import prefix
@@ -83,7 +84,7 @@ def _try(estimates: Estimates, choice: Flags) -> Generator[Proposal, Trial, Tria
 def _note(config: QuantizationConfig, estimates: Estimates) -> str:
     total = len(estimates.template_ops)
     back = total - sum(op in config.ops for op in estimates.template_ops)
-    return f"the {back} of {total} ops that seem to matter most in fp32, since predictions were wrong"
+    return f"{back} of {counted(total, 'op')} in fp32, those that seem to matter most, since predictions were wrong"
 
 
 def _longest_that_gains(estimates: Estimates, order: Sequence[int]) -> int:

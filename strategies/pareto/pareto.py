@@ -10,6 +10,7 @@ from optuna.distributions import IntDistribution
 
 from autotune.bounds import require_least
 from autotune.errors import StrategyError
+from autotune.notes import counted
 from autotune.strategies.pareto.genetics import Generation, child, drawn
 from autotune.strategies.planning.moves import uniform_configs
 from autotune.strategy import Draw, Exhausted, Objective, Problem, Proposal, Strategy
@@ -58,7 +59,7 @@ class Pareto(Strategy):
         space = problem.space
         tried = {trial.config.fingerprint for trial in trials}
         if len(tried) >= space.size:
-            return Exhausted(reason=f"exhausted: all {space.size} configs were tried")
+            return Exhausted(reason=f"exhausted: all {counted(space.size, 'config')} tried")
         rng = np.random.default_rng(draw({_SEED: IntDistribution(0, 2**31 - 1)})[_SEED])
         if len(trials) <= self.population // 2:
             for config, note in uniform_configs(space):

@@ -94,7 +94,7 @@ def test_inspect(command: Command, network_file: Path) -> None:
     assert "\n  measured integers are simulated in float32\n" in outcome.out
     assert "s8 symmetric per_channel" in outcome.out
     assert ["bound_pairs", "the", "graph", "false,", "true"] in lines
-    assert "ops have a choice" in outcome.out
+    assert "Ops that have a choice" in outcome.out
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "nowhere.npz"], ["init", "nowhere.npz"], ["inspect", "text.npz"]])

@@ -115,7 +115,7 @@ def test_the_status_line_tells_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch)
     clock[0] = 112.0
     status = rendered(shown)
     assert "trial 3: conv to fp32" in status
-    assert "250/1000 samples" in status
+    assert "250/1,000 samples" in status
     assert "best trial 2: 1.50x, loss +0.50 %" in status
     assert "2 of at most 4 trials" in status
     assert "12 s elapsed · 48 s left" in status

@@ -139,7 +139,7 @@ def test_max_trials_counts_those_of_all(tune: Tune, monkeypatch: pytest.MonkeyPa
     script(monkeypatch, close, {"hare": 1.0, "tortoise": 0.99})
     result = tune(max_trials=3)
     assert len(result.history) == 4
-    assert result.end_reason == "max_trials: 3 were tried"
+    assert result.end_reason == "max_trials: 3 candidates tried"
 
 
 @pytest.mark.parametrize("strategy", ["auto", "bayesian", "random", "basic", "pareto"])

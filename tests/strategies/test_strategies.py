@@ -85,7 +85,7 @@ def test_random_visits_a_small_space_completely() -> None:
     model = make_model(4, rich=False)
     run = _run("random", model)
     assert len(run.evaluated) == model.space.size - 1
-    assert run.reason == "exhausted: all 16 configs were tried"
+    assert run.reason == "exhausted: all 16 configs tried"
 
 
 def test_hawq_without_gradients_says_what_to_do() -> None:

@@ -26,7 +26,7 @@ def test_both_limits_count() -> None:
     assert counted.shortest_s == 30.0
     counted.add(10.0)
     assert counted.shortest_s == 10.0
-    assert counted.spent() == "max_compilations: 2 candidates were compiled"
+    assert counted.spent() == "max_compilations: 2 candidates compiled"
     timed = Compilations(None, 100.0)
     timed.add(120.0)
     assert timed.spent() == "compilation_max_s: compiling took 120 of the 100 s given to it"

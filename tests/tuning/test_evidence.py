@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from autotune.results.summary import read_summary
 from autotune.source import Convertible
 from autotune.strategy import Exhausted
 from autotune.tuning.evidence import Evidence
+from autotune.tuning.explanation import Explanation
+from autotune.tuning.finish import Finishing
+from autotune.tuning.limits import SearchEnd
 from autotune.tuning.run import Run
+from autotune.tuning.search import Search
 from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
 
@@ -72,6 +77,65 @@ def test_a_run_without_a_workspace_measures_nothing_more(
 ) -> None:
     found = autotune.Tuner(**OPTIONS).tune(network, images, score).evidence
     assert not found.seconds
+
+
+def test_prices_are_there_though_the_time_was_up_after_the_search(
+    network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = itertools.chain([False], itertools.repeat(True))
+    monkeypatch.setattr(Finishing, "_late", lambda *_: next(late))
+    found = autotune.Tuner(**OPTIONS, timeout_s=600, workspace=tmp_path).tune(network, images, score)
+    assert set(found.evidence.seconds) == set(found.evidence.sensitivity) == set(found.op_types)
+    assert read_summary(tmp_path).evidence == found.evidence
+
+
+@pytest.mark.parametrize("limit_and_reserve", [(600, 2), (5, 0.5)])
+def test_the_search_leaves_time_for_single_ops(
+    network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    limit_and_reserve: tuple[float, float],
+) -> None:  # fmt: skip
+    timeout_s, reserved = limit_and_reserve
+    seen: list[float] = []
+
+    def run(_self: Any, *, reserve_s: float = 0.0) -> SearchEnd:
+        seen.append(reserve_s)
+        return SearchEnd(reason="enough")
+
+    monkeypatch.setattr(Search, "run", run)
+    autotune.Tuner(**OPTIONS, timeout_s=timeout_s, workspace=tmp_path).tune(network, images, score)
+    autotune.Tuner(**OPTIONS, timeout_s=timeout_s).tune(network, images, score)
+    assert seen == [pytest.approx(reserved), 0]
+
+
+def test_ctrl_c_while_single_ops_are_timed_keeps_the_answer(
+    network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Explanation, "measure", interrupted)
+    found = autotune.Tuner(**OPTIONS, timeout_s=600, workspace=tmp_path).tune(network, images, score)
+    assert found.interrupted
+    assert read_summary(tmp_path).end_reason == found.end_reason
+
+
+def test_the_worst_ops_are_timed_where_the_profile_leaves_them_out(
+    network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = NumpyAdapter.op_seconds
+
+    def fused(self: NumpyAdapter, models: Any, *rest: Any) -> Any:
+        return [{op: spent for op, spent in each.items() if op != "dense_1"} for each in profile(self, models, *rest)]
+
+    monkeypatch.setattr(NumpyAdapter, "op_seconds", fused)
+    monkeypatch.setattr("autotune.tuning.explanation._TIMED", 99)
+    found = autotune.Tuner(**OPTIONS, workspace=tmp_path).tune(network, images, score)
+    assert "dense_1" not in found.evidence.seconds
+    assert [*found.evidence.returned] == ["dense_1"]
+    low, high = found.evidence.returned["dense_1"]
+    assert -1 < low <= high
+    assert found.evidence.returned_in == found.shown.config.fingerprint
+    assert read_summary(tmp_path).evidence == found.evidence
 
 
 def test_seconds_of_earlier_workspaces_have_no_noise() -> None:

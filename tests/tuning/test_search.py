@@ -89,7 +89,7 @@ def test_a_repeat_is_never_the_answer_nor_raced_against_its_original(
 
 def test_the_end_says_which_limit_was_reached(network: NumpyModel, images: Any, score: Any) -> None:
     result = _tune(network, images, score, OneOp(ALGORITHMS), max_trials=1)
-    assert result.end_reason == "max_trials: 1 were tried"
+    assert result.end_reason == "max_trials: 1 candidate tried"
     assert len(result.history) == 2
     ended = _tune(network, images, score, OneOp(ALGORITHMS))
     assert ended.end_reason == "exhausted: every algorithm was tried"
@@ -116,4 +116,4 @@ def test_a_config_that_leaves_the_model_as_it_is_repeats_the_baseline(
 def test_a_limit_that_a_history_is_beyond_names_the_trials_that_there_are() -> None:
     end = Limits(max_trials=3).reached(7)
     assert end is not None
-    assert end.reason == "max_trials: 7 were tried"
+    assert end.reason == "max_trials: 7 candidates tried"

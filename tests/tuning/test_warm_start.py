@@ -127,7 +127,7 @@ def test_renamed_ops_are_mapped_and_said_so(
     )
     result = tuner(start_from=tmp_path).tune(renamed, images, _scorer(images))
     assert result.history[1].config.ops == {names[op]: choice for op, choice in first.best.config.ops.items()}
-    assert any("4 ops were mapped by the structure" in note for note in result.notes)
+    assert any("4 ops mapped by the structure" in note for note in result.notes)
 
 
 def test_what_cannot_be_started_from_is_an_error(

@@ -16,6 +16,7 @@ from autotune.errors import DataError, WorkspaceError
 from autotune.evaluation.accuracy.metrics import Metric
 from autotune.evaluation.accuracy.samples import Chunk
 from autotune.evaluation.accuracy.stored_records import UnstorableError, read_tree, write_tree
+from autotune.notes import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class Records:
         for name, rows in records.items():
             if len(rows) != len(chunk.samples):
                 raise DataError(
-                    f"Metric {name!r} must keep a row for each of {len(chunk.samples)} samples, but kept {len(rows)}. "
+                    f"Metric {name!r} must keep a row for each of "
+                    f"{counted(len(chunk.samples), 'sample')}, but kept {len(rows)}. "
                     "Does the first dimension of the output count samples?"
                 )
         return cls(samples=chunk.samples, records=records, references=own, difficulty=difficulty)

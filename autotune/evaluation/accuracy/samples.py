@@ -16,6 +16,7 @@ from autotune.adapter import Array, Feeds, TensorSpec
 from autotune.batch import BatchAxes, Origin, leading_axes
 from autotune.data import Batch, iterate, require_repeatable
 from autotune.errors import DataError
+from autotune.notes import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,8 @@ def _check_labels(batch: Batch, index: int) -> None:
             count = 1
         if count != batch.size:
             raise DataError(
-                f"Batch {index} of the evaluation data has {batch.size} samples, but {count} labels. "
+                f"Batch {index} of the evaluation data has {counted(batch.size, 'sample')}, but "
+                f"{counted(count, 'label')}. "
                 "Labels must come one per sample, in the order of the inputs"
             )
 

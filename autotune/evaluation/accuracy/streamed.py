@@ -29,6 +29,7 @@ from autotune.evaluation.accuracy.score import Progress, Score, worst
 from autotune.evaluation.accuracy.sources import LabelledData
 from autotune.evaluation.accuracy.stopping import Outcome, Population, Stop, StoppingRule
 from autotune.evaluation.checked import CheckedModel
+from autotune.notes import counted
 
 HOLDOUT_SHARE = 0.2
 HOLDOUT_FROM = 2000
@@ -185,7 +186,8 @@ class SampleScorer:
         if share > 0 and not 0 < held < len(units):
             raise DataError(
                 f"A holdout of {share:g} must leave samples on both sides, but the evaluation data has "
-                f"{store.total} samples in {len(units)} parts that can be told apart. Give holdout=0 or more data"
+                f"{counted(store.total, 'sample')} in {counted(len(units), 'part')} that can be "
+                f"told apart. Give holdout=0 or more data"
             )
         shuffled = np.random.default_rng([self._seed, 1]).permutation(units)
         return np.sort(shuffled[held:]), np.sort(shuffled[:held])
@@ -269,7 +271,7 @@ class SampleScorer:
             verdict = criterion.verdict(loss, interval)
             verdict = Verdict.MISSED if criterion.confidence is None else worst([verdict, Verdict.UNDECIDED])
             sure = "certainly" if stop.certain else "almost certainly"
-            reason = f"{sure} misses the target, seen after {done:,} of {total:,} samples"
+            reason = f"{sure} misses the target, seen after {done:,} of {counted(total, 'sample')}"
         return Score(
             accuracy=accuracy,
             loss=loss,

@@ -24,6 +24,7 @@ from autotune.bounds import require_least
 from autotune.cores import usable_cores
 from autotune.errors import InputError
 from autotune.evaluation.lifeline import NO_RECYCLING, follow
+from autotune.notes import counted
 from autotune.pickling import pickled
 
 _POLL_S = 0.01
@@ -62,7 +63,8 @@ class ThroughputOptions:
         available = len(usable_cores())
         if self.instances * self.cores_per_instance > available:
             raise InputError(
-                f"`instances * cores_per_instance` must not exceed the {available} cores that this process may use, "
+                f"`instances * cores_per_instance` must not exceed the {counted(available, 'core')} "
+                f"that this process may use, "
                 f"but got {self.instances} x {self.cores_per_instance}: instances would wait for each other"
             )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from autotune.atomic import replacing
 from autotune.errors import WorkspaceError
@@ -14,6 +16,9 @@ from autotune.results.report.view import headline, view_of
 from autotune.results.summary import TuningSummary
 
 __all__ = ["render", "render_brief", "write_report"]
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|ms|MB|s|MiB|KiB)(?:\W|$))")
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def write_report(result: TuningSummary, path: Path) -> Path:
@@ -43,10 +48,21 @@ def render_brief(result: TuningSummary) -> str:
     return _template("brief.html.jinja").render(headline=headline(result), table=comparison(result))
 
 
+def prose(text: str) -> Markup:
+    """A sentence as HTML, in which code stands in backticks."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704  escaped here
+
+
+def unbroken(text: str) -> str:
+    """A sentence in which no line breaks between a number and its unit."""
+    return _BEFORE_UNIT.sub("\u00a0", text)
+
+
 def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"prose": prose, "unbroken": unbroken}
     return environment.from_string(_file(name))
 
 

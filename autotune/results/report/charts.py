@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.criterion import Verdict
+from autotune.results.outcome import amount_text
+from autotune.results.report.labels import Labels
 from autotune.results.report.svg import Drawing, Size
 from autotune.results.report.words import format_loss, format_speedup, milliseconds, undecided
 from autotune.results.summary import TuningSummary
@@ -21,7 +23,8 @@ _FAR = 2.5
 _FAR_LOSS = 6.0
 """The same for losses, in targets."""
 _LABELS = 8
-_LETTER = 7.0  # width of a letter of a name, in CSS pixels
+_DODGED = 60
+"""Points that names leave free at the most: among more of them no name would find a place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +92,9 @@ def scatter(summary: TuningSummary, size: Size) -> Drawing | None:
     if len(drawn) < 2:
         return None
     criterion, losses = summary.criterion, [each.loss for each in drawn if each.loss is not None]
-    top, bottom = loss_range(losses, criterion.target)
-    right, left = gain_range([each.gain for each in drawn])
+    ends = _ends_of_the_best(drawn, summary)
+    top, bottom = loss_range([*losses, *ends[0]], criterion.target)
+    right, left = gain_range([each.gain for each in drawn], ends[1])
     unmeasured = [each for each in drawn if each.loss is None]
     room = Size(**{**vars(size), "top": size.top + (26 if unmeasured else 4)})
     drawing = Drawing(size=room, title="Loss against gain of every trial")
@@ -102,8 +106,11 @@ def scatter(summary: TuningSummary, size: Size) -> Drawing | None:
         x_text=lambda value: f"{value:.3g}x",
         y_text=lambda value: f"{value * 100:.3g}" if criterion.relative is not None else f"{value:.3g}",
     )  # fmt: skip
+    labels = Labels(drawing)
     if summary.constraints is None:
-        _target(drawing, criterion.target, f"target: {format_loss(criterion.target, criterion)}")
+        _target(labels, criterion.target, f"target: {amount_text(criterion)}")
+    else:
+        _limit(labels, summary.constraints.least_speedup(summary.baseline_latency_ms), (left, right))
     steps: list[tuple[float, float]] = []
     for each in sorted((p for p in drawn if p.front and p.loss is not None), key=lambda p: p.gain):
         if steps:
@@ -113,16 +120,31 @@ def scatter(summary: TuningSummary, size: Size) -> Drawing | None:
     for each in sorted(drawn, key=lambda p: (p.best, p.front)):
         _mark(drawing, each, summary, (right, top))
     if unmeasured:
-        drawing.text(size.width - size.right, 14, "crosses: dropped, loss not measured", "label", anchor="end")
+        labels.text(size.width - size.right, 14, "crosses: dropped, loss not measured", "label", anchor="end")
         for each in unmeasured:
             drawing.cross(drawing.x(each.gain), size.top + 8, "dropped", _label(each, summary))
-    _names(drawing, drawn)
+    _names(labels, drawn, summary, (right, top))
     return drawing
+
+
+def _ends_of_the_best(drawn: Sequence[Point], summary: TuningSummary) -> tuple[list[float], list[float]]:
+    """Ends of the intervals of the loss and of the gain, of the answer and of the front: these are drawn whole."""
+    measured = [each.trial.measurement for each in drawn if each.best or each.front]
+    losses = [each.loss_interval for each in measured if each is not None and each.loss_interval is not None]
+    gains = [each.speedup_interval for each in measured if each is not None and each.speedup_interval is not None]
+    return (
+        [end for interval in losses for end in (interval.low, interval.high)],
+        [end for interval in gains for end in (interval.low, interval.high)]
+        if summary.objective.is_about_speed
+        else [],
+    )
 
 
 def loss_range(losses: Sequence[float], target: float) -> tuple[float, float]:
     """Top and bottom of the axis of losses: an outlier beyond several targets lies on the edge."""
-    far = _FAR_LOSS * max(target, 1e-9)
+    # Where the target is tiny, the least loss of all tells what is far.
+    least = min((loss for loss in losses if loss > 0), default=0.0)
+    far = max(_FAR_LOSS * max(target, 1e-9), _FAR_LOSS * least, -min(losses, default=0.0))
     near = [loss for loss in losses if loss <= far]
     top = max([*near, 1.5 * target]) if near else max(min(losses, default=far), far)
     bottom = min([0.0, *near])
@@ -130,20 +152,32 @@ def loss_range(losses: Sequence[float], target: float) -> tuple[float, float]:
     return top + room, bottom - (room if bottom < 0 else 0.05 * (top - bottom))
 
 
-def gain_range(gains: Sequence[float]) -> tuple[float, float]:
-    """Right and left end of the axis of gains."""
+def gain_range(gains: Sequence[float], further: Sequence[float] = ()) -> tuple[float, float]:
+    """Right and left end of the axis of gains; ``further`` values are on it where they are not far off."""
     far = _FAR * max(1.0, statistics.median(gains))
-    near = [gain for gain in gains if gain <= far] or [min(gains)]
+    near = [gain for gain in [*gains, *further] if gain <= far] or [min(gains)]
     low, high = min([1.0, *near]), max([1.0, *near])
     room = 0.06 * (high - low) or 0.1
     return high + room, max(0.0, low - room)
 
 
-def _target(drawing: Drawing, target: float, text: str) -> None:
-    size = drawing.size
+def _target(labels: Labels, target: float, text: str) -> None:
+    drawing, size = labels.drawing, labels.drawing.size
     at = drawing.y(target)
     drawing.line(size.left, at, size.width - size.right, at, "target")
-    drawing.text(size.left + 6, at - 5, text, "target-text")
+    labels.text(size.left + 6, at - 5, text, "target-text")
+
+
+def _limit(labels: Labels, least: float | None, ends: tuple[float, float]) -> None:
+    """The least speed that is asked for, where the axis holds it."""
+    drawing, size = labels.drawing, labels.drawing.size
+    if least is None or not ends[0] < least < ends[1]:
+        return
+    at = drawing.x(least)
+    drawing.line(at, size.top, at, size.height - size.bottom, "target")
+    right = at > (size.left + size.width) / 2
+    text = f"limit: {least:.3g}x"
+    labels.text(at + (-6 if right else 6), size.top + 14, text, "target-text", anchor="end" if right else "start")
 
 
 def _mark(drawing: Drawing, each: Point, summary: TuningSummary, ends: tuple[float, float]) -> None:
@@ -159,10 +193,8 @@ def _mark(drawing: Drawing, each: Point, summary: TuningSummary, ends: tuple[flo
     label = _label(each, summary)
     if each.loss > ends[1]:
         drawing.triangle(x, y, kind, label)
-        drawing.text(x + 7, y + 10, format_loss(each.loss, summary.criterion), "tick")
     elif each.gain > ends[0]:
         drawing.triangle(x, y, kind, label, rightwards=True)
-        drawing.text(x - 12, y + 4, f"{each.gain:.3g}x", "tick", anchor="end")
     elif each.trial.state is TrialState.PRUNED:
         drawing.cross(x, y, f"dropped {each.kind}", label)
     else:
@@ -178,21 +210,24 @@ def _label(each: Point, summary: TuningSummary) -> str:
     return f"trial {trial.number}: {gain}, loss {format_loss(trial.loss, summary.criterion)}{end}"
 
 
-def _names(drawing: Drawing, drawn: Sequence[Point]) -> None:
-    """Names of fp32, the answer and the front, where they do not cover each other."""
-    taken: list[tuple[float, float, float]] = []
-    chosen = [p for p in drawn if p.loss is not None and (p.best or p.trial.config.is_fp32 or p.front)]
-    for each in sorted(chosen, key=lambda p: (not p.best, not p.trial.config.is_fp32)):
-        x, y = drawing.x(each.gain), drawing.y(each.loss or 0.0) - 8
+def _names(labels: Labels, drawn: Sequence[Point], summary: TuningSummary, ends: tuple[float, float]) -> None:
+    """Names of the answer, of fp32 and of the front, and figures of what lies beyond the frame, where there is room."""
+    drawing = labels.drawing
+    measured = [each for each in drawn if each.loss is not None]
+    for each in measured if len(measured) <= _DODGED else ():
+        labels.point(drawing.x(each.gain), drawing.y(each.loss or 0.0))
+    named = [each for each in measured if each.best or each.trial.config.is_fp32 or each.front]
+    ordered = sorted(named, key=lambda p: (not p.best, not p.trial.config.is_fp32))
+    for each in ordered[:_LABELS]:
         name = "fp32" if each.trial.config.is_fp32 else f"trial {each.trial.number}"
         name += ", the answer" if each.best else ""
-        width = _LETTER * len(name)
-        left = x + 10 + width > drawing.size.width - drawing.size.right
-        start = x - 10 - width if left else x + 10
-        covers = any(start < b and a < start + width and abs(y - line) < 14 for a, b, line in taken)
-        if len(taken) < _LABELS and not covers:
-            taken.append((start, start + width, y))
-            drawing.text(x + (-10 if left else 10), y, name, "name", anchor="end" if left else "start")
+        labels.name(drawing.x(each.gain), drawing.y(each.loss or 0.0), name)
+    for each in measured:
+        x, y = drawing.x(each.gain), drawing.y(each.loss or 0.0)
+        if (each.loss or 0.0) > ends[1]:
+            labels.name(x, y, format_loss(each.loss, summary.criterion), "tick")
+        elif each.gain > ends[0]:
+            labels.name(x, y, f"{each.gain:.3g}x", "tick")
 
 
 def _kind(trial: Trial) -> str:

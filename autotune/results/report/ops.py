@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.config import FP32, OpConfig, Precision, QuantizationConfig
+from autotune.notes import counted
 from autotune.results.report.choices import choice_numbers
-from autotune.results.report.words import format_loss, format_speedup, milliseconds
+from autotune.results.report.words import format_loss, format_speedup, milliseconds, percent
 from autotune.results.summary import TuningSummary
-from autotune.trial import Trial
+from autotune.trial import Measurement, Trial
 from autotune.tuning.evidence import Evidence
 
 _FEW_OPS = 4
@@ -37,7 +38,8 @@ class OpRow:
         int8_ms: The same in the precision that it has, or would have where it is fp32.
         conversion_ms: Milliseconds of converting its output between fp32 and int8 once.
         price_ms: Milliseconds that one call takes longer with this op in fp32 than quantized, all other ops as they
-            are shown, the conversions at its borders included.
+            are shown, the conversions at its borders included. The profile tells it, or a comparison of two models.
+        price_ends_ms: Interval of the price, where two models were compared.
         trials: Evidence of the trials, in words.
         why: Why it is as it is.
     """
@@ -53,6 +55,7 @@ class OpRow:
     int8_ms: float | None
     conversion_ms: float | None
     price_ms: float | None
+    price_ends_ms: tuple[float, float] | None
     trials: str
     why: str
 
@@ -60,15 +63,21 @@ class OpRow:
 def op_rows(summary: TuningSummary) -> list[OpRow]:
     """All ops in graph order."""
     evidence, config = summary.evidence, summary.shown.config
+    call_ms = (summary.shown.measurement or Measurement()).latency_ms
+    timed = evidence.returned if call_ms and evidence.returned_in == config.fingerprint else {}
     noise = {op: evidence.sensitivity[op] for op in summary.op_types if op in evidence.sensitivity}
     total = sum(value for value in noise.values() if math.isfinite(value))
-    prices = Prices(evidence, config)
+    prices = Prices(evidence, around(summary))
     said = trials_of_ops(summary)
     rows = []
     for name, op_type in summary.op_types.items():
         sensitivity = noise.get(name)
         share = None if sensitivity is None or not total else min(1.0, sensitivity / total)
         fp32_ms, int8_ms, price = prices.fp32_ms(name), prices.other_ms(name), prices.price_ms(name)
+        ends = None
+        if price is None and name in timed and call_ms is not None:
+            ends = (timed[name][0] * call_ms, timed[name][1] * call_ms)
+            price = sum(ends) / 2
         crossing = evidence.crossing.get(name)
         rows.append(
             OpRow(
@@ -83,11 +92,21 @@ def op_rows(summary: TuningSummary) -> list[OpRow]:
                 int8_ms=int8_ms,
                 conversion_ms=None if crossing is None else crossing * 1e3,
                 price_ms=price,
+                price_ends_ms=ends,
                 trials=said.get(name, ""),
                 why=_why(config[name], sensitivity, share, price),
             )
         )
     return rows
+
+
+def around(summary: TuningSummary) -> QuantizationConfig:
+    """The config around each op of which prices are told: the one that is shown, or all in int8 where that is fp32."""
+    config = summary.shown.config
+    if not config.is_fp32:
+        return config
+    int8 = OpConfig(precision=Precision.INT8)
+    return QuantizationConfig(ops={op: int8 for op, by in summary.evidence.seconds.items() if Precision.INT8 in by})
 
 
 def costliest(rows: Sequence[OpRow], count: int = 3) -> list[OpRow]:
@@ -182,7 +201,7 @@ def trials_of_ops(summary: TuningSummary) -> dict[str, str]:
     return {
         name: _compared(trials, names, op, choices, found[op], summary)
         if op in found
-        else f"quantized in {quantized[op]} of {len(trials)} trials"
+        else f"quantized in {quantized[op]} of {counted(len(trials), 'trial')}"
         for op, name in enumerate(names)
     }
 
@@ -211,7 +230,7 @@ def _compared(
 
 
 def _share(share: float) -> str:
-    return "under 1%" if share < 0.01 else f"{share:.0%}"
+    return "under 1 %" if share < 0.01 else percent(share)
 
 
 def _why(choice: OpConfig, sensitivity: float | None, share: float | None, price: float | None) -> str:
@@ -225,6 +244,8 @@ def _why(choice: OpConfig, sensitivity: float | None, share: float | None, price
             parts.append(f"keeps {noise} out")
         if price is not None:
             parts.append(f"int8 would save {milliseconds(price)}" if price > 0 else "int8 would save no time")
+        if not parts and noise:
+            parts.append(f"keeps {noise} out")
         return ", ".join(parts) or "nothing was measured of it"
     parts = [f"saves {milliseconds(price)}"] if price is not None and price > 0 else []
     if price is not None and price <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from autotune.results.outcome import target_text
 from autotune.results.summary import TuningSummary
 
 _LABELS = {
@@ -27,10 +28,12 @@ def facts(result: TuningSummary) -> tuple[list[tuple[str, str]], str]:
     run: Mapping[str, Any] = runs[-1] if runs else {}
     found = [(label, str(run[name])) for name, label in _LABELS.items() if run.get(name) not in (None, "")]
     if runs:
-        found.insert(0, ("started", str(runs[0]["started"])))
-        if len(runs) > 1:
-            found.insert(1, ("continued", ", ".join(str(each["started"]) for each in runs[1:])))
-    found += [("target", str(result.constraints or result.criterion)), ("objective", str(result.objective))]
+        times = [str(each["started"]).replace("T", " ").replace("+00:00", " UTC") for each in runs]
+        found.insert(0, ("started", times[0]))
+        if len(times) > 1:
+            found.insert(1, ("continued", ", ".join(times[1:])))
+    target = target_text(result.criterion, result.constraints)
+    found += [("target", target), ("objective", str(result.objective))]
     host = result.host or str(run.get("host", ""))
     if host:
         found.append(("host", host))

@@ -27,3 +27,20 @@ for (const table of document.querySelectorAll("table.searchable")) {
     });
   });
 }
+for (const link of document.querySelectorAll("a.picture")) {
+  const button = document.createElement("a");
+  button.href = "#"; button.textContent = "PNG";
+  button.addEventListener("click", event => {
+    event.preventDefault();
+    const image = new Image();
+    image.addEventListener("load", () => {
+      const canvas = document.createElement("canvas"), scale = 3;
+      canvas.width = image.width * scale; canvas.height = image.height * scale;
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      const saved = document.createElement("a");
+      saved.download = link.download.replace(".svg", ".png"); saved.href = canvas.toDataURL("image/png"); saved.click();
+    });
+    image.src = link.href;
+  });
+  link.after(", ", button);
+}

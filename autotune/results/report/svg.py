@@ -20,6 +20,8 @@ class Size:
     bottom: int = 44
 
 
+_HEADING = 24
+"""Height of a line of a picture's heading, in CSS pixels."""
 WIDE = Size(width=920, height=420)
 NARROW = Size(width=358, height=340, left=48, right=14)
 """Sizes that a drawing is made in, so that its text is as large on a phone as on a desk; CSS shows one of them."""
@@ -63,6 +65,8 @@ class Drawing:
             self.line(at, size.top, at, bottom, "grid")
             self.text(at, bottom + 16, x_text(value), "tick", anchor="middle")
         for value in ticks(*y_range, 6):
+            if not y_text(value):
+                continue  # rows that have names
             at = self.y(value)
             self.line(size.left, at, right, at, "grid")
             self.text(size.left - 6, at + 4, y_text(value), "tick", anchor="end")
@@ -107,14 +111,31 @@ class Drawing:
             f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
         )
 
-    def svg(self, kind: str = "", style: str = "") -> str:
-        """The drawing; with a style of its own it is a picture that stands alone."""
-        size = self.size
-        alone = f"<style>{style}</style><rect width='100%' height='100%' fill='#fff'/>" if style else ""
+    def svg(self, kind: str = "") -> str:
+        """The drawing, for a page whose style sheet knows its classes."""
+        return self._element(f'class="{kind}" viewBox="0 0 {self.size.width} {self.size.height}"', self.size.height)
+
+    def picture(self, style: str, heading: Sequence[str]) -> str:
+        """The drawing as a picture that stands alone.
+
+        Args:
+            style: CSS of its classes.
+            heading: Lines above it, the first of which is larger.
+        """
+        size, room = self.size, _HEADING * len(heading) + _HEADING // 2
+        lines = "".join(
+            f'<text class="{"heading" if not index else "subheading"}" x="4" y="{_HEADING * (index + 1) - room}">'
+            f"{html.escape(line)}</text>"
+            for index, line in enumerate(heading)
+        )
+        back = f'<rect y="-{room}" width="{size.width}" height="{size.height + room}" fill="#fff"/>'
+        view = f'viewBox="0 -{room} {size.width} {size.height + room}"'
+        return self._element(view, size.height + room, f"<style>{style}</style>{back}{lines}")
+
+    def _element(self, attributes: str, height: int, before: str = "") -> str:
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" viewBox="0 0 {size.width} {size.height}" '
-            f'width="{size.width}" height="{size.height}" role="img" aria-label="{html.escape(self.title)}">'
-            f"{alone}{''.join(self.parts)}</svg>"
+            f'<svg xmlns="http://www.w3.org/2000/svg" {attributes} width="{self.size.width}" height="{height}" '
+            f'role="img" aria-label="{html.escape(self.title)}">{before}{"".join(self.parts)}</svg>'
         )
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from autotune.config import CalibrationAlgorithm, TensorScheme
-from autotune.results.outcome import trial_name
+from autotune.results.outcome import amount_text, trial_name
 from autotune.results.report.elements import Cell, Table
 from autotune.results.report.ops import OpRow
 from autotune.results.report.trials import brief_note, descriptions
@@ -26,7 +26,7 @@ from autotune.trial import Measurement, Trial
 def comparison(result: TuningSummary) -> Table:
     """Figures of fp32, the answer, and what is offered beside it."""
     measured = measured_models(result)
-    loss = f"loss (target: {result.criterion})" if result.constraints is None else "loss"
+    loss = f"loss (at most {amount_text(result.criterion)})" if result.constraints is None else "loss"
     further = list((result.baseline.measurement or Measurement()).metrics)[1:]
     rows: list[tuple[str, Callable[[Measurement], str]]] = [
         ("accuracy", lambda m: figure(m.accuracy, "{:.4f}")),
@@ -50,6 +50,8 @@ def measured_models(result: TuningSummary) -> list[tuple[str, Measurement]]:
     fp32_ms, own = result.baseline_latency_ms, result.baseline.measurement or Measurement()
     if own.latency_ms != fp32_ms:
         own = dataclasses.replace(own, latency_ms=fp32_ms, latency_p90_ms=None, latency_p99_ms=None)
+    # A model compared with itself has no interval.
+    own = dataclasses.replace(own, loss_interval=None, speedup_interval=None)
     columns = [(result.fp32_name, own)]
     if not result.best.config.is_fp32:
         name = "tuned" if result.runtime is None else f"tuned, on {result.runtime}"
@@ -65,13 +67,13 @@ def _latency(measured: Measurement) -> str:
     if measured.latency_ms is None:
         return "-"
     times = (measured.latency_ms, measured.latency_p90_ms, measured.latency_p99_ms)
-    return ", ".join(figure(time, "{:.3f}") for time in times) + " ms"
+    return ", ".join(f"{time:.3f}" for time in times if time is not None) + " ms"
 
 
 def op_table(rows: Sequence[OpRow]) -> Table:
     """A row per op."""
-    columns = ("op", "type", "precision and scheme", "sensitivity", "fp32 ms", "quantized ms", "conversion ms",
-               "price of fp32", "what the trials say", "why")  # fmt: skip
+    columns = ("op", "type", "precision and scheme", "sensitivity", "fp32, ms", "quantized, ms", "conversion, ms",
+               "price of fp32, ms", "what the trials say", "why")  # fmt: skip
     return Table(
         columns=columns,
         rows=[
@@ -116,11 +118,11 @@ def _scheme(row: OpRow) -> str:
 
 def trial_rows(result: TuningSummary) -> Table:
     """A row per trial."""
-    columns = ("trial", "what", "state", "accuracy", "loss", "speedup", "size", "seconds", "proposed because", "reason")
+    columns = ("trial", "what", "state", "accuracy", "loss", "speedup", "size", "seconds", "why")
     said = descriptions(result.history)
     rows = [_trial(result, trial, said[trial.number]) for trial in result.history]
     marked = frozenset(i for i, trial in enumerate(result.history) if trial.number == result.best.number)
-    sentences = frozenset({1, 8, 9})
+    sentences = frozenset({1, 8})
     return Table(columns=columns, rows=rows, words=sentences, roomy=sentences, marked=marked, searchable=True)
 
 
@@ -141,8 +143,10 @@ def _trial(result: TuningSummary, trial: Trial, what: str) -> list[Cell]:
         ),
         Cell(text=megabytes(measured.size_bytes), key=_key(measured.size_bytes)),
         Cell(text=figure(trial.duration_s, "{:.1f}"), key=_key(trial.duration_s)),
-        Cell(text=note, title=trial.note if trial.note not in note else ""),
-        Cell(text=trial.reason or ""),
+        Cell(
+            text=f"{note}; {trial.state}: {trial.reason}" if trial.reason and note else trial.reason or note,
+            title=trial.note if trial.note not in note else "",
+        ),
     ]
 
 
@@ -155,5 +159,6 @@ def precision_counts(result: TuningSummary) -> Table:
 
 def time_spent(result: TuningSummary) -> Table | None:
     """Seconds by activity; None where nobody counted them."""
-    rows = [[Cell(text=name), Cell(text=f"{value:.1f}")] for name, value in result.seconds.items()]
+    spent = sorted(result.seconds.items(), key=lambda each: (each[0] != "total", -each[1]))
+    rows = [[Cell(text=name), Cell(text=f"{value:.1f}")] for name, value in spent if value >= 0.05]
     return Table(columns=("activity", "seconds"), rows=rows) if rows else None

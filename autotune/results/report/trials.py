@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autotune.config import OpConfig, QuantizationConfig
+from autotune.notes import counted
 from autotune.recipe import recipe_names
 from autotune.results.report.choices import choice_numbers
 from autotune.trial import Trial
@@ -47,11 +48,11 @@ def _described(trial: Trial, nearest: Trial | None, changed: Sequence[str]) -> s
         return "the prepared model, no op quantized"
     if config.is_fp32:
         return "the fp32 model"
-    counts = ", ".join(f"{count} {precision}" for precision, count in config.precisions().most_common())
+    counts = " and ".join(counted(count, f"{precision} op") for precision, count in config.precisions().most_common())
     if nearest is None:
-        return _with_training(config, f"{counts} ops")
+        return _with_training(config, counts)
     if len(changed) > _FEW_OPS:
-        return _with_training(config, f"{counts} ops; {len(changed)} ops unlike trial {nearest.number}")
+        return _with_training(config, f"{counts}; {counted(len(changed), 'op')} unlike trial {nearest.number}")
     parts = [f"{name} {_briefly(config[name])}" for name in changed] + _recipe_changes(nearest.config, config)
     what = f"with {', '.join(parts)}" if parts else "again"
     return _with_training(config, f"trial {nearest.number} {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotune.criterion import Criterion, Interval
+from autotune.results.outcome import precision_remark
 from autotune.trial import Measurement
 
 
@@ -26,7 +27,8 @@ def format_speedup(value: float | None, interval: Interval | None = None) -> str
 
 def undecided(measured: Measurement | None) -> str:
     """Remark for a machine that was too busy for the interval that was asked for."""
-    return " (undecided)" if measured is not None and measured.latency_decided is False else ""
+    remark = precision_remark(measured)
+    return f" ({remark})" if remark else ""
 
 
 def figure(value: float | None, form: str) -> str:
@@ -49,6 +51,12 @@ def megabytes(value: int | None) -> str:
 def signed_ms(value: float | None) -> str:
     """A difference in milliseconds with its sign."""
     return "-" if value is None else f"{value:+.3f} ms"
+
+
+def percent(share: float) -> str:
+    """A share in percent: two significant digits below 1 %, and no zero for what is not one."""
+    amount = share * 100
+    return f"{amount:.0f} %" if abs(amount) >= 1 or not amount else f"{amount:.2g} %"
 
 
 def scientific(value: float) -> str:

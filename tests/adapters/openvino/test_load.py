@@ -125,7 +125,7 @@ def test_models_travel_to_other_processes() -> None:
 def test_a_model_of_quantized_ops_says_so() -> None:
     again = ADAPTER.load(wide().int8("c1", "c3").graph)
     assert [op.name for op in ADAPTER.space(again).ops] == ["c2", "sum", "logits"]
-    assert again.notes == ("2 ops of this model are quantized already, and stay so",)
+    assert again.notes == ("2 ops of this model quantized already, kept so",)
 
 
 def test_ir_without_its_weights_names_the_file(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_data_that_the_module_does_not_read() -> None:
     message = refused(network, [torch.randn(4, 3, 8, 8)], DataError)
     assert "must run on the first batch of the data loader (x float32 (4, 3, 8, 8)), but it raised" in message
     assert "'pixels'" in refused(network, [{"pixels": images(2)}], DataError)
-    assert "must have 1 inputs" in refused(network, [(images(2), images(2), images(2))], DataError)
+    assert "must have 1 input," in refused(network, [(images(2), images(2), images(2))], DataError)
     assert "is a str" in refused(network, [("cat", 0)], DataError)
     assert "at least one sample, but the first has none (x float32 (0, 1, 8, 8))" in refused(
         network, [images(0)], DataError

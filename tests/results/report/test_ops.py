@@ -26,7 +26,7 @@ def test_an_op_that_is_fp32_already_has_the_price_that_was_paid(summary: MakeSum
     assert rows["<middle>"].price_ms == pytest.approx(0.5 - 0.2 + 0.02 + 0.03)
     # Beside an op in fp32 there is nothing left to convert.
     assert rows["first"].price_ms == pytest.approx(0.4 - 0.1 - 0.02)
-    assert "keeps 80% of the noise out" in rows["<middle>"].why
+    assert "keeps 80 % of the noise out" in rows["<middle>"].why
 
 
 def test_the_costliest_are_those_of_most_noise_and_never_guesses_of_nothing(summary: MakeSummary) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.errors import DataError, InputError
 from autotune.evaluation.accuracy.metrics.metric import Metric, output_at
+from autotune.notes import counted
 
 _FEW_ROWS = 1000
 """Rows up to which six numbers each are boxes after suppression; a detector with one class has many more before it."""
@@ -94,7 +95,9 @@ class Boxes(Metric):
         assert reference is not None
         own = self._detections(outputs)
         if len(own) != len(reference):
-            raise DataError(f"Metric {self.name!r} compares {len(reference)} images of fp32's with {len(own)}")
+            raise DataError(
+                f"Metric {self.name!r} compares {counted(len(reference), 'image')} of fp32's with {len(own)}"
+            )
         pairs = zip(own, reference, strict=True)
         counts = [(_found(mine, theirs, self._match), len(mine), len(theirs)) for mine, theirs in pairs]
         return np.array(counts, np.float64).reshape(-1, 3)

@@ -13,6 +13,7 @@ import numpy as np
 from autotune.adapter import Array
 from autotune.errors import DataError, InputError
 from autotune.evaluation.accuracy.metrics.metric import Metric, output_at
+from autotune.notes import counted
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -105,12 +106,13 @@ class MeanAveragePrecision(Metric):
             crowd = np.asarray(image.get("iscrowd", np.zeros(len(classes))), bool).reshape(-1)
             if not len(boxes) == len(classes) == len(crowd):
                 raise DataError(
-                    f"Metric {self.name!r} needs one label per box, but an image has {len(boxes)} boxes and "
-                    f"{len(classes)} labels"
+                    f"Metric {self.name!r} needs one label per box, but an image has "
+                    f"{counted(len(boxes), 'box', 'boxes')} and "
+                    f"{counted(len(classes), 'label')}"
                 )
             truths.append((self._corners(boxes), classes, crowd))
         if len(truths) != samples:
-            raise DataError(f"Metric {self.name!r} needs labels of {samples} images, but got {len(truths)}")
+            raise DataError(f"Metric {self.name!r} needs labels of {counted(samples, 'image')}, but got {len(truths)}")
         return truths
 
     def _corners(self, boxes: Array) -> Array:

@@ -16,6 +16,7 @@ from autotune.adapter import Array
 from autotune.errors import DataError
 from autotune.evaluation.accuracy.metrics.classification import probabilities
 from autotune.evaluation.accuracy.metrics.metric import MeanMetric, Metric, output_at
+from autotune.notes import counted
 
 
 class Perplexity(Metric):
@@ -94,7 +95,9 @@ class _Squad(MeanMetric):
         answers = self._decode(outputs, labels) if self._decode is not None else self._spans(outputs, labels)
         accepted = labels["answers"]
         if len(answers) != len(accepted):
-            raise DataError(f"Metric {self.name!r} got {len(answers)} answers for {len(accepted)} samples")
+            raise DataError(
+                f"Metric {self.name!r} got {counted(len(answers), 'answer')} for {counted(len(accepted), 'sample')}"
+            )
         pairs = zip(answers, accepted, strict=True)
         return np.array([max(self._score(answer, one) for one in some or [""]) for answer, some in pairs], np.float64)
 
