@@ -42,7 +42,7 @@ def apply(
     experiment = load_experiment(experiment_file, overrides or (), trust or ())
     console = Console()
     print_code(console, experiment, (experiment.model.function, *experiment.calibration.dataset.functions))
-    quantized = apply_experiment(experiment, config or experiment.workspace)
+    quantized = apply_experiment(experiment, experiment.workspace if config is None else config)
     for note in quantized.notes:
         console.print(Text(f"Note: {note}"), soft_wrap=True, highlight=False)
     saved = quantized.save_files(output)

@@ -81,7 +81,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "Create it, or correct the URL",
     ),
     (
-        ("not a database", "malformed", "corrupt", "expecting value", "extra data", "unterminated"),
+        ("not a database", "malformed", "corrupt", "expecting value", "extra data", "unterminated", "recursion depth"),
         "it is damaged, or no history",
         "Choose another workspace, or delete that one",
     ),
@@ -272,7 +272,7 @@ def storage_errors(storage: Path | str | None) -> Iterator[None]:
         ) from error
 
 
-_KINDS = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError)
+_KINDS = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError, RecursionError)
 
 
 def _was_removed(storage: Path | str | None, text: str) -> bool:
