@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.code import Trust, print_code
-from autotune.cli.files import listed
+from autotune.cli.files import listed, require_place
 from autotune.experiment import load_experiment
 from autotune.experiment.run import apply_experiment
 
@@ -39,6 +39,7 @@ def apply(
 
     Nothing is measured. `autotune run --start-from CONFIG` confirms or refutes the config by one evaluation.
     """
+    require_place(output, folder=True)
     experiment = load_experiment(experiment_file, overrides or (), trust or ())
     console = Console()
     print_code(console, experiment, (experiment.model.function, *experiment.calibration.dataset.functions))
