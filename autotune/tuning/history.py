@@ -194,7 +194,7 @@ class History:
 
         Args:
             opened: The trial that :meth:`open` returned.
-            config: What it asks.
+            config: The config that it asks for.
             note: Why it was proposed.
             taken_from: Number of the trial of another host whose latency is measured in this one.
         """

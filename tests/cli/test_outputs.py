@@ -19,7 +19,7 @@ WRITING = (
 
 
 @pytest.mark.parametrize("arguments", [*WRITING, ("report", "work")], ids=lambda each: each[0])
-@pytest.mark.parametrize("output", ["", ".", "/", "pipe", "/dev/null", "a" * 5_000])
+@pytest.mark.parametrize("output", ["", ".", "..", "/", "pipe", "/dev/null", "a" * 5_000])
 def test_what_is_no_place_for_a_file_is_refused_before_anything_is_done(
     command: Command, experiment: Path, arguments: tuple[str, str], output: str
 ) -> None:

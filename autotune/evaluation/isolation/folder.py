@@ -45,7 +45,7 @@ def sweep() -> None:
     """Remove the folders whose owners were killed; models and data lie in them."""
     for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            # A folder of another machine or user stays. What others may write there is not even read.
+            # A folder of another machine or user stays. Files that others may write there are not even read.
             if place.parent.lstat().st_uid != _user() or not place.is_file():
                 continue
             if Owner.from_json(parse_json(place.read_text(encoding="utf-8"))).alive is False:
