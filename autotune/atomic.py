@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -33,6 +34,8 @@ def replacing_all(paths: Sequence[Path], *, durable: bool = True) -> Iterator[li
     Raises:
         OSError: A file cannot be written or cannot take its place.
     """
+    for path in paths:
+        _require_replaceable(path)
     mark = f".{uuid.uuid4().hex[:12]}."
     temporaries = [path.with_name(f"{mark}{path.name}") for path in paths]
     try:
@@ -45,6 +48,14 @@ def replacing_all(paths: Sequence[Path], *, durable: bool = True) -> Iterator[li
     finally:
         for temporary in temporaries:
             remove(temporary)
+
+
+def _require_replaceable(path: Path) -> None:
+    """See that a path is a name, and not that of a device or a FIFO: root would replace ``/dev/null`` by a file."""
+    if path.name in ("", ".."):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "It is a FIFO, a socket or a device", str(path))
 
 
 def remove(path: Path) -> None:

@@ -71,7 +71,7 @@ class Owner:
             process = psutil.Process(self.pid)
             dead = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
             return not dead and abs(_start_of(self.pid) - self.started) < _SAME_START_S
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ValueError, OverflowError):  # the latter two for what is no process id at all
             return False
         except psutil.AccessDenied:
             return True
@@ -88,8 +88,14 @@ class Owner:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            TypeError: A key is unknown or missing.
+            TypeError: A key is unknown or missing, or its value is of another type: files and studies can be altered.
         """
+        if not isinstance(data, Mapping):
+            raise TypeError(f"an owner must be a mapping, but got a {type(data).__name__}")
+        numbers = {"pid": (int,), "started": (int, float)}
+        for key, value in data.items():
+            if type(value) not in numbers.get(key, (str,)):
+                raise TypeError(f"`{key}` of an owner cannot be a {type(value).__name__}")
         return cls(**data)
 
 

@@ -94,3 +94,19 @@ def _write_to_a_full_disk(path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("a part of the new one")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("path", [Path(), Path("/"), Path("..") / "."])
+def test_a_path_without_a_name_is_no_file_to_write(path: Path) -> None:
+    with pytest.raises(OSError, match="Is a directory"), replacing(path):
+        pass
+
+
+def test_a_device_or_a_fifo_is_not_replaced(tmp_path: Path) -> None:
+    """Root may, and `-o /dev/null` would be the end of it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="FIFO"), replacing(pipe):
+        pass
+    assert pipe.is_fifo()
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]

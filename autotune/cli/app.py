@@ -17,7 +17,7 @@ from rich.text import Text
 
 from autotune.cli.commands import LazyCommands, add_commands
 from autotune.cli.exit_status import ExitStatus
-from autotune.cli.streams import open_closed_streams
+from autotune.cli.streams import open_closed_streams, write_any_text
 from autotune.errors import AutotuneError, InputError
 
 _EPILOG = (
@@ -63,6 +63,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and end the process with its exit status."""
     open_closed_streams()
+    write_any_text()
     try:
         app()
     except KeyboardInterrupt:  # while modules are imported: what takes longer says by itself what is kept

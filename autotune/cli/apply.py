@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.code import Trust, print_code
-from autotune.cli.files import listed
+from autotune.cli.files import listed, require_place
 from autotune.experiment import load_experiment
 from autotune.experiment.run import apply_experiment
 from autotune.notes import counted
@@ -40,10 +40,11 @@ def apply(
 
     Nothing is measured. `autotune run --start-from CONFIG` confirms or refutes the config by one evaluation.
     """
+    require_place(output, folder=True)
     experiment = load_experiment(experiment_file, overrides or (), trust or ())
     console = Console()
     print_code(console, experiment, (experiment.model.function, *experiment.calibration.dataset.functions))
-    quantized = apply_experiment(experiment, config or experiment.workspace)
+    quantized = apply_experiment(experiment, experiment.workspace if config is None else config)
     for note in quantized.notes:
         console.print(Text(f"Note: {note}"), soft_wrap=True, highlight=False)
     saved = quantized.save_files(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,9 @@ from autotune.evaluation import (
 from autotune.evaluation.latency import Call, SystemClock
 from autotune.evaluation.latency.sessions import open_sessions
 
+_MOST_NUMBERS = 10**9
+"""In an input: 8 GB while they are drawn."""
+
 
 def benchmark(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL MODEL...", help="The first one is compared against.")],
@@ -53,7 +57,7 @@ def benchmark(
         int | None,
         typer.Option(min=1, max=1024, help="Cores, and threads, of each of these processes; 1 unless given."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
     framework: Annotated[str, typer.Option(help="The framework that runs the models.")] = "onnxruntime",
 ) -> None:
     """Compare the latency of models, which run in turn so that what slows the machine slows all."""
@@ -151,7 +155,7 @@ def _parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, _, dims = text.rpartition("=")
         parts = dims.split(",")
-        if not name or not all(part.strip().isdecimal() for part in parts):
+        if not name or not all(part.isdecimal() and len(part) < 10 for part in map(str.strip, parts)):
             raise InputError(f"A shape must read like `data=1,3,224,224`, but got {text!r}")
         shapes[name] = tuple(int(part) for part in parts)
     return shapes
@@ -172,12 +176,36 @@ def _random_feeds(
     random = np.random.default_rng(seed)
     feeds: dict[str, Any] = {}
     for spec in inputs:
-        shape = shapes.get(spec.name) or _shape(spec, axes, batch_size)
+        shape = _taken(spec, shapes[spec.name]) if spec.name in shapes else _shape(spec, axes, batch_size)
+        _require_room(spec, shape)
         if spec.dtype.kind == "f":
             feeds[spec.name] = random.standard_normal(shape).astype(spec.dtype)
         else:
             feeds[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)
     return feeds
+
+
+def _taken(spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape that the user gives for an input, once it is one that this input has."""
+    fits = len(shape) == len(spec.shape) and all(
+        not isinstance(dim, int) or dim == given for dim, given in zip(spec.shape, shape, strict=True)
+    )
+    if not fits or not all(shape):
+        given = ",".join(map(str, shape))
+        raise InputError(
+            f"`--shape {spec.name}={given}` must be a shape that the input has, with 1 or more in each axis, but it is "
+            f"{shape_text(spec)}"
+        )
+    return shape
+
+
+def _require_room(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    count = math.prod(shape)
+    if count > _MOST_NUMBERS:
+        raise InputError(
+            f"An input must have at most {_MOST_NUMBERS:,} numbers, but {spec.name!r} of shape {list(shape)} has "
+            f"{count:,}. Give a smaller `--shape` or `--batch-size`"
+        )
 
 
 def _samples(path: Path, axes: BatchAxes, feeds: Feeds, batch_size: int | None) -> int:

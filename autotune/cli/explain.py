@@ -25,7 +25,7 @@ def explain(
     ] = None,
 ) -> None:
     """Tell why an op is quantized or not, and what that costs in accuracy and in time."""
-    summary = read_summary(storage or workspace)
+    summary = read_summary(workspace if storage is None else storage)
     rows = {row.name: row for row in op_rows(summary)}
     row = rows[_named(op, tuple(rows))]
     console = Console()

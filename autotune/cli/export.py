@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.code import Trust, print_code
-from autotune.cli.files import listed
+from autotune.cli.files import listed, require_place
 from autotune.experiment import load_experiment
 from autotune.experiment.run import export_experiment
 
@@ -26,6 +26,7 @@ def export(
     trust: Trust = None,
 ) -> None:
     """Save the model of any trial of a run, as it was measured, made again of its config."""
+    require_place(output, folder=True)
     experiment = load_experiment(experiment_file, overrides or (), trust or ())
     console = Console()
     print_code(console, experiment, (experiment.model.function, *experiment.calibration.dataset.functions))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from autotune.adapters import get_adapter
 from autotune.cli.experiment_file import SCHEMA_NAME, experiment_text
-from autotune.cli.files import write_text
+from autotune.cli.files import require_place, write_text
 from autotune.cli.proposal import propose
 from autotune.cli.stub import stub_text
 from autotune.errors import InputError
@@ -30,6 +30,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:
     """Write a commented experiment file for a model, and beside it a module of functions that it may use."""
+    require_place(output)
     stub = output.with_name(f"{_module(output.stem)}.py")
     if output.exists() and not force:
         raise InputError(f"{output} is there already. Choose another name with `-o`, or write over it with `--force`")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autotune.cli.files import require_place
 from autotune.cli.tables import print_outcome
 from autotune.results.summary import read_summary
 
@@ -33,12 +34,14 @@ def report(
     ] = False,
 ) -> None:
     """Show what a run found, and write a report for the browser."""
-    summary = read_summary(storage or workspace)
+    if output is not None:
+        require_place(output)
+    summary = read_summary(workspace if storage is None else storage)
     if excluded:
         for name in summary.excluded_nodes():
             typer.echo(name)
         return
     console = Console()
     print_outcome(console, summary)
-    written = summary.report(output or workspace / "report.html")
+    written = summary.report(workspace / "report.html" if output is None else output)
     console.print(Text(f"Report: {written}"), soft_wrap=True)

@@ -16,7 +16,7 @@ from rich.text import Text
 from autotune.adapters import get_adapter
 from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
-from autotune.cli.files import listed
+from autotune.cli.files import listed, require_place, require_workspace
 from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
@@ -70,8 +70,9 @@ def run(
     and the nearest candidate lies beside it, under the name nearest. With 4 where the target is met, but the config of
     `--start-from` is not confirmed.
     """
-    if workspace == "":
-        raise InputError('`--workspace` must name a folder, but got "". Leave it out for runs/ beside the experiment')
+    require_workspace(workspace)
+    if output is not None:
+        require_place(output, folder=True)
     if quiet and json_lines:
         raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     shorthands = {
@@ -220,7 +221,11 @@ def _written(experiment: Experiment, result: TuningResult, output: Path | None) 
     saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
     report = result.report(experiment.workspace / "report.html")
     try:
-        write_dashboard(experiment.tuning.storage or experiment.workspace, result, Path(experiment.model.name).stem)
+        write_dashboard(
+            experiment.workspace if experiment.tuning.storage is None else experiment.tuning.storage,
+            result,
+            Path(experiment.model.name).stem,
+        )
     except WorkspaceError as error:  # the answer is there all the same
         logging.getLogger("autotune").warning("There is no study for optuna-dashboard: %s", error)
     return saved, report

@@ -1,7 +1,8 @@
-"""Standard streams that the caller has closed, as some schedulers do."""
+"""Standard streams: those that the caller has closed, as some schedulers do, and text that they cannot encode."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -26,3 +27,10 @@ def open_closed_streams() -> None:
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+
+
+def write_any_text() -> None:
+    """Let output write names of files that are no text of its encoding: escaped, where they would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autotune.cli.code import Trust, print_code
 from autotune.cli.exit_status import ExitStatus
+from autotune.cli.files import require_workspace
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
 from autotune.experiment import load_experiment
@@ -27,7 +28,7 @@ def worker(
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the file, as for `run`. Repeatable."),
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that this worker may take.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="Folder for what this worker caches.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder for what this worker caches.")] = None,
     trust: Trust = None,
 ) -> None:
     """Take part in a run of the same experiment, on this machine or on another one.
@@ -36,9 +37,10 @@ def worker(
     own. `autotune run` is what races the finalists and gives the answer. Model and data are this worker's own copies,
     which must be the same. A worker that is killed does no harm: its trial is tried by another one.
     """
+    require_workspace(workspace)
     shorthands = {
         "tuning.exit_policy.timeout": timeout,
-        "tuning.workspace": None if workspace is None else str(workspace.absolute()),
+        "tuning.workspace": None if workspace is None else str(Path(workspace).absolute()),
     }
     given = [f"{key}={json.dumps(value)}" for key, value in shorthands.items() if value is not None]
     experiment = load_experiment(experiment_file, [*(overrides or ()), *given], trust or ())

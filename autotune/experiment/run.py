@@ -108,7 +108,7 @@ def export_experiment(experiment: Experiment, number: int | None = None) -> Quan
         WorkspaceError: There is no run, or the model comes out otherwise than it was measured.
     """
     _require_filled(experiment)
-    summary = read_summary(experiment.tuning.storage or experiment.workspace)
+    summary = read_summary(experiment.workspace if experiment.tuning.storage is None else experiment.tuning.storage)
     trial = summary.best if number is None else summary.trial(number)
     if trial.config.trained:
         raise InputError(f"Trial {trial.number} was trained: `Tuner.tune` in its workspace has its weights, and `save`")

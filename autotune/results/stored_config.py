@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from autotune.adapter import ReadsMetadata
 from autotune.adapters import get_adapter
 from autotune.config import QuantizationConfig
 from autotune.errors import InputError
+from autotune.parsing import parse_json
+from autotune.regular_file import require_regular
 from autotune.results.summary import TuningSummary, read_summary
 from autotune.trial import Trial
 from autotune.tuning.keywords import ConfigSource
@@ -19,6 +20,7 @@ from autotune.tuning.metadata import CONFIG_KEY
 from autotune.tuning.storage import DATABASE
 
 _JSON_START = 4096
+_LARGEST_BYTES = 200_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,14 @@ def read_config(source: ConfigSource, framework: str | None = None) -> StoredCon
             f"but got a {type(source).__name__}"
         )
     given, path = str(source), Path(source)
+    if not given:
+        raise _no_config("''", "it is empty")
+    require_regular(path, "A config", InputError)
     if (path / DATABASE).is_file():
         summary = read_summary(path)
         return StoredConfig(name=given, config=summary.best.config, trial=summary.best, summary=summary)
     folder, colon, number = given.rpartition(":")
-    if colon and number.isdigit() and (Path(folder) / DATABASE).is_file():
+    if colon and number.isdecimal() and number.isascii() and (Path(folder) / DATABASE).is_file():
         summary = read_summary(Path(folder))
         trial = summary.trial(int(number))
         return StoredConfig(name=given, config=trial.config, trial=trial, summary=summary)
@@ -82,7 +87,7 @@ def read_config(source: ConfigSource, framework: str | None = None) -> StoredCon
 
 def _from_file(path: Path, framework: str | None) -> QuantizationConfig:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8")) if _is_json(path) else _in_metadata(path, framework)
+        found: Any = _json_of(path) if _is_json(path) else _in_metadata(path, framework)
         return QuantizationConfig.from_json(found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _no_config(str(path), f"{type(error).__name__}: {error}") from error
@@ -91,6 +96,12 @@ def _from_file(path: Path, framework: str | None) -> QuantizationConfig:
 def _is_json(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(_JSON_START).lstrip()[:1] == b"{"
+
+
+def _json_of(path: Path) -> Any:
+    if (size := path.stat().st_size) > _LARGEST_BYTES:
+        raise _no_config(str(path), f"it has {size:,} bytes, and no config has more than {_LARGEST_BYTES:,}")
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def _in_metadata(path: Path, framework: str | None) -> Any:
@@ -103,7 +114,7 @@ def _in_metadata(path: Path, framework: str | None) -> Any:
     found = adapter.metadata(path).get(CONFIG_KEY)
     if found is None:
         raise _no_config(str(path), f"its metadata has no {CONFIG_KEY!r}: no run of autotune has saved it")
-    return json.loads(found)
+    return parse_json(found)
 
 
 def _no_config(name: str, why: str) -> InputError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -57,7 +56,7 @@ class Claims:
         self._study = study
         self._grace_s = grace_s
         self.owner = Owner.new()
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[Any, float]] = {}
         self._closed = threading.Event()
         if shared:
             self._beat(0)
@@ -124,13 +123,12 @@ class Claims:
 
     def _runs_elsewhere(self, trial: FrozenTrial) -> bool:
         """Whether another run that lives is running a trial; a trial that nobody runs is ended."""
-        stored: Mapping[str, Any] | None = trial.user_attrs.get(_OWNER)
-        if stored is None:
+        owner = _named(trial)
+        if owner is None:
             begun_s = 0.0 if trial.datetime_start is None else time.time() - trial.datetime_start.timestamp()
             # Earlier versions name no owner, and give no trial a config before it has a name.
             lives = CONFIG not in trial.user_attrs and begun_s < _UNNAMED_S
         else:
-            owner = Owner.from_json(stored)
             if owner.token == self.owner.token:
                 return False
             lives = self.lives(owner)
@@ -146,12 +144,12 @@ class Claims:
 
     def _beats(self, owner: Owner) -> bool:
         """Whether the heart of an owner on another machine was seen to beat lately, by the clock of this one."""
-        beat, now = int(self._study.user_attrs.get(_BEAT + owner.token, 0)), time.monotonic()
-        last, seen = self._seen.get(owner.token, (None, now))
-        if beat != last:
+        beat, now = self._study.user_attrs.get(_BEAT + owner.token, 0), time.monotonic()
+        before = self._seen.get(owner.token)
+        if before is None or before[0] != beat:
             self._seen[owner.token] = (beat, now)
             return True
-        return now - seen < self._grace_s
+        return now - before[1] < self._grace_s
 
     def _beat(self, count: int) -> None:
         self._study.set_user_attr(_BEAT + self.owner.token, count)
@@ -163,3 +161,11 @@ class Claims:
             # A storage that is gone stops the run itself, where it stays so.
             with contextlib.suppress(Exception), storage_errors(None):
                 self._beat(count)
+
+
+def _named(trial: FrozenTrial) -> Owner | None:
+    """The owner that a trial names; None where it names none, or what it says was altered."""
+    try:
+        return Owner.from_json(trial.user_attrs[_OWNER])
+    except (KeyError, TypeError):
+        return None

@@ -7,13 +7,13 @@ names the one that it was taken from, and times it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
 from autotune.config import QuantizationConfig
+from autotune.parsing import parse_json
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.bulk import CONFIG
 from autotune.tuning.stored_trials import HANDED, MODEL, NOTE, TAKEN, interrupted
@@ -95,7 +95,7 @@ def _read(trial: FrozenTrial) -> HandedOver:
     measured = handed[_ACCURACY]
     return HandedOver(
         number=trial.number,
-        config=QuantizationConfig.from_json(json.loads(config) if isinstance(config, str) else config),
+        config=QuantizationConfig.from_json(parse_json(config) if isinstance(config, str) else config),
         note=attrs.get(NOTE, ""),
         needs_accuracy=handed[_NEEDED],
         model=attrs.get(MODEL),

@@ -195,7 +195,7 @@ class History:
 
         Args:
             opened: The trial that :meth:`open` returned.
-            config: What it asks.
+            config: The config that it asks for.
             note: Why it was proposed.
             taken_from: Number of the trial of another host whose latency is measured in this one.
         """
@@ -353,7 +353,7 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
         WorkspaceError: There is no history.
     """
     require("storage", storage, Path | str, WorkspaceError)
-    if isinstance(storage, str) and "://" not in storage:
+    if isinstance(storage, str) and storage and "://" not in storage:
         storage = Path(storage)  # text that is no URL names a workspace
     if isinstance(storage, Path) and not (storage / DATABASE).is_file():
         raise WorkspaceError(f"{storage} holds no history ({DATABASE} is missing): is it the workspace of a run?")

@@ -11,6 +11,7 @@ from pathlib import Path
 from autotune.atomic import replacing
 from autotune.errors import WorkspaceError
 from autotune.owner import Owner
+from autotune.parsing import parse_json
 from autotune.tuning.claims import BEAT_S, GRACE_S
 
 try:
@@ -91,7 +92,7 @@ def _alone(workspace: Path) -> Iterator[None]:
 def _holder(path: Path) -> Owner | None:
     """The owner that a file names; None where there is no such file, or none that says it."""
     try:
-        return Owner.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Owner.from_json(parse_json(path.read_text(encoding="utf-8"))) if path.is_file() else None
     except (OSError, ValueError, TypeError):
         return None
 

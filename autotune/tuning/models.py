@@ -29,7 +29,7 @@ _MANIFEST = "models.json"
 """The workspace's list of the files of each model that it keeps."""
 
 _NO_MODELS = frozenset({_MANIFEST, OWNER_FILE, "report.html", "cache"})
-"""What else a workspace has; the history's files have names that begin with the same word."""
+"""Other files and folders of a workspace; those of the history have names that begin with ``study.db``."""
 
 _LONGEST_NAME = 256
 """Bytes that no file's name has."""

@@ -310,7 +310,7 @@ class Preparing(Generic[ModelT]):
         }
         if isinstance(self._source, UserFunction):
             identity[FUNCTION] = self._source.origin
-        storage = self._tuner.storage or self._workspace
+        storage = self._workspace if self._tuner.storage is None else self._tuner.storage
         if self._tuner.fresh and storage is not None and not self._joins:
             forget(storage)
         if storage is not None and not self._joins:

@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autotune.errors import MissingDependencyError, WorkspaceError
+from autotune.regular_file import require_regular
 from autotune.tuning.bulk import BulkCache, BulkStorage
 
 DATABASE = "study.db"
@@ -66,6 +67,8 @@ _PASSING = (
 _RACES = ("already exists", "unique constraint")
 """Parts of those where two processes create the same tables, or rows of them."""
 
+_GONE = "its file or folder is gone"
+
 _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("disk is full", "no space left", "disk full", "quota"), "the disk is full", "Free some space"),
     (("readonly", "read-only", "permission denied"), "it may not be written", "See who may write there"),
@@ -81,7 +84,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "Create it, or correct the URL",
     ),
     (
-        ("not a database", "malformed", "corrupt", "expecting value", "extra data", "unterminated"),
+        ("not a database", "malformed", "corrupt", "expecting value", "extra data", "unterminated", "recursion depth"),
         "it is damaged, or no history",
         "Choose another workspace, or delete that one",
     ),
@@ -95,7 +98,8 @@ _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "the server does not answer",
         "See that it runs, and that the URL is right",
     ),
-    (("unable to open", "disk i/o error", "no such file"), "its file or folder is gone", "Nothing of it is left there"),
+    (("unable to open", "disk i/o error", "no such file"), _GONE, "Nothing of it is left there"),
+    (("is a directory",), "it is a folder", "Name a file in it"),
 )
 """Parts of messages, their meaning, and the way out."""
 
@@ -121,12 +125,20 @@ def open_storage(storage: Path | str | None) -> BaseStorage:
         storage.mkdir(parents=True, exist_ok=True)
         return _patient(lambda: BulkStorage(f"sqlite:///{storage / DATABASE}"))
     if storage.startswith(_JOURNAL):
-        return _patient(lambda: JournalStorage(JournalFileBackend(storage.removeprefix(_JOURNAL))))
+        journal = storage.removeprefix(_JOURNAL)
+        require_regular(Path(journal), "A journal", WorkspaceError)
+        return _patient(lambda: JournalStorage(JournalFileBackend(journal)))
     if storage.startswith(_GRPC):
         return _patient(lambda: _proxy(storage))
     url = _checked_url(storage).render_as_string(hide_password=False)
     options = {} if storage.startswith("sqlite") else {"pool_pre_ping": True}
-    return _patient(lambda: BulkStorage(url, engine_kwargs=options))
+    try:
+        return _patient(lambda: BulkStorage(url, engine_kwargs=options))
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The storage {name_of(storage)} needs a driver that is not installed: {error.__cause__ or error}. Install "
+            "it, or use PostgreSQL: `pip install 'autotune-quantization[postgresql]'`"
+        ) from error
 
 
 def _proxy(storage: str) -> BaseStorage:
@@ -268,11 +280,11 @@ def storage_errors(storage: Path | str | None) -> Iterator[None]:
         where = f" {name_of(storage)}" if storage is not None else ""
         raise WorkspaceError(
             f"The history{where} cannot be read or written: {what} ({_first_line(error)}). {way}. "
-            f"{_kept(storage)}the same command continues"
+            f"{_kept(storage, what)}the same command continues"
         ) from error
 
 
-_KINDS = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError)
+_KINDS = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError, json.JSONDecodeError, RecursionError)
 
 
 def _was_removed(storage: Path | str | None, text: str) -> bool:
@@ -281,8 +293,8 @@ def _was_removed(storage: Path | str | None, text: str) -> bool:
     return gone and any(words in text for words in ("readonly", "disk i/o error", "no such table"))
 
 
-def _kept(storage: Path | str | None) -> str:
-    gone = isinstance(storage, Path) and not (storage / DATABASE).exists()
+def _kept(storage: Path | str | None, what: str) -> str:
+    gone = not (storage / DATABASE).exists() if isinstance(storage, Path) else what == _GONE
     return "After that, " if gone else "What was measured before is kept; after that, "
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from optuna.trial import TrialState as OptunaState
 
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
+from autotune.parsing import parse_json
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.bulk import CONFIG
@@ -102,7 +102,7 @@ def _as_written(frozen: FrozenTrial) -> Trial:
     config, measurement = attrs[CONFIG], attrs.get(MEASUREMENT)
     return Trial(
         number=frozen.number,
-        config=QuantizationConfig.from_json(json.loads(config) if isinstance(config, str) else config),
+        config=QuantizationConfig.from_json(parse_json(config) if isinstance(config, str) else config),
         state=TrialState(attrs[STATE]) if frozen.state.is_finished() else TrialState.RUNNING,
         measurement=None if measurement is None else Measurement.from_json(measurement),
         reason=attrs.get(REASON),

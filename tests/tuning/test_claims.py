@@ -153,3 +153,29 @@ def test_a_trial_of_a_version_that_named_no_owners_is_free(tmp_path: Path, monke
         assert history.claims.release_dead() == 1  # it may be about to be named
         history.start(opened, OTHER, "")
     assert history.claims.release_dead() == 0
+
+
+@pytest.mark.parametrize(
+    "altered", [[], 3, None, "text", {}, {"pid": 1}, {**Owner.new().to_json(), "pid": "1"}], ids=str
+)
+def test_a_trial_whose_owner_was_altered_is_free(tmp_path: Path, altered: object) -> None:
+    history = History(tmp_path, IDENTITY)
+    opened = _open(history)
+    history.start(opened, CONFIG, "")
+    opened.handle.set_user_attr("autotune:owner", altered)
+    assert History(tmp_path, IDENTITY).claims.release_dead() == 0
+    assert not history.trials
+
+
+@pytest.mark.parametrize("altered", ["x", None, [], {}, 1e308])
+def test_a_heartbeat_that_was_altered_is_one_until_it_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, altered: object
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("autotune.tuning.claims.time.monotonic", lambda: clock[0])
+    claims = History(tmp_path, IDENTITY).claims
+    far = dataclasses.replace(claims.owner, machine="another one")
+    claims._study.set_user_attr(f"autotune:beat:{far.token}", altered)
+    assert claims.lives(far)
+    clock[0] = module.GRACE_S + 1
+    assert not claims.lives(far)

@@ -88,3 +88,32 @@ def test_a_living_holder_is_known_whatever_happens_to_the_clock(
         monkeypatch.setattr(psutil.Process, "create_time", lambda process: start(process) + moved)
         with pytest.raises(WorkspaceError):
             Hold(tmp_path)
+
+
+ALTERED: list[object] = [
+    [], 3, None, "text", {}, {"pid": 1}, *({**Owner.new().to_json(), key: value} for key, value in (
+        ("pid", "1"), ("pid", True), ("pid", None), ("pid", 1.5), ("started", "0"), ("token", 3), ("machine", None),
+        ("host", []), ("since", {}), ("further", "x"),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("altered", ALTERED, ids=str)
+def test_a_file_that_names_no_owner_holds_nothing(tmp_path: Path, altered: object) -> None:
+    (tmp_path / OWNER_FILE).write_text(json.dumps(altered))
+    Hold(tmp_path).release()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**31, 2**64, 10**30])
+def test_a_process_that_cannot_be_holds_nothing(tmp_path: Path, pid: int) -> None:
+    (tmp_path / OWNER_FILE).write_text(json.dumps({**Owner.new().to_json(), "pid": pid, "started": -1.0}))
+    Hold(tmp_path).release()
+
+
+def test_an_owner_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / OWNER_FILE)
+    with pytest.raises(WorkspaceError, match="It is a FIFO"):
+        Hold(tmp_path)
+    (tmp_path / OWNER_FILE).unlink()
+    (tmp_path / OWNER_FILE).write_text("[" * 100_000)
+    Hold(tmp_path).release()

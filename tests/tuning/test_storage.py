@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +226,43 @@ def test_another_eval_fn_is_another_run_and_a_workspace_that_stored_none_goes_on
     with pytest.raises(WorkspaceError, match="one CPU"):
         History(other, {**host, "host": "here"})
     History(other, {**host, "host": "here"}, on_any_host=True)
+
+
+@pytest.mark.parametrize("url", ["mysql://me:hush@host/x", "oracle://me:hush@host/x"])
+def test_a_missing_driver_of_any_database_is_named(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
+    monkeypatch.setitem(sys.modules, "oracledb", None)
+    with pytest.raises(
+        MissingDependencyError, match=r"needs a driver that is not installed: .*(MySQLdb|oracledb)"
+    ) as no:
+        open_storage(url)
+    assert "hush" not in str(no.value)
+
+
+def test_a_journal_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(WorkspaceError, match="A journal must be a regular file"):
+            read_study(f"journal://{path}")
+    with pytest.raises(WorkspaceError, match="it is a folder"):
+        read_study(f"journal://{tmp_path}")
+    with pytest.raises(WorkspaceError, match="its file or folder is gone") as gone:
+        read_study("journal://")
+    assert "is kept" not in str(gone.value)
+
+
+def test_an_empty_storage_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    History(tmp_path, IDENTITY).close()
+    with pytest.raises(WorkspaceError, match="must be a URL"):
+        read_study("")
+
+
+def test_a_nested_attribute_is_damage(tmp_path: Path) -> None:
+    history = History(tmp_path, IDENTITY)
+    history.keep("x", 1)
+    history.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("UPDATE study_user_attributes SET value_json = ? WHERE key LIKE '%x'", ("[" * 100_000,))
+    with pytest.raises(WorkspaceError, match="it is damaged"):
+        read_study(tmp_path)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.errors import AutotuneError
+from autotune.parsing import parse_json
 
 FORMAT_VERSION = 2
 
@@ -62,7 +63,7 @@ def read_tree(path: Path) -> Any:
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
             raise ValueError("a member of it is compressed")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        document = json.loads(archive[_TREE].tobytes())
+        document = parse_json(archive[_TREE].tobytes())
         if document["format_version"] != FORMAT_VERSION:
             raise ValueError(f"it has format version {document['format_version']}")
         values = {name.removeprefix(_VALUES): archive[name] for name in archive.files if name.startswith(_VALUES)}

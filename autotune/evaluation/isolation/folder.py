@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from autotune.owner import Owner
+from autotune.parsing import parse_json
 
 _PREFIX = "autotune-"
 _OWNER = "owner.json"
@@ -34,10 +36,17 @@ class OwnedFolder:
         self._folder.cleanup()
 
 
+def _user() -> int:
+    """Id of the user as the system has it; 0 where it has none, as for files there."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
 def sweep() -> None:
     """Remove the folders whose owners were killed; models and data lie in them."""
     for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            # Only what the owner's own user can be asked about: a folder of another machine or user stays.
-            if Owner.from_json(json.loads(place.read_text(encoding="utf-8"))).alive is False:
+            # A folder of another machine or user stays. Files that others may write there are not even read.
+            if place.parent.lstat().st_uid != _user() or not place.is_file():
+                continue
+            if Owner.from_json(parse_json(place.read_text(encoding="utf-8"))).alive is False:
                 shutil.rmtree(place.parent)

@@ -31,9 +31,11 @@ def write_report(result: TuningSummary, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise WorkspaceError(f"The report {path} cannot be written: {error.strerror or error}") from error
+        raise WorkspaceError(
+            f"The report {path} cannot be written: {error.strerror or error}. Choose another place (`-o`), or make room"
+        ) from error
     return path
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from autotune.evaluation.isolation.folder import OwnedFolder
+from autotune.owner import Owner
 from tests.tuning.killed import held_by, kill
 
 HOLDING = """
@@ -18,6 +21,31 @@ folder = OwnedFolder()
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.mark.parametrize("kind", ["pipe", "deep", "altered"])
+def test_what_others_leave_in_the_temporary_folder_neither_blocks_nor_ends_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = tmp_path / "autotune-theirs" / "owner.json"
+    place.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.write_text("[" * 100_000 if kind == "deep" else json.dumps({**Owner.new().to_json(), "pid": "1"}))
+    OwnedFolder().cleanup()
+    assert place.exists()
+
+
+def test_a_folder_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with held_by(HOLDING, tmp_path) as process:
+        kill(process)
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr("autotune.evaluation.isolation.folder._user", lambda: os.getuid() + 1)
+    OwnedFolder().cleanup()
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_the_folder_of_a_killed_run_is_swept_and_that_of_a_living_one_stays(
