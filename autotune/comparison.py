@@ -84,7 +84,7 @@ def differences(adapter: Adapter[Any], first: Any, second: Any, batches: Sequenc
     if not isinstance(adapter, ShowsActivations):
         raise InputError(
             f"To compare activations, the adapter must show the tensors inside of models, but {adapter.name!r} does "
-            "not. Compare the models as ONNX files, with framework 'onnxruntime'"
+            "not. Frameworks 'onnxruntime' and 'openvino' do: compare the models as ONNX or IR files"
         )
     names = [{spec.name for spec in given_model(adapter, model).inputs} for model in (first, second)]
     if names[0] != names[1]:

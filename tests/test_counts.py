@@ -27,6 +27,7 @@ ALWAYS_SEVERAL = {
     "autotune/tuning/selection.py: failed": "one candidate has a sentence of its own",
     "autotune/tuning/tuner.py: self.instances": "stored workspaces have this text, and it must stay as it is",
     "autotune/results/report/view.py: measured.throughput": "a rate of four digits, rarely a whole number",
+    "adapters/pytorch/arguments.py: most": "the end of a range of several",
     "strategies/exhaustive.py: self.limit": "a limit of many",
 }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from autotune.adapter import Example, Execution, FakeQuantizedOp, Feeds, Runner
+from autotune.adapter import Array, Example, Execution, FakeQuantizedOp, Feeds, Layer, Runner
 from autotune.adapters.openvino import profile
+from autotune.adapters.openvino.activations import activations, layers
 from autotune.adapters.openvino.calibration import calibrate
 from autotune.adapters.openvino.candidate import HALF, Candidate
 from autotune.adapters.openvino.channels import can_be_smoothed
@@ -173,3 +174,17 @@ class OpenVinoAdapter:
         """By op: the activations that it reads; see :class:`autotune.adapter.NamesTensors`."""
         ops, _ = quantizable_ops(model.graph)
         return {op.name: [tensor_name(op.node.input_value(place)) for place in op.activations] for op in ops}
+
+    def layers(self, model: OpenVinoModel) -> Sequence[Layer]:
+        """The tensors of a model; see :class:`autotune.adapter.ShowsActivations`."""
+        return layers(model)
+
+    def activations(
+        self, model: OpenVinoModel, batches: Iterable[Feeds], tensors: Sequence[str]
+    ) -> Iterator[Mapping[str, Array]]:
+        """For each batch, the values of those of ``tensors`` that the model has.
+
+        Raises:
+            ApplyError: OpenVINO refuses the model.
+        """
+        return activations(model, batches, tensors)

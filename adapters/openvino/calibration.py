@@ -47,7 +47,7 @@ def calibrate(
         fed={tensor: name for tensor, name in fed.items() if tensor in ports},
         inner=inner,
         sizes=lambda feeds: _sizes(model, inner, feeds),
-        opened=lambda part: _exposed(model, part),
+        opened=lambda part: exposed(model, part),
         limit=exposed_bytes,
     )
     return gather(
@@ -77,7 +77,7 @@ def observed(graph: ov.Model, ops: Sequence[QuantizableOp]) -> tuple[Mapping[str
     return {name: port for name, port in ports if name in wanted}, axes
 
 
-def _exposed(model: OpenVinoModel, names: Sequence[str]) -> Callable[[Feeds], Sequence[Array]]:
+def exposed(model: OpenVinoModel, names: Sequence[str]) -> Callable[[Feeds], Sequence[Array]]:
     """Runs the model with these tensors as further outputs, and returns them alone."""
     graph = model.graph.clone()
     by_name = {tensor_name(port): port for node in graph.get_ordered_ops() for port in node.outputs()}

@@ -16,6 +16,9 @@ from autotune.results.report.words import milliseconds, percent, scientific, sig
 from autotune.results.summary import TuningSummary, read_summary
 from autotune.suggestion import nearest
 
+_LISTED = 8
+"""Names in a message."""
+
 
 def explain(
     workspace: Annotated[Path, typer.Argument(help="The workspace of a run.")],
@@ -46,8 +49,10 @@ def lines_of(row: OpRow, summary: TuningSummary) -> list[str]:
     if row.conversion_ms is not None:
         lines.append(f"  conversion of its output between fp32 and int8: {milliseconds(row.conversion_ms)}")
     if row.price_ms is not None:
-        paid = "" if row.quantized else ", which is paid already"
-        lines.append(f"  price of fp32 in one call: {signed_ms(row.price_ms)}{paid}")
+        paid = "paid" if row.price_ms > 0 else "gained"
+        paid = "" if row.quantized or summary.shown.config.is_fp32 else f", which is {paid} already"
+        ends = "" if row.price_ends_ms is None else " ({:+.3f} to {:+.3f} ms)".format(*row.price_ends_ms)
+        lines.append(f"  price of fp32 in one call: {signed_ms(row.price_ms)}{ends}{paid}")
     if row.trials:
         lines.append(f"  trials: {row.trials}")
     for tensor in summary.evidence.tensors:
@@ -70,9 +75,10 @@ def _named(op: str, names: tuple[str, ...]) -> str:
     found = [name for name in names if op in name]
     if len(found) == 1:
         return found[0]
-    if found:
-        listed = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    if found and op:
+        listed = ", ".join(found[:_LISTED]) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
         raise InputError(f"OP must name one op, but {op!r} is a part of {listed}")
     close = nearest(op, names)
-    hint = f" Did you mean {close!r}?" if close else ""
-    raise InputError(f"OP must be an op that can be quantized, but there is no {op!r}.{hint}")
+    some = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    hint = f"Did you mean {close!r}?" if close else f"The ops are {some}"
+    raise InputError(f"OP must be an op that can be quantized, but there is no {op!r}. {hint}")

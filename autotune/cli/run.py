@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +20,12 @@ from autotune.cli.json_lines import JsonLines
 from autotune.cli.progress import ProgressDisplay
 from autotune.cli.signals import ended_like_ctrl_c
 from autotune.cli.tables import print_outcome, verdict_lines
-from autotune.errors import InputError, WorkspaceError
+from autotune.errors import InputError
 from autotune.experiment import Experiment, load_experiments
 from autotune.experiment.run import tune_experiment
 from autotune.experiment.schema import Tuning
 from autotune.notes import counted
 from autotune.observer import Observer
-from autotune.results.dashboard import write_dashboard
 from autotune.results.outcome import started_text, target_text
 from autotune.results.result import TuningResult
 from autotune.results.summary import NEAREST
@@ -220,14 +218,6 @@ def _written(experiment: Experiment, result: TuningResult, output: Path | None) 
     """The files of the answer's model, and the report, which is written now."""
     saved = result.save_files(output) if output is not None else _kept(experiment, BEST)
     report = result.report(experiment.workspace / "report.html")
-    try:
-        write_dashboard(
-            experiment.workspace if experiment.tuning.storage is None else experiment.tuning.storage,
-            result,
-            Path(experiment.model.name).stem,
-        )
-    except WorkspaceError as error:  # the answer is there all the same
-        logging.getLogger("autotune").warning("There is no study for optuna-dashboard: %s", error)
     return saved, report
 
 

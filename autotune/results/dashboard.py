@@ -6,6 +6,7 @@ parameters are those of every op. A reader wants the model's name, figures by th
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from autotune.recipe import recipe_names
 from autotune.results.summary import TuningSummary
 from autotune.strategy import Objective
 from autotune.trial import Trial
-from autotune.tuning.storage import open_storage, storage_errors
+from autotune.tuning.storage import add_trials, open_storage, remove_study, storage_errors
 
 _MOST_PARAMETERS = 40
 """Parameters of a trial; a page with more shows nothing."""
@@ -34,7 +35,7 @@ _OURS = "autotune:dashboard"
 """Attribute of a study that this module wrote; others of that name are the user's, and stay."""
 
 
-def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> str:
+def write_dashboard(storage: Path | str, summary: TuningSummary, model: str = "") -> str:
     """Write the study anew, in the place of the one that an earlier call wrote.
 
     Its best trial is the run's answer: trials that miss the target, or that a race has found slower, are pruned.
@@ -42,7 +43,8 @@ def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> 
     Args:
         storage: The workspace folder, or the Optuna storage URL of the history.
         summary: The run's outcome.
-        model: Name of the model, which becomes the study's.
+        model: Name of the model, which becomes the study's. Empty takes that of the last run: the file's without its
+            ending, or the name of the module's class.
 
     Returns:
         The study's name: the model's, with a number where the storage has another study of that name.
@@ -53,13 +55,14 @@ def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> 
     import optuna  # noqa: PLC0415  half a second
 
     metric = _METRICS[summary.objective]
+    model = model or _model_of(summary)
     with storage_errors(storage):
         opened = open_storage(storage)
         there = optuna.get_all_study_names(opened)
         tried = itertools.chain([model], (f"{model} ({count})" for count in itertools.count(2)))
         name = next(each for each in tried if each not in there or _is_ours(opened, each))
         if name in there:
-            optuna.delete_study(study_name=name, storage=opened)
+            remove_study(name, opened)
         directions = optuna.study.StudyDirection
         direction = directions.MAXIMIZE if metric in _MAXIMIZED else directions.MINIMIZE
         study = optuna.create_study(study_name=name, storage=opened, direction=direction)
@@ -69,8 +72,13 @@ def write_dashboard(storage: Path | str, summary: TuningSummary, model: str) -> 
             study.set_metric_names([metric])
         study.set_user_attr("verdict", str(summary.verdict))
         study.set_user_attr("reason", summary.reason)
-        study.add_trials(_trials(summary, metric))
+        add_trials(study, _trials(summary, metric))
     return name
+
+
+def _model_of(summary: TuningSummary) -> str:
+    runs = summary.evidence.runs
+    return Path(str(runs[-1].get("model", ""))).stem if runs and runs[-1].get("model") else "model"
 
 
 def _is_ours(storage: Any, name: str) -> bool:
@@ -88,23 +96,38 @@ def _trials(summary: TuningSummary, metric: str) -> list[Any]:
         name: CategoricalDistribution(tuple(dict.fromkeys(values))) for name, values in parameters.items()
     }
     best = _value(summary.best, metric)
-    made = []
+    made, times = [], _times(summary)
     for index, trial in enumerate(summary.history):
         value = shown = _value(trial, metric)
         answers = trial.number == summary.best.number
         if not answers and (not _meets(trial) or _better(value, best, metric)):
             shown = None
         state = TrialState.PRUNED if trial.measurement is not None else TrialState.FAIL
-        made.append(
-            create_trial(
-                state=state if shown is None else TrialState.COMPLETE,
-                value=shown,
-                params={name: values[index] for name, values in parameters.items()},
-                distributions=choices,
-                user_attrs=_attributes(trial),
-            )
+        one = create_trial(
+            state=state if shown is None else TrialState.COMPLETE,
+            value=shown,
+            params={name: values[index] for name, values in parameters.items()},
+            distributions=choices,
+            user_attrs=_attributes(trial),
+            # The dashboard draws pruned trials by them.
+            intermediate_values={} if shown is not None or value is None else {0: value},
         )
+        one.datetime_start, one.datetime_complete = times[index]
+        made.append(one)
     return made
+
+
+def _times(summary: TuningSummary) -> list[tuple[datetime.datetime, datetime.datetime]]:
+    """Begin and end of each trial: one after the other, from the beginning of the first run on."""
+    runs = summary.evidence.runs
+    began = datetime.datetime.fromisoformat(str(runs[0]["started"])) if runs else datetime.datetime.now(datetime.UTC)
+    at = began.astimezone().replace(tzinfo=None)  # as Optuna stores them
+    found = []
+    for trial in summary.history:
+        end = at + datetime.timedelta(seconds=trial.duration_s or 0.0)
+        found.append((at, end))
+        at = end
+    return found
 
 
 def differing(trials: Sequence[Trial]) -> dict[str, list[str]]:

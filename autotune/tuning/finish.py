@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Generic
 from autotune.adapter import Adapter, Execution, ModelT, PortabilityCheck, TensorSpec, host_of
 from autotune.config import QuantizationConfig
 from autotune.criterion import Verdict
-from autotune.errors import TrialError
+from autotune.errors import TrialError, WorkspaceError
 from autotune.evaluation import LabelledData, UserFunction
 from autotune.portability import saturation_note
+from autotune.results.dashboard import write_dashboard
 from autotune.results.result import TuningResult
 from autotune.runtimes import RuntimeModel
 from autotune.space import TuningSpace
@@ -122,7 +124,19 @@ class Finishing(Generic[ModelT]):
             _save_nearest=None if nearest is None else self._models.saver(*nearest),
         )
         setup.history.keep(SUMMARY, {**result.to_json(), "trials": len(trials)})
-        return dataclasses.replace(result, evidence=self._evidence(setup, result, end))
+        result = dataclasses.replace(result, evidence=self._evidence(setup, result, end))
+        self._show_in_dashboard(result)
+        return result
+
+    def _show_in_dashboard(self, result: TuningResult) -> None:
+        """Write the study for ``optuna-dashboard`` beside the history, where that is kept."""
+        storage = self._tuner.storage or self._tuner.workspace
+        if storage is None:
+            return
+        try:
+            write_dashboard(storage, result)
+        except WorkspaceError as error:  # the answer is there all the same
+            logging.getLogger("autotune").warning("There is no study for optuna-dashboard: %s", error)
 
     def _evidence(self, setup: Setup[ModelT], result: TuningResult, end: SearchEnd) -> Evidence:
         """Figures that explain the result beside its trials; the tensors of the config that is shown are kept now.

@@ -177,10 +177,13 @@ class _Rewriting:
         """The outcome in words."""
         candidates = [trial for trial in self._trials.values() if not trial.config.is_fp32]
         kept = sum(trial.number in self._judged for trial in candidates)
-        text = f"Judged anew by what was recorded of them: {kept} of {counted(len(candidates), 'candidate')}"
+        judged = f"{kept} {'was' if kept == 1 else 'were'} judged anew by what was recorded of them"
+        text = f"Of {counted(len(candidates), 'candidate')} {judged}"
         if self._anew:
-            return f"{text}; latencies are measured again, {counted(len(self._known), 'accuracy', 'accuracies')} kept"
-        return f"{text}; untried, since their figures do not tell: {len(candidates) - kept}"
+            accuracies = counted(len(self._known), "accuracy", "accuracies")
+            return f"{text}; latencies are measured again, {accuracies} {'is' if len(self._known) == 1 else 'are'} kept"
+        left = len(candidates) - kept
+        return f"{text}; {left} {'counts' if left == 1 else 'count'} as untried, since their figures do not tell"
 
     def write(self, storage: Any) -> None:
         """Write the study beside the old one, and mark it once it is whole."""

@@ -210,6 +210,24 @@ def running_trials(study: Study) -> Sequence[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
+def add_trials(study: Study, trials: Sequence[FrozenTrial]) -> None:
+    """Append trials that have ended to a study that no other process writes to; a database gets them all at once."""
+    made = getattr(study._storage, "_made", None)
+    if isinstance(made, BulkStorage):
+        _patiently(lambda: made.add_trials(study._study_id, trials))
+    else:
+        study.add_trials(trials)
+
+
+def remove_study(name: str, storage: BaseStorage) -> None:
+    """Remove a study that no other process works on; a database removes its trials all at once."""
+    made = getattr(storage, "_made", None)
+    if isinstance(made, BulkStorage):
+        study_id = storage.get_study_id_from_name(name)
+        _patiently(lambda: made.remove_trials(study_id))
+    optuna.delete_study(study_name=name, storage=storage)
+
+
 def _patiently(action: Callable[[], Any], *, opening: bool = False) -> Any:
     """Repeat what fails in a way that passes, for :data:`PATIENCE_S`."""
     begun, pause_s = time.monotonic(), _PAUSE_S[0]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from autotune.cli.explain import lines_of
+from autotune.results.report.ops import op_rows
 from autotune.results.summary import read_summary
 from tests.cli.conftest import Command
 
@@ -34,6 +37,24 @@ def test_a_part_of_a_name_is_enough_where_it_is_of_one_op(command: Command, work
     none = command("explain", workspace, "dens_1")
     assert none.status == 2
     assert "Did you mean 'dense_1'?" in none.err
+
+
+@pytest.mark.parametrize("name", ["nothing like it", ""])
+def test_a_name_that_is_like_none_lists_some(command: Command, workspace: Path, name: str) -> None:
+    outcome = command("explain", workspace, name)
+    assert outcome.status == 2
+    assert "dense_0, dense_1" in outcome.err
+
+
+def test_a_price_is_gained_where_fp32_is_faster(workspace: Path) -> None:
+    summary = read_summary(workspace)
+    row = op_rows(summary)[0]
+    in_fp32 = dataclasses.replace(row, quantized=False, price_ends_ms=(-0.3, -0.1), price_ms=-0.2)
+    assert "price of fp32 in one call: -0.200 ms (-0.300 to -0.100 ms), which is gained already" in "\n".join(
+        lines_of(in_fp32, summary)
+    )
+    paid = dataclasses.replace(in_fp32, price_ms=0.2, price_ends_ms=None)
+    assert "price of fp32 in one call: +0.200 ms, which is paid already" in "\n".join(lines_of(paid, summary))
 
 
 def test_two_trials_are_compared(command: Command, workspace: Path) -> None:
