@@ -104,7 +104,7 @@ class Run(Generic[ModelT]):
                 with contextlib.closing(setup.evaluator):
                     search = self._search(setup)
                     self._stages.begin("baseline")
-                    search.baseline()
+                    self._baseline(setup, search)
                     self._stages.begin("search")
                     return search.run()
             except DeadlineReached:
@@ -136,7 +136,7 @@ class Run(Generic[ModelT]):
         search = self._search(setup)
         try:
             self._stages.begin("baseline")
-            baseline = search.baseline()
+            baseline = self._baseline(setup, search)
             self._stages.begin("search")
         except DeadlineReached:
             # A run that continues knows its fp32 model, and what was found before.
@@ -147,6 +147,13 @@ class Run(Generic[ModelT]):
         end = self._train(setup, search, end)
         self._note_preparation(setup.history)
         return self._finish(setup, self._timed_out(setup, end), self._start)
+
+    def _baseline(self, setup: Setup[ModelT], search: Search[ModelT]) -> Trial:
+        """The trial of fp32, on the data on which all others were evaluated."""
+        baseline = search.baseline()
+        if self._tuner.workspace is not None or self._tuner.storage is not None:
+            setup.history.require_evaluated_on(setup.evaluator.data_fingerprint)
+        return baseline
 
     def _try_first(self, setup: Setup[ModelT], search: Search[ModelT]) -> SearchEnd | None:
         """Try what earlier runs have found, in this workspace or elsewhere; the end of the search where that is one."""
