@@ -56,7 +56,14 @@ def test_the_lines_of_the_readme_pass_in_strict_mode(tmp_path: Path) -> None:
     assert not _findings("\n".join(blocks), tmp_path)
 
 
-@pytest.mark.parametrize("line", ["tune('m.onnx', dataloader, eval_fn, max_trails=3)", "Tuner(max_trails=3)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tune('m.onnx', dataloader, eval_fn, max_trails=3)",
+        "Tuner(max_trails=3)",
+        "Tuner().tune_all({'m': 'm.onnx'}, dataloader, eval_fn, max_trails=3)",
+    ],
+)
 def test_a_misspelt_option_is_found_by_mypy(line: str, tmp_path: Path) -> None:
     assert "max_trails" in _findings(f"from autotune import Tuner, tune\n\n{line}\n", tmp_path)
 

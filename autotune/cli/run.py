@@ -72,6 +72,8 @@ def run(
     """
     if workspace == "":
         raise InputError('`--workspace` must name a folder, but got "". Leave it out for runs/ beside the experiment')
+    if start_from == "":
+        raise InputError('`--start-from` must name a config, but got "". Leave it out to start from nothing')
     if quiet and json_lines:
         raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     shorthands = {

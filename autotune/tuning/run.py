@@ -87,7 +87,7 @@ class Run(Generic[ModelT]):
         if self._tuner.start_from is not None:
             # Before anything is opened: it may be the workspace that is made anew.
             stored = read_config(self._tuner.start_from, self._tuner.framework)
-            self._start = WarmStart(untrained(stored), self._stages)
+            self._start = WarmStart(untrained(stored), self._stages, self._tuner.framework)
         with contextlib.closing(self._prepare):
             try:
                 setup = self._prepare(source, loader)
