@@ -75,4 +75,7 @@ def _named(op: str, names: tuple[str, ...]) -> str:
         raise InputError(f"OP must name one op, but {op!r} is a part of {listed}")
     close = nearest(op, names)
     hint = f" Did you mean {close!r}?" if close else ""
-    raise InputError(f"OP must be an op that can be quantized, but there is no {op!r}.{hint}")
+    raise InputError(
+        f"OP must be an op that can be quantized, but there is no {op!r}.{hint} The run has {len(names)}, such as "
+        f"{', '.join(names[:3])}; `autotune inspect MODEL --ops` lists them"
+    )

@@ -28,6 +28,7 @@ from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
+from autotune.suggestion import suggestion
 from autotune.tuning.checks import check, require_names, source_of
 from autotune.tuning.keywords import (
     DEFAULT_FRAMEWORK,
@@ -352,6 +353,8 @@ def tune(
 
     ``metric`` and ``eval_dataloader`` are taken as :meth:`Tuner.tune` takes them.
     """
+    if unknown := [name for name in options if name not in Keywords.__annotations__]:
+        raise TypeError(f"tune() has no option {unknown[0]!r}{suggestion(unknown[0], Keywords.__annotations__)}")
     metric, eval_dataloader = options.pop("metric", None), options.pop("eval_dataloader", None)
     tuner = Tuner(**cast("Options", options))  # without the two, which the line above takes out
     return tuner.tune(model, dataloader, eval_fn, metric=metric, eval_dataloader=eval_dataloader)
