@@ -239,8 +239,19 @@ def _read_choice(*items: tuple[str, str]) -> OpConfig:
         "weight": TensorScheme.parse,
         "calibration": CalibrationAlgorithm.parse,
     }
-    values: dict[str, Any] = {name: readers.get(name, str)(value) for name, value in items}
+    _require_known((name for name, _ in items), readers, "an op's choice")
+    values: dict[str, Any] = {name: readers[name](value) for name, value in items}
     return OpConfig(**values)
+
+
+def _require_known(names: Iterable[str], known: Iterable[str], of: str) -> None:
+    """See that stored data have no key that would be left out.
+
+    Raises:
+        TypeError: They have.
+    """
+    if unknown := sorted({*names} - {*known}):
+        raise TypeError(f"{unknown[0]!r} is no key of {of}, which has {', '.join(known)}")
 
 
 def _canonical(value: object) -> str:
@@ -252,6 +263,9 @@ _quoted: Callable[[str], str] = lru_cache(maxsize=2**16)(json.dumps)
 
 FP32 = OpConfig()
 """The op stays as it is."""
+
+_KEYS = ("ops", "recipe", "prepared", "runtime", "trained")
+"""Keys of a config as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +375,7 @@ class QuantizationConfig:
             ValueError: A value is not one of those known.
             TypeError: A key is unknown.
         """
+        _require_known(data, _KEYS, "a config")
         ops = {}
         for entry in data["ops"]:
             choice = _read_choice(*(item for item in entry.items() if item[0] != "names"))

@@ -188,6 +188,22 @@ def _open(loader: Iterable[object]) -> Iterator[object]:
         raise DataError(f"A data loader must be an iterable of batches, but got {shown(loader)}") from None
 
 
+def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    return len(shape) == len(spec.shape) and all(
+        not isinstance(want, int) or have == want for have, want in zip(shape, spec.shape, strict=True)
+    )
+
+
+def _way_to(spec: TensorSpec, shape: tuple[int, ...]) -> str:
+    """The change that gives an array the shape of an input, as a sentence; empty where none of the usual ones does."""
+    if len(spec.shape) == len(shape) + 1 and _fits(spec, (1, *shape)):
+        return ". It is one sample: yield batches, as `array[None]` or a list of arrays such as `[array]`"
+    for order, name in (((0, 3, 1, 2), "channels first"), ((0, 2, 3, 1), "channels last")):
+        if len(shape) == 4 and _fits(spec, tuple(shape[axis] for axis in order)):
+            return f". The model reads {name}: yield `array.transpose{order}`"
+    return ""
+
+
 def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
     try:
         array = np.asarray(value)
@@ -200,12 +216,11 @@ def _as_array(value: object, spec: TensorSpec, where: str) -> Array:
         )
     if array.dtype != spec.dtype:
         array = _as_dtype(array, spec, where)
-    fits = len(array.shape) == len(spec.shape) and all(
-        not isinstance(want, int) or have == want for have, want in zip(array.shape, spec.shape, strict=True)
-    )
-    if not fits:
+    if not _fits(spec, array.shape):
         wanted = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
-        raise DataError(f"Input {spec.name!r} needs shape ({wanted}), but {where} has {array.shape}")
+        raise DataError(
+            f"Input {spec.name!r} needs shape ({wanted}), but {where} has {array.shape}{_way_to(spec, array.shape)}"
+        )
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 

@@ -49,7 +49,15 @@ def test_double_precision_is_narrowed_and_small_integers_are_widened() -> None:
     ("inputs", "message"),
     [
         (images(1).astype(np.uint8), "needs dtype float32, but batch 0 of the data loader has uint8"),
-        (images(1)[0], r"needs shape \(batch, 3, 4, 4\), but batch 0 of the data loader has \(3, 4, 4\)"),
+        (
+            images(1)[0],
+            r"needs shape \(batch, 3, 4, 4\), but batch 0 of the data loader has \(3, 4, 4\). It is one sample",
+        ),
+        (
+            images(2).transpose(0, 2, 3, 1),
+            r"has \(2, 4, 4, 3\). The model reads channels first: .*transpose\(0, 3, 1, 2\)",
+        ),
+        (images(2)[:, :2], r"has \(2, 2, 4, 4\)$"),
         (images(1)[:, :2], r"has \(1, 2, 4, 4\)"),
         (images(0), "at least one element"),
         ({"image": images(1)}, r"must name the model's inputs \['data'\], but names \['image'\]"),

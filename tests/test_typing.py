@@ -56,9 +56,42 @@ def test_the_lines_of_the_readme_pass_in_strict_mode(tmp_path: Path) -> None:
     assert not _findings("\n".join(blocks), tmp_path)
 
 
-@pytest.mark.parametrize("line", ["tune('m.onnx', dataloader, eval_fn, max_trails=3)", "Tuner(max_trails=3)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tune('m.onnx', dataloader, eval_fn, max_trails=3)",
+        "Tuner(max_trails=3)",
+        "Tuner().tune_all({'m': 'm.onnx'}, dataloader, eval_fn, max_trails=3)",
+    ],
+)
 def test_a_misspelt_option_is_found_by_mypy(line: str, tmp_path: Path) -> None:
     assert "max_trails" in _findings(f"from autotune import Tuner, tune\n\n{line}\n", tmp_path)
+
+
+def test_a_score_may_name_the_class_of_its_model(tmp_path: Path) -> None:
+    text = """
+from collections.abc import Callable
+
+import autotune
+
+
+class Module:
+    def eval(self) -> None: ...
+
+
+def of_a_module(model: Module) -> float:
+    model.eval()
+    return 1.0
+
+
+def of_a_callable(model: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    return {"top1": float(model(np.zeros(1)).mean())}
+
+
+autotune.tune(Module(), dataloader, of_a_module)
+autotune.Tuner().tune("m.onnx", dataloader, of_a_callable)
+"""
+    assert not _findings(text, tmp_path)
 
 
 def test_options_of_another_type_are_found_by_mypy(tmp_path: Path) -> None:
@@ -69,5 +102,5 @@ def test_options_of_another_type_are_found_by_mypy(tmp_path: Path) -> None:
 
 
 def test_an_unknown_option_is_refused_when_it_is_given() -> None:
-    with pytest.raises(TypeError, match="max_trails"):
+    with pytest.raises(TypeError, match=r"no option 'max_trails' \(did you mean 'max_trials'\?\)"):
         tune("m.onnx", [], None, max_trails=3)  # type: ignore[call-arg]  # the point

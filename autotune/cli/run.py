@@ -71,6 +71,8 @@ def run(
     require_workspace(workspace)
     if output is not None:
         require_place(output, folder=True)
+    if start_from == "":
+        raise InputError('`--start-from` must name a config, but got "". Leave it out to start from nothing')
     if quiet and json_lines:
         raise InputError("Give --quiet or --json, not both: the one prints the outcome alone, the other every event")
     shorthands = {

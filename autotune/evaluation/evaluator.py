@@ -95,15 +95,8 @@ class Evaluator(Generic[ModelT]):
         if isinstance(source, UserFunction):
             self._scorer = FunctionScorer(source, criterion)
         else:
-            self._scorer = SampleScorer(
-                source,
-                criterion,
-                model.inputs,
-                seed=seed,
-                cache=cache,
-                key=model.fingerprint,
-                axes=axes_of(model),
-            )
+            axes, key = axes_of(model), model.fingerprint
+            self._scorer = SampleScorer(source, criterion, model.inputs, seed=seed, cache=cache, key=key, axes=axes)
 
     def baseline(self, *, deadline: float | None = None) -> Measurement:
         """Measure the fp32 model itself; called once, before any candidate.
@@ -311,6 +304,11 @@ class Evaluator(Generic[ModelT]):
     def holds_out(self) -> bool:
         """Whether there is data that the search never sees."""
         return self._scorer.holds_out
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        """A hash of the evaluation data, once fp32 was measured; None where ``eval_fn`` alone knows them."""
+        return self._scorer.data_fingerprint
 
     def _require_time(self, deadline: float | None) -> None:
         """See that there is time left before sessions are opened, which takes seconds on a busy machine."""

@@ -16,6 +16,7 @@ from autotune.experiment.neural_compressor_names import (
     APPROACHES,
     DTYPES,
     FRAMEWORKS,
+    METRICS,
     NOTES,
     OBJECTIVES,
     PROBLEMS,
@@ -25,7 +26,7 @@ from autotune.experiment.nodes import entry, items, made_of, put, taken, texts
 
 Place = Callable[[yaml.Node], str]
 
-_MARKS = ("version", "device", "pruning", "distillation", "mixed_precision", "graph_optimization", "nas")
+_MARKS = ("framework", "version", "device", "pruning", "distillation", "mixed_precision", "graph_optimization", "nas")
 _DEEP_MARKS = (
     ("model", "name"),
     ("quantization", "calibration"),
@@ -41,7 +42,16 @@ _DEEP_MARKS = (
     ("tuning", "workspace", "path"),
     ("tuning", "exit_policy", "performance_only"),
     ("tuning", "tensorboard"),
+    ("tuning", "customized_ops"),
+    ("tuning", "metrics"),
+    ("tuning", "target"),
 )
+
+
+_ORDER = ("filter", "shuffle", "last_batch", "num_workers", "sampler")
+"""Keys of a data loader that choose samples or their order."""
+
+_GIVEN_IN_PYTHON = "what the data loader gave in Python is `{}` here, such as {{function: my_module:batches}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +135,30 @@ class _Translation:
             key, section = found
             if (size := entry(section, "sampling_size")) is not None:
                 self._sampling_size(size)
+            self._rest(section, ("sampling_size", "dataloader"), "quantization.calibration")
             loader = entry(section, "dataloader")
             if loader is not None:
                 self._dataset(loader, ("calibration", "dataset"), "quantization.calibration.dataloader")
             elif entry(self.root, "calibration", "dataset") is None:
-                self.problem(key, "quantization.calibration", "the data are `calibration.dataset` here")
+                self.problem(key, "quantization.calibration", _GIVEN_IN_PYTHON.format("calibration.dataset"))
+        elif entry(self.root, "calibration") is None:
+            self.problem(self.root, "calibration", _GIVEN_IN_PYTHON.format("calibration.dataset"))
         accuracy = entry(self.root, "evaluation", "accuracy")
         if (found := taken(accuracy, "dataloader")) is not None:
             self._dataset(found[1], ("evaluation", "accuracy", "dataset"), "evaluation.accuracy.dataloader")
+        elif entry(accuracy, "metric") is not None and entry(accuracy, "dataset") is None:
+            self.problem(
+                accuracy or self.root, "evaluation.accuracy", _GIVEN_IN_PYTHON.format("evaluation.accuracy.dataset")
+            )
+        elif not any(entry(accuracy, key) is not None for key in ("metric", "metrics", "multi_metrics", "function")):
+            text = "what `eval_func` was in Python is `function: my_module:evaluate` here"
+            self.problem(accuracy or self.root, "evaluation.accuracy", text)
+
+    def _rest(self, section: yaml.Node | None, known: tuple[str, ...], name: str) -> None:
+        """A line for each key that nothing here reads."""
+        for key, value in items(section):
+            if key not in known:
+                self.problem(value, f"{name}.{key}", "has no counterpart here: remove it")
 
     def _sampling_size(self, node: yaml.Node) -> None:
         sizes = [int(word) for word in texts(node) if word.isdigit()]
@@ -160,13 +186,15 @@ class _Translation:
                 text = f"is none of the kinds here: give `{dotted}` an `npz`, an `image_folder` or a `function`"
                 self.problem(options, f"{name}.dataset.{kind}", text)
                 return
+            self._rest(options, ("root", "data_path", "image_list"), f"{name}.dataset.{kind}")
             made["image_folder"] = {key: value for key, value in picture.items() if value is not None}
         if (size := entry(loader, "batch_size")) is not None:
             made["batch_size"] = size
         steps = [self._step(step, options, f"{name}.transform") for step, options in items(entry(loader, "transform"))]
         if any(steps):
             made["preprocess"] = [step for step in steps if step is not None]
-        for key in ("filter", "shuffle", "last_batch", "num_workers", "sampler"):
+        self._rest(loader, ("dataset", "batch_size", "transform", *_ORDER), name)
+        for key in _ORDER:
             if (node := entry(loader, key)) is not None:
                 self.note(node, f"{name}.{key}", "all samples are read in their order; a `function` can choose")
         put(self.root, keys, made_of(made, loader), loader)
@@ -225,9 +253,14 @@ class _Translation:
                 below["algorithm"] = algorithms
             if below:
                 made[part] = below
-        for part, _ in items(choices):
-            if part not in ("activation", "weight"):
-                self.problem(choices, f"{name}.{part}", "has no counterpart here")
+        self._rest(choices, ("activation", "weight"), name)
+        for part in ("activation", "weight"):
+            self._rest(entry(choices, part), ("dtype", "scheme", "granularity", "algorithm"), f"{name}.{part}")
+        if (algorithm := entry(choices, "weight", "algorithm")) is not None:
+            text = (
+                "ranges of weights come from the weights themselves; `quantization.recipes` says how they are rounded"
+            )
+            self.note(algorithm, f"{name}.weight.algorithm", text)
         if made:
             put(self.root, keys, made_of(made, choices), choices)
 
@@ -243,7 +276,8 @@ class _Translation:
                 put(self.root, ("evaluation", "accuracy", "metric"), "topk", node)
                 put(self.root, ("evaluation", "accuracy", "k"), value, node)
             else:
-                text = "is `metric: NAME` here, with its options beside it; docs/evaluation.md lists the names"
+                known = METRICS.get(name, "NAME")
+                text = f"is `metric: {known}` here, with its options beside it; docs/evaluation.md lists the names"
                 self.problem(node, f"evaluation.accuracy.metric.{name}", text)
 
     def performance(self) -> None:

@@ -21,6 +21,20 @@ APPROACHES: Mapping[str, str] = {
 }
 OBJECTIVES: Mapping[str, str] = {"performance": "latency", "modelsize": "size", "footprint": "memory"}
 STRATEGIES: Mapping[str, str] = {"tpe": "bayesian", "sigopt": "bayesian", "hawq_v2": "hawq"}
+METRICS: Mapping[str, str] = {
+    "Accuracy": "topk",
+    "MSE": "mse",
+    "RMSE": "rmse",
+    "MAE": "mae",
+    "F1": "f1",
+    "SQuADF1": "squad_f1",
+    "ROC": "roc_auc",
+    "mAP": "map",
+    "COCOmAP": "map",
+    "VOCmAP": "map",
+}
+"""Metrics whose options are other ones here, so that they have to be written anew."""
+
 DTYPES: Mapping[str, str] = {"uint8": "u8", "int8": "s8"}
 
 NOTES: Mapping[str, str] = {
@@ -52,6 +66,12 @@ NOTES: Mapping[str, str] = {
 """Keys that are left out, and what there is in their place."""
 
 PROBLEMS: Mapping[str, str] = {
+    "framework": "is `model.framework` here",
+    "tuning.metric": "is `evaluation.accuracy.metric` here, with a `dataset` beside it",
+    "tuning.metrics": "is `evaluation.accuracy.metric` here, with a `dataset` beside it",
+    "tuning.target": "is `tuning.accuracy_criterion.relative` here",
+    "tuning.timeout": "is `tuning.exit_policy.timeout` here, in seconds",
+    "tuning.customized_ops": "is `quantization.op_name: {NAME: {precision: fp32}}` here",
     "pruning": "only quantization is done here: remove it",
     "distillation": "only quantization is done here: remove it",
     "mixed_precision": "bf16 and fp16 are precisions of `quantization.op_type` here: remove it",

@@ -14,7 +14,7 @@ from autotune.experiment.references import resolve
 from autotune.experiment.schema import Experiment
 from autotune.observer import Observer
 from autotune.results.result import TuningResult
-from autotune.results.stored_config import read_config
+from autotune.results.stored_config import of_model, read_config
 from autotune.results.summary import read_summary
 from autotune.tuning.applying import QuantizedModel, made_by
 from autotune.tuning.keywords import DEFAULT_FRAMEWORK, ConfigSource
@@ -134,6 +134,12 @@ def make_tuner(experiment: Experiment, observer: Observer) -> Tuner:
         return _made_tuner(experiment, observer, storage)
 
 
+def _start_from(experiment: Experiment) -> ConfigSource | None:
+    """The config to try first; of several models each has its own in the workspace of such a run."""
+    source = experiment.tuning.start_from
+    return source if source is None or experiment.name is None else of_model(source, experiment.name)
+
+
 def _made_tuner(experiment: Experiment, observer: Observer, storage: str | None) -> Tuner:
     tuning, performance = experiment.tuning, experiment.evaluation.performance
     accuracy, train = experiment.evaluation.accuracy, experiment.quantization.train
@@ -148,7 +154,7 @@ def _made_tuner(experiment: Experiment, observer: Observer, storage: str | None)
         timeout_s=tuning.exit_policy.timeout,
         max_compilations=tuning.exit_policy.max_compilations,
         compilation_max_s=tuning.exit_policy.compilation_timeout,
-        start_from=tuning.start_from,
+        start_from=_start_from(experiment),
         stop_when_confirmed=tuning.exit_policy.when_confirmed,
         seed=tuning.random_seed,
         threads=performance.threads,

@@ -30,7 +30,7 @@ class MlflowObserver(Observer):
     """Logs each trial, once it ended, as a run nested in the active one.
 
     Parameters are how many ops compute in what, and the note; metrics are what was measured, in the units of
-    :class:`autotune.Measurement`; the config is a tag as JSON has it, by its fingerprint.
+    :class:`autotune.Measurement`; the config is a tag, by its fingerprint.
     """
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:

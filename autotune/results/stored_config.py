@@ -10,7 +10,7 @@ from typing import Any
 from autotune.adapter import ReadsMetadata
 from autotune.adapters import get_adapter
 from autotune.config import QuantizationConfig
-from autotune.errors import InputError
+from autotune.errors import InputError, ModelError
 from autotune.parsing import parse_json
 from autotune.regular_file import require_regular
 from autotune.results.summary import TuningSummary, read_summary
@@ -38,6 +38,13 @@ class StoredConfig:
     config: QuantizationConfig
     trial: Trial | None = None
     summary: TuningSummary | None = None
+
+    @property
+    def framework(self) -> str | None:
+        """The runtime that it was found for; None where it does not say, or its run had several."""
+        runs = () if self.summary is None else self.summary.evidence.runs
+        name = str(runs[-1].get("framework", "")) if runs else ""
+        return self.config.runtime or (name if name and "," not in name else None)
 
     @property
     def op_types(self) -> Mapping[str, str]:
@@ -68,7 +75,7 @@ def read_config(source: ConfigSource, framework: str | None = None) -> StoredCon
         )
     given, path = str(source), Path(source)
     if not given:
-        raise _no_config("''", "it is empty")
+        raise _no_config("The name of a config", "it is empty")
     require_regular(path, "A config", InputError)
     if (path / DATABASE).is_file():
         summary = read_summary(path)
@@ -85,15 +92,38 @@ def read_config(source: ConfigSource, framework: str | None = None) -> StoredCon
     return StoredConfig(name=given, config=_from_file(path, framework))
 
 
+def of_model(source: ConfigSource, name: str) -> ConfigSource:
+    """The config for one of several models: that of its own folder in the workspace of such a run, else the same one.
+
+    Args:
+        source: The config that all of them start from, or that workspace.
+        name: The model's name.
+    """
+    if isinstance(source, (str, Path)) and str(source):
+        own = Path(source) / name
+        if not (Path(source) / DATABASE).is_file() and (own / DATABASE).is_file():
+            return own
+    return source
+
+
 def _from_file(path: Path, framework: str | None) -> QuantizationConfig:
     try:
         found: Any = _json_of(path) if _is_json(path) else _in_metadata(path, framework)
+    except (OSError, ValueError) as error:
+        raise _no_config(str(path), f"its JSON cannot be read: {error}") from error
+    if not isinstance(found, dict) or "ops" not in found:
+        raise _no_config(str(path), "its JSON has no 'ops'")
+    try:
         return QuantizationConfig.from_json(found)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _no_config(str(path), f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _no_config(
+            str(path), f"this version of autotune does not know all of it ({error}). Has a newer version written it?"
+        ) from error
 
 
 def _is_json(path: Path) -> bool:
+    if path.suffix.lower() == ".json":
+        return True
     with path.open("rb") as file:
         return file.read(_JSON_START).lstrip()[:1] == b"{"
 
@@ -111,7 +141,10 @@ def _in_metadata(path: Path, framework: str | None) -> Any:
     if not isinstance(adapter, ReadsMetadata):
         who = f"files that end in {path.suffix!r}" if name is None else f"files of {name}"
         raise _no_config(str(path), f"configs are not read from {who}. Name the workspace of the run instead")
-    found = adapter.metadata(path).get(CONFIG_KEY)
+    try:
+        found = adapter.metadata(path).get(CONFIG_KEY)
+    except ModelError as error:
+        raise _no_config(str(path), f"it is no JSON, and no model that {name} can read") from error
     if found is None:
         raise _no_config(str(path), f"its metadata has no {CONFIG_KEY!r}: no run of autotune has saved it")
     return parse_json(found)

@@ -127,8 +127,8 @@ class TuningSummary:
         found = next((each for each in self.history if each.number == number), None)
         if found is None:
             raise InputError(
-                f"A trial must be one of the run's, which has {len(self.history)} up to {self.history[-1].number}, but "
-                f"there is no trial {number}"
+                f"A trial must be one of the {len(self.history)} of this run, the last of which is "
+                f"{self.history[-1].number}, but there is no trial {number}. `autotune report WORKSPACE` lists them"
             )
         return found
 

@@ -145,7 +145,7 @@ def apply(
     from autotune.tuning.tuner import Tuner  # noqa: PLC0415  the tuner imports what this one reads
 
     stored = read_config(config, framework)
-    name = framework or stored.config.runtime or _framework_of(stored.summary) or DEFAULT_FRAMEWORK
+    name = framework or stored.framework or DEFAULT_FRAMEWORK
     tuner = Tuner(framework=name, sampling_size=sampling_size, seed=seed, threads=threads, batch_axis=batch_axis)
     with users_code("A data loader of yours"):
         return made_by(tuner, model, stored.config, dataloader)
@@ -235,10 +235,3 @@ def require_ops(config: QuantizationConfig, names: Collection[str]) -> None:
         f"not there: {listed}{more}. Is it the config of another model, or was the graph exported with other names? "
         "`Tuner(start_from=...)` and `autotune run --start-from` map configs between such graphs"
     )
-
-
-def _framework_of(summary: Any) -> str | None:
-    """The framework of the run that found a config; None where it had several, or kept none."""
-    runs = () if summary is None else summary.evidence.runs
-    name = str(runs[-1].get("framework", "")) if runs else ""
-    return name if name and "," not in name else None

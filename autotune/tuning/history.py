@@ -34,7 +34,7 @@ from autotune.tuning.bulk import CONFIG
 from autotune.tuning.claims import Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
 from autotune.tuning.handover import HandedOver, Handovers, stored
-from autotune.tuning.identity import LATER, difference, elsewhere
+from autotune.tuning.identity import EVALUATION_DATA, LATER, difference, elsewhere
 from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
 from autotune.tuning.stored_trials import (
     DUPLICATE,
@@ -279,6 +279,21 @@ class History:
         with storage_errors(self._storage):
             self._study.set_user_attr(KEPT + name, value)
 
+    def require_evaluated_on(self, data: str | None) -> None:
+        """See that all trials were evaluated on the same data; the first run says on which.
+
+        Args:
+            data: A hash of the labelled data; None where the user's function alone knows them.
+
+        Raises:
+            WorkspaceError: Earlier trials were evaluated on others.
+        """
+        known = self.kept(EVALUATION_DATA)
+        if known is not None and data is not None:
+            _require_same(self._storage, {EVALUATION_DATA: known}, {EVALUATION_DATA: data})
+        elif data is not None:
+            self.keep(EVALUATION_DATA, data)
+
     def _read_new(self) -> Sequence[FrozenTrial]:
         """Read the trials that have ended since the last call, each once.
 
@@ -336,14 +351,20 @@ class History:
         version = self._study.user_attrs.get(FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(_other_format(storage, version))
-        found = difference(stored, identity, ignored)
-        if found is not None:
-            raise WorkspaceError(
-                f"{name_of(storage)} holds trials of another run {found} Choose another workspace, or delete that one: "
-                "`--fresh` begins anew in its place"
-            )
+        _require_same(storage, stored, identity, ignored)
         if LATER & (identity.keys() - stored.keys()):
             self._study.set_user_attr(IDENTITY, {**identity, **stored})
+
+
+def _require_same(
+    storage: Path | str | None, stored: Mapping[str, str], identity: Mapping[str, str], ignored: Set[str] = frozenset()
+) -> None:
+    found = difference(stored, identity, ignored)
+    if found is not None:
+        raise WorkspaceError(
+            f"{name_of(storage)} holds trials of another run {found} Choose another workspace, or delete that one: "
+            "`--fresh` begins anew in its place"
+        )
 
 
 def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]:

@@ -12,15 +12,21 @@ FRAMEWORK, HOST, FUNCTION, EXECUTION = "framework", "host", "eval_fn", "executio
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
 
+EVALUATION_DATA = "evaluation data"
+"""Name under which a history keeps a hash of the labelled data. The evaluation of fp32 reads them; to read them for the
+identity as well would take as long again."""
+
 LATER = frozenset({FRAMEWORK, FUNCTION})
 """Keys that earlier versions did not store; a history without one goes on with any."""
 
 _DEPENDENT = frozenset({"model", "space", HOST})
 """Parts of an identity that differ wherever the framework does, so that a message need not name them beside it."""
 
+_SHUFFLES = "a data loader that shuffles: fix its order (`shuffle=False` or a seeded sampler)"
+
 _CAUSES: Mapping[tuple[str, ...], str] = {
-    (CALIBRATION_DATA,): "The likely cause is a data loader that shuffles: fix its order (`shuffle=False` or a seeded "
-    "sampler)",
+    (CALIBRATION_DATA,): f"The likely cause is another `sampling_size`, or {_SHUFFLES}",
+    (EVALUATION_DATA,): f"Figures on other data are not compared. The cause may be {_SHUFFLES}",
     ("space",): "The likely cause is another version, which offers other choices: `autotune report` still reads it",
     ("objective",): "The figure that counts now was not measured there",
     (HOST,): "Latency is compared between machines alone that have one CPU, features, cores, system and package "

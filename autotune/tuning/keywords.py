@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_FRAMEWORK = "onnxruntime"
 """The framework of a model where the user names none."""
 
-EvalFunction: TypeAlias = Callable[[Callable[[object], Any]], float | Mapping[str, float]]
+EvalFunction: TypeAlias = Callable[[Any], float | Mapping[str, float]]
+"""The user's score. It gets a callable, or for a framework's own object a model of its class, and may say which."""
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 ConfigSource: TypeAlias = str | Path | QuantizationConfig
 """A config; or a path: of a config's JSON, of a workspace, ``WORKSPACE:TRIAL``, or of a model that a run has saved."""

@@ -26,6 +26,7 @@ from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.claims import Claims
 from autotune.tuning.history import CONSTRAINT, FORMAT_VERSION, HOLDOUT, SETUP, SUMMARY
+from autotune.tuning.identity import EVALUATION_DATA
 from autotune.tuning.rejudge import Rejudge, without_latency, worth_keeping
 from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, open_storage, storage_errors
 from autotune.tuning.stored_trials import (
@@ -55,7 +56,16 @@ measured before they were executed otherwise."""
 
 _REWRITTEN = f"{STUDY_NAME} (rewritten)"
 _COMPLETE = "autotune:complete"
-_FREE_OF_EXECUTION = ("runs", "graph", "tensors", "sensitivity", "insight batches", "error:", "hessian")
+_FREE_OF_EXECUTION = (
+    EVALUATION_DATA,
+    "runs",
+    "graph",
+    "tensors",
+    "sensitivity",
+    "insight batches",
+    "error:",
+    "hessian",
+)
 """Beginnings of the names, behind that of a runtime, of what is kept and does not depend on how models are executed."""
 
 

@@ -89,7 +89,7 @@ class Run(Generic[ModelT]):
         if self._tuner.start_from is not None:
             # Before anything is opened: it may be the workspace that is made anew.
             stored = read_config(self._tuner.start_from, self._tuner.framework)
-            self._start = WarmStart(untrained(stored), self._stages)
+            self._start = WarmStart(untrained(stored), self._stages, self._tuner.framework)
         with contextlib.closing(self._prepare):
             try:
                 setup = self._prepare(source, loader)
@@ -107,7 +107,7 @@ class Run(Generic[ModelT]):
                     guest = setup.history.elsewhere and setup.objective is Objective.LATENCY
                     search = self._search(setup, GuestSearch if guest else Search)
                     self._stages.begin("baseline")
-                    search.baseline()
+                    self._baseline(setup, search)
                     self._stages.begin("search")
                     return search.run()
             except DeadlineReached:
@@ -139,7 +139,7 @@ class Run(Generic[ModelT]):
         search = self._search(setup)
         try:
             self._stages.begin("baseline")
-            baseline = search.baseline()
+            baseline = self._baseline(setup, search)
             self._stages.begin("search")
         except DeadlineReached:
             # A run that continues knows its fp32 model, and what was found before.
@@ -150,6 +150,13 @@ class Run(Generic[ModelT]):
         end = self._train(setup, search, end)
         self._note_preparation(setup.history)
         return self._finish(setup, self._timed_out(setup, end), self._start)
+
+    def _baseline(self, setup: Setup[ModelT], search: Search[ModelT]) -> Trial:
+        """The trial of fp32, on the data on which all others were evaluated."""
+        baseline = search.baseline()
+        if self._tuner.workspace is not None or self._tuner.storage is not None:
+            setup.history.require_evaluated_on(setup.evaluator.data_fingerprint)
+        return baseline
 
     def _try_first(self, setup: Setup[ModelT], search: Search[ModelT]) -> SearchEnd | None:
         """Try what earlier runs have found, in this workspace or elsewhere; the end of the search where that is one."""

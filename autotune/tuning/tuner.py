@@ -28,6 +28,7 @@ from autotune.observer import Observer
 from autotune.restriction import SpaceRestriction
 from autotune.source import as_convertible, as_source
 from autotune.strategy import Objective, Strategy
+from autotune.suggestion import suggestion
 from autotune.tuning.checks import check, require_names, source_of
 from autotune.tuning.keywords import (
     DEFAULT_FRAMEWORK,
@@ -244,7 +245,9 @@ class Tuner:
         models: Mapping[str, object],
         dataloader: Iterable[object],
         eval_fn: EvalFunction | None = None,
-        **sources: Any,
+        *,
+        metric: Metrics | None = None,
+        eval_dataloader: Iterable[object] | None = None,
     ) -> dict[str, TuningResult]:
         """Tune several models on the same data, one after the other; see :meth:`tune` for the arguments.
 
@@ -252,7 +255,8 @@ class Tuner:
             models: The models by names of your own. Each has a folder of that name in ``workspace``.
             dataloader: Calibration data.
             eval_fn: Scores a model.
-            **sources: ``metric`` and ``eval_dataloader``, as :meth:`tune` takes them.
+            metric: In place of ``eval_fn``, a metric.
+            eval_dataloader: Its data.
 
         Returns:
             The answer for each model, by its name.
@@ -261,11 +265,21 @@ class Tuner:
             InputError: There is no model, a name is no name of a folder, or they would share one ``storage``.
         """
         require_names(models, self.storage)
-        folder = None if self.workspace is None else Path(self.workspace)
+        from autotune.results.stored_config import of_model  # noqa: PLC0415  see above
+
+        folder, start = None if self.workspace is None else Path(self.workspace), self.start_from
         tuners = {
-            name: dataclasses.replace(self, workspace=None if folder is None else folder / name) for name in models
+            name: dataclasses.replace(
+                self,
+                workspace=None if folder is None else folder / name,
+                start_from=None if start is None else of_model(start, name),
+            )
+            for name in models
         }
-        return {name: tuners[name].tune(model, dataloader, eval_fn, **sources) for name, model in models.items()}
+        return {
+            name: tuners[name].tune(model, dataloader, eval_fn, metric=metric, eval_dataloader=eval_dataloader)
+            for name, model in models.items()
+        }
 
     def _tuned(
         self, model: object, dataloader: Iterable[object], accuracy: UserFunction | LabelledData
@@ -339,6 +353,8 @@ def tune(
 
     ``metric`` and ``eval_dataloader`` are taken as :meth:`Tuner.tune` takes them.
     """
+    if unknown := [name for name in options if name not in Keywords.__annotations__]:
+        raise TypeError(f"tune() has no option {unknown[0]!r}{suggestion(unknown[0], Keywords.__annotations__)}")
     metric, eval_dataloader = options.pop("metric", None), options.pop("eval_dataloader", None)
     tuner = Tuner(**cast("Options", options))  # without the two, which the line above takes out
     return tuner.tune(model, dataloader, eval_fn, metric=metric, eval_dataloader=eval_dataloader)

@@ -27,11 +27,13 @@ class WarmStart(Generic[ModelT]):
     Args:
         stored: The config, and the run that found it where that is known.
         stages: Stages of this run.
+        framework: Name of this run's adapter, where it has one.
     """
 
-    def __init__(self, stored: StoredConfig, stages: Stages) -> None:
+    def __init__(self, stored: StoredConfig, stages: Stages, framework: str) -> None:
         self._stored = stored
         self._stages = stages
+        self._framework = framework
         self._config: QuantizationConfig | None = None
 
     def attempt(self, setup: Setup[ModelT], search: Search[ModelT]) -> None:
@@ -42,13 +44,16 @@ class WarmStart(Generic[ModelT]):
         """
         if self._stored.config.is_fp32 or self._stored.config.prepared:
             self._stages.note(
-                f"The answer of {self._stored.name} is fp32, so that there is no config to start from: "
+                f"The config of {self._stored.name} is fp32, so that there is no config to start from: "
                 "`WORKSPACE:TRIAL` names a trial of it"
             )
             return
         side = self._side(setup)
         ops = Ops(types=op_types(side.problem.space), readers=_readers(SideHistory(setup.history, side.runtime)))
         mapped = map_config(self._stored.config, _known(self._stored), side.problem.space, ops)
+        here = side.runtime or self._framework
+        if self._stored.framework not in (None, here):
+            self._stages.note(f"{self._stored.name}: found on {self._stored.framework}, and tried on {here}")
         self._stages.note(*(f"{self._stored.name}: {note}" for note in mapped.notes))
         if mapped.config.is_fp32:
             self._stages.note(f"Nothing of {self._stored.name} could be mapped to this model")
@@ -76,7 +81,7 @@ class WarmStart(Generic[ModelT]):
 
     def _side(self, setup: Setup[ModelT]) -> Side[ModelT]:
         """The side of the config's runtime; the baseline's where this run has none of that name."""
-        runtime = self._stored.config.runtime
+        runtime = self._stored.framework
         return next((side for side in setup.sides if side.runtime == runtime), setup.baseline)
 
 

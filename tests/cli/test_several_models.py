@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_each_model_has_its_run_and_its_workspace(command: Command, several: Pat
     assert "Model first" in command("run", several, "--quiet").out
 
 
+def test_each_model_starts_from_its_own_answer(command: Command, several: Path, tmp_path: Path) -> None:
+    quick = ("--max-trials", "1", "--set", "tuning.strategy=basic", "--set", "evaluation.isolation=none")
+    command("run", several, *quick)
+    outcome = command(
+        "run", several, *quick, "--workspace", tmp_path / "now", "--start-from", tmp_path / "work", "--json"
+    )
+    results = [each for each in map(json.loads, outcome.out.splitlines()) if each["event"] == "result"]
+    sources = [Path(result["started_from"]["source"]) for result in results]
+    assert sources == [tmp_path / "work" / name for name in ("first", "other")], outcome
+
+
 def test_what_is_for_one_model_says_so(command: Command, several: Path) -> None:
     for arguments in (("apply", several, "-o", "x.npz"), ("worker", several)):
         outcome = command(*arguments)
@@ -80,6 +92,14 @@ def test_several_models_in_one_call(network: NumpyModel, images: Sequence[Any], 
     assert list(results) == ["a", "b"]
     for name, result in results.items():
         assert read_summary(tmp_path / name).best.config == result.best.config
+    again = dataclasses.replace(tuner, workspace=None, start_from=tmp_path)
+    for name, result in again.tune_all({"a": network, "b": dense_network(3)}, images, lambda _: 1.0).items():
+        assert result.started_from is not None
+        assert result.started_from.source == str(tmp_path / name)
+    one = dataclasses.replace(tuner, workspace=None, start_from=tmp_path / "a")
+    for result in one.tune_all({"a": network, "b": network}, images, lambda _: 1.0).values():
+        assert result.started_from is not None
+        assert result.started_from.source == str(tmp_path / "a")
     for wrong in ({}, {"a/b": network}, [network]):
         with pytest.raises(InputError, match="must be"):
             tuner.tune_all(wrong, images, Recorder(images))  # type: ignore[arg-type]

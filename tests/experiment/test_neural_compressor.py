@@ -121,12 +121,24 @@ def test_each_other_key_has_one_line_with_its_place(tmp_path: Path) -> None:
             "an `npz`, an `image_folder`",
         ),
         ("Rescale: {}", "ResizeCropImagenet: {height: 224}", "write `preprocess`"),
-        ("metric: {topk: 5}", "metric: {COCOmAP: {}}", "is `metric: NAME` here"),
+        ("metric: {topk: 5}", "metric: {COCOmAP: {}}", "is `metric: map` here"),
+        ("metric: {topk: 5}", "metric: {GLUE: {task: mrpc}}", "is `metric: NAME` here"),
         ('"Gather_*": ', '"[5][1]\\\\d+": ', "is a regular expression"),
         ("performance_only: False", "performance_only: True", "`strategy: basic`"),
         ("sampling_size: 50, 100", "sampling_size: all", "must be a whole number"),
         ("  tensorboard: True", "  multi_objectives: {objective: [performance]}", "strategy: pareto"),
         ("device: cpu", "pruning: {approach: {}}", "remove it"),
+        ("metric: {topk: 5}", "metric: {MSE: {compare_label: False}}", "is `metric: mse` here"),
+        ("    sampling_size: 50, 100", "    iterations: 10", "calibration.iterations: has no counterpart"),
+        (
+            "      batch_size: 4",
+            "      batch_size: 4\n      pin_memory: True",
+            "dataloader.pin_memory: has no counterpart",
+        ),
+        ("ImageFolder: {root: val}", "ImageFolder: {root: val, train: False}", "ImageFolder.train: has no counterpart"),
+        ('dtype: "uint8, fp32"', "bits: 8", "model_wise.activation.bits: has no counterpart"),
+        ("  tensorboard: True", "  target: 0.01", "is `tuning.accuracy_criterion.relative` here"),
+        ("  tensorboard: True", "  timeout: 60", "is `tuning.exit_policy.timeout` here"),
     ],
 )
 def test_what_would_be_another_run_is_an_error_with_its_name_here(
@@ -162,3 +174,36 @@ def test_a_file_of_ones_own_is_not_read_like_theirs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [*NOTES, *PROBLEMS])
 def test_the_document_lists_each_key(key: str) -> None:
     assert f"| `{key}` | " in DOCUMENT
+
+
+def test_the_algorithm_of_weights_is_a_note(tmp_path: Path) -> None:
+    text = THEIRS.replace("weight: {granularity: per_channel}", "weight: {granularity: per_channel, algorithm: minmax}")
+    experiment = _load(text, tmp_path)
+    assert len(experiment.notes) == len(_load(THEIRS, tmp_path).notes) + 1
+    assert any("quantization.model_wise.weight.algorithm: ranges of weights" in line for line in experiment.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "model: {framework: onnxrt_integerops}",
+            ["calibration: what the data", "evaluation.accuracy: what `eval_func`"],
+        ),
+        (
+            "model: {framework: onnxrt_qdq}\nevaluation: {accuracy: {metric: {topk: 1}}}",
+            ["calibration: what the data", "evaluation.accuracy: what the data"],
+        ),
+        (
+            "framework: [{name: mxnet}]\ntuning: {metric: [{topk: 1}], timeout: 0}",
+            [
+                "framework: is `model.framework`",
+                "tuning.metric: is `evaluation",
+                "tuning.timeout: is `tuning.exit_policy",
+            ],
+        ),
+    ],
+)
+def test_what_was_given_in_python_has_a_key_here(tmp_path: Path, text: str, lines: list[str]) -> None:
+    problems = "\n".join(_problems(text, tmp_path))
+    assert all(line in problems for line in lines), problems

@@ -308,7 +308,7 @@ def _timed(trial: Trial) -> bool:
 
 
 def _check_nothing_is_measured_twice(joined: Joined, storage: str) -> None:
-    """Of what it has timed, the run has evaluated what the guest had not; the guest may end in an evaluation."""
+    """The run has evaluated what it has timed and the guest had not; the guest may end in an evaluation."""
     taken = _taken(storage)
     evaluated = [trial for trial in joined.trials if trial.loss is not None]
     assert joined.score.calls == sum(trial.number not in taken for trial in evaluated)

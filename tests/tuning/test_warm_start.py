@@ -130,6 +130,16 @@ def test_renamed_ops_are_mapped_and_said_so(
     assert any("4 ops mapped by the structure" in note for note in result.notes)
 
 
+def test_another_runtime_is_a_note(network: NumpyModel, images: Sequence[Any], score: Score, tmp_path: Path) -> None:
+    found = tuner(workspace=tmp_path).tune(network, images, score).best.config
+    elsewhere = dataclasses.replace(found, runtime="elsewhere")
+    result = tuner(start_from=elsewhere, max_trials=1).tune(network, images, score)
+    assert any("found on elsewhere, and tried on numpy" in note for note in result.notes), result.notes
+    assert result.history[1].config == found
+    result = tuner(start_from=tmp_path, max_trials=1).tune(network, images, score)
+    assert not any("found on" in note for note in result.notes)
+
+
 def test_what_cannot_be_started_from_is_an_error(
     network: NumpyModel, images: Sequence[Any], score: Score, tmp_path: Path
 ) -> None:

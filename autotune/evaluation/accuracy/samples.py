@@ -48,6 +48,7 @@ class SampleStore:
         labelled: Whether labels are needed; where they are not and come along all the same, they are left out.
         memory_bytes: Most memory in which batches are kept; None: a quarter of what is free.
         hashed: Whether ``fingerprint`` is wanted, a hash of all inputs and labels, which reads a gigabyte in a second.
+            Without it the first one who asks reads the data once more.
         axes: Which axes count samples; None: the first one of each input where it is free. Where none does, a call is
             one sample, and what comes with it is its label.
         check: Called after each batch was read; may raise.
@@ -71,7 +72,7 @@ class SampleStore:
         self._axes = leading_axes(inputs) if axes is None else axes
         self._batches: list[Batch] | None = []
         self._sizes: list[int] = []
-        self.fingerprint: str | None = None
+        self._fingerprint: str | None = None
         memory_bytes = psutil.virtual_memory().available // 4 if memory_bytes is None else memory_bytes
         self._read(memory_bytes, hashed=hashed, check=check)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
@@ -80,6 +81,16 @@ class SampleStore:
         self.units: list[Array] = self._units()
         """Positions of the samples of each unit, in the loader's order."""
         self.any_order = self._batches is not None or _indexable(loader)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all inputs and labels in the loader's order."""
+        if self._fingerprint is None:
+            digest = hashlib.blake2b(digest_size=12)
+            for batch in self._iterate() if self._batches is None else self._batches:
+                _hash(digest, batch)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     def chunks(self, units: Array) -> Iterator[Chunk]:
         """The given units in the given order, put together to batches of the loader's size where they are samples.
@@ -119,7 +130,7 @@ class SampleStore:
                 self._batches = None
             elif self._batches is not None:
                 self._batches.append(batch)
-        self.fingerprint = None if digest is None else digest.hexdigest()
+        self._fingerprint = None if digest is None else digest.hexdigest()
 
     def _iterate(self) -> Iterator[Batch]:
         batches = iterate(self._loader, self._inputs, axes=self._axes, labelled=self._labelled or None)

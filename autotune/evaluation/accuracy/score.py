@@ -51,6 +51,11 @@ class Scorer(Protocol):
         """Whether :meth:`holdout` has anything to evaluate on."""
         ...
 
+    @property
+    def data_fingerprint(self) -> str | None:
+        """A hash of the data, once the baseline has read them; None where the user's function alone knows them."""
+        ...
+
     def baseline(self, model: CheckedModel, progress: Progress) -> Score:
         """Evaluate the fp32 model."""
         ...
@@ -80,6 +85,7 @@ class FunctionScorer:
     """Accuracy by the user's ``eval_fn``."""
 
     holds_out = False
+    data_fingerprint = None
 
     def __init__(self, source: UserFunction, criterion: Criterion) -> None:
         self._source = source

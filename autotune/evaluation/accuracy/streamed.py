@@ -150,6 +150,11 @@ class SampleScorer:
         """Whether any samples are held out."""
         return len(self._held_out) > 0
 
+    @property
+    def data_fingerprint(self) -> str | None:
+        """A hash of all inputs and labels; None before they were read."""
+        return None if self._store is None else self._store.fingerprint
+
     def holdout(self, reference: CheckedModel, model: CheckedModel, progress: Progress, *, rank: int) -> Score | None:
         """Evaluate a candidate on what was held out; None where nothing was.
 

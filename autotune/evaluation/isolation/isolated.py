@@ -233,6 +233,11 @@ class IsolatedEvaluator(Generic[ModelT]):
         """Run finalists against each other in this process; see :meth:`Evaluator.race`."""
         return self._local.race(finalists, deadline=deadline)
 
+    @property
+    def data_fingerprint(self) -> str | None:
+        """A hash of the evaluation data; see :attr:`Evaluator.data_fingerprint`."""
+        return self._local.data_fingerprint
+
     def close(self) -> None:
         """End the worker and drop what was kept for it."""
         self._drop()

@@ -51,6 +51,20 @@ def test_calls_that_differ_as_a_whole_are_not_mixed() -> None:
     assert [chunk.feeds["sr"] for chunk in held.chunks(np.array([1, 0]))] == [8000, 16000]
 
 
+@pytest.mark.parametrize(("hashed", "memory_bytes"), [(True, None), (False, None), (False, 0), (True, 0)])
+def test_the_hash_is_that_of_the_data_whenever_it_is_computed(hashed: bool, memory_bytes: int | None) -> None:
+    def batches(label: int) -> list[Any]:
+        return [(voice(range(3)), np.arange(3)), (voice(range(3, 5)), np.array([label, 1]))]
+
+    def fingerprint(label: int) -> str:
+        options: dict[str, Any] = {"labelled": True, "memory_bytes": memory_bytes, "hashed": hashed}
+        return SampleStore(batches(label), VOICE, axes=VOICE_AXES, **options).fingerprint
+
+    whole = store(batches(7), VOICE, VOICE_AXES, labelled=True)
+    assert fingerprint(7) == whole.fingerprint
+    assert fingerprint(8) != whole.fingerprint
+
+
 def test_a_batch_that_cannot_be_resized_stays_whole() -> None:
     inputs = specs(x=(2, 4))
     axes = declared_axes(inputs, specs(y=(2, 3)))
