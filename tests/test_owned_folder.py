@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.evaluation.isolation.folder import OwnedFolder
+from autotune.owned_folder import OwnedFolder
 from autotune.owner import Owner
 from tests.tuning.killed import held_by, kill
 
@@ -15,7 +15,7 @@ HOLDING = """
 import sys, tempfile
 from pathlib import Path
 tempfile.tempdir = sys.argv[1]
-from autotune.evaluation.isolation.folder import OwnedFolder
+from autotune.owned_folder import OwnedFolder
 folder = OwnedFolder()
 (Path(folder.name) / "setup.pickle").touch()
 print("held", flush=True)
@@ -43,7 +43,7 @@ def test_a_folder_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.Monk
     with held_by(HOLDING, tmp_path) as process:
         kill(process)
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr("autotune.evaluation.isolation.folder._user", lambda: os.getuid() + 1)
+    monkeypatch.setattr("autotune.owned_folder._user", lambda: os.getuid() + 1)
     OwnedFolder().cleanup()
     assert set(tmp_path.iterdir()) == before
 
