@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from autotune.adapter import Array, Execution, Feeds, host_of
 from autotune.adapters import get_adapter
 from autotune.errors import ApplyError, InputError
 from autotune.host import Host, current_host
+from autotune.owned_folder import OwnedFolder
 from autotune.suggestion import suggestion
 
 EMULATORS = ("qemu-x86_64", "qemu-x86_64-static")
@@ -98,7 +98,7 @@ class Emulator:
             ApplyError: The interpreter or the framework does not run on it.
         """
         self.require(cpu)
-        with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+        with OwnedFolder() as folder:
             request = {"model": str(model.absolute()), "framework": framework, "batches": list(map(dict, batches))}
             Path(folder, _REQUEST).write_bytes(pickle.dumps(request))
             command = [self.program, "-cpu", cpu, sys.executable, "-m", "autotune.emulation", folder]

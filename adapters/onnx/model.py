@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from autotune.adapters.onnx.graph import is_external, tensors
 from autotune.adapters.onnx.options import GraphOptimization
 from autotune.adapters.onnx.unfold import Origin, unfolded
 from autotune.batch import BatchAxes
+from autotune.owned_folder import OwnedFolder
 
 IN_MEMORY_LIMIT = 2**31 - 2**27
 """Bytes of weights that a model keeps in its own message. protobuf ends at 2 GiB; the rest is for graph and growth."""
@@ -29,15 +28,16 @@ SMALL_TENSOR_BYTES = 1024
 
 
 class TemporaryFolder:
-    """A folder that is deleted with this object, or when the process ends.
+    """A folder that is deleted with this object, or when the process ends; where that is killed, by the next one.
 
     Raises:
         OSError: It cannot be made.
     """
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="autotune-weights-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        folder = OwnedFolder()
+        self.path = Path(folder.name)
+        weakref.finalize(self, folder.cleanup)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnxruntime
 from autotune.adapter import Array, Execution, Feeds
 from autotune.adapters.onnx.options import GraphOptimization
 from autotune.errors import ApplyError
+from autotune.owned_folder import OwnedFolder
 
 LOG_SEVERITY = 4
 """Fatal only. ONNX Runtime also raises what it logs as an error, and users are told the exception's text."""
@@ -129,7 +129,7 @@ def optimized_graph(
     Raises:
         ApplyError: ONNX Runtime refuses the model.
     """
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         path = Path(folder) / "optimized.onnx"
         options = session_options(Execution())
         options.graph_optimization_level = level

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import openvino as ov
 
 from autotune.adapter import TensorSpec
 from autotune.batch import BatchAxes
+from autotune.owned_folder import OwnedFolder
 
 FLOAT32 = "f32"
 
@@ -88,7 +88,7 @@ class OpenVinoModel:
 
 def ir_files(graph: ov.Model) -> tuple[bytes, bytes]:
     """The XML and the weights of a model, in its own precision."""
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         xml, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"
         ov.serialize(graph, xml, weights)
         return xml.read_bytes(), weights.read_bytes()

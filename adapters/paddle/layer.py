@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.parameters import read_parameters
 from autotune.errors import DataError, ModelError
 from autotune.notes import counted
+from autotune.owned_folder import OwnedFolder
 
 
 def traced(layer: Any, example: Example | None) -> PaddleModel:
@@ -38,7 +38,7 @@ def traced(layer: Any, example: Example | None) -> PaddleModel:
         )
     feeds = arrays(takes, example)
     specs = [paddle.static.InputSpec([None, *array.shape[1:]], str(array.dtype), name) for name, array in feeds.items()]
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         prefix = Path(folder) / "layer"
         try:
             with quiet(), old_representation(), evaluating(layer):

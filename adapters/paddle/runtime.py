@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from autotune.adapters.paddle.model import PaddleModel
 from autotune.adapters.paddle.session import PaddleRunner
 from autotune.errors import ApplyError
 from autotune.notes import counted
+from autotune.owned_folder import OwnedFolder
 
 _CONVOLVING = ("conv2d", "depthwise_conv2d", "fused_conv2d")
 _PASSING = ("quantize", "dequantize", "requantize", "pool2d", "feed", "fetch", "save")
@@ -57,7 +57,7 @@ class Probe:
     """
 
     def __init__(self, model: PaddleModel, execution: Execution) -> None:
-        with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+        with OwnedFolder() as folder:
             self._runner = PaddleRunner(model, execution, optimized=Path(folder))
             found = sorted(Path(folder).glob("*.pdmodel"))
             if not found:

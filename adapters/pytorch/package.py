@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import re
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from autotune.adapters.pytorch.quiet import quiet
 from autotune.atomic import replacing
 from autotune.errors import ApplyError, ModelError
 from autotune.notes import listed
+from autotune.owned_folder import OwnedFolder
 
 if TYPE_CHECKING:
     from autotune.adapters.pytorch.model import PytorchModel
@@ -98,7 +98,7 @@ def package_with(model: PytorchModel, metadata: Mapping[str, str]) -> bytes:
     Raises:
         ApplyError: Inductor refuses the model.
     """
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         path = Path(folder) / f"model{SUFFIX}"
         with zipfile.ZipFile(package_file(model)) as stored, zipfile.ZipFile(path, "w") as written:
             for entry in stored.infolist():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from autotune.adapters.pytorch.model import PytorchModel
 from autotune.adapters.pytorch.package import package_file
 from autotune.adapters.pytorch.quick import quick_graph
 from autotune.errors import ApplyError
+from autotune.owned_folder import OwnedFolder
 
 
 class PytorchRunner:
@@ -109,7 +109,7 @@ def _unpacking() -> Iterator[None]:
     PyTorch removes its folder with the session, and so leaves it where the process is killed.
     """
     before = os.environ.get("TMPDIR")
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         os.environ["TMPDIR"] = folder
         try:
             yield

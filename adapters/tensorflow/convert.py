@@ -6,13 +6,13 @@ import contextlib
 import importlib
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import MissingDependencyError, ModelError
+from autotune.owned_folder import OwnedFolder
 
 INSTALL = "pip install tensorflow"
 
@@ -51,12 +51,12 @@ def convert(source: object) -> bytes:
     if isinstance(source, Path):
         source = _keras_model(source)
     name = f"The model {getattr(source, 'name', '')!r}"
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder, _quiet():
+    with OwnedFolder() as folder, _quiet():
         # By way of a SavedModel, whose names do not depend on how often a model was converted before.
         if type(source).__module__.startswith("tf_keras"):
             return _converted(lambda: tensorflow.lite.TFLiteConverter.from_keras_model(source), name)
-        export(source, folder, name)
-        return _converted(lambda: tensorflow.lite.TFLiteConverter.from_saved_model(folder), name)
+        export(source, str(saved := Path(folder, "model")), name)
+        return _converted(lambda: tensorflow.lite.TFLiteConverter.from_saved_model(str(saved)), name)
 
 
 def _tensorflow() -> Any:

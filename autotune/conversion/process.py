@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from autotune.adapter import Array, Example
 from autotune.conversion.environment import environment_of, interpreter_of
 from autotune.conversion.tool import ConverterTool
 from autotune.errors import DataError, DeadlineReached, MissingDependencyError, ModelError
+from autotune.owned_folder import OwnedFolder
 
 _PROGRAM = Path(__file__).with_name("program.py")
 _MESSAGE_LINES = 3
@@ -81,7 +81,7 @@ def convert(
         DeadlineReached: The converter was not done in the time that :func:`until` gives it, and was ended.
     """
     python = interpreter_of(tool)
-    with tempfile.TemporaryDirectory(prefix="autotune-") as name:
+    with OwnedFolder() as name:
         folder = Path(name)
         asked = request(folder)
         (folder / "request.json").write_text(json.dumps(asked), encoding="utf-8")

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import importlib
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import MissingDependencyError
 from autotune.observer import Observer
+from autotune.owned_folder import OwnedFolder
 from autotune.results.summary import TuningSummary
 from autotune.trial import Trial, TrialState
 
@@ -64,7 +64,7 @@ def log_result(summary: TuningSummary, files: Sequence[Path] = ()) -> None:
     mlflow.set_tags({"autotune.verdict": str(summary.verdict), "autotune.reason": summary.reason})
     mlflow.log_param("best_trial", summary.best.number)
     mlflow.log_metrics(_figures(summary.best))
-    with tempfile.TemporaryDirectory() as folder:
+    with OwnedFolder() as folder:
         mlflow.log_artifact(str(summary.report(Path(folder) / "report.html")))
     for file in files:
         mlflow.log_artifact(str(file), "model")

@@ -44,7 +44,7 @@ def test_the_reference_states_the_defaults_that_hold(tmp_path: Path) -> None:
         experiment.calibration,
         experiment.model,
     )
-    for row in re.findall(r"^\| `([a-z_.]+)` \| `([\w.]+)` \|", REFERENCE, flags=re.MULTILINE):
+    for row in re.findall(r"^\| `([a-z_.]+)` \| `([\w.]+)` \| .", REFERENCE, flags=re.MULTILINE):
         (key, default), found = row, None
         for section in sections:
             value: Any = section

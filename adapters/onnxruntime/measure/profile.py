@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from autotune.adapters.onnx.model import OnnxModel
 from autotune.adapters.onnx.session import open_session, session_options
 from autotune.adapters.onnxruntime.choices.ops import CLIPS, FOLLOWERS, QuantizableOp
 from autotune.adapters.onnxruntime.dynamic.quantize import DYNAMIC_PARTS
+from autotune.owned_folder import OwnedFolder
 
 _CALLS = 8
 _WARMUP = 3
@@ -52,7 +52,7 @@ def profile(
     Raises:
         ApplyError: ONNX Runtime refuses a model.
     """
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         sessions = []
         for index, model in enumerate(models):
             options = session_options(execution, model.optimization)

@@ -27,10 +27,10 @@ from autotune.evaluation.accuracy.sources import LabelledData, UserFunction
 from autotune.evaluation.compiling import evaluator_of
 from autotune.evaluation.evaluator import Evaluator
 from autotune.evaluation.isolation import worker
-from autotune.evaluation.isolation.folder import OwnedFolder
 from autotune.evaluation.latency import LatencyOptions, RaceResult
 from autotune.evaluation.lifeline import NO_RECYCLING
 from autotune.evaluation.measured import Evaluation
+from autotune.owned_folder import OwnedFolder
 from autotune.pickling import pickled
 from autotune.trial import Measurement
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -25,6 +24,7 @@ from autotune.cores import usable_cores
 from autotune.errors import InputError
 from autotune.evaluation.lifeline import NO_RECYCLING, follow
 from autotune.notes import counted
+from autotune.owned_folder import OwnedFolder
 from autotune.pickling import pickled
 
 _POLL_S = 0.01
@@ -114,7 +114,7 @@ def measure_throughput(
         way_out="measure latency alone",
         error=InputError,
     )
-    with TemporaryDirectory(prefix="autotune-") as folder:
+    with OwnedFolder() as folder:
         executor = ProcessPoolExecutor(
             max_workers=options.instances, timeout=None, initializer=follow, initargs=(os.getpid(),), env=NO_RECYCLING
         )

@@ -1,4 +1,4 @@
-"""The temporary folder of a run: what a killed one leaves is removed by the next."""
+"""Temporary folders: those that a killed process leaves are removed by the next one."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ class OwnedFolder:
         self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX)
         self.name = self._folder.name
         (Path(self.name) / _OWNER).write_text(json.dumps(self._owner.to_json()), encoding="utf-8")
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_: object) -> None:
+        self.cleanup()
 
     def cleanup(self) -> None:
         """Remove the folder."""
