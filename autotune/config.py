@@ -309,6 +309,11 @@ class QuantizationConfig:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
+    def __repr__(self) -> str:
+        # The ops of a model take thousands of characters: `diff` and `to_json` show them.
+        counts = ", ".join(f"{count} {precision}" for precision, count in self.precisions().most_common())
+        return f"<{type(self).__name__} {self.fingerprint}: {counts or 'fp32'}>"
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that depend on nothing but the choices; the same on every host and in every run."""

@@ -208,3 +208,10 @@ def test_the_runtime_is_part_of_a_config_but_of_the_users_own_model() -> None:
     assert QuantizationConfig(prepared=True, runtime="one").runtime == "one"
     # fp32 is measured on the runtime of the baseline alone.
     assert QuantizationConfig(runtime="one") == QuantizationConfig()
+
+
+def test_a_config_is_short_to_look_at() -> None:
+    int8 = OpConfig(precision=Precision.INT8)
+    config = QuantizationConfig(ops={f"op {index}": int8 for index in range(1000)})
+    assert repr(config) == f"<QuantizationConfig {config.fingerprint}: 1000 int8>"
+    assert repr(QuantizationConfig()).endswith(": fp32>")

@@ -29,8 +29,17 @@ def diff(
     if len(set(hosts)) > 1:
         line = f"The hosts or versions differ, so that times cannot be compared: {' and '.join(hosts)}."
         console.print(Text(line), soft_wrap=True, highlight=False)
+    if _share_no_op(sides):
+        line = "No op is in both: the ops of these models have other names, so that every one differs."
+        console.print(Text(line), soft_wrap=True, highlight=False)
     changes = sides[0].config.diff(sides[1].config)
     console.print(Text(changes or "The configs are equal."), soft_wrap=True, highlight=False)
+
+
+def _share_no_op(sides: tuple[StoredConfig, StoredConfig]) -> bool:
+    """Whether both models are known by their ops, and have none of one name."""
+    ops = [set(side.summary.op_types) if side.summary else set(side.config.ops) for side in sides]
+    return all(ops) and not ops[0] & ops[1]
 
 
 def _figures(sides: tuple[StoredConfig, StoredConfig]) -> Table:

@@ -19,9 +19,14 @@ _LOOK_S = 1.0
 """Seconds between two looks at the main process, few enough to disturb no measurement."""
 
 
-NO_RECYCLING = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(2**62)}
+_NO_TRACKER = "ignore:resource_tracker:UserWarning"
+NO_RECYCLING = {
+    "LOKY_MAX_MEMORY_LEAK_SIZE": str(2**62),
+    "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), _NO_TRACKER))),
+}
 """Environment of a pool's processes in which loky keeps those that hold more than 300 MB, as models and data do: it
-would end them between two tasks and print a warning that tells of a memory leak."""
+would end them between two tasks and print a warning that tells of a memory leak. Where a process is killed, Python's
+own tracker frees what a framework held there, as PyTorch's compiler does, and says nothing of it."""
 
 
 def follow(main_pid: int) -> None:

@@ -75,6 +75,16 @@ def test_a_workspace_is_equal_to_itself_and_to_its_config(command: Command, work
         assert "The configs are equal." in outcome.out
 
 
+def test_configs_of_models_without_a_common_op_are_called_so(command: Command, workspace: Path, tmp_path: Path) -> None:
+    config = read_summary(workspace).best.config
+    renamed = dataclasses.replace(config, ops={f"{op}_of_another": choice for op, choice in config.ops.items()})
+    stored = tmp_path / "config.json"
+    stored.write_text(json.dumps(renamed.to_json()))
+    assert "No op is in both" in command("diff", workspace, stored).out
+    stored.write_text(json.dumps(config.to_json()))
+    assert "No op is in both" not in command("diff", workspace, stored).out
+
+
 @pytest.mark.parametrize("other", ["missing.json", "network.npz", "work:99"])
 def test_what_is_no_config_is_an_error(command: Command, workspace: Path, other: str) -> None:
     outcome = command("diff", workspace, other)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import psutil
 import pytest
 
 import autotune
+from autotune.evaluation.lifeline import NO_RECYCLING
 
 MAIN = """
 import os, sys
@@ -47,3 +50,15 @@ def test_every_pool_of_the_project_has_an_initializer_that_follows() -> None:
     for path, text in pools.items():
         assert text.count("ProcessPoolExecutor(") == text.count("initargs=(os.getpid(),)"), path
         assert text.count("ProcessPoolExecutor(") == text.count("env=NO_RECYCLING"), f"loky warns of leaks in {path}"
+
+
+def test_a_killed_process_leaves_no_warning_of_leaks() -> None:
+    code = (
+        "import multiprocessing, os, signal\n"
+        "held = multiprocessing.get_context('spawn').Semaphore(1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, **NO_RECYCLING}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert "leaked" not in ended.stderr

@@ -172,15 +172,46 @@ class Prices:
         return spent
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two trials that differ in an op and in few others.
+
+    Attributes:
+        before: The one that has the op quantized.
+        after: The one that has it in fp32.
+        others: The other ops in which they differ.
+    """
+
+    before: Trial
+    after: Trial
+    others: Sequence[str]
+
+    @property
+    def price_ms(self) -> float | None:
+        """Milliseconds that a call of ``after`` takes longer, by its own calls and those of fp32 in turn with them."""
+        fp32_ms = (self.before.measurement or Measurement()).fp32_latency_ms
+        if fp32_ms is None or not self.before.speedup or not self.after.speedup:
+            return None
+        return fp32_ms / self.after.speedup - fp32_ms / self.before.speedup
+
+
 def trials_of_ops(summary: TuningSummary) -> dict[str, str]:
     """By op: the two trials that differ least beside it, or how often it was quantized."""
-    names = list(summary.op_types)
-    runtime = summary.shown_runtime or summary.baseline_runtime
-    trials = [
-        trial
-        for trial in summary.history[1:]
-        if trial.loss is not None and (trial.config.runtime or summary.baseline_runtime) == runtime
-    ]
+    pairs = pairs_of_ops(summary)
+    trials = _compared_trials(summary)
+    if not trials:
+        return {}
+    return {
+        name: _compared(pairs[name], summary)
+        if name in pairs
+        else f"quantized in {sum(trial.config[name] != FP32 for trial in trials)} of {counted(len(trials), 'trial')}"
+        for name in summary.op_types
+    }
+
+
+def pairs_of_ops(summary: TuningSummary) -> dict[str, Pair]:
+    """By op: the two trials that differ least beside it; no entry where they differ in many others."""
+    names, trials = list(summary.op_types), _compared_trials(summary)
     if not trials or not names:
         return {}
     choices = choice_numbers(trials, names)
@@ -197,36 +228,33 @@ def trials_of_ops(summary: TuningSummary) -> dict[str, str]:
                     best = found.get(op)
                     if best is None or counts[offset] < best[0]:
                         found[op] = int(counts[offset]), first, second
-    quantized = (choices != 0).sum(0)
-    return {
-        name: _compared(trials, names, op, choices, found[op], summary)
-        if op in found
-        else f"quantized in {quantized[op]} of {counted(len(trials), 'trial')}"
-        for op, name in enumerate(names)
-    }
+    pairs = {}
+    for op, (_, first, second) in found.items():
+        before, after = (second, first) if choices[first, op] == 0 else (first, second)
+        others = [names[index] for index in np.flatnonzero(choices[first] != choices[second]).tolist() if index != op]
+        pairs[names[op]] = Pair(before=trials[before], after=trials[after], others=others)
+    return pairs
 
 
-def _compared(
-    trials: Sequence[Trial],
-    names: Sequence[str],
-    op: int,
-    choices: np.ndarray[tuple[int, int], np.dtype[np.int32]],
-    pair: tuple[int, int, int],
-    summary: TuningSummary,
-) -> str:
-    """Two trials, the one that has the op in fp32 second."""
-    count, first, second = pair
-    if choices[first, op] == 0:
-        first, second = second, first
-    before, after = trials[first], trials[second]
+def _compared_trials(summary: TuningSummary) -> list[Trial]:
+    """The trials on the runtime of the one that is shown whose accuracy was measured."""
+    runtime = summary.shown_runtime or summary.baseline_runtime
+    return [
+        trial
+        for trial in summary.history[1:]
+        if trial.loss is not None and (trial.config.runtime or summary.baseline_runtime) == runtime
+    ]
+
+
+def _compared(pair: Pair, summary: TuningSummary) -> str:
+    before, after = pair.before, pair.after
     text = (
         f"fp32 in trial {after.number}, quantized in {before.number}: "
         f"loss {format_loss(before.loss, summary.criterion)} → {format_loss(after.loss, summary.criterion)}"
     )
     if before.speedup is not None and after.speedup is not None:
         text += f", {format_speedup(before.speedup)} → {format_speedup(after.speedup)}"
-    others = [names[index] for index in np.flatnonzero(choices[first] != choices[second]).tolist() if index != op]
-    return text if count == 1 else f"{text}; together with {', '.join(others)}"
+    return f"{text}; together with {', '.join(pair.others)}" if pair.others else text
 
 
 def _share(share: float) -> str:

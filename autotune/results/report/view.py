@@ -21,7 +21,7 @@ from autotune.results.outcome import (
 )
 from autotune.results.report import charts
 from autotune.results.report.elements import Cell, Figure, Table
-from autotune.results.report.ops import OpRow, costliest, op_rows
+from autotune.results.report.ops import OpRow, Pair, costliest, op_rows, pairs_of_ops
 from autotune.results.report.provenance import facts
 from autotune.results.report.svg import WIDE, Drawing, Size, both
 from autotune.results.report.tables import (
@@ -260,7 +260,7 @@ def _costly(result: TuningSummary, rows: Sequence[OpRow]) -> Table | None:
         # A summary of an earlier version, or of a run whose figures are not at hand, has the worst ops alone.
         worst_of_old = [[Cell(text=op), Cell(text=scientific(value))] for op, value in result.costly_ops.items()]
         return Table(columns=("op", "noise to signal at the outputs"), rows=worst_of_old) if worst_of_old else None
-    total = (result.shown.measurement or Measurement()).latency_ms
+    total, pairs = (result.shown.measurement or Measurement()).latency_ms, pairs_of_ops(result)
     table = [
         [
             Cell(text=row.name),
@@ -268,7 +268,7 @@ def _costly(result: TuningSummary, rows: Sequence[OpRow]) -> Table | None:
             Cell(text=str(row.choice.precision)),
             Cell(text="-" if row.share is None else percent(row.share)),
             Cell(text=("≈ " if row.guessed else "") + scientific(row.sensitivity or 0.0)),
-            Cell(text=_price(row, None if result.shown.config.is_fp32 else total)),
+            Cell(text=_price(row, None if result.shown.config.is_fp32 else total, pairs.get(row.name))),
         ]
         for row in worst
     ]
@@ -276,15 +276,23 @@ def _costly(result: TuningSummary, rows: Sequence[OpRow]) -> Table | None:
     return Table(columns=columns, rows=table, words=frozenset({0, 1, 2}))
 
 
-def _price(row: OpRow, total_ms: float | None) -> str:
+def _price(row: OpRow, total_ms: float | None, pair: Pair | None) -> str:
     if row.price_ms is None:
-        return "not measured"
+        return _price_of_pair(pair)
     text = signed_ms(row.price_ms) + (f" ({row.price_ms / total_ms * 100:+.1f} %)" if total_ms else "")
     if row.price_ends_ms is not None and row.price_ends_ms[0] <= 0 <= row.price_ends_ms[1]:
         return f"none that shows: {row.price_ends_ms[0]:+.3f} to {row.price_ends_ms[1]:+.3f} ms"
     if row.quantized or total_ms is None:
         return text
     return f"{text}, paid already" if row.price_ms > 0 else f"{text}, gained already"
+
+
+def _price_of_pair(pair: Pair | None) -> str:
+    """The price that two trials tell, where no figure of the op alone is known."""
+    if pair is None or pair.price_ms is None:
+        return "not measured"
+    others = f", with {counted(len(pair.others), 'other op')}" if pair.others else ""
+    return f"{signed_ms(pair.price_ms)}{others} (trial {pair.before.number} to {pair.after.number})"
 
 
 def _costly_text(result: TuningSummary, rows: Sequence[OpRow]) -> str:
@@ -301,8 +309,10 @@ def _costly_text(result: TuningSummary, rows: Sequence[OpRow]) -> str:
 def _no_profile(result: TuningSummary) -> str:
     """Why no price is known, and how to get one."""
     if any(result.evidence.crossing) or result.evidence.readers is not None:
-        return "No price is known: the time was up before single ops were timed. A longer `timeout` measures them."
-    return "No price is known: this framework does not time single ops. What trials say of them stands further below."
+        why = "the time was up before single ops were timed, and a longer `timeout` measures them"
+    else:
+        why = "this framework does not time single ops"
+    return f"Price: {why}. Two trials tell it that differ in few ops, where there are any."
 
 
 def _shown_name(result: TuningSummary) -> str:

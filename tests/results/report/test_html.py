@@ -135,7 +135,10 @@ def test_an_op_that_no_profile_tells_apart_has_the_price_of_a_comparison(summary
     assert prices[0] == "none that shows: -0.006 to +0.013 ms"
     other = dataclasses.replace(known, returned_in="of another trial")
     prices = [row[-1] for row in page(summary(evidence=other)).tables["costly"][1:]]
-    assert prices[0] == "not measured"
+    # Trial 1 has the op quantized and answers in 0.5 ms, trial 2 has it in fp32 and answers in 0.625 ms.
+    assert prices[0] == "+0.125 ms (trial 1 to 2)"
+    alone = summary(trial(2, WITHOUT_MIDDLE, 0.002, 1.6), evidence=other)
+    assert page(alone).tables["costly"][1][-1] == "not measured"
 
 
 def test_where_the_answer_is_fp32_prices_are_those_within_int8(summary: MakeSummary) -> None:
@@ -145,7 +148,7 @@ def test_where_the_answer_is_fp32_prices_are_those_within_int8(summary: MakeSumm
 
 
 def test_a_run_without_a_profile_says_how_to_get_one(summary: MakeSummary) -> None:
-    assert "A longer <code>timeout</code> measures them" in render(summary(evidence=evidence(seconds={})))
+    assert "a longer <code>timeout</code> measures them" in render(summary(evidence=evidence(seconds={})))
     other = evidence(seconds={}, crossing={}, readers=None)
     assert "this framework does not time single ops" in render(summary(evidence=other))
 
