@@ -39,6 +39,8 @@ def test_the_reference_of_experiment_files_is_made_of_the_schema() -> None:
     text = hooks.schema_reference()
     for section in schema["$defs"].values():
         assert all(f"| `{key}` |" in text for key in section.get("properties", {}))
+    assert "See [Tuning](#tuning)." in text
+    assert "`{" not in text.partition("## Accuracy")[0], "a section has no default beside those of its keys"
 
 
 def test_the_reference_of_python_has_every_public_name() -> None:
