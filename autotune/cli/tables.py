@@ -133,7 +133,8 @@ def verdict_lines(summary: TuningSummary) -> list[Text]:
     if "total" in summary.seconds:
         parts = sorted(((k, v) for k, v in summary.seconds.items() if k != "total"), key=lambda item: -item[1])
         spent = ", ".join(f"{name} {seconds_text(seconds)}" for name, seconds in parts if seconds >= 0.1)
-        end += f" {len(summary.history) - 1} trials in {seconds_text(summary.seconds['total'])}: {spent}."
+        tried = len(summary.history) - 1
+        end += f" {tried} {'trial' if tried == 1 else 'trials'} in {seconds_text(summary.seconds['total'])}: {spent}."
     if any(trial.measurement and trial.measurement.latency_decided is False for trial in summary.history):
         end += " A speedup with a question mark is undecided: the machine was too busy to tell."
     lines.append(Text(end, style="dim"))
