@@ -28,7 +28,7 @@ def schema_reference() -> str:
         if "properties" not in section:
             continue
         rows = [
-            f"| `{key}` | {_default(value)} | {_cell(value.get('description', ''))} |"
+            f"| `{key}` | {_default(value)} | {_cell(value.get('description') or _section(value, sections))} |"
             for key, value in section["properties"].items()
         ]
         about = section.get("description", "")
@@ -37,7 +37,14 @@ def schema_reference() -> str:
 
 
 def _default(value: dict[str, Any]) -> str:
-    return f"`{json.dumps(value['default'])}`" if "default" in value else ""
+    """The default of a key; none for a section, whose keys have their own."""
+    return "" if isinstance(value.get("default", {}), dict) else f"`{json.dumps(value['default'])}`"
+
+
+def _section(value: dict[str, Any], sections: dict[str, Any]) -> str:
+    """What the section says that a key has, with the link to it; empty where it has none."""
+    name = str(value.get("$ref", "")).rpartition("/")[2]
+    return f"{sections[name].get('description', '')} See [{name}](#{name.lower()})." if name in sections else ""
 
 
 def _cell(text: str) -> str:

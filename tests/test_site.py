@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+import autotune
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -37,6 +39,15 @@ def test_the_reference_of_experiment_files_is_made_of_the_schema() -> None:
     text = hooks.schema_reference()
     for section in schema["$defs"].values():
         assert all(f"| `{key}` |" in text for key in section.get("properties", {}))
+    assert "See [Tuning](#tuning)." in text
+    assert "`{" not in text.partition("## Accuracy")[0], "a section has no default beside those of its keys"
+
+
+def test_the_reference_of_python_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    listed = {line.removeprefix("::: autotune.") for line in text.splitlines() if line.startswith("::: autotune.")}
+    assert {*autotune.__all__} - {"AutotuneError"} <= listed
+    assert "errors" in listed  # with the tree of them
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:

@@ -10,6 +10,7 @@ Needs ``pip install 'autotune-quantization[mlflow]'``. See https://mlflow.org/do
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,11 +32,31 @@ class MlflowObserver(Observer):
 
     Parameters are how many ops compute in what, and the note; metrics are what was measured, in the units of
     :class:`autotune.Measurement`; the config is a tag, by its fingerprint.
+
+    The first trial must reach MLflow. Where a later one does not, as where the server is down for a while, the search
+    goes on and the log of autotune has a warning.
     """
 
+    def __init__(self) -> None:
+        self._reached = False
+
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
-        """Log a trial."""
+        """Log a trial.
+
+        Raises:
+            MlflowException: The first one cannot be logged.
+        """
         mlflow = _installed()
+        try:
+            self._log(mlflow, trial, best)
+        except (mlflow.exceptions.MlflowException, OSError) as error:
+            if not self._reached:
+                raise
+            logging.getLogger("autotune").warning("Trial %d is not in MLflow: %s", trial.number, error)
+            return
+        self._reached = True
+
+    def _log(self, mlflow: Any, trial: Trial, best: Trial | None) -> None:
         with mlflow.start_run(run_name=f"trial {trial.number}", nested=True) as run:
             mlflow.set_tags(
                 {

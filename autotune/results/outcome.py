@@ -140,7 +140,10 @@ def nearest_text(summary: TuningSummary) -> str | None:
     if summary.verdict is Verdict.MET:
         return f"{name[0].upper()}{name[1:]} keeps the target and is not known to be faster: {gain}"
     known = "misses" if summary.verdict is Verdict.MISSED else "is not known to keep"
-    return f"The nearest candidate, {name}, {known} the target: {gain}"
+    if summary.objective is not Objective.ACCURACY:
+        return f"The nearest candidate, {name}, {known} the target: {gain}"
+    size = None if nearest.measurement is None else nearest.measurement.size_bytes
+    return f"The nearest candidate, {name}, {known} the limits: {gain}" + ("" if size is None else f", {size:,} bytes")
 
 
 def started_text(summary: TuningSummary) -> str | None:

@@ -69,6 +69,8 @@ class TuningResult(TuningSummary):
         Some frameworks write several: graph and weights, or a file for weights beyond 2 GB.
         """
         require("path", path, str | Path, InputError)
+        if not Path(path).name:
+            raise InputError(f"`path` must name the file to write, as 'tuned.onnx', but got {str(path)!r}")
         if trial is None or trial == self.best.number:
             return self._save(Path(path))
         wanted = self.trial(trial)

@@ -128,7 +128,7 @@ class TuningSummary:
         if found is None:
             raise InputError(
                 f"A trial must be one of the {len(self.history)} of this run, the last of which is "
-                f"{self.history[-1].number}, but there is no trial {number}. `autotune report WORKSPACE` lists them"
+                f"{self.history[-1].number}, but there is no trial {number!r}. `autotune report WORKSPACE` lists them"
             )
         return found
 

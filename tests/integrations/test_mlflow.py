@@ -62,3 +62,36 @@ def test_a_failed_trial_is_a_failed_run(store: str) -> None:
         assert mlflow.active_run() is not None
     (run,) = [each for each in mlflow.MlflowClient().search_runs([store]) if "autotune.trial" in each.data.tags]
     assert (run.info.status, run.data.tags["autotune.reason"]) == ("FAILED", "it crashed")
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_server_that_is_lost_costs_the_log_and_not_the_search(
+    lost: int,
+    network: NumpyModel,
+    images: Sequence[Any],
+    score: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start = mlflow.start_run
+
+    def started(**options: Any) -> Any:
+        if options["run_name"] == f"trial {lost}":
+            raise mlflow.exceptions.MlflowException("connection refused")
+        return start(**options)
+
+    options: dict[str, Any] = {"objective": "size", "strategy": "random", "max_trials": 3, "framework": "numpy"}
+    with mlflow.start_run():
+        monkeypatch.setattr(mlflow, "start_run", started)
+        run = autotune.Tuner(observer=MlflowObserver(), latency_max_s=0.05, **options)
+        if lost == 0:
+            with pytest.raises(mlflow.exceptions.MlflowException, match="connection refused"):
+                run.tune(network, images, score)
+            return
+        result = run.tune(network, images, score)
+    assert len(result.history) == 4
+    assert "Trial 2 is not in MLflow: connection refused" in caplog.text
+    runs = mlflow.search_runs(experiment_names=["tuning"], output_format="list")
+    found = [each.data.tags.get("autotune.trial") for each in runs]
+    assert {number for number in found if number} == {"0", "1", "3"}

@@ -115,6 +115,12 @@ def test_a_missed_target_shows_fp32_and_the_nearest_beside_it() -> None:
     assert "nearest: trial 2" in render(result)
 
 
+def test_a_missed_limit_shows_both_figures_of_the_nearest() -> None:
+    near = candidate(2, size_bytes=123456, verdict=Verdict.MISSED)
+    result = summary(near, best=fp32(), nearest=near, verdict=Verdict.MISSED, objective=Objective.ACCURACY)
+    assert "The nearest candidate, trial 2, misses the limits: 1.43x as fast as fp32, 123,456 bytes." in shown(result)
+
+
 def test_an_undecided_speed_is_no_success_and_is_marked_everywhere() -> None:
     wide = candidate(speedup=46.77, speedup_interval=Interval(low=0.7, high=51.08), latency_decided=False)
     result = summary(wide, best=fp32(), nearest=wide, speed=Verdict.UNDECIDED)

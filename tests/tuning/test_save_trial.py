@@ -75,6 +75,10 @@ def test_a_trial_that_is_none_or_failed_is_an_error(
         result.save(tmp_path / "x.npz", trial=failed.number)
     with pytest.raises(InputError, match="there is no trial 40"):
         result.save(tmp_path / "x.npz", trial=40)
+    with pytest.raises(InputError, match="there is no trial '2'"):
+        result.save(tmp_path / "x.npz", trial="2")  # type: ignore[arg-type]  # the point
+    with pytest.raises(InputError, match="`path` must name the file"):
+        result.save("")
 
 
 def test_a_model_that_comes_out_otherwise_is_not_written(
