@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Generic
 
-from autotune.adapter import Adapter, Compiles, ModelT
+from autotune.adapter import Compiles, ModelT
 from autotune.config import FP32, QuantizationConfig
 from autotune.trial import Trial
 from autotune.tuning.evidence import RETURNED
@@ -38,12 +38,10 @@ class Explanation(Generic[ModelT]):
     """Measures figures of single ops in little time; what a strategy has measured is not measured again.
 
     Args:
-        adapter: Makes and runs the candidates.
         setup: The sides of the run and its history.
     """
 
-    def __init__(self, adapter: Adapter[ModelT], setup: Setup[ModelT]) -> None:
-        self._adapter = adapter
+    def __init__(self, setup: Setup[ModelT]) -> None:
         self._setup = setup
 
     def measure(self, shown: Trial, *, within_s: float) -> None:
@@ -72,9 +70,10 @@ class Explanation(Generic[ModelT]):
         """
         side = self._setup.side_of(shown)
         history, insights = SideHistory(self._setup.history, side.runtime), side.problem.insights
-        if isinstance(self._adapter, Compiles) or not isinstance(insights, MeasuredInsights) or shown.config.trained:
+        if not isinstance(insights, MeasuredInsights) or shown.config.is_fp32 or shown.config.trained:
             return
-        if shown.config.is_fp32:
+        # In a run over several runtimes it is that of the one that is shown.
+        if isinstance(insights.adapter, Compiles):
             return
         deadline = time.monotonic() + within_s
         config = dataclasses.replace(shown.config, runtime=None)

@@ -147,7 +147,7 @@ class Finishing(Generic[ModelT]):
         shown = result.shown
         side = setup.side_of(shown)
         if self._stored and not self._late(end):
-            explanation = Explanation(self._adapter, setup)
+            explanation = Explanation(setup)
             explanation.measure(shown, within_s=self._within(explanation_s(result.seconds)))
             explanation.time_worst(shown, within_s=self._within(explanation_s(result.seconds)))
         ops = [op.name for op in side.problem.space.ops]
@@ -169,7 +169,7 @@ class Finishing(Generic[ModelT]):
             return end
         shown = max(setup.history.trials, key=lambda trial: (trial.met, trial.speedup or 0.0))
         try:
-            Explanation(self._adapter, setup).measure(shown, within_s=self._within(reserve_s(self._tuner.timeout_s)))
+            Explanation(setup).measure(shown, within_s=self._within(reserve_s(self._tuner.timeout_s)))
         except KeyboardInterrupt:
             return SearchEnd(reason=f"{end.reason}; then interrupted by the user", interrupted=True)
         return end

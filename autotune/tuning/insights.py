@@ -112,7 +112,7 @@ class MeasuredInsights(Generic[ModelT]):
         gradients: Callable[[], Gradients | None] | None = None,
     ) -> None:
         self._gradients = gradients
-        self._adapter = adapter
+        self.adapter = adapter
         self._model = model
         self._space = space
         self._statistics = statistics
@@ -175,7 +175,7 @@ class MeasuredInsights(Generic[ModelT]):
 
     def neighbours(self) -> Mapping[str, Sequence[str]]:
         """By op: the ops that read its output."""
-        return self._adapter.neighbours(self._model) if isinstance(self._adapter, CostModel) else {}
+        return self.adapter.neighbours(self._model) if isinstance(self.adapter, CostModel) else {}
 
     def relative_speed(self, config: QuantizationConfig, other: QuantizationConfig) -> tuple[float, float]:
         """How many times as fast ``other`` runs as ``config``: both ends of the interval."""
@@ -188,8 +188,8 @@ class MeasuredInsights(Generic[ModelT]):
 
         None where nothing differentiates the model (by labels, only its framework can); empty where nothing applies.
         """
-        if isinstance(self._adapter, Differentiable) and not labelled:
-            return dict(self._kept("hessian sensitivity", lambda: self._hessian(self._adapter)))
+        if isinstance(self.adapter, Differentiable) and not labelled:
+            return dict(self._kept("hessian sensitivity", lambda: self._hessian(self.adapter)))
         if (gradients := self._gradients) is None:
             return None
         name = "hessian sensitivity by labels" if labelled else "hessian sensitivity"
@@ -203,7 +203,7 @@ class MeasuredInsights(Generic[ModelT]):
         started = self._clock()
         try:
             config = self._space.quick(self._space.preferred)
-            quantized = self._adapter.apply(self._model, config, self._statistics)
+            quantized = self.adapter.apply(self._model, config, self._statistics)
         except TrialError:
             return {}
         return HessianSensitivity(adapter, self._model, self._feeds, lambda: self._left_s(started) > 0)(quantized)
@@ -275,10 +275,10 @@ class MeasuredInsights(Generic[ModelT]):
 
     def _local_errors(self, choices: Mapping[str, OpConfig], recipe: Recipe) -> Mapping[str, float]:
         """How exact ops are by themselves, where the adapter can tell."""
-        if not isinstance(self._adapter, LocalErrors):
+        if not isinstance(self.adapter, LocalErrors):
             return {}
         try:
-            return self._adapter.local_errors(
+            return self.adapter.local_errors(
                 self._model, QuantizationConfig(ops=choices, recipe=recipe), self._statistics
             )
         except TrialError:
@@ -289,7 +289,7 @@ class MeasuredInsights(Generic[ModelT]):
 
     def _error(self, config: QuantizationConfig) -> float:
         try:
-            outputs = self._outputs(self._adapter.apply(self._model, config, self._statistics))
+            outputs = self._outputs(self.adapter.apply(self._model, config, self._statistics))
         except TrialError:
             return math.inf
         return output_error(self._expected, outputs, self._model.outputs)
@@ -297,7 +297,7 @@ class MeasuredInsights(Generic[ModelT]):
     def _op_latency(self) -> dict[str, dict[str, tuple[float, float]]]:
         """By op and precision: seconds and their standard error, infinite where it is not known."""
         started = self._clock()
-        if not isinstance(self._adapter, CostModel) or self._left_s(started) <= 0:
+        if not isinstance(self.adapter, CostModel) or self._left_s(started) <= 0:
             return {}
         preferred = self._space.preferred
         rounds = self._profile([preferred], started)
@@ -333,12 +333,12 @@ class MeasuredInsights(Generic[ModelT]):
 
     def _profile(self, configs: Sequence[QuantizationConfig], started: float) -> list[list[Mapping[str, float]]]:
         """By round: seconds by op of the fp32 model, then of each config; empty for a config that cannot be run."""
-        assert isinstance(self._adapter, CostModel)
+        assert isinstance(self.adapter, CostModel)
         models: list[ModelT | None] = []
         for config in configs:
             try:
                 # Recipes change values, not kernels.
-                models.append(self._adapter.apply(self._model, self._space.quick(config), self._statistics))
+                models.append(self.adapter.apply(self._model, self._space.quick(config), self._statistics))
             except TrialError:
                 models.append(None)
         made = [model for model in models if model is not None]
@@ -349,7 +349,7 @@ class MeasuredInsights(Generic[ModelT]):
             if rounds and self._left_s(started) - took < (1 - _SHARE_OF_PROFILE) * self._allowance_s < math.inf:
                 break
             try:
-                fp32, *profiles = self._adapter.op_seconds([self._model, *made], self._latency_feeds, self._execution)
+                fp32, *profiles = self.adapter.op_seconds([self._model, *made], self._latency_feeds, self._execution)
             except TrialError:
                 break
             left = iter(profiles)
@@ -370,21 +370,21 @@ class MeasuredInsights(Generic[ModelT]):
         """A runner as fast as the config's model, whatever values it computes; the last ones are kept."""
         if config.fingerprint not in self._runners:
             executed = dataclasses.replace(config, recipe=self._space.recipe.executed(config.recipe))
-            model = self._adapter.apply(self._model, executed, self._statistics)
+            model = self.adapter.apply(self._model, executed, self._statistics)
             if len(self._runners) >= _KEPT_RUNNERS:
                 self._runners.popitem()
-            self._runners[config.fingerprint] = self._adapter.runner(model, self._execution)
+            self._runners[config.fingerprint] = self.adapter.runner(model, self._execution)
         return self._runners[config.fingerprint]
 
     def _crossing_latency(self) -> dict[str, float]:
-        if not isinstance(self._adapter, CostModel):
+        if not isinstance(self.adapter, CostModel):
             return {}
-        return dict(self._adapter.conversion_seconds(self._model, self._statistics, self._execution))
+        return dict(self.adapter.conversion_seconds(self._model, self._statistics, self._execution))
 
     @cached_property
     def _expected(self) -> list[tuple[Array, ...]]:
         """The fp32 outputs, of as many of the feeds as are run in a short time; the first ones always."""
-        run = quick_runner(self._adapter, self._model, self._execution)
+        run = quick_runner(self.adapter, self._model, self._execution)
         enough = self._history.kept("insight batches") or len(self._feeds)
         found: list[tuple[Array, ...]] = []
         started = self._clock()
@@ -396,5 +396,5 @@ class MeasuredInsights(Generic[ModelT]):
         return found
 
     def _outputs(self, model: ModelT) -> list[tuple[Array, ...]]:
-        run = quick_runner(self._adapter, model, self._execution)
+        run = quick_runner(self.adapter, model, self._execution)
         return [run(feeds) for feeds in self._feeds[: len(self._expected)]]

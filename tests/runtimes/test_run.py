@@ -16,6 +16,7 @@ from autotune.restriction import OpRestriction, SpaceRestriction
 from autotune.results.summary import read_summary
 from autotune.strategy import Strategy
 from autotune.trial import TrialState
+from tests.numpy_adapter import NumpyAdapter
 from tests.numpy_framework import NumpyModel
 from tests.runtimes.toys import DYNAMIC, OneByOne, files, script
 
@@ -60,6 +61,17 @@ def test_the_answer_is_the_fastest_on_any_runtime(tune: Tune, monkeypatch: pytes
     assert files(tmp_path, "best") == ["best.tortoise"]
     assert set(result.op_types) == {"dense_1", "dense_2", "head"}
     assert result.trials["runtime"].tolist()[:2] == ["hare", "tortoise"]
+
+
+def test_the_worst_ops_are_timed_on_the_runtime_of_the_answer(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script(monkeypatch, close, {"hare": 1.0, "tortoise": 0.99})
+    monkeypatch.setattr(NumpyAdapter, "op_seconds", lambda _self, models, *_: [{} for _ in models])
+    result = tune(workspace=tmp_path)
+    assert set(result.evidence.returned) <= set(result.op_types)
+    assert result.evidence.returned
+    assert result.evidence.returned_in == result.shown.config.fingerprint
 
 
 def test_the_model_of_another_runtime_takes_the_place_of_the_best(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,8 +81,14 @@ def test_a_run_without_a_workspace_measures_nothing_more(
 def test_prices_are_there_though_the_time_was_up_after_the_search(
     network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = itertools.chain([False], itertools.repeat(True))
-    monkeypatch.setattr(Finishing, "_late", lambda *_: next(late))
+    finals, conclude = [], Finishing._conclude
+
+    def concluded(self: Any, *arguments: Any) -> Any:
+        finals.append("they take all the time")
+        return conclude(self, *arguments)
+
+    monkeypatch.setattr(Finishing, "_conclude", concluded)
+    monkeypatch.setattr(Finishing, "_late", lambda *_: bool(finals))
     found = autotune.Tuner(**OPTIONS, timeout_s=600, workspace=tmp_path).tune(network, images, score)
     assert set(found.evidence.seconds) == set(found.evidence.sensitivity) == set(found.op_types)
     assert read_summary(tmp_path).evidence == found.evidence
