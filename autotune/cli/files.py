@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.atomic import replacing
 from autotune.errors import InputError
 from autotune.regular_file import require_regular
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file.
+    """Write a text file, all of it or nothing; a device or a FIFO, such as ``/dev/stdout``, just takes the text.
 
     Raises:
         InputError: It cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except (OSError, UnicodeEncodeError) as error:  # the latter for a name that is no UTF-8
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be written: {why}. Choose another place (`-o`), or make room") from None

@@ -357,9 +357,10 @@ def require_writable(folder: Path) -> None:
     probe = folder / ".autotune-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        with contextlib.suppress(FileNotFoundError):  # that of another run was the same file
-            probe.unlink()
+        try:
+            probe.write_bytes(b"x")
+        finally:  # on a full disk it is there too, and empty
+            probe.unlink(missing_ok=True)  # that of another run was the same file
     except OSError as error:
         raise WorkspaceError(
             f"The workspace {folder} must be a folder that can be written, but {error.strerror or error}"

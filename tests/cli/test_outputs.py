@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from autotune.errors import WorkspaceError
+from autotune.tuning.storage import require_writable
 from tests.cli.conftest import Command
 
 WRITING = (
@@ -56,3 +60,37 @@ def test_a_name_that_is_no_utf_8_is_written_and_shown(command: Command, experime
     assert outcome.status == 0, outcome.err
     assert r"report-\udc80.html" in outcome.out
     assert len(list(experiment.parent.glob("report-*.html"))) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [("init", "network.npz", "--framework", "numpy"), ("schema",)], ids=lambda each: each[0]
+)
+def test_a_file_that_finds_no_room_is_not_there_at_all(
+    command: Command, experiment: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    write = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        write(path, text[:10], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (experiment.parent / "old.yaml").write_text("old")
+    before = sorted(experiment.parent.iterdir())
+    monkeypatch.setattr(Path, "write_text", full)
+    for output in ("new.yaml", "old.yaml"):
+        outcome = command(*arguments, "--output", output, *(("--force",) if arguments[0] == "init" else ()))
+        assert outcome.status == 2
+        assert "No space left on device. Choose another place" in outcome.err
+    assert sorted(experiment.parent.iterdir()) == before
+    assert (experiment.parent / "old.yaml").read_text() == "old"
+
+
+def test_a_probe_of_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WorkspaceError, match="No space left"):
+        require_writable(tmp_path / "work")
+    assert not list((tmp_path / "work").iterdir())
