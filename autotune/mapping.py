@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.config import FP32, OpConfig, QuantizationConfig
 from autotune.notes import counted
@@ -92,7 +93,8 @@ def map_config(config: QuantizationConfig, known: Ops | None, space: TuningSpace
     """The config for the ops of a space.
 
     Names come first, where the types agree; then names whose last parts agree; then ops in the same place of a sequence
-    of types; then ops whose names differ in numbers alone, by the choice that most of them have.
+    of types; then ops whose names differ in numbers alone, by the choice that most of them have; then, in the same way,
+    ops that are read by ops of the same types.
 
     Args:
         config: The stored config.
@@ -115,6 +117,10 @@ def map_config(config: QuantizationConfig, known: Ops | None, space: TuningSpace
     chosen = {new: config[name] for new, name in pairs.items()}
     repeated = _by_repetition(config, old, ops, set(pairs))
     chosen |= repeated
+    if known is not None:
+        placed_alike = _by_place(chosen, ops)
+        chosen |= placed_alike
+        repeated |= placed_alike
     placed = set(pairs.values())
     found = MappedConfig(
         config=config,
@@ -201,6 +207,30 @@ def _by_repetition(config: QuantizationConfig, old: Ops, new: Ops, mapped: Itera
         if name not in mapped and own and "#" in pattern:
             found[name] = own.most_common(1)[0][0]
     return found
+
+
+def _by_place(chosen: Mapping[str, OpConfig], new: Ops) -> dict[str, OpConfig]:
+    """For ops that are left, what most ops chose that stand in the same place of other blocks, whatever their names.
+
+    Places are the same where the types agree, those of the readers, and those of their readers; at the end of a graph
+    the readers alone. Two ops at least must stand there: one alone is no repetition.
+    """
+    found: dict[str, OpConfig] = {}
+    for steps in (2, 1):
+        votes: defaultdict[tuple[Any, ...], Counter[OpConfig]] = defaultdict(Counter)
+        for name, choice in chosen.items():
+            votes[_place(name, new, steps)][choice] += 1
+        for name in new.types:
+            own = votes.get(_place(name, new, steps), Counter())
+            if name not in chosen and name not in found and new.readers.get(name) and own.total() > 1:
+                found[name] = own.most_common(1)[0][0]
+    return found
+
+
+def _place(name: str, ops: Ops, steps: int) -> tuple[Any, ...]:
+    """The type of an op and the places of its readers, so many steps on."""
+    readers = sorted(_place(reader, ops, steps - 1) for reader in ops.readers.get(name, ())) if steps else []
+    return (ops.types.get(name, ""), *readers)
 
 
 def _fitted(

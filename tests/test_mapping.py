@@ -89,6 +89,36 @@ def test_more_blocks_of_one_kind_take_what_most_of_them_have() -> None:
     assert any("repeated blocks" in note for note in found.notes)
 
 
+def residual(blocks: int, name: str) -> Ops:
+    """Two convolutions and an addition in each block, whose output the next block reads twice, and a head."""
+    names: dict[str, str] = {}
+    readers: dict[str, list[str]] = {}
+    for block in range(blocks):
+        first, second, add = (name.format(3 * block + index) for index in range(3))
+        names |= {first: "Conv", second: "Conv", add: "Add"}
+        after = [name.format(3 * block + 3), name.format(3 * block + 5)] if block + 1 < blocks else ["head"]
+        readers |= {first: [second], second: [add], add: after}
+    return Ops(types={**names, "head": "Gemm"}, readers=readers)
+
+
+@pytest.mark.parametrize("more", [1, 3])
+def test_more_blocks_are_known_by_their_places_where_no_name_is_left(more: int) -> None:
+    old, new = residual(4, "old_{}_op"), residual(4 + more, "{}x")
+    chosen = {name: OTHER if kind == "Add" else INT8 for name, kind in old.types.items() if name != "old_1_op"}
+    found = map_config(QuantizationConfig(ops=chosen), old, space(dict(new.types)), new)
+    assert (found.repeated, found.unmapped) == (3 * more, ())
+    for name, kind in new.types.items():
+        assert found.config[name] in ((OTHER,) if kind == "Add" else (INT8, FP32)), name
+    assert sum(found.config[name] == FP32 for name in new.types) == 1, "one op was fp32, and no more are"
+
+
+def test_a_place_that_no_other_op_has_stays_fp32() -> None:
+    old = Ops(types=types("a", "b"), readers={"a": ["b"]})
+    new = Ops(types={**types("c", "d"), "s": "Add", "e": "Conv"}, readers={"c": ["d"], "e": ["s"], "d": ["s"]})
+    found = map_config(QuantizationConfig(ops={"a": INT8, "b": INT8}), old, space(dict(new.types)), new)
+    assert found.repeated == 0
+
+
 def test_ops_that_are_gone_are_a_note() -> None:
     found = map_config(
         QuantizationConfig(ops={"a": INT8, "gone": INT8}),
