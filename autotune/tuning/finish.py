@@ -130,11 +130,13 @@ class Finishing(Generic[ModelT]):
 
     def _show_in_dashboard(self, result: TuningResult) -> None:
         """Write the study for ``optuna-dashboard`` beside the history, where that is kept."""
-        storage = self._tuner.storage or self._tuner.workspace
-        if storage is None:
+        place: Path | str | None = self._tuner.storage
+        if place is None and self._tuner.workspace is not None:
+            place = Path(self._tuner.workspace)
+        if place is None:
             return
         try:
-            write_dashboard(storage, result)
+            write_dashboard(place, result)
         except WorkspaceError as error:  # the answer is there all the same
             logging.getLogger("autotune").warning("There is no study for optuna-dashboard: %s", error)
 

@@ -24,7 +24,7 @@ from tests.numpy_framework import NumpyModel
 def summary(network: NumpyModel, images: Sequence[Any], score: Any, tmp_path: Path) -> TuningSummary:
     """The outcome of a run in the folder ``work``."""
     options: dict[str, Any] = {"objective": "size", "strategy": "random", "max_trials": 4, "framework": "numpy"}
-    autotune.tune(network, images, score, workspace=tmp_path / "work", latency_max_s=0.05, **options)
+    autotune.tune(network, images, score, workspace=str(tmp_path / "work"), latency_max_s=0.05, **options)
     return read_summary(tmp_path / "work")
 
 
