@@ -24,6 +24,8 @@ from autotune.regular_file import require_regular
 
 _ACCEPTED = "a path, the bytes of an ONNX file or an onnx.ModelProto"
 _IR_START = (b"<?xml", b"<net")
+_LARGEST_BYTES = 2**31 - 1
+"""Protobuf's limit to a message, and so to an ONNX file; external data lie beside it."""
 _OF_PYTORCH = (".pt", ".pth", ".pt2", ".safetensors")
 
 
@@ -52,6 +54,11 @@ def _read_path(path: Path) -> OnnxModel:
     if path.is_dir():
         raise ModelError(f"A model must be {_ACCEPTED}, but {path} is a folder. Give the .onnx file in it")
     try:
+        if (size := path.stat().st_size) > _LARGEST_BYTES:
+            raise ModelError(
+                f"An ONNX file must have at most {_LARGEST_BYTES:,} bytes, protobuf's limit, but {path} has {size:,}. "
+                "Save the weights beside it: `onnx.save(model, path, save_as_external_data=True)`"
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"The model file {path} does not exist (looked in {path.absolute().parent})") from None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,11 @@ def test_a_length_of_minus_one_is_free() -> None:
     assert [spec.shape[0] for spec in (*loaded.inputs, *loaded.outputs)] == [None, None]
     statistics = ADAPTER.calibrate(loaded, [FEEDS], seed=0)
     assert run(ADAPTER.apply(loaded, ADAPTER.space(loaded).preferred, statistics)).shape == run(loaded).shape
+
+
+def test_a_file_beyond_the_limit_of_protobuf_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    path.touch()
+    os.truncate(path, 2**40)  # a file with a hole, more than any memory
+    with pytest.raises(ModelError, match=r"at most 2,147,483,647 bytes.*1,099,511,627,776"):
+        ADAPTER.load(path)
