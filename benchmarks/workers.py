@@ -1,7 +1,7 @@
 """Runs that share a study, and runs that are killed: what is lost, what is done twice, and what several gain.
 
     python benchmarks/workers.py speed          one process, then four, on an evaluation that sleeps
-    python benchmarks/workers.py faults URL     four on a study at URL, of which two are killed
+    python benchmarks/workers.py faults URL     four on a study at URL, of which two are killed, beside one alone
     python benchmarks/workers.py kills          one run, killed at random moments until it is done
 
 The model is the quickstart's. For ``faults`` stop the server that keeps URL for 10 s meanwhile; ``--stop COMMAND`` and
@@ -105,7 +105,7 @@ def speed(folder: Path) -> None:
 
 
 def faults(folder: Path, url: str, stop: str | None, begin: str | None) -> None:
-    """Kill two of four workers inside of trials, and stop the server for 10 s."""
+    """Kill two of four workers inside of trials, stop the server for 10 s, and compare with one that is left alone."""
     path = experiment(folder / "faults", strategy="random", trials=24, seconds=2.0)
     given = ("--set", f"tuning.storage={url}")
     run, *workers = [start(name, path, *given) for name in ("run", "worker", "worker", "worker")]
@@ -118,7 +118,11 @@ def faults(folder: Path, url: str, stop: str | None, begin: str | None) -> None:
         subprocess.run(stop, shell=True, check=True)
         time.sleep(10)
         subprocess.run(begin, shell=True, check=True)
-    print(f"status {run.wait()} and {workers[2].wait()}, {len(evaluations(path))} evaluations, {account(url)}")
+    print(
+        f"status {run.wait()} and {workers[2].wait()}, {len(evaluations(path))} evaluations, {account(url)}", flush=True
+    )
+    alone = experiment(folder / "alone", strategy="random", trials=24, seconds=2.0)
+    print(f"alone: status {start('run', alone).wait()}, {account(folder / 'alone' / 'work')}")
 
 
 def kills(folder: Path, times: int) -> None:
