@@ -69,7 +69,18 @@ def require(name: str, value: object, hint: Any, error: type[AutotuneError]) -> 
         AutotuneError: It is something else. ``error`` is the class that is raised.
     """
     if not _accepts(hint, value):
-        raise error(f"`{name}` must be {_listed(_words(hint))}, but got {shown(value)}")
+        raise error(f"`{name}` must be {_listed(_words(hint))}, but got {shown(value)}{_written(hint, value)}")
+
+
+def _written(hint: Any, value: object) -> str:
+    """How the object that is wanted is written, where a dict has its fields."""
+    for kind in _members(hint):
+        if not isinstance(value, Mapping) or not value or not dataclasses.is_dataclass(kind):
+            continue
+        if {*value} <= {field.name for field in dataclasses.fields(kind)}:
+            fields = ", ".join(f"{key}={each!r}" for key, each in value.items())
+            return f". Write it as {getattr(kind, '__name__', kind)}({fields})"
+    return ""
 
 
 def names_a_folder(name: object) -> bool:

@@ -11,6 +11,8 @@ from autotune.criterion import Interval, Verdict
 from autotune.errors import InputError
 from autotune.trial import Measurement
 
+_UNITS = {"latency_ms": "a number of milliseconds", "speedup": "a number", "size_bytes": "a number of bytes"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
@@ -34,7 +36,7 @@ class Constraints:
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf")
             ):
-                raise InputError(f"`constraints.{name} > 0` must hold, but got {value!r}")
+                raise InputError(f"`constraints.{name}` must be {_UNITS[name]} above 0, but got {value!r}")
 
     @property
     def of_speed(self) -> bool:

@@ -57,6 +57,7 @@ def test_each_option_takes_its_own_default(cls: Callable[..., Any], name: str) -
         ({"batch_axis": {"x": "0"}}, "`batch_axis` must be None, a whole number or a dict by name, each a whole"),
         ({"criteria": {"top5": 0.01}}, "`criteria` must be a dict by name, each a Criterion"),
         ({"criterion": 0.01}, r"as Criterion\(relative=0.01\), but got 0.01"),
+        ({"constraints": {"speedup": 2}}, r"but got {'speedup': 2}, a dict. Write it as Constraints\(speedup=2\)"),
         ({"restriction": {}}, "with op_type, op_name, recipe, excluded, but got {}, a dict"),
         ({"strategy": {"name": "bayesian"}}, "Known names are: auto"),
         ({"strategy": "bayesain"}, "'bayesian'"),
