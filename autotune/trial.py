@@ -12,6 +12,9 @@ from typing import Any, Self
 from autotune.config import QuantizationConfig
 from autotune.criterion import Interval, Verdict
 
+_LATER = frozenset({"throughput", "throughput_gain", "throughput_interval", "baseline_p90_ms", "baseline_p99_ms"})
+"""Figures that a measurement had none of at first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -30,6 +33,8 @@ class Measurement:
             from fp32; else the machine was too busy to tell within the time of one comparison.
         baseline_ms: Median of one call of fp32, timed in turn with those of ``latency_ms``: their quotient is
             the speedup. None in what earlier versions stored.
+        baseline_p90_ms: Latency that 90 % of those calls of fp32 stay under.
+        baseline_p99_ms: Latency that 99 % of them stay under.
         latency_cache: State of the processor's caches when a timed call began: ``warm`` in blocks of calls of one
             model, ``cold`` in calls in turn. None in what earlier versions stored, where it was ``cold``.
         latency_sessions: Sessions of the candidate that took part.
@@ -56,6 +61,8 @@ class Measurement:
     latency_p99_ms: float | None = None
     latency_decided: bool | None = None
     baseline_ms: float | None = None
+    baseline_p90_ms: float | None = None
+    baseline_p99_ms: float | None = None
     latency_cache: str | None = None
     latency_sessions: int | None = None
     speedup: float | None = None
@@ -84,10 +91,8 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` reads."""
         data = dataclasses.asdict(self)
-        if self.throughput is None:
-            # A measurement without throughput is stored as it always was.
-            data = {name: value for name, value in data.items() if not name.startswith("throughput")}
-        return data
+        # A measurement without these figures is stored as it always was.
+        return {name: value for name, value in data.items() if value is not None or name not in _LATER}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

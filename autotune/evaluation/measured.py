@@ -70,6 +70,8 @@ def timed(measured: Measurement, compared: LatencyComparison, *, calls: int) -> 
         latency_p99_ms=compared.candidate_percentiles.p99_ms / calls,
         latency_decided=compared.decided,
         baseline_ms=compared.baseline_ms / calls,
+        baseline_p90_ms=compared.baseline_percentiles.p90_ms / calls,
+        baseline_p99_ms=compared.baseline_percentiles.p99_ms / calls,
         latency_cache=str(compared.cache),
         latency_sessions=compared.sessions,
         speedup=compared.speedup,

@@ -185,9 +185,20 @@ class TuningSummary:
     @property
     def baseline_latency_ms(self) -> float | None:
         """Latency of fp32 among the calls from which the answer's comes, or the nearest candidate's beside fp32."""
-        shown = None if self._judged is None else self._judged.fp32_latency_ms
-        own = None if self.baseline.measurement is None else self.baseline.measurement.latency_ms
-        return own if shown is None else shown
+        return self.baseline_measurement.latency_ms
+
+    @property
+    def baseline_measurement(self) -> Measurement:
+        """The figures of fp32, its latency among the calls from which the answer's comes where they are known."""
+        own, judged = self.baseline.measurement or Measurement(), self._judged
+        if judged is None or judged.fp32_latency_ms is None:
+            return own
+        return dataclasses.replace(
+            own,
+            latency_ms=judged.fp32_latency_ms,
+            latency_p90_ms=judged.baseline_p90_ms,
+            latency_p99_ms=judged.baseline_p99_ms,
+        )
 
     @property
     def proven(self) -> bool | None:

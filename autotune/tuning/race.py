@@ -48,6 +48,8 @@ class Finalist:
             latency_p90_ms=self.latency_p90_ms,
             latency_p99_ms=self.latency_p99_ms,
             baseline_ms=self.latency_ms * self.speedup,
+            baseline_p90_ms=race.baseline_p90_ms,
+            baseline_p99_ms=race.baseline_p99_ms,
             latency_decided=self.faster is not None,
             latency_cache=race.cache,
             latency_sessions=race.sessions,
@@ -66,6 +68,8 @@ class Race:
         decided: Whether the fastest are known, and of each whether it is faster than fp32.
         sessions: Sessions of each finalist that took part, the fewest of them.
         cache: State of the processor's caches when the timed calls began.
+        baseline_p90_ms: Latency that 90 % of fp32's calls in this race stayed under.
+        baseline_p99_ms: Latency that 99 % of them stayed under.
     """
 
     finalists: Sequence[Finalist]
@@ -73,6 +77,8 @@ class Race:
     decided: bool
     sessions: int
     cache: str
+    baseline_p90_ms: float | None = None
+    baseline_p99_ms: float | None = None
 
     @classmethod
     def of(cls, trials: Sequence[Trial], outcome: RaceResult) -> Self:
@@ -92,12 +98,15 @@ class Race:
             )
             for index in outcome.order
         )
+        fp32 = outcome.baseline_percentiles
         return cls(
             finalists=finalists,
             baseline_ms=outcome.baseline_ms,
             decided=outcome.decided,
             sessions=outcome.sessions,
             cache=str(outcome.cache),
+            baseline_p90_ms=None if fp32 is None else fp32.p90_ms,
+            baseline_p99_ms=None if fp32 is None else fp32.p99_ms,
         )
 
     @classmethod

@@ -233,6 +233,9 @@ def test_percentiles_of_a_finalist_are_those_of_its_race(
     raced, measured = result.races[-1].finalists[0], result.history[1].measurement
     assert measured is not None
     assert (measured.latency_ms, measured.latency_p90_ms) == (raced.latency_ms, raced.latency_p90_ms)
+    race = result.races[-1]
+    assert (measured.baseline_p90_ms, measured.baseline_p99_ms) == (race.baseline_p90_ms, race.baseline_p99_ms)
+    assert race.baseline_ms <= race.baseline_p90_ms <= race.baseline_p99_ms  # type: ignore[operator]  # measured
     assert measured.latency_ms <= measured.latency_p90_ms <= measured.latency_p99_ms  # type: ignore[operator]  # measured
 
 

@@ -177,4 +177,5 @@ class _Race:
                 contest.percentiles(member, [0, member], latency_ms)
                 for member, latency_ms in enumerate(latencies_ms, 1)
             ),
+            baseline_percentiles=contest.percentiles(0, [0], baseline_ms),
         )

@@ -69,6 +69,7 @@ class RaceResult:
         sessions: Sessions of each finalist that took part, the fewest of them.
         cache: State of the caches when the timed calls began.
         percentiles: By finalist: of its calls in this race.
+        baseline_percentiles: Percentiles of fp32's calls in this race.
     """
 
     order: tuple[int, ...]
@@ -83,6 +84,7 @@ class RaceResult:
     sessions: int
     cache: CacheState = CacheState.WARM
     percentiles: tuple[Percentiles, ...] = ()
+    baseline_percentiles: Percentiles | None = None
 
     @property
     def tied(self) -> list[int]:

@@ -46,12 +46,8 @@ def comparison(result: TuningSummary) -> Table:
 
 def measured_models(result: TuningSummary) -> list[tuple[str, Measurement]]:
     """The models that are compared, by name."""
-    # Latency and speedup of one table come from the same calls.
-    fp32_ms, own = result.baseline_latency_ms, result.baseline.measurement or Measurement()
-    if own.latency_ms != fp32_ms:
-        own = dataclasses.replace(own, latency_ms=fp32_ms, latency_p90_ms=None, latency_p99_ms=None)
-    # A model compared with itself has no interval.
-    own = dataclasses.replace(own, loss_interval=None, speedup_interval=None)
+    # Latency and speedup of one table come from the same calls, and a model compared with itself has no interval.
+    own = dataclasses.replace(result.baseline_measurement, loss_interval=None, speedup_interval=None)
     columns = [(result.fp32_name, own)]
     if not result.best.config.is_fp32:
         name = "tuned" if result.runtime is None else f"tuned, on {result.runtime}"

@@ -181,6 +181,15 @@ def test_every_op_and_every_trial_has_a_row(summary: MakeSummary) -> None:
     assert all(len(row) == len(tables["ops"][0]) for row in tables["ops"])
 
 
+def test_percentiles_of_fp32_are_of_the_calls_beside_the_answers(summary: MakeSummary) -> None:
+    best = trial(1, ALL, 0.002, 1.6)
+    assert best.measurement is not None
+    measured = dataclasses.replace(best.measurement, baseline_ms=1.234, baseline_p90_ms=1.5, baseline_p99_ms=1.75)
+    result = summary(dataclasses.replace(best, measurement=measured))
+    assert result.baseline_latency_ms == 1.234
+    assert "1.234, 1.500, 1.750 ms" in render(result)
+
+
 def test_names_cannot_become_elements(summary: MakeSummary) -> None:
     assert "middle" not in page(summary()).tags
 
