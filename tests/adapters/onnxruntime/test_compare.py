@@ -120,7 +120,7 @@ def test_an_adapter_that_cannot_look_inside_says_what_can(
 ) -> None:
     monkeypatch.setattr("autotune.comparison.get_adapter", lambda _name: NumpyAdapter())
     monkeypatch.setattr(NumpyAdapter, "load", lambda _self, _source: get_adapter("onnxruntime").load(files[0]))
-    with pytest.raises(InputError, match="Compare the models as ONNX files"):
+    with pytest.raises(InputError, match="compare the models as ONNX or IR files"):
         autotune.compare(*files, IMAGES, framework="numpy")
 
 
