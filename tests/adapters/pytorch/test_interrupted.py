@@ -89,6 +89,7 @@ def test_training_that_was_killed_goes_on_from_its_own_checkpoint(tmp_path: Path
     assert [trial.config.trained for trial in again.history] == [False, False, True]
 
 
+@pytest.mark.usefixtures("inductor")
 def test_no_more_is_compiled_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     compile_it = torch._inductor.aoti_compile_and_package
