@@ -17,6 +17,7 @@ from autotune.calibration import CalibrationStatistics
 from autotune.config import Precision, QuantizationConfig
 from autotune.source import Convertible
 from autotune.tuning.history import History
+from autotune.tuning.identity import EVALUATION_DATA
 from autotune.tuning.side import SideHistory, key_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Evidence:
         returned_in: Fingerprint of that config.
         tensors: The quantized tensors with most noise, worst first.
         runs: Facts about each run in the workspace: model, data, options, host and time.
+        evaluation_data: Hash of the labelled data; empty where the user's function alone knows them.
     """
 
     sensitivity: Mapping[str, float] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Evidence:
     returned_in: str = ""
     tensors: Sequence[TensorEvidence] = ()
     runs: Sequence[Mapping[str, Any]] = ()
+    evaluation_data: str = ""
 
     @classmethod
     def of(cls, kept: Callable[[str], Any], runtime: str | None) -> Self:
@@ -115,6 +118,7 @@ class Evidence:
             readers=(own(_GRAPH) or {}).get("readers"),
             tensors=tuple(TensorEvidence(**each) for each in own(_TENSORS) or ()),
             runs=tuple(kept(RUNS) or ()),
+            evaluation_data=kept(EVALUATION_DATA) or "",
         )
 
 

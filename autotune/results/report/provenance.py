@@ -27,6 +27,8 @@ def facts(result: TuningSummary) -> tuple[list[tuple[str, str]], str]:
     runs = result.evidence.runs
     run: Mapping[str, Any] = runs[-1] if runs else {}
     found = [(label, str(run[name])) for name, label in _LABELS.items() if run.get(name) not in (None, "")]
+    if result.evidence.evaluation_data:
+        found.append(("hash of the evaluation data", result.evidence.evaluation_data))
     if runs:
         times = [str(each["started"]).replace("T", " ").replace("+00:00", " UTC") for each in runs]
         found.insert(0, ("started", times[0]))

@@ -195,9 +195,10 @@ def test_names_cannot_become_elements(summary: MakeSummary) -> None:
 
 
 def test_what_was_measured_on_what_is_told(summary: MakeSummary) -> None:
-    text = render(summary())
+    text = render(summary(evidence=evidence(evaluation_data="abc123")))
     for expected in ("a.onnx", "autotune run a.yaml", "2026-01-01 00:00:00 UTC", "<dt>seed</dt><dd>7</dd>"):
         assert expected in text
+    assert "<dt>hash of the evaluation data</dt><dd>abc123</dd>" in text
 
 
 def test_a_workspace_of_an_earlier_version_still_gives_a_report(summary: MakeSummary) -> None:
