@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Self
 
 from autotune.granularity import Granularity, PerAxis, PerGroup, PerTensor
+from autotune.parsing import canonical_json, require_known
 from autotune.recipe import (
     BiasCorrection,
     Recipe,
@@ -216,7 +217,7 @@ class OpConfig:
     def _around_names(self) -> tuple[str, str]:
         """An entry of a config as canonical JSON: what comes before the names of its ops, and what comes after."""
         key = '"names":['
-        before, after = _canonical({**self._json, "names": []}).split(key, 1)
+        before, after = canonical_json({**self._json, "names": []}).split(key, 1)
         return before + key, after
 
     @staticmethod
@@ -239,23 +240,9 @@ def _read_choice(*items: tuple[str, str]) -> OpConfig:
         "weight": TensorScheme.parse,
         "calibration": CalibrationAlgorithm.parse,
     }
-    _require_known((name for name, _ in items), readers, "an op's choice")
+    require_known((name for name, _ in items), readers, "an op's choice")
     values: dict[str, Any] = {name: readers[name](value) for name, value in items}
     return OpConfig(**values)
-
-
-def _require_known(names: Iterable[str], known: Iterable[str], of: str) -> None:
-    """See that stored data have no key that would be left out.
-
-    Raises:
-        TypeError: They have.
-    """
-    if unknown := sorted({*names} - {*known}):
-        raise TypeError(f"{unknown[0]!r} is no key of {of}, which has {', '.join(known)}")
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 _quoted: Callable[[str], str] = lru_cache(maxsize=2**16)(json.dumps)
@@ -263,9 +250,6 @@ _quoted: Callable[[str], str] = lru_cache(maxsize=2**16)(json.dumps)
 
 FP32 = OpConfig()
 """The op stays as it is."""
-
-_KEYS = ("ops", "recipe", "prepared", "runtime", "trained")
-"""Keys of a config as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +306,7 @@ class QuantizationConfig:
         for choice, names in self._choices():
             before, after = choice._around_names
             entries.append(f"{before}{','.join(map(_quoted, names))}{after}")
-        others = _canonical(self._whole_json())
+        others = canonical_json(self._whole_json())
         text = f'{{"ops":[{",".join(entries)}]{"," if len(others) > 2 else ""}{others[1:]}'
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -380,7 +364,7 @@ class QuantizationConfig:
             ValueError: A value is not one of those known.
             TypeError: A key is unknown.
         """
-        _require_known(data, _KEYS, "a config")
+        require_known(data, ("ops", "recipe", "prepared", "runtime", "trained"), "a config")
         ops = {}
         for entry in data["ops"]:
             choice = _read_choice(*(item for item in entry.items() if item[0] != "names"))

@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
@@ -27,15 +27,14 @@ from autotune.arguments import require
 from autotune.config import QuantizationConfig
 from autotune.errors import WorkspaceError
 from autotune.garbage import uncollected
-from autotune.notes import counted
 from autotune.strategy import Objective
 from autotune.trial import Measurement, Trial, TrialState
 from autotune.tuning.bulk import CONFIG
 from autotune.tuning.claims import Claims, TrialGivenUp
 from autotune.tuning.drawing import suggest
 from autotune.tuning.handover import HandedOver, Handovers, stored
-from autotune.tuning.identity import EVALUATION_DATA, LATER, difference, elsewhere
-from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, storage_errors
+from autotune.tuning.identity import EVALUATION_DATA, LATER, elsewhere, require_same
+from autotune.tuning.storage import DATABASE, STUDY_NAME, is_shared, name_of, open_storage, open_study, storage_errors
 from autotune.tuning.stored_trials import (
     DUPLICATE,
     DURATION,
@@ -122,7 +121,7 @@ class History:
         self._handovers = Handovers()
         self._storage = storage
         with storage_errors(storage):
-            self._study = _open_study(storage, multi_objective)
+            self._study = open_study(storage, multi_objective=multi_objective)
             ignored = elsewhere(self._study.user_attrs.get(IDENTITY, identity), identity) if on_any_host else set()
             self.elsewhere = bool(ignored)
             self._check_identity(storage, identity, ignored)
@@ -290,7 +289,7 @@ class History:
         """
         known = self.kept(EVALUATION_DATA)
         if known is not None and data is not None:
-            _require_same(self._storage, {EVALUATION_DATA: known}, {EVALUATION_DATA: data})
+            require_same(name_of(self._storage), {EVALUATION_DATA: known}, {EVALUATION_DATA: data})
         elif data is not None:
             self.keep(EVALUATION_DATA, data)
 
@@ -351,20 +350,9 @@ class History:
         version = self._study.user_attrs.get(FORMAT)
         if version != FORMAT_VERSION:
             raise WorkspaceError(_other_format(storage, version))
-        _require_same(storage, stored, identity, ignored)
+        require_same(name_of(storage), stored, identity, ignored)
         if LATER & (identity.keys() - stored.keys()):
             self._study.set_user_attr(IDENTITY, {**identity, **stored})
-
-
-def _require_same(
-    storage: Path | str | None, stored: Mapping[str, str], identity: Mapping[str, str], ignored: Set[str] = frozenset()
-) -> None:
-    found = difference(stored, identity, ignored)
-    if found is not None:
-        raise WorkspaceError(
-            f"{name_of(storage)} holds trials of another run {found} Choose another workspace, or delete that one: "
-            "`--fresh` begins anew in its place"
-        )
 
 
 def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]:
@@ -392,19 +380,6 @@ def read_study(storage: Path | str) -> tuple[Sequence[Trial], Mapping[str, Any]]
         frozen = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
         trials = [revised(to_trial(trial), kept.get(f"{REVISION}{trial.number}")) for trial in frozen]
     return trials, kept
-
-
-def _open_study(storage: Path | str | None, multi_objective: bool) -> Study:
-    directions = [StudyDirection.MINIMIZE] * (3 if multi_objective else 1)
-    study = optuna.create_study(
-        storage=open_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
-    )
-    if len(study.directions) != len(directions):
-        raise WorkspaceError(
-            f"{name_of(storage)} holds a study of {counted(len(study.directions), 'objective')}, but this strategy "
-            f"needs {len(directions)}. Choose another workspace"
-        )
-    return study
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from autotune.errors import WorkspaceError
+
 FRAMEWORK, HOST, FUNCTION, EXECUTION = "framework", "host", "eval_fn", "execution"
 CALIBRATION_DATA = "calibration data"
 """Key of the identity: a hash of what the data loader yields."""
@@ -94,3 +96,25 @@ def _source(target: Any) -> bytes:
     except (OSError, TypeError):
         code = getattr(target, "__code__", None)
         return b"" if code is None else bytes(code.co_code)
+
+
+def require_same(
+    history: str, stored: Mapping[str, str], identity: Mapping[str, str], ignored: Set[str] = frozenset()
+) -> None:
+    """See that a history is of the run that wants to go on with it.
+
+    Args:
+        history: Its name.
+        stored: The identity in it.
+        identity: The one of the run.
+        ignored: Keys that may differ.
+
+    Raises:
+        WorkspaceError: It is of another run.
+    """
+    found = difference(stored, identity, ignored)
+    if found is not None:
+        raise WorkspaceError(
+            f"{history} holds trials of another run {found} Choose another workspace, or delete that one: "
+            "`--fresh` begins anew in its place"
+        )

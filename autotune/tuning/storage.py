@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autotune.errors import MissingDependencyError, WorkspaceError
+from autotune.notes import counted
 from autotune.regular_file import require_regular
 from autotune.tuning.bulk import BulkCache, BulkStorage
 
@@ -208,6 +209,24 @@ def running_trials(study: Study) -> Sequence[FrozenTrial]:
         found: Sequence[FrozenTrial] = _patiently(lambda: made.running(study._study_id))
         return found
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def open_study(storage: Path | str | None, *, multi_objective: bool) -> Study:
+    """The study of a history; made where there is none.
+
+    Raises:
+        WorkspaceError: It has another number of objectives.
+    """
+    directions = [optuna.study.StudyDirection.MINIMIZE] * (3 if multi_objective else 1)
+    study = optuna.create_study(
+        storage=open_storage(storage), study_name=STUDY_NAME, directions=directions, load_if_exists=True
+    )
+    if len(study.directions) != len(directions):
+        raise WorkspaceError(
+            f"{name_of(storage)} holds a study of {counted(len(study.directions), 'objective')}, but this strategy "
+            f"needs {len(directions)}. Choose another workspace"
+        )
+    return study
 
 
 def add_trials(study: Study, trials: Sequence[FrozenTrial]) -> None:
